@@ -1,0 +1,12 @@
+//! What is known about this host, as tables.
+//!
+//! This crate collects; it knows neither osquery's Thrift interface nor SQLite. Whoever talks to
+//! people or to osquery goes through [`Table`].
+
+pub mod process_open_sockets;
+mod table;
+
+pub use table::{
+    Column, ColumnOptions, ColumnType, ColumnsUsed, Constraint, Error, Operator, QueryContext,
+    Rows, Table, Value,
+};

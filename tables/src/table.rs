@@ -1,0 +1,245 @@
+//! The shape of a table, of a request to it, and of its answer.
+//!
+//! Types, options and operators are osquery's (`osquery/core/tables.h`), with its numbers.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use bitflags::bitflags;
+
+/// How a column's values are typed in SQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnType {
+    /// A number that fits 32 bits.
+    Integer,
+    /// A signed 64-bit number.
+    BigInt,
+    /// UTF-8 text.
+    Text,
+}
+
+impl ColumnType {
+    /// The type's name in SQL and in osquery's routes.
+    pub fn name(self) -> &'static str {
+        match self {
+            ColumnType::Integer => "INTEGER",
+            ColumnType::BigInt => "BIGINT",
+            ColumnType::Text => "TEXT",
+        }
+    }
+}
+
+bitflags! {
+    /// What the planner may do with a column: osquery's `ColumnOptions`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct ColumnOptions: u32 {
+        /// Constraints are passed on, and a value is taken to name one row.
+        const INDEX = 1;
+        /// A query without a constraint on this column is refused.
+        const REQUIRED = 2;
+        /// Constraints are passed on.
+        const ADDITIONAL = 4;
+        /// A list of `IN` is passed whole instead of one request a value.
+        const OPTIMIZED = 8;
+        /// `SELECT *` leaves the column out.
+        const HIDDEN = 16;
+    }
+}
+
+/// A column of a [`Table`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Its name in SQL.
+    pub name: Cow<'static, str>,
+    /// The type of its values.
+    pub kind: ColumnType,
+    /// What the planner may do with it.
+    pub options: ColumnOptions,
+}
+
+/// A cell of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// Not known.
+    Null,
+    /// A value of an INTEGER or BIGINT column.
+    Integer(i64),
+    /// A value of a TEXT column.
+    Text(Cow<'a, str>),
+}
+
+/// The comparison that a [`Constraint`] asks for. Numbers are SQLite's (`SQLITE_INDEX_CONSTRAINT_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// `=`, and each member of an `IN` list.
+    Equals,
+    /// `>`
+    GreaterThan,
+    /// `<=`
+    LessThanOrEquals,
+    /// `<`
+    LessThan,
+    /// `>=`
+    GreaterThanOrEquals,
+    /// `<>`
+    NotEquals,
+    /// `IS`
+    Is,
+    /// `IS NOT`
+    IsNot,
+    /// Any other: MATCH, LIKE, GLOB, REGEXP, a LIMIT or OFFSET, or what SQLite may yet invent.
+    Other(u8),
+}
+
+impl Operator {
+    /// The number of `SQLITE_INDEX_CONSTRAINT_LIMIT`.
+    pub const LIMIT: u8 = 73;
+    /// The number of `SQLITE_INDEX_CONSTRAINT_OFFSET`.
+    pub const OFFSET: u8 = 74;
+
+    /// The operator of that number.
+    pub fn from_code(code: u8) -> Operator {
+        match code {
+            2 => Operator::Equals,
+            4 => Operator::GreaterThan,
+            8 => Operator::LessThanOrEquals,
+            16 => Operator::LessThan,
+            32 => Operator::GreaterThanOrEquals,
+            68 => Operator::NotEquals,
+            69 => Operator::IsNot,
+            72 => Operator::Is,
+            other => Operator::Other(other),
+        }
+    }
+
+    /// The operator's number.
+    pub fn code(self) -> u8 {
+        match self {
+            Operator::Equals => 2,
+            Operator::GreaterThan => 4,
+            Operator::LessThanOrEquals => 8,
+            Operator::LessThan => 16,
+            Operator::GreaterThanOrEquals => 32,
+            Operator::NotEquals => 68,
+            Operator::IsNot => 69,
+            Operator::Is => 72,
+            Operator::Other(code) => code,
+        }
+    }
+}
+
+/// One comparison that the query makes, as osquery passes it: the right-hand side is always text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Constraint {
+    /// Index into [`Table::columns`].
+    pub column: usize,
+    /// The comparison.
+    pub operator: Operator,
+    /// What the column is compared with.
+    pub text: String,
+}
+
+/// The columns that a query reads: SQLite's `colUsed`, where bit 63 stands for every column from
+/// the 64th on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ColumnsUsed(pub u64);
+
+impl ColumnsUsed {
+    /// Every column.
+    pub const ALL: ColumnsUsed = ColumnsUsed(u64::MAX);
+
+    /// Whether the query reads this column.
+    pub fn contains(self, column: usize) -> bool {
+        self.0 & (1 << column.min(63)) != 0
+    }
+}
+
+/// What a query asks of a table.
+///
+/// SQLite checks every row again, so a table may return more rows than the constraints allow, never
+/// fewer. Several [`Operator::Equals`] of one column mean any of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryContext {
+    /// The comparisons that the planner passed on.
+    pub constraints: Vec<Constraint>,
+    /// The columns whose values will be looked at.
+    pub columns_used: ColumnsUsed,
+}
+
+impl Default for QueryContext {
+    /// Everything, unconstrained.
+    fn default() -> Self {
+        QueryContext { constraints: Vec::new(), columns_used: ColumnsUsed::ALL }
+    }
+}
+
+/// The answer to a query: rows that are made into values only when asked for.
+pub trait Rows {
+    /// How many rows there are.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A number that is unique in this answer, and the same in every answer of this process that
+    /// holds the same row. Not negative. osquery merges the branches of an `OR` by it.
+    fn id(&self, row: usize) -> i64;
+
+    /// One cell; [`Value::Null`] outside the answer.
+    fn cell(&self, row: usize, column: usize) -> Value<'_>;
+}
+
+/// A table.
+pub trait Table: Send + Sync {
+    /// Its columns, in the order of `SELECT *`.
+    fn columns(&self) -> &[Column];
+
+    /// Collects the rows that can match.
+    ///
+    /// # Errors
+    /// Only when nothing can be said at all. What could be read in part is answered in part, and
+    /// the log says what is missing.
+    fn generate(&self, query: &QueryContext) -> Result<Box<dyn Rows>, Error>;
+}
+
+/// Why a table could not answer.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or directory without which there is no answer could not be read.
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The directory is not a mount of proc: it has no `self`.
+    NotProc {
+        /// Which one.
+        path: PathBuf,
+    },
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::Read { path, source } => write!(f, "cannot read {}: {source}", path.display()),
+            Error::NotProc { path } => write!(
+                f,
+                "{} is not a proc file system (it has no 'self'): give --procfs the place where one is mounted",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Read { source, .. } => Some(source),
+            Error::NotProc { .. } => None,
+        }
+    }
+}
