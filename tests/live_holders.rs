@@ -1,0 +1,194 @@
+//! The table over this host's `/proc`: who holds a socket, in which network namespace, while
+//! processes come and go.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
+// To enter a namespace between fork and exec.
+#![allow(unsafe_code)]
+
+#[path = "support/left_out.rs"]
+mod left_out;
+#[path = "support/own.rs"]
+mod own;
+#[path = "support/rows.rs"]
+mod rows;
+
+use std::fs::File;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use left_out::is_root_or_say;
+use own::{inode, net_namespace, pid, row, rows_of};
+use rows::{rows_where, table};
+use rustix::net::{self, AddressFamily, SocketType};
+
+/// One test at a time: until a child is a program of its own it holds all that this process holds,
+/// the sockets of other tests too.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A process that does nothing until it is killed, with this as its standard input.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn holding(socket: impl Into<Stdio>) -> Sleeper {
+        Sleeper(Command::new("sleep").arg("600").stdin(socket).spawn().unwrap())
+    }
+
+    /// The same in a network namespace of its own, where it does this first. Between fork and exec
+    /// only bare system calls may be made: nothing that allocates or locks.
+    fn in_new_namespace(
+        socket: impl Into<Stdio>,
+        mut first: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Sleeper {
+        let mut command = Command::new("sleep");
+        command.arg("600").stdin(socket);
+        // SAFETY: unshare is a bare system call, and `first` is held to make no other.
+        unsafe {
+            command.pre_exec(move || {
+                rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET)?;
+                first()
+            });
+        }
+        Sleeper(command.spawn().unwrap())
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_socket_held_by_two_processes_and_twice_by_one_is_three_rows() {
+    let _alone = alone();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let twice = listener.try_clone().unwrap();
+    let child = Sleeper::holding(OwnedFd::from(listener.try_clone().unwrap()));
+    let rest = format!("2|6|127.0.0.1|0.0.0.0|{port}|0||LISTEN");
+    let mut expected = [
+        row(&listener, &rest),
+        row(&twice, &rest),
+        format!("{}|0|{}|{rest}|{}", child.pid(), inode(&listener), net_namespace("self")),
+    ];
+    expected.sort();
+    assert_eq!(rows_of(&listener), expected);
+    let of_child =
+        rows_where(&table(Path::new("/proc")), &[("pid", &child.pid().to_string()), ("fd", "0")]);
+    assert_eq!(of_child.len(), 1);
+    assert!(expected.contains(&of_child[0]), "{of_child:?}");
+}
+
+#[test]
+fn a_socket_of_another_network_namespace_shows_that_one() {
+    let _alone = alone();
+    let test = "a_socket_of_another_network_namespace_shows_that_one";
+    if !is_root_or_say(test, "a network namespace needs CAP_SYS_ADMIN") {
+        return;
+    }
+    let (mut told, tell) = std::io::pipe().unwrap();
+    let tell = OwnedFd::from(tell);
+    let sleeper = Sleeper::in_new_namespace(Stdio::null(), move || {
+        // Not close-on-exec: the sleeper goes on holding it.
+        let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        net::bind(&socket, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4444)))?;
+        net::listen(&socket, 1)?;
+        rustix::io::write(&tell, &rustix::fs::fstat(&socket)?.st_ino.to_ne_bytes())?;
+        rustix::io::write(&tell, &socket.as_raw_fd().to_ne_bytes())?;
+        std::mem::forget(socket);
+        Ok(())
+    });
+    let (mut inode, mut fd) = ([0; 8], [0; 4]);
+    told.read_exact(&mut inode).unwrap();
+    told.read_exact(&mut fd).unwrap();
+    let (inode, fd, pid) = (u64::from_ne_bytes(inode), i32::from_ne_bytes(fd), sleeper.pid());
+
+    let namespace = net_namespace(pid);
+    assert_ne!(namespace, net_namespace("self"));
+    let expected = format!("{pid}|{fd}|{inode}|2|6|0.0.0.0|0.0.0.0|4444|0||LISTEN|{namespace}");
+    let table = table(Path::new("/proc"));
+    assert_eq!(rows_where(&table, &[("socket", &inode.to_string())]), [&expected[..]]);
+    assert_eq!(rows_where(&table, &[("pid", &pid.to_string())]), [&expected[..]]);
+    assert_eq!(rows_where(&table, &[("net_namespace", &namespace)]), [expected]);
+}
+
+#[test]
+fn a_socket_whose_holder_is_in_another_network_namespace_shows_its_own() {
+    let _alone = alone();
+    let test = "a_socket_whose_holder_is_in_another_network_namespace_shows_its_own";
+    if !is_root_or_say(test, "a network namespace needs CAP_SYS_ADMIN") {
+        return;
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sleeper =
+        Sleeper::in_new_namespace(OwnedFd::from(listener.try_clone().unwrap()), || Ok(()));
+    let pid = sleeper.pid();
+    assert_ne!(net_namespace(pid), net_namespace("self"));
+    let expected = format!(
+        "{pid}|0|{}|2|6|127.0.0.1|0.0.0.0|{port}|0||LISTEN|{}",
+        inode(&listener),
+        net_namespace("self")
+    );
+    let table = table(Path::new("/proc"));
+    assert_eq!(rows_where(&table, &[("pid", &pid.to_string())]), [&expected[..]]);
+    assert!(rows_where(&table, &[("local_port", &port.to_string())]).contains(&expected));
+}
+
+#[test]
+fn descriptors_that_come_and_go_during_the_scan_are_no_error_and_hide_nothing() {
+    let _alone = alone();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let _churn = Churn::start(|| {
+        let _short_lived = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let _file = File::open("/dev/null").unwrap();
+        // Until it is a program of its own, the child holds all that this process holds.
+        let _ = Command::new("true").status();
+    });
+    for _ in 0..50 {
+        let rows = rows_where(&table(Path::new("/proc")), &[("local_port", &port)]);
+        let mine = rows.iter().filter(|row| row.starts_with(&format!("{}|", pid()))).count();
+        let unowned = rows.iter().filter(|row| row.starts_with("-1|")).count();
+        assert_eq!((mine, unowned), (1, 0), "{rows:?}");
+    }
+}
+
+/// Does something over and over in another thread, until it is dropped.
+struct Churn(Arc<AtomicBool>, Option<JoinHandle<()>>);
+
+impl Churn {
+    fn start(each: impl Fn() + Send + 'static) -> Churn {
+        let on = Arc::new(AtomicBool::new(true));
+        let go_on = Arc::clone(&on);
+        let thread = std::thread::spawn(move || {
+            while go_on.load(Ordering::Relaxed) {
+                each();
+            }
+        });
+        Churn(on, Some(thread))
+    }
+}
+
+impl Drop for Churn {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+        let _ = self.1.take().map(JoinHandle::join);
+    }
+}

@@ -1,0 +1,37 @@
+//! What the rows of this process's own sockets should be.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use super::rows::{rows_where, table};
+
+/// The rows that show this socket, by its own number.
+pub fn rows_of(socket: &impl AsFd) -> Vec<String> {
+    let inode = inode(socket);
+    let rows = rows_where(&table(Path::new("/proc")), &[("socket", &inode)]);
+    let by_pid = rows_where(&table(Path::new("/proc")), &[("pid", &pid()), ("socket", &inode)]);
+    let mine = format!("{}|", pid());
+    let of_mine: Vec<_> = rows.iter().filter(|row| row.starts_with(&mine)).cloned().collect();
+    assert_eq!(by_pid, of_mine, "pid = this process changes the answer");
+    rows
+}
+
+/// `pid|fd|socket|` of this process's descriptor, the rest of the row, and this namespace.
+pub fn row(socket: &(impl AsFd + AsRawFd), rest: &str) -> String {
+    format!("{}|{}|{}|{rest}|{}", pid(), socket.as_raw_fd(), inode(socket), net_namespace("self"))
+}
+
+pub fn pid() -> String {
+    std::process::id().to_string()
+}
+
+pub fn inode(socket: &impl AsFd) -> String {
+    rustix::fs::fstat(socket).unwrap().st_ino.to_string()
+}
+
+/// The number in `/proc/<pid>/ns/net`.
+pub fn net_namespace(pid: impl std::fmt::Display) -> String {
+    let link = std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    let link = link.to_str().unwrap();
+    link.strip_prefix("net:[").unwrap().strip_suffix(']').unwrap().to_owned()
+}
