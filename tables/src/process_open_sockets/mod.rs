@@ -1,8 +1,18 @@
-//! The table `process_open_sockets`.
+//! The table `process_open_sockets`: every open socket of the host, once for every file descriptor
+//! that holds it.
+//!
+//! The query's constraints become a [`Filter`](filter::Filter), [`sys`] collects a
+//! [`Snapshot`](model::Snapshot) of what it lets through, and [`correlate`] makes rows of it.
+
+mod correlate;
+mod filter;
+mod model;
+mod parse;
+mod sys;
 
 use std::path::PathBuf;
 
-use crate::{Column, ColumnOptions, ColumnType, Error, QueryContext, Rows, Table, Value};
+use crate::{Column, ColumnOptions, ColumnType, Error, QueryContext, Rows, Table};
 
 /// The table's name; in osquery it is taken by the built-in table.
 pub const NAME: &str = "process_open_sockets";
@@ -22,35 +32,74 @@ impl Default for Options {
     }
 }
 
-/// Every open socket of the host, once for every process and file descriptor that holds it.
+/// A column; its number is its place in `SELECT *`.
+///
+/// `tables/process_open_sockets.table` says what each holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Pid,
+    Fd,
+    Socket,
+    Family,
+    Protocol,
+    LocalAddress,
+    RemoteAddress,
+    LocalPort,
+    RemotePort,
+    Path,
+    State,
+    NetNamespace,
+}
+
+impl Field {
+    const ALL: [Field; 12] = [
+        Field::Pid,
+        Field::Fd,
+        Field::Socket,
+        Field::Family,
+        Field::Protocol,
+        Field::LocalAddress,
+        Field::RemoteAddress,
+        Field::LocalPort,
+        Field::RemotePort,
+        Field::Path,
+        Field::State,
+        Field::NetNamespace,
+    ];
+
+    fn column(self) -> Column {
+        // A constraint on one of these saves work; on the others it would only cost the planner
+        // a request for each value that a join compares with.
+        let filterable = ColumnOptions::ADDITIONAL | ColumnOptions::OPTIMIZED;
+        let other = ColumnOptions::OPTIMIZED;
+        let (name, kind, options) = match self {
+            Field::Pid => ("pid", ColumnType::Integer, filterable),
+            Field::Fd => ("fd", ColumnType::BigInt, filterable),
+            Field::Socket => ("socket", ColumnType::BigInt, filterable),
+            Field::Family => ("family", ColumnType::Integer, filterable),
+            Field::Protocol => ("protocol", ColumnType::Integer, filterable),
+            Field::LocalAddress => ("local_address", ColumnType::Text, other),
+            Field::RemoteAddress => ("remote_address", ColumnType::Text, other),
+            Field::LocalPort => ("local_port", ColumnType::Integer, filterable),
+            Field::RemotePort => ("remote_port", ColumnType::Integer, filterable),
+            Field::Path => ("path", ColumnType::Text, other),
+            Field::State => ("state", ColumnType::Text, filterable),
+            Field::NetNamespace => ("net_namespace", ColumnType::Text, filterable),
+        };
+        Column { name: name.into(), kind, options }
+    }
+}
+
+/// The table, as it looks from one place.
 pub struct ProcessOpenSockets {
     options: Options,
     columns: Vec<Column>,
 }
 
 impl ProcessOpenSockets {
-    /// The table as it reads from there. Nothing is opened before the first query.
+    /// Nothing is opened before the first query.
     pub fn new(options: Options) -> Self {
-        let filterable = ColumnOptions::ADDITIONAL | ColumnOptions::OPTIMIZED;
-        let column =
-            |name: &'static str, kind, options| Column { name: name.into(), kind, options };
-        ProcessOpenSockets {
-            options,
-            columns: vec![
-                column("pid", ColumnType::Integer, filterable),
-                column("fd", ColumnType::BigInt, filterable),
-                column("socket", ColumnType::BigInt, filterable),
-                column("family", ColumnType::Integer, filterable),
-                column("protocol", ColumnType::Integer, filterable),
-                column("local_address", ColumnType::Text, ColumnOptions::OPTIMIZED),
-                column("remote_address", ColumnType::Text, ColumnOptions::OPTIMIZED),
-                column("local_port", ColumnType::Integer, filterable),
-                column("remote_port", ColumnType::Integer, filterable),
-                column("path", ColumnType::Text, ColumnOptions::OPTIMIZED),
-                column("state", ColumnType::Text, filterable),
-                column("net_namespace", ColumnType::Text, filterable),
-            ],
-        }
+        ProcessOpenSockets { options, columns: Field::ALL.map(Field::column).into() }
     }
 }
 
@@ -59,20 +108,12 @@ impl Table for ProcessOpenSockets {
         &self.columns
     }
 
-    fn generate(&self, _query: &QueryContext) -> Result<Box<dyn Rows>, Error> {
-        let _ = &self.options;
-        struct Nothing;
-        impl Rows for Nothing {
-            fn len(&self) -> usize {
-                0
-            }
-            fn id(&self, _row: usize) -> i64 {
-                0
-            }
-            fn cell(&self, _row: usize, _column: usize) -> Value<'_> {
-                Value::Null
-            }
+    fn generate(&self, query: &QueryContext) -> Result<Box<dyn Rows>, Error> {
+        let filter = filter::Filter::new(query);
+        let snapshot = sys::collect(&self.options, &filter)?;
+        for gap in snapshot.gaps.iter() {
+            log::log!(gap.level(), "{gap}");
         }
-        Ok(Box::new(Nothing))
+        Ok(Box::new(correlate::correlate(snapshot, &filter)))
     }
 }

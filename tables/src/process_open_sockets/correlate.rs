@@ -1,0 +1,116 @@
+//! Sockets and owners → rows. Pure: all it says is in the snapshot and the filter.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+
+use super::Field;
+use super::filter::{Filter, UNOWNED, net_namespace_text};
+use super::model::{Binding, Endpoint, FdOwner, Snapshot, Socket, inet_ntop};
+use crate::{Rows, Value};
+
+/// The rows of a snapshot that are asked for, one for each holder of a socket, and one for each
+/// socket that nobody holds.
+pub(super) struct Answer {
+    snapshot: Snapshot,
+    rows: Vec<Row>,
+}
+
+/// A row, by what it is made of: cells are made when they are asked for.
+struct Row {
+    /// Index into the snapshot's sockets.
+    socket: usize,
+    owner: Option<FdOwner>,
+    /// How many rows before it are the same in every cell.
+    ordinal: u32,
+}
+
+pub(super) fn correlate(snapshot: Snapshot, filter: &Filter) -> Answer {
+    let mut rows = Vec::new();
+    let mut alike: HashMap<u64, u32> = HashMap::new();
+    for (index, socket) in snapshot.sockets.iter().enumerate() {
+        let owners = snapshot.owners.of(socket.inode);
+        let asked = owners.iter().copied().filter(|owner| filter.admits_owner(owner));
+        rows.extend(asked.map(|owner| Row { socket: index, owner: Some(owner), ordinal: 0 }));
+        if owners.is_empty() && filter.admits_unowned() {
+            let mut ordinal = 0;
+            // Only without an inode can two sockets be alike: pending connections to one UNIX
+            // socket all repeat its path.
+            if socket.inode == 0 {
+                let count = alike.entry(IDENTITY.hash_one(socket)).or_default();
+                ordinal = *count;
+                *count += 1;
+            }
+            rows.push(Row { socket: index, owner: None, ordinal });
+        }
+    }
+    Answer { snapshot, rows }
+}
+
+/// The key under which rows are hashed to numbers: another in every process, so that nobody can
+/// make sockets whose rows have the same number.
+static IDENTITY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Answer {
+    fn parts(&self, row: usize) -> Option<(&Row, &Socket)> {
+        let row = self.rows.get(row)?;
+        Some((row, self.snapshot.sockets.get(row.socket)?))
+    }
+}
+
+impl Rows for Answer {
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn id(&self, row: usize) -> i64 {
+        let Some((row, socket)) = self.parts(row) else { return 0 };
+        let holder = row.owner.map(|owner| (owner.pid, owner.fd));
+        let hash = match &socket.binding {
+            Binding::Inet { protocol, local, .. } if socket.inode != 0 => IDENTITY.hash_one((
+                socket.net_namespace,
+                socket.inode,
+                protocol,
+                local.address.is_ipv4(),
+                holder,
+            )),
+            Binding::Inet { .. } | Binding::Unix { .. } | Binding::Packet { .. } => {
+                IDENTITY.hash_one((socket, holder, row.ordinal))
+            }
+        };
+        (hash >> 1).cast_signed()
+    }
+
+    fn cell(&self, row: usize, column: usize) -> Value<'_> {
+        let (Some((row, socket)), Some(field)) = (self.parts(row), Field::ALL.get(column)) else {
+            return Value::Null;
+        };
+        let address = |endpoint: Option<Endpoint>| {
+            text(endpoint.map_or_else(String::new, |endpoint| inet_ntop(endpoint.address)))
+        };
+        let port = |endpoint: Option<Endpoint>| {
+            Value::Integer(endpoint.map_or(0, |endpoint| endpoint.port.into()))
+        };
+        match field {
+            Field::Pid => Value::Integer(row.owner.map_or(UNOWNED, |owner| owner.pid.into())),
+            Field::Fd => Value::Integer(row.owner.map_or(UNOWNED, |owner| owner.fd.into())),
+            Field::Socket => Value::Integer(socket.inode.cast_signed()),
+            Field::Family => Value::Integer(socket.family() as i64),
+            Field::Protocol => Value::Integer(socket.protocol()),
+            Field::LocalAddress => address(socket.local()),
+            Field::RemoteAddress => address(socket.remote()),
+            Field::LocalPort => port(socket.local()),
+            Field::RemotePort => port(socket.remote()),
+            Field::Path => match &socket.binding {
+                Binding::Unix { path, .. } => Value::Text(String::from_utf8_lossy(path)),
+                Binding::Inet { .. } | Binding::Packet { .. } => Value::Text("".into()),
+            },
+            Field::State => Value::Text(socket.state().into()),
+            Field::NetNamespace => text(net_namespace_text(socket.net_namespace)),
+        }
+    }
+}
+
+fn text(text: String) -> Value<'static> {
+    Value::Text(text.into())
+}

@@ -1,0 +1,335 @@
+//! The query's constraints as conditions on what is to be collected.
+//!
+//! A condition may let through more than the query asks for, never less: whatever cannot be read
+//! as a number is no condition, and several `=` of one column mean any of them, whether they came
+//! from an `IN` or from an `AND`.
+
+use crate::{Constraint, Operator, QueryContext};
+
+use super::Field;
+use super::model::{FdOwner, NetNamespace, Socket};
+use super::parse::proc_net::ProcNetFile;
+
+/// What a row must be like to be asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Filter {
+    pid: NumberCondition,
+    fd: NumberCondition,
+    socket: NumberCondition,
+    family: NumberCondition,
+    protocol: NumberCondition,
+    local_port: NumberCondition,
+    remote_port: NumberCondition,
+    state: TextCondition,
+    net_namespace: TextCondition,
+}
+
+impl Filter {
+    pub(crate) fn new(query: &QueryContext) -> Filter {
+        let of = |field: Field| {
+            query.constraints.iter().filter(move |constraint| constraint.column == field as usize)
+        };
+        let number = |field| NumberCondition::new(of(field));
+        let text = |field| TextCondition::new(of(field));
+        Filter {
+            pid: number(Field::Pid),
+            fd: number(Field::Fd),
+            socket: number(Field::Socket),
+            family: number(Field::Family),
+            protocol: number(Field::Protocol),
+            local_port: number(Field::LocalPort),
+            remote_port: number(Field::RemotePort),
+            state: text(Field::State),
+            net_namespace: text(Field::NetNamespace),
+        }
+    }
+
+    /// Whether rows of sockets that nobody holds are asked for.
+    pub(crate) fn admits_unowned(&self) -> bool {
+        self.pid.admits(UNOWNED) && self.fd.admits(UNOWNED)
+    }
+
+    /// The only processes that are asked for; None if the constraints list none.
+    pub(crate) fn listed_pids(&self) -> Option<Vec<i32>> {
+        let listed = self.pid.any_of.as_ref()?.iter();
+        Some(listed.filter_map(|&pid| i32::try_from(pid).ok()).filter(|&pid| pid > 0).collect())
+    }
+
+    pub(crate) fn admits_pid(&self, pid: i32) -> bool {
+        self.pid.admits(pid.into())
+    }
+
+    /// Whether a row that shows this holder is asked for.
+    pub(crate) fn admits_owner(&self, owner: &FdOwner) -> bool {
+        self.pid.admits(owner.pid.into()) && self.fd.admits(owner.fd.into())
+    }
+
+    pub(crate) fn admits_inode(&self, inode: u64) -> bool {
+        self.socket.admits(inode.cast_signed())
+    }
+
+    /// Whether rows of this socket are asked for.
+    pub(crate) fn admits_socket(&self, socket: &Socket) -> bool {
+        let port = |endpoint: Option<super::model::Endpoint>| {
+            endpoint.map_or(0, |endpoint| i64::from(endpoint.port))
+        };
+        self.admits_inode(socket.inode)
+            && self.family.admits(socket.family() as i64)
+            && self.protocol.admits(socket.protocol())
+            && self.local_port.admits(port(socket.local()))
+            && self.remote_port.admits(port(socket.remote()))
+            && self.state.admits(socket.state())
+            && self.admits_net_namespace(socket.net_namespace)
+    }
+
+    /// Whether the file can list a socket that is asked for.
+    pub(crate) fn admits_file(&self, file: ProcNetFile) -> bool {
+        self.family.admits(file.family() as i64)
+            && file.protocol().is_none_or(|protocol| self.protocol.admits(protocol.into()))
+            && file.state().is_none_or(|state| self.state.admits(state))
+            && (file.has_ports() || (self.local_port.admits(0) && self.remote_port.admits(0)))
+    }
+
+    pub(crate) fn admits_net_namespace(&self, namespace: Option<NetNamespace>) -> bool {
+        self.net_namespace.is_open() || self.net_namespace.admits(&net_namespace_text(namespace))
+    }
+}
+
+/// pid and fd of the row of a socket that nobody holds.
+pub(crate) const UNOWNED: i64 = -1;
+
+/// The cell that shows a namespace.
+pub(crate) fn net_namespace_text(namespace: Option<NetNamespace>) -> String {
+    namespace.map_or_else(String::new, |NetNamespace(number)| number.to_string())
+}
+
+/// What the constraints on a number column let through.
+#[derive(Debug, PartialEq, Eq)]
+struct NumberCondition {
+    any_of: Option<Vec<i64>>,
+    none_of: Vec<i64>,
+    at_least: i64,
+    at_most: i64,
+}
+
+impl Default for NumberCondition {
+    fn default() -> Self {
+        NumberCondition { any_of: None, none_of: Vec::new(), at_least: i64::MIN, at_most: i64::MAX }
+    }
+}
+
+impl NumberCondition {
+    fn new<'a>(constraints: impl Iterator<Item = &'a Constraint>) -> Self {
+        let mut condition = NumberCondition::default();
+        let mut equals: Option<Vec<Option<i64>>> = None;
+        for constraint in constraints {
+            let number: Option<i64> = constraint.text.parse().ok();
+            match (constraint.operator, number) {
+                (Operator::Equals | Operator::Is, number) => {
+                    equals.get_or_insert_default().push(number);
+                }
+                (_, None) => {}
+                (Operator::NotEquals | Operator::IsNot, Some(number)) => {
+                    condition.none_of.push(number);
+                }
+                (Operator::GreaterThan, Some(number)) => {
+                    condition.at_least = condition.at_least.max(number.saturating_add(1));
+                }
+                (Operator::GreaterThanOrEquals, Some(number)) => {
+                    condition.at_least = condition.at_least.max(number);
+                }
+                (Operator::LessThan, Some(number)) => {
+                    condition.at_most = condition.at_most.min(number.saturating_sub(1));
+                }
+                (Operator::LessThanOrEquals, Some(number)) => {
+                    condition.at_most = condition.at_most.min(number);
+                }
+                (Operator::Other(_), Some(_)) => {}
+            }
+        }
+        condition.any_of = equals.and_then(|numbers| numbers.into_iter().collect());
+        for list in condition.any_of.iter_mut().chain([&mut condition.none_of]) {
+            list.sort_unstable();
+            list.dedup();
+        }
+        condition
+    }
+
+    fn admits(&self, number: i64) -> bool {
+        (self.at_least..=self.at_most).contains(&number)
+            && self.any_of.as_ref().is_none_or(|list| list.binary_search(&number).is_ok())
+            && self.none_of.binary_search(&number).is_err()
+    }
+}
+
+/// What the constraints on a text column let through.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct TextCondition {
+    any_of: Option<Vec<String>>,
+    none_of: Vec<String>,
+}
+
+impl TextCondition {
+    fn new<'a>(constraints: impl Iterator<Item = &'a Constraint>) -> Self {
+        let mut condition = TextCondition::default();
+        for constraint in constraints {
+            match constraint.operator {
+                Operator::Equals | Operator::Is => {
+                    condition.any_of.get_or_insert_default().push(constraint.text.clone());
+                }
+                Operator::NotEquals | Operator::IsNot => {
+                    condition.none_of.push(constraint.text.clone());
+                }
+                _ => {}
+            }
+        }
+        condition
+    }
+
+    fn is_open(&self) -> bool {
+        self.any_of.is_none() && self.none_of.is_empty()
+    }
+
+    /// osquery does not say with which collation the query compares. So texts are taken for equal
+    /// as the most lenient one, NOCASE and RTRIM in one, would; and for different as the strictest,
+    /// BINARY.
+    fn admits(&self, text: &str) -> bool {
+        self.any_of.as_ref().is_none_or(|list| {
+            list.iter().any(|listed| {
+                listed.trim_end_matches(' ').eq_ignore_ascii_case(text.trim_end_matches(' '))
+            })
+        }) && !self.none_of.iter().any(|listed| listed == text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn constraint(field: Field, operator: Operator, text: &str) -> Constraint {
+        Constraint { column: field as usize, operator, text: text.into() }
+    }
+
+    fn numbers(constraints: &[(Operator, &str)]) -> NumberCondition {
+        let constraints: Vec<_> = constraints
+            .iter()
+            .map(|(operator, text)| constraint(Field::Pid, *operator, text))
+            .collect();
+        NumberCondition::new(constraints.iter())
+    }
+
+    fn texts(constraints: &[(Operator, &str)]) -> TextCondition {
+        let constraints: Vec<_> = constraints
+            .iter()
+            .map(|(operator, text)| constraint(Field::State, *operator, text))
+            .collect();
+        TextCondition::new(constraints.iter())
+    }
+
+    #[test]
+    fn several_equals_mean_any_of_them() {
+        let condition = numbers(&[(Operator::Equals, "3"), (Operator::Equals, "1")]);
+        assert!(condition.admits(1) && condition.admits(3) && !condition.admits(2));
+    }
+
+    #[test]
+    fn one_unreadable_member_lifts_the_whole_list() {
+        for text in ["abc", "3.5", "1.0", " 3 ", "", "9223372036854775808", "0x1"] {
+            let condition = numbers(&[(Operator::Equals, "1"), (Operator::Equals, text)]);
+            assert_eq!(condition, NumberCondition::default(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_unreadable_bound_is_no_bound() {
+        assert_eq!(numbers(&[(Operator::LessThan, "abc")]), NumberCondition::default());
+    }
+
+    #[test]
+    fn bounds_at_the_ends_of_the_range_lose_nothing() {
+        let largest = i64::MAX.to_string();
+        assert!(numbers(&[(Operator::LessThanOrEquals, &largest)]).admits(i64::MAX));
+        assert!(numbers(&[(Operator::LessThan, &largest)]).admits(i64::MAX - 1));
+        let smallest = i64::MIN.to_string();
+        assert!(numbers(&[(Operator::GreaterThan, &smallest)]).admits(i64::MIN + 1));
+    }
+
+    #[test]
+    fn a_limit_filed_under_a_column_is_no_constraint_on_it() {
+        let condition = numbers(&[(Operator::from_code(Operator::LIMIT), "5")]);
+        assert_eq!(condition, NumberCondition::default());
+        let condition = texts(&[(Operator::from_code(Operator::OFFSET), "5")]);
+        assert_eq!(condition, TextCondition::default());
+    }
+
+    #[test]
+    fn text_equality_is_as_lenient_as_any_collation_and_inequality_as_strict() {
+        let condition = texts(&[(Operator::Equals, "listen  ")]);
+        assert!(condition.admits("LISTEN") && !condition.admits("LAST_ACK"));
+        let condition = texts(&[(Operator::NotEquals, "listen")]);
+        assert!(condition.admits("LISTEN"));
+        assert!(!texts(&[(Operator::NotEquals, "LISTEN")]).admits("LISTEN"));
+    }
+
+    #[test]
+    fn a_file_whose_sockets_cannot_match_is_not_read() {
+        let files = |constraints: Vec<Constraint>| -> Vec<&'static str> {
+            let filter = Filter::new(&QueryContext { constraints, ..Default::default() });
+            let all = ProcNetFile::ALL.into_iter();
+            all.filter(|&file| filter.admits_file(file)).map(ProcNetFile::name).collect()
+        };
+        let equals = |field, text| constraint(field, Operator::Equals, text);
+        assert_eq!(files(vec![]).len(), ProcNetFile::ALL.len());
+        assert_eq!(files(vec![equals(Field::Protocol, "6")]), ["tcp", "tcp6", "packet"]);
+        assert_eq!(files(vec![equals(Field::State, "LISTEN")]), ["tcp", "tcp6"]);
+        assert_eq!(files(vec![equals(Field::State, "NONE")]), ["tcp", "tcp6", "packet"]);
+        assert_eq!(files(vec![equals(Field::State, "")]).len(), ProcNetFile::ALL.len() - 1);
+        assert_eq!(files(vec![equals(Field::Family, "1")]), ["unix"]);
+        assert_eq!(
+            files(vec![equals(Field::Family, "10"), equals(Field::LocalPort, "53")]),
+            ["tcp6", "udp6", "udplite6", "raw6", "icmp6"]
+        );
+    }
+
+    #[test]
+    fn listed_pids_are_those_a_process_can_have() {
+        let filter = |texts: &[&str]| {
+            let constraints =
+                texts.iter().map(|text| constraint(Field::Pid, Operator::Equals, text)).collect();
+            Filter::new(&QueryContext { constraints, ..Default::default() })
+        };
+        assert_eq!(filter(&["7", "-1", "0", "99999999999", "7"]).listed_pids(), Some(vec![7]));
+        assert!(filter(&["7", "-1"]).admits_unowned());
+        assert!(!filter(&["7"]).admits_unowned());
+        assert_eq!(filter(&[]).listed_pids(), None);
+    }
+
+    fn any_operator() -> impl Strategy<Value = Operator> {
+        (0..80u8).prop_map(Operator::from_code)
+    }
+
+    proptest! {
+        #[test]
+        fn no_number_is_lost_that_sql_would_keep(
+            constraints in prop::collection::vec((any_operator(), -4..4i64), 0..4),
+            number in -5..5i64,
+        ) {
+            let kept_by_sql = constraints.iter().all(|(operator, bound)| match operator {
+                Operator::Equals | Operator::Is => number == *bound,
+                Operator::NotEquals | Operator::IsNot => number != *bound,
+                Operator::GreaterThan => number > *bound,
+                Operator::GreaterThanOrEquals => number >= *bound,
+                Operator::LessThan => number < *bound,
+                Operator::LessThanOrEquals => number <= *bound,
+                Operator::Other(_) => true,
+            });
+            let texts: Vec<_> =
+                constraints.iter().map(|(operator, bound)| (*operator, bound.to_string())).collect();
+            let texts: Vec<_> = texts.iter().map(|(operator, text)| (*operator, &text[..])).collect();
+            if kept_by_sql {
+                prop_assert!(numbers(&texts).admits(number));
+            }
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! What the kernel's sources tell, in the kernel's terms.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// The network namespace of a socket: the number in the link text `net:[4026531840]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct NetNamespace(pub(crate) u64);
+
+/// An address and port as a socket has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Endpoint {
+    pub(crate) address: IpAddr,
+    /// A port; for raw sockets the IP protocol, for ICMP sockets the identifier.
+    pub(crate) port: u16,
+}
+
+/// State of a TCP socket: `include/net/tcp_states.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum TcpState {
+    Established,
+    SynSent,
+    SynRecv,
+    FinWait1,
+    FinWait2,
+    TimeWait,
+    Closed,
+    CloseWait,
+    LastAck,
+    Listen,
+    Closing,
+    /// A number that this table has no name for.
+    Unknown(u8),
+}
+
+impl From<u8> for TcpState {
+    fn from(number: u8) -> Self {
+        match number {
+            1 => TcpState::Established,
+            2 => TcpState::SynSent,
+            3 => TcpState::SynRecv,
+            4 => TcpState::FinWait1,
+            5 => TcpState::FinWait2,
+            6 => TcpState::TimeWait,
+            7 => TcpState::Closed,
+            8 => TcpState::CloseWait,
+            9 => TcpState::LastAck,
+            10 => TcpState::Listen,
+            11 => TcpState::Closing,
+            other => TcpState::Unknown(other),
+        }
+    }
+}
+
+impl TcpState {
+    /// The name that osquery prints.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            TcpState::Established => "ESTABLISHED",
+            TcpState::SynSent => "SYN_SENT",
+            TcpState::SynRecv => "SYN_RECV",
+            TcpState::FinWait1 => "FIN_WAIT1",
+            TcpState::FinWait2 => "FIN_WAIT2",
+            TcpState::TimeWait => "TIME_WAIT",
+            TcpState::Closed => "CLOSED",
+            TcpState::CloseWait => "CLOSE_WAIT",
+            TcpState::LastAck => "LAST_ACK",
+            TcpState::Listen => "LISTEN",
+            TcpState::Closing => "CLOSING",
+            TcpState::Unknown(_) => "UNKNOWN",
+        }
+    }
+}
+
+/// Address families that the table lists, with Linux's numbers (`include/linux/socket.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub(crate) enum Family {
+    Unix = 1,
+    Inet = 2,
+    Inet6 = 10,
+    Packet = 17,
+}
+
+/// What a socket is bound and connected to, by family.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Binding {
+    /// IPv4 or IPv6, by the addresses' kind.
+    Inet {
+        /// IPPROTO_*; 255 for raw sockets, whose IP protocol is the local port.
+        protocol: u8,
+        local: Endpoint,
+        remote: Endpoint,
+        /// None where the protocol has no states.
+        state: Option<TcpState>,
+    },
+    Unix {
+        /// Bytes of the bound path; `@` before an abstract name; empty if unbound.
+        path: Box<[u8]>,
+    },
+    Packet {
+        /// The ethertype.
+        protocol: u16,
+    },
+}
+
+/// A socket as one of the kernel's tables lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Socket {
+    /// Its number in sockfs, which `socket:[inode]` links name. 0 if it has no file: TIME_WAIT,
+    /// SYN_RECV, not yet accepted, orphaned.
+    pub(crate) inode: u64,
+    /// None if the number of its namespace could not be read.
+    pub(crate) net_namespace: Option<NetNamespace>,
+    pub(crate) binding: Binding,
+}
+
+impl Socket {
+    pub(crate) fn family(&self) -> Family {
+        match &self.binding {
+            Binding::Inet { local: Endpoint { address: IpAddr::V4(_), .. }, .. } => Family::Inet,
+            Binding::Inet { .. } => Family::Inet6,
+            Binding::Unix { .. } => Family::Unix,
+            Binding::Packet { .. } => Family::Packet,
+        }
+    }
+
+    pub(crate) fn protocol(&self) -> i64 {
+        match self.binding {
+            Binding::Inet { protocol, .. } => protocol.into(),
+            Binding::Unix { .. } => 0,
+            Binding::Packet { protocol } => protocol.into(),
+        }
+    }
+
+    pub(crate) fn local(&self) -> Option<Endpoint> {
+        match self.binding {
+            Binding::Inet { local, .. } => Some(local),
+            Binding::Unix { .. } | Binding::Packet { .. } => None,
+        }
+    }
+
+    pub(crate) fn remote(&self) -> Option<Endpoint> {
+        match self.binding {
+            Binding::Inet { remote, .. } => Some(remote),
+            Binding::Unix { .. } | Binding::Packet { .. } => None,
+        }
+    }
+
+    /// The state as osquery prints it: empty for UDP, raw and UNIX sockets.
+    pub(crate) fn state(&self) -> &'static str {
+        match self.binding {
+            Binding::Inet { state, .. } => state.map_or("", TcpState::name),
+            Binding::Unix { .. } => "",
+            Binding::Packet { .. } => "NONE",
+        }
+    }
+}
+
+/// A file descriptor that holds a socket.
+///
+/// Ordered by socket, so that the holders of one stand together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct FdOwner {
+    pub(crate) inode: u64,
+    pub(crate) pid: i32,
+    pub(crate) fd: i32,
+}
+
+/// The file descriptors that were found to hold sockets.
+#[derive(Debug, Default)]
+pub(crate) struct Owners(Vec<FdOwner>);
+
+impl FromIterator<FdOwner> for Owners {
+    fn from_iter<I: IntoIterator<Item = FdOwner>>(owners: I) -> Self {
+        let mut owners: Vec<FdOwner> = owners.into_iter().collect();
+        owners.sort_unstable();
+        owners.dedup();
+        Owners(owners)
+    }
+}
+
+impl Owners {
+    /// All that hold this socket, by pid and fd.
+    pub(crate) fn of(&self, inode: u64) -> &[FdOwner] {
+        if inode == 0 {
+            return &[];
+        }
+        let start = self.0.partition_point(|owner| owner.inode < inode);
+        let from_start = self.0.get(start..).unwrap_or_default();
+        let length = from_start.partition_point(|owner| owner.inode == inode);
+        from_start.get(..length).unwrap_or_default()
+    }
+}
+
+/// What kind of thing could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GapKind {
+    /// The file descriptors of a process: its sockets look as if nobody held them.
+    Fds,
+    /// The network namespace of a process: its sockets may be missing.
+    NetNamespace,
+    /// The number of a network namespace: its sockets have no net_namespace.
+    NetNamespaceNumber,
+    /// A file of sockets, or its end.
+    SocketFile,
+    /// A line of such a file.
+    Line,
+    /// A socket that had no holder at first and was gone when looked for again: it came or went
+    /// during the scan.
+    Vanished,
+}
+
+/// All that could not be read of one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Gap {
+    pub(crate) kind: GapKind,
+    pub(crate) count: u64,
+    /// Where it was seen first, and why.
+    pub(crate) first: String,
+}
+
+impl Gap {
+    /// How loud the log should be about it: sockets come and go all the time.
+    pub(crate) fn level(&self) -> log::Level {
+        match self.kind {
+            GapKind::Vanished => log::Level::Debug,
+            _ => log::Level::Warn,
+        }
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, effect) = match self.kind {
+            GapKind::Fds => (
+                "processes whose file descriptors could not be read",
+                "sockets that only they hold are shown with pid -1",
+            ),
+            GapKind::NetNamespace => (
+                "processes whose network namespace could not be told",
+                "sockets of a namespace that no other process is in are missing",
+            ),
+            GapKind::NetNamespaceNumber => (
+                "network namespaces whose number could not be read",
+                "their sockets have an empty net_namespace",
+            ),
+            GapKind::SocketFile => {
+                ("files of sockets not read to their end", "sockets are missing")
+            }
+            GapKind::Line => ("malformed lines", "each may be a socket that is missing"),
+            GapKind::Vanished => ("sockets that came or went during the scan", "they are left out"),
+        };
+        write!(f, "{} {what} (first: {}): {effect}", self.count, self.first)
+    }
+}
+
+/// What could not be read, counted by kind: its size does not grow with the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gaps(Vec<Gap>);
+
+impl Gaps {
+    /// Counts one; `first` is called only for the first of its kind.
+    pub(crate) fn add(&mut self, kind: GapKind, first: impl FnOnce() -> String) {
+        match self.0.iter_mut().find(|gap| gap.kind == kind) {
+            Some(gap) => gap.count += 1,
+            None => self.0.push(Gap { kind, count: 1, first: first() }),
+        }
+    }
+
+    pub(crate) fn has(&self, kind: GapKind) -> bool {
+        self.iter().any(|gap| gap.kind == kind)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Gap> {
+        self.0.iter()
+    }
+}
+
+/// What was collected for one query.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) sockets: Vec<Socket>,
+    pub(crate) owners: Owners,
+    pub(crate) gaps: Gaps,
+}
+
+/// An address as glibc's `inet_ntop` prints it.
+///
+/// It differs from Rust's `Display` where six zero words are followed by one that is not zero:
+/// glibc takes the rest for an IPv4 address (`::1.2.3.4`).
+pub(crate) fn inet_ntop(address: IpAddr) -> String {
+    match address {
+        IpAddr::V6(v6) => match v6.segments() {
+            [0, 0, 0, 0, 0, 0, high, _] if high != 0 => format!("::{}", embedded_ipv4(v6)),
+            _ => v6.to_string(),
+        },
+        IpAddr::V4(v4) => v4.to_string(),
+    }
+}
+
+fn embedded_ipv4(address: Ipv6Addr) -> std::net::Ipv4Addr {
+    let [.., a, b, c, d] = address.octets();
+    [a, b, c, d].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(inode: u64, pid: i32, fd: i32) -> FdOwner {
+        FdOwner { inode, pid, fd }
+    }
+
+    #[test]
+    fn owners_of_a_socket_are_all_who_hold_it_and_nobody_else() {
+        let owners: Owners =
+            [owner(7, 2, 3), owner(5, 1, 3), owner(7, 1, 9), owner(9, 1, 1), owner(7, 1, 4)]
+                .into_iter()
+                .collect();
+        assert_eq!(owners.of(7), [owner(7, 1, 4), owner(7, 1, 9), owner(7, 2, 3)]);
+        assert_eq!(owners.of(5), [owner(5, 1, 3)]);
+        assert_eq!(owners.of(6), []);
+        assert_eq!(owners.of(10), []);
+    }
+
+    #[test]
+    fn a_descriptor_that_was_read_twice_counts_once() {
+        let owners: Owners = [owner(7, 1, 3), owner(7, 1, 3)].into_iter().collect();
+        assert_eq!(owners.of(7), [owner(7, 1, 3)]);
+    }
+
+    #[test]
+    fn gaps_of_a_kind_are_one_with_a_count_and_the_first_reason() {
+        let mut gaps = Gaps::default();
+        gaps.add(GapKind::Fds, || "/proc/1/fd: denied".into());
+        gaps.add(GapKind::Line, || "net/unix line 3".into());
+        gaps.add(GapKind::Fds, || "/proc/2/fd: denied".into());
+        let seen: Vec<_> = gaps.iter().map(|gap| (gap.kind, gap.count, &gap.first[..])).collect();
+        assert_eq!(
+            seen,
+            [(GapKind::Fds, 2, "/proc/1/fd: denied"), (GapKind::Line, 1, "net/unix line 3")]
+        );
+    }
+
+    #[test]
+    fn unknown_tcp_states_keep_their_number_and_print_as_osquery_does() {
+        assert_eq!(TcpState::from(13), TcpState::Unknown(13));
+        assert_eq!(TcpState::from(13).name(), "UNKNOWN");
+        assert_eq!(TcpState::from(0).name(), "UNKNOWN");
+    }
+
+    #[test]
+    fn addresses_that_rust_prints_in_another_way_come_out_as_glibc_prints_them() {
+        for (segments, text) in [
+            ([0, 0, 0, 0, 0, 0, 0x0102, 0x0304], "::1.2.3.4"),
+            ([0, 0, 0, 0, 0, 0, 1, 2], "::0.1.0.2"),
+            ([0, 0, 0, 0, 0, 0xffff, 0x7f00, 1], "::ffff:127.0.0.1"),
+            ([0, 0, 0, 0, 0, 0, 0, 0x0304], "::304"),
+            ([0, 0, 0, 0, 0, 0, 0, 1], "::1"),
+            ([0, 0, 0, 0, 0, 0, 0, 0], "::"),
+            ([0xfe80, 0, 0, 0, 1, 0, 0, 1], "fe80::1:0:0:1"),
+            ([0x2001, 0xdb8, 0, 1, 1, 1, 1, 1], "2001:db8:0:1:1:1:1:1"),
+        ] {
+            assert_eq!(inet_ntop(IpAddr::V6(segments.into())), text);
+        }
+    }
+
+    #[test]
+    fn addresses_print_as_the_c_library_prints_them() {
+        let samples = include_str!("../../../fixtures/inet_ntop/glibc-2.36.txt");
+        let mut compared = 0;
+        for line in samples.lines().filter(|line| !line.starts_with('#')) {
+            let (hex, text) = line.split_once(' ').unwrap();
+            let address = Ipv6Addr::from_bits(u128::from_str_radix(hex, 16).unwrap());
+            assert_eq!(inet_ntop(IpAddr::V6(address)), text, "for {hex}");
+            compared += 1;
+        }
+        assert_eq!(compared, 600);
+    }
+}

@@ -1,0 +1,4 @@
+//! Bytes → model, on any operating system: no input or output, no unsafe code.
+
+pub(super) mod proc_link;
+pub(super) mod proc_net;

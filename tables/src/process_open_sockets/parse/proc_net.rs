@@ -1,0 +1,481 @@
+//! Lines of the files in `/proc/<pid>/net` that list sockets.
+//!
+//! Their formats are in the kernel's `net/ipv4/tcp_ipv4.c` (`tcp4_seq_show` and its neighbours),
+//! `udp.c`, `raw.c`, `ping.c`, `net/ipv6/datagram.c`, `net/unix/af_unix.c` (`unix_seq_show`) and
+//! `net/packet/af_packet.c`. The kernel prints a newline in a bound UNIX path as it is, so whoever
+//! binds one writes lines of their own; such a line cannot be told from a true one if it has the
+//! right form.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use nom::bytes::complete::{tag, take, take_till1};
+use nom::character::complete::{hex_digit1, space0, space1, u64 as decimal};
+use nom::combinator::{map_opt, rest};
+use nom::multi::count;
+use nom::sequence::{preceded, separated_pair, terminated};
+use nom::{IResult, Parser};
+
+use super::super::model::{Binding, Endpoint, Family, Socket, TcpState};
+
+/// A file of `/proc/<pid>/net` that lists sockets. Any may be absent: its protocol is not compiled
+/// in, or its module not loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ProcNetFile {
+    Tcp,
+    Tcp6,
+    Udp,
+    Udp6,
+    Udplite,
+    Udplite6,
+    Raw,
+    Raw6,
+    Icmp,
+    Icmp6,
+    Unix,
+    Packet,
+}
+
+/// A line that is not of its file's form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Malformed;
+
+const IPPROTO_IP: u8 = 0;
+const IPPROTO_ICMP: u8 = 1;
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+const IPPROTO_ICMPV6: u8 = 58;
+const IPPROTO_UDPLITE: u8 = 136;
+const IPPROTO_RAW: u8 = 255;
+
+impl ProcNetFile {
+    pub(crate) const ALL: [ProcNetFile; 12] = [
+        ProcNetFile::Tcp,
+        ProcNetFile::Tcp6,
+        ProcNetFile::Udp,
+        ProcNetFile::Udp6,
+        ProcNetFile::Udplite,
+        ProcNetFile::Udplite6,
+        ProcNetFile::Raw,
+        ProcNetFile::Raw6,
+        ProcNetFile::Icmp,
+        ProcNetFile::Icmp6,
+        ProcNetFile::Unix,
+        ProcNetFile::Packet,
+    ];
+
+    /// Its name in `/proc/<pid>/net`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            ProcNetFile::Tcp => "tcp",
+            ProcNetFile::Tcp6 => "tcp6",
+            ProcNetFile::Udp => "udp",
+            ProcNetFile::Udp6 => "udp6",
+            ProcNetFile::Udplite => "udplite",
+            ProcNetFile::Udplite6 => "udplite6",
+            ProcNetFile::Raw => "raw",
+            ProcNetFile::Raw6 => "raw6",
+            ProcNetFile::Icmp => "icmp",
+            ProcNetFile::Icmp6 => "icmp6",
+            ProcNetFile::Unix => "unix",
+            ProcNetFile::Packet => "packet",
+        }
+    }
+
+    /// The family of all its sockets.
+    pub(crate) fn family(self) -> Family {
+        match self {
+            ProcNetFile::Tcp
+            | ProcNetFile::Udp
+            | ProcNetFile::Udplite
+            | ProcNetFile::Raw
+            | ProcNetFile::Icmp => Family::Inet,
+            ProcNetFile::Tcp6
+            | ProcNetFile::Udp6
+            | ProcNetFile::Udplite6
+            | ProcNetFile::Raw6
+            | ProcNetFile::Icmp6 => Family::Inet6,
+            ProcNetFile::Unix => Family::Unix,
+            ProcNetFile::Packet => Family::Packet,
+        }
+    }
+
+    /// The protocol of all its sockets; None where a line says it.
+    pub(crate) fn protocol(self) -> Option<u8> {
+        match self {
+            ProcNetFile::Tcp | ProcNetFile::Tcp6 => Some(IPPROTO_TCP),
+            ProcNetFile::Udp | ProcNetFile::Udp6 => Some(IPPROTO_UDP),
+            ProcNetFile::Udplite | ProcNetFile::Udplite6 => Some(IPPROTO_UDPLITE),
+            ProcNetFile::Raw | ProcNetFile::Raw6 => Some(IPPROTO_RAW),
+            ProcNetFile::Icmp => Some(IPPROTO_ICMP),
+            ProcNetFile::Icmp6 => Some(IPPROTO_ICMPV6),
+            ProcNetFile::Unix => Some(IPPROTO_IP),
+            ProcNetFile::Packet => None,
+        }
+    }
+
+    /// What the column state shows for all its sockets; None where a line says it.
+    pub(crate) fn state(self) -> Option<&'static str> {
+        match self {
+            ProcNetFile::Tcp | ProcNetFile::Tcp6 => None,
+            ProcNetFile::Packet => Some("NONE"),
+            _ => Some(""),
+        }
+    }
+
+    /// Whether its sockets have ports; the columns show 0 where they have none.
+    pub(crate) fn has_ports(self) -> bool {
+        !matches!(self, ProcNetFile::Unix | ProcNetFile::Packet)
+    }
+
+    /// Whether that is the line of column titles with which the file begins.
+    pub(crate) fn is_header(self, line: &[u8]) -> bool {
+        let title: &[u8] = match self {
+            ProcNetFile::Unix => b"Num ",
+            ProcNetFile::Packet => b"sk ",
+            _ => b"sl ",
+        };
+        line.trim_ascii_start().starts_with(title)
+    }
+
+    /// Reads a line, without its newline. The socket's namespace is left open.
+    pub(crate) fn parse(self, line: &[u8]) -> Result<Socket, Malformed> {
+        let parsed = match (self.family(), self.protocol()) {
+            (Family::Inet, Some(protocol)) => inet(line, protocol, ipv4_address),
+            (Family::Inet6, Some(protocol)) => inet(line, protocol, ipv6_address),
+            (Family::Unix, _) => unix(line),
+            (Family::Packet, _) | (_, None) => packet(line),
+        };
+        parsed.map(|(_, socket)| socket).map_err(|_| Malformed)
+    }
+}
+
+/// `sl local:port remote:port st tx:rx tr:when retrnsmt uid timeout inode …`
+fn inet(
+    line: &[u8],
+    protocol: u8,
+    address: fn(&[u8]) -> IResult<&[u8], IpAddr>,
+) -> IResult<&[u8], Socket> {
+    let (line, _) = (space0, decimal, tag(&b":"[..]), space1).parse(line)?;
+    let (line, local) = terminated(endpoint(address), space1).parse(line)?;
+    let (line, remote) = terminated(endpoint(address), space1).parse(line)?;
+    let (line, state) = terminated(hex_u8, space1).parse(line)?;
+    let (line, _queues) = terminated((hex_u32, tag(&b":"[..]), hex_u32), space1).parse(line)?;
+    let (line, _timer) =
+        terminated((hex_digit1, tag(&b":"[..]), hex_digit1), space1).parse(line)?;
+    let (line, _retransmits) = terminated(hex_u32, space1).parse(line)?;
+    let (line, _uid_and_timeout) = count(terminated(decimal, space1), 2).parse(line)?;
+    let (line, inode) = last_number(line)?;
+    let state = (protocol == IPPROTO_TCP).then(|| TcpState::from(state));
+    let binding = Binding::Inet { protocol, local, remote, state };
+    Ok((line, Socket { inode, net_namespace: None, binding }))
+}
+
+/// `Num: RefCount Protocol Flags Type St Inode[ Path]`, the path being all the rest of the line.
+fn unix(line: &[u8]) -> IResult<&[u8], Socket> {
+    let (line, _pointer) = (take_till1(|byte| byte == b':'), tag(&b": "[..])).parse(line)?;
+    let (line, _references) = terminated(hex_u32, tag(&b" "[..])).parse(line)?;
+    let (line, _protocol) = tag(&b"00000000 "[..])(line)?;
+    let (line, _flags) = terminated(hex_u32, tag(&b" "[..])).parse(line)?;
+    let (line, _type) = terminated(hex_u16, tag(&b" "[..])).parse(line)?;
+    let (line, _state) = terminated(hex_u8, space1).parse(line)?;
+    let (line, inode) = last_number(line)?;
+    let (line, path) = match line {
+        [] => (line, line),
+        _ => preceded(tag(&b" "[..]), rest).parse(line)?,
+    };
+    let binding = Binding::Unix { path: path.into() };
+    Ok((line, Socket { inode, net_namespace: None, binding }))
+}
+
+/// `sk RefCnt Type Proto Iface R Rmem User Inode`
+fn packet(line: &[u8]) -> IResult<&[u8], Socket> {
+    let (line, _pointer) = terminated(take_till1(|byte| byte == b' '), space1).parse(line)?;
+    let (line, _references_and_type) = count(terminated(decimal, space1), 2).parse(line)?;
+    let (line, protocol) = terminated(hex_u16, space1).parse(line)?;
+    let (line, _interface_running_memory_user) =
+        count(terminated(decimal, space1), 4).parse(line)?;
+    let (line, inode) = last_number(line)?;
+    Ok((line, Socket { inode, net_namespace: None, binding: Binding::Packet { protocol } }))
+}
+
+/// A decimal number that a space or the line's end follows: half a number is no number.
+fn last_number(line: &[u8]) -> IResult<&[u8], u64> {
+    let (after, digits) = take_till1(|byte| byte == b' ')(line)?;
+    match decimal(digits)? {
+        ([], number) => Ok((after, number)),
+        (surplus, _) => {
+            Err(nom::Err::Error(nom::error::make_error(surplus, nom::error::ErrorKind::Digit)))
+        }
+    }
+}
+
+fn endpoint(
+    address: fn(&[u8]) -> IResult<&[u8], IpAddr>,
+) -> impl FnMut(&[u8]) -> IResult<&[u8], Endpoint> {
+    move |line| {
+        let (line, (address, port)) =
+            separated_pair(address, tag(&b":"[..]), hex_u16).parse(line)?;
+        Ok((line, Endpoint { address, port }))
+    }
+}
+
+/// The address as the machine that wrote the file holds it in memory, printed as a 32-bit number.
+fn ipv4_address(line: &[u8]) -> IResult<&[u8], IpAddr> {
+    let (line, word) = hex_u32(line)?;
+    Ok((line, Ipv4Addr::from(word.to_ne_bytes()).into()))
+}
+
+/// Four such words.
+fn ipv6_address(line: &[u8]) -> IResult<&[u8], IpAddr> {
+    let (line, (a, b, c, d)) = (hex_u32, hex_u32, hex_u32, hex_u32).parse(line)?;
+    let mut octets = [0; 16];
+    for (to, from) in octets.iter_mut().zip([a, b, c, d].into_iter().flat_map(u32::to_ne_bytes)) {
+        *to = from;
+    }
+    Ok((line, Ipv6Addr::from(octets).into()))
+}
+
+fn hex_u32(line: &[u8]) -> IResult<&[u8], u32> {
+    map_opt(take(8usize), hex).parse(line)
+}
+
+fn hex_u16(line: &[u8]) -> IResult<&[u8], u16> {
+    map_opt(take(4usize), |digits| hex(digits)?.try_into().ok()).parse(line)
+}
+
+fn hex_u8(line: &[u8]) -> IResult<&[u8], u8> {
+    map_opt(take(2usize), |digits| hex(digits)?.try_into().ok()).parse(line)
+}
+
+fn hex(digits: &[u8]) -> Option<u32> {
+    digits.iter().try_fold(0, |number: u32, &byte| {
+        Some(number.checked_mul(16)? | char::from(byte).to_digit(16)?)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn inet_socket(
+        protocol: u8,
+        local: (&str, u16),
+        remote: (&str, u16),
+        state: Option<TcpState>,
+        inode: u64,
+    ) -> Socket {
+        let endpoint =
+            |(address, port): (&str, u16)| Endpoint { address: address.parse().unwrap(), port };
+        Socket {
+            inode,
+            net_namespace: None,
+            binding: Binding::Inet {
+                protocol,
+                local: endpoint(local),
+                remote: endpoint(remote),
+                state,
+            },
+        }
+    }
+
+    fn unix_socket(inode: u64, path: &[u8]) -> Socket {
+        Socket { inode, net_namespace: None, binding: Binding::Unix { path: path.into() } }
+    }
+
+    // The lines below were printed by Linux 6.18 on x86_64.
+    const TCP: &[u8] = b"   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 \
+        00000000     0        0 1582 1 000000006ac992b8 100 0 0 10 0                      ";
+    const UNIX: &[u8] =
+        b"00000000879e4757: 00000002 00000000 00010000 0001 01  1578 /run/a b/socket";
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_tcp_line_gives_addresses_ports_state_and_inode() {
+        assert_eq!(
+            ProcNetFile::Tcp.parse(TCP),
+            Ok(inet_socket(6, ("127.0.0.1", 8080), ("0.0.0.0", 0), Some(TcpState::Listen), 1582))
+        );
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_tcp6_line_gives_the_address_word_by_word() {
+        let line = b"   1: B80D0120010002000300040005000600:0016 0000000000000000FFFF00000100007F:C350 \
+            01 00000000:00000000 02:000A8C2E 00000000   107        0 26713 2 0000000000000000 20 4 30 10 -1";
+        assert_eq!(
+            ProcNetFile::Tcp6.parse(line),
+            Ok(inet_socket(
+                6,
+                ("2001:db8:2:1:4:3:6:5", 22),
+                ("::ffff:127.0.0.1", 50000),
+                Some(TcpState::Established),
+                26713
+            ))
+        );
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_udp_line_has_no_state() {
+        let line = b"  354: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000 \
+            65534        0 4294967296 2 0000000000000000 0";
+        assert_eq!(
+            ProcNetFile::Udp.parse(line),
+            Ok(inet_socket(17, ("127.0.0.1", 53), ("0.0.0.0", 0), None, 4294967296))
+        );
+    }
+
+    #[test]
+    fn a_raw_line_gives_protocol_255_and_the_ip_protocol_as_port() {
+        let line = b"    1: 00000000:0001 00000000:0000 07 00000000:00000000 00:00000000 00000000 \
+                0        0 31337 2 0000000000000000 0";
+        assert_eq!(
+            ProcNetFile::Raw.parse(line),
+            Ok(inet_socket(255, ("0.0.0.0", 1), ("0.0.0.0", 0), None, 31337))
+        );
+    }
+
+    #[test]
+    fn an_icmp6_line_gives_icmpv6() {
+        let line =
+            b"    1: 00000000000000000000000000000000:0007 00000000000000000000000000000000:0000 \
+            07 00000000:00000000 00:00000000 00000000     0        0 8 2 0000000000000000 0";
+        assert_eq!(
+            ProcNetFile::Icmp6.parse(line),
+            Ok(inet_socket(58, ("::", 7), ("::", 0), None, 8))
+        );
+    }
+
+    #[test]
+    fn a_time_wait_line_gives_inode_0() {
+        let line = b"   3: 0100007F:1F90 0100007F:D431 06 00000000:00000000 03:00001771 00000000 \
+                0        0 0 3 0000000000000000";
+        let socket = ProcNetFile::Tcp.parse(line).unwrap();
+        assert_eq!((socket.inode, socket.state()), (0, "TIME_WAIT"));
+    }
+
+    #[test]
+    fn a_state_without_a_name_is_kept() {
+        let line = String::from_utf8(TCP.to_vec()).unwrap().replace(" 0A ", " 2F ");
+        let socket = ProcNetFile::Tcp.parse(line.as_bytes()).unwrap();
+        assert_eq!(socket.state(), "UNKNOWN");
+        let Binding::Inet { state, .. } = socket.binding else { panic!("{socket:?}") };
+        assert_eq!(state, Some(TcpState::Unknown(0x2f)));
+    }
+
+    #[test]
+    fn a_unix_path_runs_to_the_end_of_the_line() {
+        assert_eq!(ProcNetFile::Unix.parse(UNIX), Ok(unix_socket(1578, b"/run/a b/socket")));
+        let line = b"00000000879e4757: 00000002 00000000 00010000 0001 01  1578   two blanks ";
+        assert_eq!(ProcNetFile::Unix.parse(line), Ok(unix_socket(1578, b"  two blanks ")));
+    }
+
+    #[test]
+    fn a_unix_path_is_bytes_and_may_be_abstract_or_missing() {
+        let line = b"00000000879e4757: 00000002 00000000 00010000 0001 01 157800 @a\xff@";
+        assert_eq!(ProcNetFile::Unix.parse(line), Ok(unix_socket(157800, b"@a\xff@")));
+        let line = b"00000000879e4757: 00000003 00000000 00000000 0001 03  1578";
+        assert_eq!(ProcNetFile::Unix.parse(line), Ok(unix_socket(1578, b"")));
+    }
+
+    #[test]
+    fn a_kernel_that_prints_no_pointer_yet_is_understood() {
+        let line = b"(____ptrval____): 00000003 00000000 00000000 0001 03  1578";
+        assert_eq!(ProcNetFile::Unix.parse(line), Ok(unix_socket(1578, b"")));
+    }
+
+    #[test]
+    fn a_packet_line_gives_the_ethertype() {
+        let line = b"00000000fdbc2a1e 3      3    88cc   2     1 0      0      17823 ";
+        let socket = ProcNetFile::Packet.parse(line).unwrap();
+        assert_eq!((socket.inode, socket.binding), (17823, Binding::Packet { protocol: 0x88cc }));
+    }
+
+    #[test]
+    fn headers_are_known_and_lines_are_no_headers() {
+        assert!(ProcNetFile::Tcp.is_header(b"  sl  local_address rem_address   st"));
+        assert!(ProcNetFile::Udp6.is_header(b"   sl  local_address"));
+        assert!(ProcNetFile::Unix.is_header(b"Num       RefCount Protocol Flags    Type St Inode"));
+        assert!(ProcNetFile::Packet.is_header(b"sk               RefCnt Type Proto"));
+        assert!(!ProcNetFile::Tcp.is_header(TCP));
+        assert!(!ProcNetFile::Unix.is_header(UNIX));
+    }
+
+    #[test]
+    fn a_line_cut_anywhere_before_its_inode_is_malformed() {
+        let inode_ends = TCP.windows(5).position(|part| part == b" 1582").unwrap() + 2;
+        for length in 0..inode_ends {
+            let cut = &TCP[..length];
+            assert_eq!(ProcNetFile::Tcp.parse(cut), Err(Malformed), "{length}");
+        }
+        let inode_ends = UNIX.windows(5).position(|part| part == b" 1578").unwrap() + 1;
+        for length in 0..inode_ends {
+            assert_eq!(ProcNetFile::Unix.parse(&UNIX[..length]), Err(Malformed), "{length}");
+        }
+    }
+
+    #[test]
+    fn an_inode_beyond_64_bits_is_malformed_and_the_largest_is_not() {
+        let with_inode = |inode: &str| {
+            let line = String::from_utf8(UNIX.to_vec()).unwrap().replace("1578", inode);
+            ProcNetFile::Unix.parse(line.as_bytes()).map(|socket| socket.inode)
+        };
+        assert_eq!(with_inode("18446744073709551615"), Ok(u64::MAX));
+        assert_eq!(with_inode("18446744073709551616"), Err(Malformed));
+        assert_eq!(with_inode("-1"), Err(Malformed));
+        assert_eq!(with_inode("1x"), Err(Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(line in prop::collection::vec(any::<u8>(), 0..200)) {
+            for file in ProcNetFile::ALL {
+                let _ = file.parse(&line);
+            }
+        }
+
+        #[test]
+        fn one_changed_byte_never_gives_another_familys_socket(
+            position in 0..TCP.len(), byte in any::<u8>()
+        ) {
+            let mut line = TCP.to_vec();
+            line[position] = byte;
+            if let Ok(socket) = ProcNetFile::Tcp.parse(&line) {
+                prop_assert_eq!((socket.family(), socket.protocol()), (Family::Inet, 6));
+            }
+        }
+
+        #[test]
+        fn every_unix_path_without_a_newline_comes_back(
+            path in prop::collection::vec(any::<u8>().prop_filter("newline", |b| *b != b'\n'), 1..108),
+            inode in any::<u64>(),
+        ) {
+            let mut line =
+                format!("00000000879e4757: 00000002 00000000 00010000 0005 01 {inode:5} ").into_bytes();
+            line.extend(&path);
+            prop_assert_eq!(ProcNetFile::Unix.parse(&line), Ok(unix_socket(inode, &path)));
+        }
+
+        #[test]
+        fn every_ipv6_line_comes_back(
+            local in any::<[u8; 16]>(), remote in any::<[u8; 16]>(),
+            ports in any::<(u16, u16)>(), state in any::<u8>(), inode in any::<u64>(),
+        ) {
+            let hex = |octets: [u8; 16]| -> String {
+                octets
+                    .chunks_exact(4)
+                    .map(|word| format!("{:08X}", u32::from_ne_bytes(word.try_into().unwrap())))
+                    .collect()
+            };
+            let line = format!(
+                "   1: {}:{:04X} {}:{:04X} {state:02X} 00000000:00000000 00:00000000 00000000     0        0 {inode} 1",
+                hex(local), ports.0, hex(remote), ports.1,
+            );
+            let socket = ProcNetFile::Tcp6.parse(line.as_bytes()).unwrap();
+            prop_assert_eq!(socket.inode, inode);
+            prop_assert_eq!(socket.local(), Some(Endpoint { address: local.into(), port: ports.0 }));
+            prop_assert_eq!(socket.remote(), Some(Endpoint { address: remote.into(), port: ports.1 }));
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Who holds what: the links `/proc/<pid>/fd/N` → `socket:[inode]` (proc_pid_fd(5)).
+//!
+//! Sees the descriptors of the process as a whole, not those of threads that have a table of their
+//! own. Reading another user's needs PTRACE_MODE_READ_FSCREDS (ptrace(2)).
+
+use std::os::fd::AsFd;
+
+use super::proc_root::{ProcRoot, Process, for_each_number, is_gone, read_link};
+use crate::process_open_sockets::model::{FdOwner, GapKind, Gaps};
+use crate::process_open_sockets::parse::proc_link;
+
+/// Adds the descriptors of one process that hold a socket and that `wanted` says yes to.
+pub(super) fn walk(
+    root: &ProcRoot,
+    pid: i32,
+    wanted: impl Fn(&FdOwner) -> bool,
+    owners: &mut Vec<FdOwner>,
+    gaps: &mut Gaps,
+) {
+    let mut holds = |fd, inode| {
+        let owner = FdOwner { inode, pid, fd };
+        if wanted(&owner) {
+            owners.push(owner);
+        }
+    };
+    let result = root.process(pid).and_then(|process| {
+        if for_each_descriptor(&process, &mut holds)? {
+            return Ok(());
+        }
+        for thread in process.threads() {
+            if for_each_descriptor(&thread, &mut holds).unwrap_or(false) {
+                break;
+            }
+        }
+        Ok(())
+    });
+    match result {
+        Ok(()) => {}
+        Err(errno) if is_gone(errno) => {}
+        Err(errno) => gaps.add(GapKind::Fds, || {
+            let path = root.path().join(pid.to_string()).join("fd");
+            format!("{}: {}", path.display(), std::io::Error::from(errno))
+        }),
+    }
+}
+
+/// Calls `holds` with fd and inode of each socket; says whether there was any descriptor at all.
+fn for_each_descriptor(
+    process: &Process,
+    mut holds: impl FnMut(i32, u64),
+) -> rustix::io::Result<bool> {
+    let directory = process.directory("fd")?;
+    let mut any = false;
+    let mut denied = None;
+    for_each_number(directory.as_fd(), |fd, name| {
+        any = true;
+        match read_link(directory.as_fd(), name, proc_link::socket_inode) {
+            Ok(Some(inode)) => holds(fd, inode),
+            Ok(None) => {}
+            Err(errno) if is_gone(errno) => {}
+            Err(errno) => denied = Some(errno),
+        }
+    })?;
+    denied.map_or(Ok(any), Err)
+}

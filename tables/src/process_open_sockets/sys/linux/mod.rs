@@ -1,0 +1,211 @@
+//! Linux: `/proc/<pid>/fd` for who, `/proc/<pid>/net` for what.
+
+mod fds;
+mod netns;
+mod proc_net;
+mod proc_root;
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use self::netns::{Namespace, Namespaces};
+use self::proc_root::ProcRoot;
+use crate::Error;
+use crate::process_open_sockets::Options;
+use crate::process_open_sockets::filter::Filter;
+use crate::process_open_sockets::model::{FdOwner, GapKind, Gaps, Owners, Snapshot, Socket};
+use crate::process_open_sockets::parse::proc_net::ProcNetFile;
+
+/// Collects what the filter asks for.
+pub(crate) fn collect(options: &Options, filter: &Filter) -> Result<Snapshot, Error> {
+    let scan = Scan {
+        root: ProcRoot::open(&options.procfs)?,
+        filter,
+        namespaces: Namespaces::default(),
+        sockets: Vec::new(),
+        owners: Vec::new(),
+        gaps: Gaps::default(),
+    };
+    if filter.admits_unowned() { scan.all() } else { scan.held() }
+}
+
+struct Scan<'a> {
+    root: ProcRoot,
+    filter: &'a Filter,
+    namespaces: Namespaces,
+    sockets: Vec<Socket>,
+    owners: Vec<FdOwner>,
+    gaps: Gaps,
+}
+
+/// Where a run of sockets was read.
+struct Source {
+    namespace: usize,
+    file: ProcNetFile,
+    sockets: Range<usize>,
+}
+
+impl Scan<'_> {
+    /// Sockets that somebody holds, of processes that are asked for: descriptors first, then only
+    /// the files that can list what they hold.
+    fn held(mut self) -> Result<Snapshot, Error> {
+        let pids = match self.filter.listed_pids() {
+            Some(pids) => pids,
+            None => self.root.pids()?,
+        };
+        let filter = self.filter;
+        for pid in pids.into_iter().filter(|&pid| filter.admits_pid(pid)) {
+            let wanted =
+                |owner: &FdOwner| filter.admits_owner(owner) && filter.admits_inode(owner.inode);
+            fds::walk(&self.root, pid, wanted, &mut self.owners, &mut self.gaps);
+        }
+        let mut unseen: HashSet<u64> = self.owners.iter().map(|owner| owner.inode).collect();
+        let holders: HashSet<i32> = self.owners.iter().map(|owner| owner.pid).collect();
+        self.find_namespaces(holders.iter().copied());
+        let mut read = 0;
+        if self.namespaces.iter().all(|namespace| namespace.number().is_some()) {
+            read = self.read_namespaces(read, &mut unseen);
+        }
+        // Others may know the number of the holders' namespace; and a socket stays in the namespace
+        // that it was made in, wherever its holder goes.
+        if !unseen.is_empty() {
+            let others = self.root.pids()?.into_iter().filter(|pid| !holders.contains(pid));
+            self.find_namespaces(others);
+            self.read_namespaces(read, &mut unseen);
+        }
+        Ok(self.finish())
+    }
+
+    fn find_namespaces(&mut self, pids: impl Iterator<Item = i32>) {
+        for pid in pids {
+            self.namespaces.add(&self.root, pid, &mut self.gaps);
+        }
+    }
+
+    /// Reads the namespaces from the first one on, for the sockets in `unseen`, and takes what it
+    /// finds out of there. Stops when nothing is left in it; returns how far it came.
+    fn read_namespaces(&mut self, first: usize, unseen: &mut HashSet<u64>) -> usize {
+        let held: HashSet<u64> = unseen.clone();
+        let mut read = first;
+        for namespace in self.namespaces.iter().skip(first) {
+            if unseen.is_empty() {
+                break;
+            }
+            for file in files(self.filter, namespace) {
+                proc_net::for_each_socket(&self.root, namespace, file, &mut self.gaps, |socket| {
+                    if held.contains(&socket.inode) {
+                        unseen.remove(&socket.inode);
+                        if self.filter.admits_socket(&socket) {
+                            self.sockets.push(socket);
+                        }
+                    }
+                });
+            }
+            read += 1;
+        }
+        read
+    }
+
+    /// Every socket, held or not.
+    ///
+    /// While the descriptors are walked, sockets come, go and change hands. So the files are read
+    /// before the walk, for all that exists; and what no walked process holds must stand there
+    /// still after it, or it is left out: its holder closed it, or had not got it yet, when its
+    /// descriptors were read.
+    fn all(mut self) -> Result<Snapshot, Error> {
+        let pids = self.root.pids()?;
+        self.find_namespaces(pids.iter().copied());
+        let sources = self.read_all_namespaces();
+        if !self.sockets.is_empty() {
+            self.walk_all(pids)?;
+        }
+        self.drop_vanished(&sources);
+        Ok(self.finish())
+    }
+
+    fn read_all_namespaces(&mut self) -> Vec<Source> {
+        let mut sources = Vec::new();
+        for (index, namespace) in self.namespaces.iter().enumerate() {
+            for file in files(self.filter, namespace) {
+                let start = self.sockets.len();
+                proc_net::for_each_socket(&self.root, namespace, file, &mut self.gaps, |socket| {
+                    if self.filter.admits_socket(&socket) {
+                        self.sockets.push(socket);
+                    }
+                });
+                let sockets = start..self.sockets.len();
+                sources.push(Source { namespace: index, file, sockets });
+            }
+        }
+        sources
+    }
+
+    /// Walks these processes and those that were started meanwhile, since a socket may have gone
+    /// from a parent that was walked too late to a child that was listed too early.
+    fn walk_all(&mut self, pids: Vec<i32>) -> Result<(), Error> {
+        const ROUNDS: usize = 3;
+        let inodes: HashSet<u64> = self.sockets.iter().map(|socket| socket.inode).collect();
+        let mut walked = HashSet::new();
+        let mut listed = pids;
+        for _ in 0..ROUNDS {
+            listed.retain(|&pid| walked.insert(pid));
+            if listed.is_empty() {
+                break;
+            }
+            for &pid in &listed {
+                let wanted = |owner: &FdOwner| inodes.contains(&owner.inode);
+                fds::walk(&self.root, pid, wanted, &mut self.owners, &mut self.gaps);
+            }
+            listed = self.root.pids()?;
+        }
+        Ok(())
+    }
+
+    fn drop_vanished(&mut self, sources: &[Source]) {
+        let owners: HashSet<u64> = self.owners.iter().map(|owner| owner.inode).collect();
+        let unowned = |socket: &Socket| socket.inode != 0 && !owners.contains(&socket.inode);
+        let mut vanished = vec![false; self.sockets.len()];
+        for source in sources {
+            let Some(sockets) = self.sockets.get(source.sockets.clone()) else { continue };
+            if !sockets.iter().any(unowned) {
+                continue;
+            }
+            let Some(namespace) = self.namespaces.iter().nth(source.namespace) else { continue };
+            let mut there: HashSet<u64> = HashSet::new();
+            let mut gaps = Gaps::default();
+            proc_net::for_each_socket(&self.root, namespace, source.file, &mut gaps, |socket| {
+                there.insert(socket.inode);
+            });
+            if gaps.has(GapKind::SocketFile) {
+                // Not read to its end: says nothing about what is not in it.
+                continue;
+            }
+            for (socket, vanished) in
+                sockets.iter().zip(vanished.iter_mut().skip(source.sockets.start))
+            {
+                *vanished = unowned(socket) && !there.contains(&socket.inode);
+            }
+        }
+        let mut vanished = vanished.into_iter();
+        let gaps = &mut self.gaps;
+        self.sockets.retain(|socket| {
+            let vanished = vanished.next().unwrap_or(false);
+            if vanished {
+                gaps.add(GapKind::Vanished, || format!("socket:[{}]", socket.inode));
+            }
+            !vanished
+        });
+    }
+
+    fn finish(mut self) -> Snapshot {
+        self.namespaces.note_unnumbered(&self.root, &mut self.gaps);
+        let owners: Owners = self.owners.into_iter().collect();
+        Snapshot { sockets: self.sockets, owners, gaps: self.gaps }
+    }
+}
+
+/// The files of a namespace that can list a socket that is asked for.
+fn files(filter: &Filter, namespace: &Namespace) -> impl Iterator<Item = ProcNetFile> {
+    let asked = filter.admits_net_namespace(namespace.number());
+    ProcNetFile::ALL.into_iter().filter(move |&file| asked && filter.admits_file(file))
+}

@@ -1,0 +1,114 @@
+//! The sockets of a namespace, from the files in `/proc/<pid>/net`.
+//!
+//! The kernel prints a file page by page and lets go of its locks in between. What stays where it
+//! is meanwhile is printed once; what comes, goes or moves may be printed twice or not at all.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, BufRead, BufReader};
+
+use super::netns::Namespace;
+use super::proc_root::ProcRoot;
+use crate::process_open_sockets::model::{Binding, GapKind, Gaps, Socket};
+use crate::process_open_sockets::parse::proc_net::ProcNetFile;
+
+/// Calls `each` with every socket that a file of the namespace lists, each once.
+pub(super) fn for_each_socket(
+    root: &ProcRoot,
+    namespace: &Namespace,
+    file: ProcNetFile,
+    gaps: &mut Gaps,
+    mut each: impl FnMut(Socket),
+) {
+    let hasher = RandomState::new();
+    let mut seen = HashSet::new();
+    let mut is_new = |socket: &Socket| match &socket.binding {
+        _ if socket.inode == 0 => true,
+        // With the path, so that a line that somebody wrote into a path hides no true one.
+        Binding::Unix { path, .. } => seen.insert(hasher.hash_one((socket.inode, path))),
+        Binding::Inet { .. } | Binding::Packet { .. } => seen.insert(socket.inode),
+    };
+    let opened = match namespace.open(root, file.name()) {
+        Ok(Some(opened)) => Ok(BufReader::with_capacity(64 * 1024, opened)),
+        Ok(None) => return,
+        Err(errno) => Err(io::Error::from(errno)),
+    };
+    let mut lines = 0u64;
+    let result = opened.and_then(|text| {
+        for_each_line(text, |line| {
+            lines += 1;
+            if lines == 1 && file.is_header(line.unwrap_or_default()) {
+                return;
+            }
+            match line.map(|line| file.parse(line)) {
+                Some(Ok(mut socket)) => {
+                    socket.net_namespace = namespace.number();
+                    if is_new(&socket) {
+                        each(socket);
+                    }
+                }
+                Some(Err(_)) | None => gaps.add(GapKind::Line, || {
+                    format!("line {lines} of {}", namespace.path(root, file.name()).display())
+                }),
+            }
+        })
+    });
+    if let Err(error) = result {
+        gaps.add(GapKind::SocketFile, || {
+            format!("{}: {error}", namespace.path(root, file.name()).display())
+        });
+    }
+}
+
+/// Longer than any line that the kernel prints: those of UNIX sockets reach about 170 bytes, of
+/// TCP over IPv6 about 230.
+const LONGEST_LINE: u64 = 4096;
+
+/// Calls `each` with every line, without its newline; with None for one that is too long, and for
+/// a last one that has no end and so may be cut.
+fn for_each_line(mut text: impl BufRead, mut each: impl FnMut(Option<&[u8]>)) -> io::Result<()> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if io::Read::take(&mut text, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        match line.strip_suffix(b"\n") {
+            Some(line) => each(Some(line)),
+            None => {
+                each(None);
+                text.skip_until(b'\n')?;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &[u8]) -> Vec<Option<Vec<u8>>> {
+        let mut lines = Vec::new();
+        for_each_line(text, |line| lines.push(line.map(<[u8]>::to_vec))).unwrap();
+        lines
+    }
+
+    #[test]
+    fn a_last_line_without_an_end_is_not_taken_for_whole() {
+        assert_eq!(lines(b"a\nbc"), [Some(b"a".to_vec()), None]);
+        assert_eq!(lines(b"a\nbc\n"), [Some(b"a".to_vec()), Some(b"bc".to_vec())]);
+    }
+
+    #[test]
+    fn an_endless_line_takes_no_memory_and_the_next_one_is_read() {
+        let mut text = vec![b'x'; 10 * LONGEST_LINE as usize];
+        text.extend(b"\nnext\n");
+        assert_eq!(lines(&text), [None, Some(b"next".to_vec())]);
+    }
+
+    #[test]
+    fn empty_lines_count() {
+        assert_eq!(lines(b"\n\na\n"), [Some(vec![]), Some(vec![]), Some(b"a".to_vec())]);
+        assert_eq!(lines(b""), []);
+    }
+}

@@ -1,0 +1,144 @@
+//! A mount of proc (proc(5)) and the processes in it.
+
+use std::fs::File;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, readlinkat_raw, statat};
+use rustix::io::Errno;
+
+use crate::Error;
+use crate::process_open_sockets::parse::proc_link;
+
+/// An open mount of proc. Every path below it is looked up from here, so it reads the same mount
+/// whatever is mounted over its path later.
+#[derive(Debug)]
+pub(super) struct ProcRoot {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+impl ProcRoot {
+    pub(super) fn open(path: &Path) -> Result<ProcRoot, Error> {
+        let directory = rustix::fs::open(path, DIRECTORY, Mode::empty())
+            .map_err(|errno| Error::Read { path: path.into(), source: errno.into() })?;
+        match statat(&directory, "self", AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(ProcRoot { path: path.into(), directory }),
+            Err(_) => Err(Error::NotProc { path: path.into() }),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The pids of all processes that the mount shows, in its order.
+    pub(super) fn pids(&self) -> Result<Vec<i32>, Error> {
+        let mut pids = Vec::new();
+        openat(&self.directory, ".", DIRECTORY)
+            .and_then(|directory| for_each_number(directory.as_fd(), |pid, _| pids.push(pid)))
+            .map_err(|errno| Error::Read { path: self.path.clone(), source: errno.into() })?;
+        Ok(pids)
+    }
+
+    pub(super) fn process(&self, pid: i32) -> rustix::io::Result<Process> {
+        let directory = openat(&self.directory, pid.to_string(), DIRECTORY | OFlags::PATH)?;
+        Ok(Process { directory })
+    }
+}
+
+/// The directory of a process. It stays with that process: once it has ended nothing can be read
+/// here, even if its pid is given to another.
+#[derive(Debug)]
+pub(super) struct Process {
+    directory: OwnedFd,
+}
+
+impl Process {
+    /// The process as each of its threads shows it, one after the other, if it has more than one.
+    ///
+    /// Where the first thread has ended and others live on, the process itself looks like a zombie,
+    /// without descriptors and namespaces, and only the others show them.
+    pub(super) fn threads(&self) -> impl Iterator<Item = Process> + '_ {
+        // A directory has a link for itself, one for its name, and one for each directory in it.
+        let several = self.stat("task").is_ok_and(|task| task.st_nlink > 3);
+        let mut tids = Vec::new();
+        if several {
+            let listed = self
+                .directory("task")
+                .and_then(|task| for_each_number(task.as_fd(), |tid, _| tids.push(tid)));
+            if listed.is_err() {
+                tids.clear();
+            }
+        }
+        tids.into_iter().filter_map(|tid| {
+            let path = format!("task/{tid}");
+            let directory = openat(&self.directory, path, DIRECTORY | OFlags::PATH).ok()?;
+            Some(Process { directory })
+        })
+    }
+
+    /// Opens a file below the process's directory for reading.
+    pub(super) fn file(&self, path: &str) -> rustix::io::Result<File> {
+        openat(&self.directory, path, OFlags::RDONLY | OFlags::CLOEXEC).map(File::from)
+    }
+
+    /// Opens a directory below it, to be listed.
+    pub(super) fn directory(&self, path: &str) -> rustix::io::Result<OwnedFd> {
+        openat(&self.directory, path, DIRECTORY)
+    }
+
+    /// What a path below it leads to.
+    pub(super) fn stat(&self, path: &str) -> rustix::io::Result<rustix::fs::Stat> {
+        statat(&self.directory, path, AtFlags::empty())
+    }
+
+    /// Hands the text of a symbolic link below it to `read`.
+    pub(super) fn link<T>(&self, path: &str, read: impl Fn(&[u8]) -> T) -> rustix::io::Result<T> {
+        read_link(self.directory.as_fd(), path, read)
+    }
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+fn openat(
+    at: &OwnedFd,
+    path: impl rustix::path::Arg,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(at, path, flags, Mode::empty())
+}
+
+/// Hands the text of a symbolic link to `read`, cut after 64 bytes: longer than any that names a
+/// socket or a namespace.
+pub(super) fn read_link<T>(
+    at: BorrowedFd<'_>,
+    path: impl rustix::path::Arg,
+    read: impl Fn(&[u8]) -> T,
+) -> rustix::io::Result<T> {
+    let mut text = [MaybeUninit::<u8>::uninit(); 64];
+    let (text, _) = readlinkat_raw(at, path, &mut text[..])?;
+    Ok(read(text))
+}
+
+/// Calls `each` with every entry of a directory whose name is a number, and with that name.
+pub(super) fn for_each_number(
+    directory: BorrowedFd<'_>,
+    mut each: impl FnMut(i32, &std::ffi::CStr),
+) -> rustix::io::Result<()> {
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 32 * 1024];
+    let mut entries = RawDir::new(directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        if let Some(number) = proc_link::number(entry.file_name().to_bytes()) {
+            each(number, entry.file_name());
+        }
+    }
+    Ok(())
+}
+
+/// Whether the error says that the process or the descriptor is no longer there.
+pub(super) fn is_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::SRCH)
+}
