@@ -17,6 +17,7 @@ use tables::process_open_sockets::{ALTERNATIVE_NAME, NAME, Options, ProcessOpenS
 
 use render::{Cell, Mode, Renderer, Style};
 
+mod frame;
 mod real;
 pub mod render;
 pub mod vtab;
@@ -107,6 +108,11 @@ pub fn query(query: &Query, options: Options) -> ExitCode {
             Some(sql) => Cow::Borrowed(sql.as_str()),
             None => Cow::Owned(standard_input()?),
         };
+        if sql.contains('\0') {
+            return Err(Failure::Input(
+                "the SQL holds a NUL, where SQLite would stop reading".into(),
+            ));
+        }
         let connection = open(options)?;
         let mut statements = Batch::new(&connection, &sql);
         while let Some(mut statement) = statements.next()? {
