@@ -13,9 +13,9 @@ pub(crate) fn encode(query: &QueryContext, columns: &[Column]) -> String {
                 .constraints
                 .iter()
                 .filter(|constraint| constraint.column == index)
-                .map(|constraint| {
-                    json!({"op": constraint.operator.code(), "expr": constraint.text})
-                })
+                .map(
+                    |constraint| json!({"op": constraint.operator.code(), "expr": constraint.text}),
+                )
                 .collect();
             json!({"name": column.name, "list": list, "affinity": column.kind.name()})
         })

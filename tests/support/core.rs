@@ -136,9 +136,8 @@ impl Core {
     }
 
     pub(crate) fn uuid_of(&self, name: &str) -> Option<ExtensionRouteUUID> {
-        let is_it = |(_, extension): &(&i64, &Registered)| {
-            extension.info.name.as_deref() == Some(name)
-        };
+        let is_it =
+            |(_, extension): &(&i64, &Registered)| extension.info.name.as_deref() == Some(name);
         self.shared.state().extensions.iter().find(is_it).map(|(uuid, _)| *uuid)
     }
 
@@ -258,7 +257,11 @@ impl Shared {
         remote::call(&socket, table, request)
     }
 
-    fn register(&self, info: InternalExtensionInfo, registry: ExtensionRegistry) -> ExtensionStatus {
+    fn register(
+        &self,
+        info: InternalExtensionInfo,
+        registry: ExtensionRegistry,
+    ) -> ExtensionStatus {
         if self.refuse.load(Ordering::SeqCst) {
             return refused("Failed adding registry: refused by the test");
         }
@@ -269,7 +272,8 @@ impl Shared {
         if info.sdk_version.as_deref().is_some_and(is_too_old) {
             return refused("Incompatible extension SDK version");
         }
-        let names_of = |extension: &Registered| extension.tables.keys().cloned().collect::<Vec<_>>();
+        let names_of =
+            |extension: &Registered| extension.tables.keys().cloned().collect::<Vec<_>>();
         let taken: BTreeSet<String> = state.extensions.values().flat_map(names_of).collect();
         for (name, items) in &registry {
             if !REGISTRIES.contains(&name.as_str()) {
@@ -363,7 +367,10 @@ impl ExtensionManagerSyncHandler for Handler {
             "0.0.0".to_owned(),
         );
         let extensions = self.0.extensions();
-        Ok([(0, core)].into_iter().chain(extensions.into_iter().map(|(u, e)| (u, e.info))).collect())
+        Ok([(0, core)]
+            .into_iter()
+            .chain(extensions.into_iter().map(|(u, e)| (u, e.info)))
+            .collect())
     }
 
     fn handle_options(&self) -> thrift::Result<InternalOptionList> {

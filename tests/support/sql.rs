@@ -19,17 +19,15 @@ impl Shared {
         let is_first = self.running.load(Ordering::SeqCst) == 0;
         let _busy = Busy::new(self);
         let connection = self.connection(sql, is_first)?;
-        rows(&connection, sql).map_err(|error| error.to_string())
+        rows(&connection, sql).map_err(|error| words(&error))
     }
 
-    /// Name and type of each column of a query's answer, a row a column.
+    /// The name of each column of a query's answer, a row a column; the types are not known here.
     pub(crate) fn query_columns(self: &Arc<Self>, sql: &str) -> Result<Vec<Row>, String> {
         let connection = self.connection(sql, true)?;
-        let statement = connection.prepare(sql).map_err(|error| error.to_string())?;
-        let row = |column: rusqlite::Column<'_>| {
-            [(column.name().to_owned(), column.decl_type().unwrap_or("UNKNOWN").to_owned())].into()
-        };
-        Ok(statement.columns().into_iter().map(row).collect())
+        let statement = connection.prepare(sql).map_err(|error| words(&error))?;
+        let row = |name: &str| [(name.to_owned(), "UNKNOWN".to_owned())].into();
+        Ok(statement.column_names().map(row).collect())
     }
 
     /// A database with every table. While another query runs, the core makes one of its own for the
@@ -68,9 +66,18 @@ impl Shared {
     }
 }
 
+/// SQLite's words, as osquery passes them on.
+fn words(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
+        other => other.to_string(),
+    }
+}
+
 fn rows(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<Row>> {
     let mut statement = connection.prepare(sql)?;
-    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let mut rows = statement.query([])?;
     let mut answer = Vec::new();
     while let Some(row) = rows.next()? {
@@ -88,7 +95,9 @@ fn text(value: ValueRef<'_>) -> String {
         ValueRef::Null => String::new(),
         ValueRef::Integer(number) => number.to_string(),
         ValueRef::Real(number) => number.to_string(),
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+            String::from_utf8_lossy(bytes).into_owned()
+        }
     }
 }
 
