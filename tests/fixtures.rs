@@ -1,0 +1,315 @@
+//! The table over trees that look like `/proc`: one that was captured, and hostile ones.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/log_capture.rs"]
+mod log_capture;
+#[path = "support/proc_tree.rs"]
+mod proc_tree;
+#[path = "support/rows.rs"]
+mod rows;
+
+use std::path::Path;
+
+use log_capture::logged;
+use proc_tree::{ProcTree, TCP_HEADER, UNIX_HEADER, tcp_line, unix_line};
+use rows::{rows_where, table};
+use tables::{Error, QueryContext, Table};
+
+/// All rows of the tree, and the warnings that reading it gave.
+fn read(tree: &ProcTree) -> (Vec<String>, Vec<String>) {
+    read_where(tree, &[])
+}
+
+fn read_where(tree: &ProcTree, equals: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
+    let (rows, log) = logged(|| rows_where(&table(tree.path()), equals));
+    let root = tree.path().display().to_string();
+    (rows, log.into_iter().map(|line| line.replace(&root, "PROC")).collect())
+}
+
+#[test]
+fn a_captured_socket_of_each_kind_comes_out_in_every_column() {
+    let captured = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/one-of-each");
+    let (rows, log) = logged(|| rows_where(&table(&captured), &[]));
+    let mut expected = vec![
+        // A TCP listener that the child holds too.
+        "100|3|19023|2|6|127.0.0.1|0.0.0.0|8001|0||LISTEN|4026532177",
+        "200|3|19023|2|6|127.0.0.1|0.0.0.0|8001|0||LISTEN|4026532177",
+        // A connection over IPv4; the child holds the client's end.
+        "100|4|19024|2|6|127.0.0.1|127.0.0.1|40001|8001||ESTABLISHED|4026532177",
+        "200|4|19024|2|6|127.0.0.1|127.0.0.1|40001|8001||ESTABLISHED|4026532177",
+        "100|5|19025|2|6|127.0.0.1|127.0.0.1|8001|40001||ESTABLISHED|4026532177",
+        // A listener on every address of both families, and a connection over each.
+        "100|6|19026|10|6|::|::|8002|0||LISTEN|4026532177",
+        "100|7|19027|10|6|::1|::1|40002|8002||ESTABLISHED|4026532177",
+        "100|8|19028|10|6|::1|::1|8002|40002||ESTABLISHED|4026532177",
+        "100|9|19029|2|6|127.0.0.1|127.0.0.1|40003|8002||ESTABLISHED|4026532177",
+        "100|11|19030|10|6|::ffff:127.0.0.1|::ffff:127.0.0.1|8002|40003||ESTABLISHED|4026532177",
+        // A connection that the server has not accepted.
+        "100|12|19033|2|6|127.0.0.1|127.0.0.1|40004|8001||ESTABLISHED|4026532177",
+        "-1|-1|0|2|6|127.0.0.1|127.0.0.1|8001|40004||ESTABLISHED|4026532177",
+        "-1|-1|0|2|6|127.0.0.1|127.0.0.1|40005|8001||TIME_WAIT|4026532177",
+        // UDP: bound, connected, and on its way from process to process.
+        "100|13|19034|2|17|127.0.0.1|0.0.0.0|8003|0|||4026532177",
+        "100|14|19035|10|17|::1|::1|8004|8005|||4026532177",
+        "-1|-1|19681|2|17|127.0.0.1|0.0.0.0|8007|0|||4026532177",
+        // Raw ICMP and ICMPv6, then ping sockets of both, then UDP-Lite.
+        "100|15|19036|2|255|0.0.0.0|0.0.0.0|1|0|||4026532177",
+        "100|16|19037|10|255|::|::|58|0|||4026532177",
+        "100|17|19038|2|1|127.0.0.1|0.0.0.0|7|0|||4026532177",
+        "100|18|19039|10|58|::1|::|9|0|||4026532177",
+        "100|19|19040|2|136|127.0.0.1|0.0.0.0|8006|0|||4026532177",
+        "100|20|19041|17|35020|||0|0||NONE|4026532177",
+        // UNIX: a listener, a connection to it that it has not accepted, an abstract name, a
+        // seqpacket socket, a pair.
+        "100|21|19675|1|0|||0|0|a path with blanks||4026532177",
+        "100|22|19676|1|0|||0|0|||4026532177",
+        "-1|-1|0|1|0|||0|0|a path with blanks||4026532177",
+        "100|23|19677|1|0|||0|0|@abstract@name||4026532177",
+        "100|24|19678|1|0|||0|0|seqpacket||4026532177",
+        "100|25|19679|1|0|||0|0|||4026532177",
+        "100|26|19680|1|0|||0|0|||4026532177",
+    ];
+    expected.sort();
+    assert_eq!(rows, expected);
+    assert_eq!(log, [""; 0]);
+}
+
+#[test]
+fn every_holder_of_a_socket_is_a_row() {
+    let tree = ProcTree::default()
+        .namespace(5)
+        .file(5, "tcp", format!("{TCP_HEADER}{}", tcp_line(80, "1001")))
+        .process(1, 5, &[(3, "1001"), (7, "1001")])
+        .process(2, 5, &[(3, "1001")]);
+    let expected = [
+        "1|3|1001|2|6|127.0.0.1|0.0.0.0|80|0||LISTEN|5",
+        "1|7|1001|2|6|127.0.0.1|0.0.0.0|80|0||LISTEN|5",
+        "2|3|1001|2|6|127.0.0.1|0.0.0.0|80|0||LISTEN|5",
+    ];
+    assert_eq!(read(&tree).0, expected);
+    assert_eq!(read_where(&tree, &[("pid", "1")]).0, expected[..2]);
+}
+
+#[test]
+fn files_that_do_not_exist_are_normal() {
+    let tree = ProcTree::default().namespace(5).process(1, 5, &[]);
+    assert_eq!(read(&tree), (vec![], vec![]));
+}
+
+#[test]
+fn a_malformed_line_is_one_gap_and_the_lines_after_it_are_read() {
+    let text = format!("{TCP_HEADER}{}nonsense\n{}", tcp_line(80, "1001"), tcp_line(81, "1002"));
+    let tree = ProcTree::default().namespace(5).file(5, "tcp", text).process(1, 5, &[(3, "1002")]);
+    let (rows, log) = read_where(&tree, &[("pid", "1")]);
+    assert_eq!(rows, ["1|3|1002|2|6|127.0.0.1|0.0.0.0|81|0||LISTEN|5"]);
+    assert_eq!(
+        log,
+        ["WARN 1 malformed lines (first: line 3 of PROC/1/net/tcp): each may be a socket that is \
+          missing"]
+    );
+}
+
+#[test]
+fn a_cut_file_gives_its_whole_lines() {
+    let whole = format!("{TCP_HEADER}{}{}", tcp_line(80, "1001"), tcp_line(81, "1002"));
+    let inode_ends = whole.rfind("1002").unwrap() + 4;
+    // Cut inside the last inode, after it, and before the line's end.
+    for length in [inode_ends - 1, inode_ends, whole.len() - 1] {
+        let tree = ProcTree::default().namespace(5).file(5, "tcp", &whole[..length]).process(
+            1,
+            5,
+            &[(3, "1001"), (4, "1002"), (5, "100")],
+        );
+        let (rows, log) = read(&tree);
+        assert_eq!(rows, ["1|3|1001|2|6|127.0.0.1|0.0.0.0|80|0||LISTEN|5"], "cut at {length}");
+        assert_eq!(log.len(), 1, "{log:?}");
+        assert!(log[0].contains("line 3 of PROC/1/net/tcp"), "{log:?}");
+    }
+}
+
+#[test]
+fn an_empty_file_lists_nothing() {
+    let tree = ProcTree::default().namespace(5).file(5, "unix", "").process(1, 5, &[]);
+    assert_eq!(read(&tree), (vec![], vec![]));
+}
+
+#[test]
+fn an_endless_line_is_one_gap() {
+    let text = format!("{UNIX_HEADER}{}\n{}", "x".repeat(1 << 20), unix_line("7", "/run/a"));
+    let tree = ProcTree::default().namespace(5).file(5, "unix", text).process(1, 5, &[(3, "7")]);
+    let (rows, log) = read(&tree);
+    assert_eq!(rows, ["1|3|7|1|0|||0|0|/run/a||5"]);
+    assert_eq!(log.len(), 1, "{log:?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_gap_and_the_others_are_read() {
+    let tree = ProcTree::default()
+        .namespace(5)
+        .file(5, "tcp", format!("{TCP_HEADER}{}", tcp_line(80, "1001")))
+        .unreadable_file(5, "udp")
+        .process(1, 5, &[(3, "1001")]);
+    let (rows, log) = read(&tree);
+    assert_eq!(rows, ["1|3|1001|2|6|127.0.0.1|0.0.0.0|80|0||LISTEN|5"]);
+    assert_eq!(
+        log,
+        [
+            "WARN 1 files of sockets not read to their end (first: PROC/1/net/udp: Is a directory (os \
+          error 21)): sockets are missing"
+        ]
+    );
+}
+
+#[test]
+fn a_newline_in_a_path_costs_the_rest_of_the_path_and_nothing_else() {
+    let text = format!("{UNIX_HEADER}{}{}", unix_line("7", "/run/a\nb"), unix_line("8", "/run/c"));
+    let tree =
+        ProcTree::default().namespace(5).file(5, "unix", text).process(1, 5, &[(3, "7"), (4, "8")]);
+    let (rows, log) = read(&tree);
+    assert_eq!(rows, ["1|3|7|1|0|||0|0|/run/a||5", "1|4|8|1|0|||0|0|/run/c||5"]);
+    assert_eq!(log.len(), 1, "{log:?}");
+}
+
+#[test]
+fn a_line_forged_in_a_path_hides_no_true_one() {
+    let forged = "/tmp/x\n0000000000000000: 00000002 00000000 00010000 0001 01 8 /forged";
+    let text = format!("{UNIX_HEADER}{}{}", unix_line("7", forged), unix_line("8", "/run/true"));
+    let tree = ProcTree::default().namespace(5).file(5, "unix", text).process(1, 5, &[(4, "8")]);
+    let (rows, _) = read(&tree);
+    assert!(rows.contains(&"1|4|8|1|0|||0|0|/run/true||5".to_string()), "{rows:?}");
+}
+
+#[test]
+fn inodes_of_20_digits_are_shown_as_the_signed_number_of_the_same_bits() {
+    let text = format!(
+        "{TCP_HEADER}{}{}",
+        tcp_line(80, "18446744073709551615"),
+        tcp_line(81, "18446744073709551616")
+    );
+    let tree = ProcTree::default().namespace(5).file(5, "tcp", text).process(
+        1,
+        5,
+        &[(3, "18446744073709551615"), (4, "18446744073709551616")],
+    );
+    let expected = ["1|3|-1|2|6|127.0.0.1|0.0.0.0|80|0||LISTEN|5"];
+    let (rows, log) = read(&tree);
+    assert_eq!(rows, expected);
+    assert_eq!(log.len(), 1, "{log:?}");
+    assert_eq!(read_where(&tree, &[("socket", "-1")]).0, expected);
+}
+
+#[test]
+fn a_namespace_whose_link_one_member_hides_is_read_once_and_numbered_by_another() {
+    let tree = ProcTree::default()
+        .namespace(5)
+        .file(5, "tcp", format!("{TCP_HEADER}{}", tcp_line(80, "1001")))
+        .process(1, 5, &[(3, "1001")])
+        .process(2, 5, &[])
+        .without_namespace_link(1);
+    let expected =
+        (vec!["1|3|1001|2|6|127.0.0.1|0.0.0.0|80|0||LISTEN|5".to_string()], Vec::<String>::new());
+    assert_eq!(read(&tree), expected);
+    assert_eq!(read_where(&tree, &[("pid", "1")]), expected);
+    assert_eq!(read_where(&tree, &[("net_namespace", "5")]), expected);
+}
+
+#[test]
+fn a_namespace_that_nobody_names_is_read_all_the_same() {
+    let tree = ProcTree::default()
+        .namespace(5)
+        .file(5, "tcp", format!("{TCP_HEADER}{}", tcp_line(80, "1001")))
+        .process(1, 5, &[(3, "1001")])
+        .without_namespace_link(1);
+    let (rows, log) = read(&tree);
+    assert_eq!(rows, ["1|3|1001|2|6|127.0.0.1|0.0.0.0|80|0||LISTEN|"]);
+    assert_eq!(log.len(), 1, "{log:?}");
+    assert!(log[0].starts_with("WARN 1 network namespaces whose number could not be read"));
+}
+
+#[test]
+fn a_process_finds_its_sockets_of_another_namespace() {
+    let tree = ProcTree::default()
+        .namespace(5)
+        .namespace(6)
+        .file(6, "tcp", format!("{TCP_HEADER}{}", tcp_line(80, "1001")))
+        .process(1, 5, &[(3, "1001")])
+        .process(2, 6, &[]);
+    let expected = ["1|3|1001|2|6|127.0.0.1|0.0.0.0|80|0||LISTEN|6"];
+    assert_eq!(read(&tree).0, expected);
+    assert_eq!(read_where(&tree, &[("pid", "1")]).0, expected);
+    assert_eq!(read_where(&tree, &[("pid", "1"), ("net_namespace", "6")]).0, expected);
+}
+
+#[test]
+fn sockets_of_processes_that_cannot_be_read_have_no_holder() {
+    let tree = ProcTree::default()
+        .namespace(5)
+        .file(5, "tcp", format!("{TCP_HEADER}{}", tcp_line(80, "1001")))
+        .process(1, 5, &[])
+        .process(2, 5, &[])
+        .with_unreadable_fds(1)
+        .with_unreadable_fds(2);
+    let (rows, log) = read(&tree);
+    assert_eq!(rows, ["-1|-1|1001|2|6|127.0.0.1|0.0.0.0|80|0||LISTEN|5"]);
+    assert_eq!(log.len(), 1, "{log:?}");
+    assert!(log[0].starts_with("WARN 2 processes whose file descriptors could not be read"));
+    assert_eq!(read_where(&tree, &[("pid", "-1")]).0, rows);
+}
+
+#[test]
+fn only_the_asked_processes_are_walked() {
+    let tree = ProcTree::default()
+        .namespace(5)
+        .file(5, "tcp", format!("{TCP_HEADER}{}", tcp_line(80, "1001")))
+        .process(1, 5, &[(3, "1001")])
+        .process(2, 5, &[])
+        .with_unreadable_fds(2);
+    let (rows, log) = read_where(&tree, &[("pid", "1")]);
+    assert_eq!((rows.len(), log), (1, vec![]));
+    assert_eq!(read(&tree).1.len(), 1, "the other one would have been noticed");
+}
+
+#[test]
+fn only_the_files_of_the_asked_family_and_protocol_are_read() {
+    let tree = ProcTree::default()
+        .namespace(5)
+        .file(5, "tcp", format!("{TCP_HEADER}{}", tcp_line(80, "1001")))
+        .unreadable_file(5, "udp")
+        .unreadable_file(5, "unix")
+        .process(1, 5, &[(3, "1001")]);
+    let (rows, log) = read_where(&tree, &[("protocol", "6")]);
+    assert_eq!((rows.len(), log), (1, vec![]));
+    let (rows, log) = read_where(&tree, &[("family", "10")]);
+    assert_eq!((rows.len(), log), (0, vec![]));
+    assert_eq!(read_where(&tree, &[("family", "1")]).1.len(), 1, "unix is read when asked for");
+}
+
+#[test]
+fn a_process_without_sockets_costs_no_file_of_sockets() {
+    let tree = ProcTree::default().namespace(5).unreadable_file(5, "udp").process(1, 5, &[]);
+    assert_eq!(read_where(&tree, &[("pid", "1")]), (vec![], vec![]));
+    assert_eq!(read(&tree).1.len(), 1, "the file would have been noticed");
+}
+
+#[test]
+fn a_pid_that_is_no_process_has_no_rows() {
+    let tree = ProcTree::default().namespace(5).process(1, 5, &[]);
+    assert_eq!(read_where(&tree, &[("pid", "77")]), (vec![], vec![]));
+}
+
+#[test]
+fn a_directory_that_is_no_proc_is_an_error_that_names_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = table(directory.path()).generate(&QueryContext::default()).map(|_| ()).unwrap_err();
+    assert!(matches!(&error, Error::NotProc { path } if path == directory.path()), "{error:?}");
+    assert!(error.to_string().contains(&directory.path().display().to_string()), "{error}");
+
+    let missing = directory.path().join("missing");
+    let error = table(&missing).generate(&QueryContext::default()).map(|_| ()).unwrap_err();
+    assert!(
+        matches!(&error, Error::Read { path, source }
+            if *path == missing && source.kind() == std::io::ErrorKind::NotFound),
+        "{error:?}"
+    );
+}

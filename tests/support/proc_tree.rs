@@ -1,0 +1,93 @@
+//! A throw-away tree that looks like `/proc`.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+/// The tree; it goes away with this value.
+pub struct ProcTree(TempDir);
+
+impl Default for ProcTree {
+    fn default() -> Self {
+        let tree = TempDir::with_prefix("proc-tree").unwrap();
+        symlink("1", tree.path().join("self")).unwrap();
+        ProcTree(tree)
+    }
+}
+
+impl ProcTree {
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A network namespace of that number, whose `net` lists no socket in `tcp` and nothing else.
+    pub fn namespace(self, number: u64) -> Self {
+        let net = self.net(number);
+        fs::create_dir_all(&net).unwrap();
+        fs::write(net.join("tcp"), TCP_HEADER).unwrap();
+        self
+    }
+
+    /// Writes a file of that namespace, titles and lines.
+    pub fn file(self, namespace: u64, name: &str, text: impl AsRef<[u8]>) -> Self {
+        fs::write(self.net(namespace).join(name), text).unwrap();
+        self
+    }
+
+    /// A file of that namespace that can be opened and not be read: a directory.
+    pub fn unreadable_file(self, namespace: u64, name: &str) -> Self {
+        fs::create_dir(self.net(namespace).join(name)).unwrap();
+        self
+    }
+
+    /// A process in that namespace that holds these sockets, as (descriptor, inode).
+    pub fn process(self, pid: i32, namespace: u64, sockets: &[(i32, &str)]) -> Self {
+        let process = self.path().join(pid.to_string());
+        fs::create_dir_all(process.join("fd")).unwrap();
+        fs::create_dir_all(process.join("ns")).unwrap();
+        symlink(format!("net:[{namespace}]"), process.join("ns/net")).unwrap();
+        symlink(self.net(namespace), process.join("net")).unwrap();
+        for (fd, inode) in sockets {
+            symlink(format!("socket:[{inode}]"), process.join("fd").join(fd.to_string())).unwrap();
+        }
+        self
+    }
+
+    /// Takes away the link that names the process's namespace.
+    pub fn without_namespace_link(self, pid: i32) -> Self {
+        fs::remove_file(self.path().join(pid.to_string()).join("ns/net")).unwrap();
+        self
+    }
+
+    /// Makes the process's descriptors unreadable, for root too.
+    pub fn with_unreadable_fds(self, pid: i32) -> Self {
+        let fds = self.path().join(pid.to_string()).join("fd");
+        fs::remove_dir_all(&fds).unwrap();
+        fs::write(fds, "").unwrap();
+        self
+    }
+
+    fn net(&self, namespace: u64) -> std::path::PathBuf {
+        self.path().join(format!("namespace-{namespace}"))
+    }
+}
+
+pub const TCP_HEADER: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when \
+                              retrnsmt   uid  timeout inode\n";
+pub const UNIX_HEADER: &str = "Num       RefCount Protocol Flags    Type St Inode Path\n";
+
+/// A line of `tcp`: 127.0.0.1:port, listening.
+pub fn tcp_line(port: u16, inode: &str) -> String {
+    let loopback = u32::from_ne_bytes([127, 0, 0, 1]);
+    format!(
+        "   0: {loopback:08X}:{port:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000     \
+         0        0 {inode} 1 0000000000000000 100 0 0 10 0\n"
+    )
+}
+
+/// A line of `unix`: a listening stream socket.
+pub fn unix_line(inode: &str, path: &str) -> String {
+    format!("0000000000000000: 00000002 00000000 00010000 0001 01 {inode:>5} {path}\n")
+}

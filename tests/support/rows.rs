@@ -1,0 +1,42 @@
+//! The table's answers as text, to be compared.
+
+use std::path::Path;
+
+use tables::process_open_sockets::{Options, ProcessOpenSockets};
+use tables::{Constraint, Operator, QueryContext, Rows, Table, Value};
+
+pub fn table(procfs: &Path) -> ProcessOpenSockets {
+    ProcessOpenSockets::new(Options { procfs: procfs.into() })
+}
+
+/// The rows that the table gives under `column = value` for each of these.
+pub fn rows_where(table: &dyn Table, equals: &[(&str, &str)]) -> Vec<String> {
+    let constraints = equals
+        .iter()
+        .map(|(column, value)| Constraint {
+            column: table.columns().iter().position(|c| c.name == *column).unwrap(),
+            operator: Operator::Equals,
+            text: value.to_string(),
+        })
+        .collect();
+    let query = QueryContext { constraints, ..Default::default() };
+    texts(table, &*table.generate(&query).unwrap())
+}
+
+/// Each row with `|` between its cells, in order.
+pub fn texts(table: &dyn Table, rows: &dyn Rows) -> Vec<String> {
+    let cell = |row, column| match rows.cell(row, column) {
+        Value::Null => "NULL".into(),
+        Value::Integer(number) => number.to_string(),
+        Value::Text(text) => text.into_owned(),
+    };
+    let mut texts: Vec<String> = (0..rows.len())
+        .map(|row| {
+            let cells: Vec<_> =
+                (0..table.columns().len()).map(|column| cell(row, column)).collect();
+            cells.join("|")
+        })
+        .collect();
+    texts.sort();
+    texts
+}
