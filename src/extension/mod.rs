@@ -73,7 +73,7 @@ fn serve(launch: &Launch, options: Options) -> Result<(), Failure> {
 
     let (ended, end) = channel::<()>();
     let watcher = Watcher {
-        manager,
+        manager: manager.clone(),
         server: server.get_stop_handle(),
         end,
         interval: Duration::from_secs(launch.interval),
@@ -83,7 +83,11 @@ fn serve(launch: &Launch, options: Options) -> Result<(), Failure> {
     server.stop();
     drop(ended);
     let watched = watcher.join().unwrap_or(Ok(()));
-    served.and(watched)
+    served.and(watched)?;
+    if manager.wait(Duration::ZERO).is_err() {
+        eprintln!("{EXTENSION_NAME}: osquery is gone from {socket_text}; ending");
+    }
+    Ok(())
 }
 
 /// The name that the table can have: the wanted one, or else the plain one, or else the one beside

@@ -233,10 +233,15 @@ fn an_extension_that_the_core_forgot_ends() {
 }
 
 #[test]
-fn it_ends_with_the_core() {
+fn it_ends_with_the_core_and_says_so() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     core.wait_for(NAME);
+    says_its_name(&extension, ALTERNATIVE);
+    let gone =
+        format!("process_open_sockets: osquery is gone from {}; ending\n", core.socket().display());
     drop(core);
-    let _ = extension.end();
+    let (status, said) = extension.end();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.ends_with(&gone), "{said}");
 }
