@@ -48,21 +48,53 @@ pub struct Launch {
     #[arg(long, value_name = "PATH", env = "PROCESS_OPEN_SOCKETS_SOCKET")]
     pub socket: Option<PathBuf>,
     /// Seconds to wait for that socket
-    #[arg(long, value_name = "SECONDS", default_value_t = 3, env = "PROCESS_OPEN_SOCKETS_TIMEOUT")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u64).range(..=DAY),
+        env = "PROCESS_OPEN_SOCKETS_TIMEOUT"
+    )]
     pub timeout: u64,
     /// Seconds between two looks at whether osquery is still there
     #[arg(
         long,
         value_name = "SECONDS",
         default_value_t = 3,
+        value_parser = clap::value_parser!(u64).range(1..=DAY),
         env = "PROCESS_OPEN_SOCKETS_INTERVAL"
     )]
     pub interval: u64,
     /// The table's name in osquery; an error if osquery has one of that name
     ///
     /// [default: process_open_sockets, or alt_process_open_sockets where osquery has that one]
-    #[arg(long, value_name = "NAME", env = "PROCESS_OPEN_SOCKETS_TABLE_NAME")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = identifier,
+        env = "PROCESS_OPEN_SOCKETS_TABLE_NAME"
+    )]
     pub table_name: Option<String>,
+}
+
+/// The seconds of a day: the longest time that a flag takes.
+const DAY: u64 = 86_400;
+
+/// A name that SQL takes without quotes, since osquery creates its tables without them.
+fn identifier(text: &str) -> Result<String, String> {
+    let rest = text.trim_start_matches(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let plain =
+        rest.len() < text.len() && rest.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if !plain {
+        return Err("not a name in SQL: a letter or '_' first, then letters, digits and '_'".into());
+    }
+    if text.len() > 64 {
+        return Err("longer than 64 characters".into());
+    }
+    if text.to_ascii_lowercase().starts_with("sqlite_") {
+        return Err("names that begin with 'sqlite_' are SQLite's own".into());
+    }
+    Ok(text.to_owned())
 }
 
 /// The flags that say where the table looks.
@@ -90,6 +122,12 @@ impl Cli {
     /// Starts the log on stderr: warnings, or more with `--verbose` or RUST_LOG.
     pub fn start_log(&self) {
         let level = if self.verbose { LevelFilter::Debug } else { LevelFilter::Warn };
-        env_logger::Builder::new().filter_level(level).parse_default_env().init();
+        let mut log = env_logger::Builder::new();
+        log.filter_level(level);
+        if !self.verbose {
+            // At every end it warns that its listener is still waiting for connections.
+            log.filter_module("osquery_rust_ng", LevelFilter::Error);
+        }
+        log.parse_default_env().init();
     }
 }

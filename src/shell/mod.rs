@@ -1,22 +1,253 @@
-//! SQL without osquery.
+//! SQL without osquery: the table in the SQLite that is built in.
+//!
+//! The database is in memory and no other can be attached, so a query reads this host and writes
+//! nothing but its answer.
 
+use std::borrow::Cow;
+use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use tables::process_open_sockets::Options;
+use rusqlite::fallible_iterator::FallibleIterator;
+use rusqlite::limits::Limit;
+use rusqlite::types::ValueRef;
+use rusqlite::{Batch, Connection, Row, Statement};
+use tables::Table;
+use tables::process_open_sockets::{ALTERNATIVE_NAME, NAME, Options, ProcessOpenSockets};
+
+use render::{Cell, Mode, Renderer, Style};
+
+mod frame;
+mod real;
+pub mod render;
+pub mod vtab;
+
+/// How much SQL is read from standard input, in bytes.
+const LONGEST_INPUT: u64 = 1 << 20;
 
 /// `query`: options named as osqueryi names them.
 #[derive(clap::Args, Debug)]
 pub struct Query {
-    /// The statements; read from standard input when there are none
+    /// The statements, separated by ';'; read from standard input when there are none
     pub sql: Option<String>,
+    /// The output mode.
+    #[command(flatten)]
+    pub mode: ModeFlags,
+    /// Print the columns' names; --header=false leaves them out
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub header: bool,
+    /// The same as --header=false
+    #[arg(long, hide = true, conflicts_with = "header")]
+    pub noheader: bool,
+    /// What stands between two values [default: '|' in --list, ',' in --csv]
+    #[arg(long, value_name = "TEXT")]
+    pub separator: Option<String>,
+    /// What stands for NULL, except in --json
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub nullvalue: String,
 }
 
-/// Answers the statements on standard output.
-pub fn query(_query: &Query, _options: Options) -> ExitCode {
-    ExitCode::FAILURE
+/// The output mode: one of these, or the last.
+#[derive(clap::Args, Debug)]
+#[group(multiple = false)]
+pub struct ModeFlags {
+    /// Print an array of JSON objects
+    #[arg(long)]
+    pub json: bool,
+    /// Print comma-separated values
+    #[arg(long)]
+    pub csv: bool,
+    /// Print one value a line
+    #[arg(long)]
+    pub line: bool,
+    /// Print one row a line, separated by '|'
+    #[arg(long)]
+    pub list: bool,
+    /// Print a frame around the rows (the default)
+    #[arg(long)]
+    pub pretty: bool,
+}
+
+impl ModeFlags {
+    fn mode(&self) -> Mode {
+        match self {
+            ModeFlags { json: true, .. } => Mode::Json,
+            ModeFlags { csv: true, .. } => Mode::Csv,
+            ModeFlags { line: true, .. } => Mode::Line,
+            ModeFlags { list: true, .. } => Mode::List,
+            _ => Mode::Pretty,
+        }
+    }
+}
+
+/// Answers the statements on standard output. The first one that fails is the last one.
+pub fn query(query: &Query, options: Options) -> ExitCode {
+    exit(|out| {
+        let style = Style {
+            mode: query.mode.mode(),
+            header: query.header && !query.noheader,
+            separator: query.separator.clone(),
+            null: query.nullvalue.clone(),
+        };
+        if let (Mode::Csv, Some(separator)) = (style.mode, &style.separator)
+            && !matches!(separator.as_bytes(), [byte] if byte.is_ascii() && !b"\"\r\n".contains(byte))
+        {
+            return Err(Failure::Input(format!(
+                "--separator: with --csv it is one ASCII character, and not {separator:?}"
+            )));
+        }
+        let sql = match &query.sql {
+            Some(sql) => Cow::Borrowed(sql.as_str()),
+            None => Cow::Owned(standard_input()?),
+        };
+        if sql.contains('\0') {
+            return Err(Failure::Input(
+                "the SQL holds a NUL, where SQLite would stop reading".into(),
+            ));
+        }
+        let connection = open(options)?;
+        let mut statements = Batch::new(&connection, &sql);
+        while let Some(mut statement) = statements.next()? {
+            answer(&mut statement, &style, out)?;
+        }
+        Ok(())
+    })
 }
 
 /// Prints the table's CREATE TABLE.
 pub fn schema() -> ExitCode {
+    exit(|out| {
+        let table = ProcessOpenSockets::new(Options::default());
+        Ok(writeln!(out, "{};", vtab::create_table(NAME, table.columns()))?)
+    })
+}
+
+/// Why there is no answer, or only half of one.
+enum Failure {
+    /// What was asked cannot be read.
+    Input(String),
+    Sql(rusqlite::Error),
+    Output(io::Error),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Failure::Sql(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Output(error)
+    }
+}
+
+/// Runs it on standard output and says on stderr what went wrong. A reader who has seen enough and
+/// closes the pipe is no error.
+fn exit(run: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> ExitCode {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let outcome = run(&mut out);
+    let outcome = match (outcome, out.flush()) {
+        (Ok(()), Err(error)) => Err(Failure::Output(error)),
+        (outcome, _) => outcome,
+    };
+    let message = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            return ExitCode::SUCCESS;
+        }
+        Err(Failure::Output(error)) => format!("cannot write the answer: {error}"),
+        Err(Failure::Input(message)) => message,
+        Err(Failure::Sql(error)) => sql_message(error),
+    };
+    eprintln!("Error: {}", render::visible(&message));
     ExitCode::FAILURE
+}
+
+/// SQLite's own words, without the statement that rusqlite adds.
+fn sql_message(error: rusqlite::Error) -> String {
+    let message = match error {
+        rusqlite::Error::SqlInputError { msg, .. } => msg,
+        rusqlite::Error::SqliteFailure(_, Some(message)) => message,
+        other => other.to_string(),
+    };
+    if message.starts_with("too many attached databases") {
+        return format!("{message}: no other database can be opened here");
+    }
+    message
+}
+
+fn standard_input() -> Result<String, Failure> {
+    if io::stdin().is_terminal() {
+        eprintln!("Reading SQL from standard input; end it with Ctrl-D.");
+    }
+    let mut sql = String::new();
+    io::stdin()
+        .take(LONGEST_INPUT + 1)
+        .read_to_string(&mut sql)
+        .map_err(|error| Failure::Input(format!("cannot read SQL from standard input: {error}")))?;
+    if sql.len() as u64 > LONGEST_INPUT {
+        return Err(Failure::Input(format!(
+            "standard input has more than {LONGEST_INPUT} bytes: give the statements in several calls"
+        )));
+    }
+    Ok(sql)
+}
+
+fn open(options: Options) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_in_memory()?;
+    connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    let table: Arc<dyn Table> = Arc::new(ProcessOpenSockets::new(options));
+    for name in [NAME, ALTERNATIVE_NAME] {
+        vtab::mount(&connection, name, Arc::clone(&table))?;
+    }
+    Ok(connection)
+}
+
+/// Runs one statement and prints its rows. One without columns, such as CREATE, prints nothing.
+fn answer(
+    statement: &mut Statement<'_>,
+    style: &Style,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let count = columns.len();
+    let mut rows = statement.query([])?;
+    if count == 0 {
+        while rows.next()?.is_some() {}
+        return Ok(());
+    }
+    let mut renderer = Renderer::new(out, style, columns);
+    loop {
+        match rows.next() {
+            Ok(Some(row)) => renderer.row(&cells(row, count)?)?,
+            Ok(None) => return Ok(renderer.finish()?),
+            Err(error) => {
+                renderer.cut_short()?;
+                return Err(error.into());
+            }
+        }
+    }
+}
+
+fn cells<'row>(row: &'row Row<'_>, count: usize) -> rusqlite::Result<Vec<Cell<'row>>> {
+    (0..count).map(|i| Ok(cell(row.get_ref(i)?))).collect()
+}
+
+/// The value as osqueryi prints it; a BLOB counts as text.
+fn cell(value: ValueRef<'_>) -> Cell<'_> {
+    match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(number) => Some(number.to_string().into()),
+        ValueRef::Real(number) => Some(real::text(number).into()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes)),
+    }
 }

@@ -1,0 +1,101 @@
+//! Why the extension does not serve, in words that say what to do.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tables::process_open_sockets::{ALTERNATIVE_NAME, NAME};
+
+use super::{EXTENSION_NAME, manager};
+
+/// What ended the extension.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Started without `--socket`.
+    NoSocket,
+    /// The socket's path is not UTF-8.
+    SocketNotText(PathBuf),
+    /// The extension manager cannot be asked.
+    Manager(manager::Error),
+    /// An extension of this name is registered at that socket.
+    AlreadyRegistered(PathBuf),
+    /// osquery has a table of the name that `--table-name` asks for.
+    NameTaken(String),
+    /// osquery has tables of both names.
+    NamesTaken,
+    /// The server could not connect.
+    Start(io::Error),
+    /// The server failed.
+    Serve(thrift::Error),
+    /// The core did not take the extension.
+    Refused,
+    /// The core no longer lists the extension.
+    Dropped,
+}
+
+impl Failure {
+    pub(super) fn exit_code(&self) -> ExitCode {
+        match self {
+            Failure::NoSocket | Failure::SocketNotText(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+impl From<manager::Error> for Failure {
+    fn from(error: manager::Error) -> Self {
+        Failure::Manager(error)
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::NoSocket => {
+                f.write_str("nothing to do: neither a subcommand nor --socket is given\n")?;
+                if cfg!(feature = "shell") {
+                    f.write_str(
+                        "  without osquery:  process_open_sockets query \
+                         \"SELECT * FROM process_open_sockets\"\n",
+                    )?;
+                }
+                f.write_str(
+                    "  with osquery:     osqueryi --extension ./process_open_sockets.ext, \
+                     which passes --socket",
+                )
+            }
+            Failure::SocketNotText(path) => write!(
+                f,
+                "the path of --socket is not UTF-8: {}; give osquery another with its flag \
+                 --extensions_socket",
+                path.display()
+            ),
+            Failure::Manager(error) => error.fmt(f),
+            Failure::AlreadyRegistered(socket) => write!(
+                f,
+                "an extension named {EXTENSION_NAME} is already registered at {}; end that one \
+                 first, or remove one of its lines from extensions.load",
+                socket.display()
+            ),
+            Failure::NameTaken(name) => write!(
+                f,
+                "osquery already has a table named {name}; give --table-name another name, or leave \
+                 it out"
+            ),
+            Failure::NamesTaken => write!(
+                f,
+                "osquery already has tables named {NAME} and {ALTERNATIVE_NAME}; give the table a \
+                 name of its own with --table-name or PROCESS_OPEN_SOCKETS_TABLE_NAME"
+            ),
+            Failure::Start(source) => write!(f, "cannot connect to osquery: {source}"),
+            Failure::Serve(source) => write!(f, "cannot serve osquery: {source}"),
+            Failure::Refused => f.write_str(
+                "osquery does not list the extension after its registration, so it refused it; \
+                 osquery's log says why (start osquery with --verbose)",
+            ),
+            Failure::Dropped => f.write_str(
+                "osquery no longer lists the extension; ending, so that osquery starts it anew",
+            ),
+        }
+    }
+}

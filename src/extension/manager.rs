@@ -1,0 +1,246 @@
+//! A client of osquery's extension manager: the Thrift service that the core offers to extensions
+//! (`ExtensionManager` in `osquery.thrift`), in the binary protocol over a buffered UNIX stream.
+//!
+//! One connection a request, as the core itself does, so that a core that came back is simply
+//! reached again. Neither connecting nor any single read or write waits longer than the timeout.
+//! The core is trusted not to claim absurd lengths: the thrift crate allocates what it is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
+use thrift::transport::{TBufferedReadTransport, TBufferedWriteTransport};
+
+use super::osquery::{
+    ExtensionManagerSyncClient, ExtensionStatus, InternalExtensionList, TExtensionManagerSyncClient,
+};
+
+/// How long one look for a socket that is not there yet waits until the next.
+const RETRY: Duration = Duration::from_millis(50);
+
+type Client = ExtensionManagerSyncClient<
+    TBinaryInputProtocol<TBufferedReadTransport<UnixStream>>,
+    TBinaryOutputProtocol<TBufferedWriteTransport<UnixStream>>,
+>;
+
+/// Why the manager could not be asked. Every message names the socket.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nobody listens at the socket.
+    Absent {
+        /// Which one.
+        socket: PathBuf,
+        /// What the last attempt met.
+        source: io::Error,
+    },
+    /// The socket cannot be used.
+    Connect {
+        /// Which one.
+        socket: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No answer came in time.
+    Silent {
+        /// Which one.
+        socket: PathBuf,
+        /// How long it had.
+        timeout: Duration,
+    },
+    /// What came was no answer.
+    Garbled {
+        /// Which one.
+        socket: PathBuf,
+        /// What the Thrift library said.
+        source: thrift::Error,
+    },
+    /// The core refused.
+    Refused {
+        /// Which one.
+        socket: PathBuf,
+        /// The core's words.
+        message: String,
+    },
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::Absent { socket, source } => write!(
+                f,
+                "osquery is not there: no extension manager listens at {} ({source}); start osquery \
+                 first, or give --socket the path that its flag --extensions_socket has, or wait \
+                 longer with --timeout",
+                socket.display()
+            ),
+            Error::Connect { socket, source } => {
+                write!(f, "cannot connect to osquery's socket {}: {source}", socket.display())?;
+                if source.kind() == io::ErrorKind::PermissionDenied {
+                    f.write_str("; run as the user that osquery runs as")?;
+                }
+                Ok(())
+            }
+            Error::Silent { socket, timeout } => write!(
+                f,
+                "osquery did not answer at {} within {} s: it may be hung, or busy; try again, or \
+                 restart it",
+                socket.display(),
+                timeout.as_secs_f32()
+            ),
+            Error::Garbled { socket, source } => write!(
+                f,
+                "what answers at {} does not speak as osquery's extension manager does ({source}); \
+                 is it the right socket?",
+                socket.display()
+            ),
+            Error::Refused { socket, message } => {
+                write!(f, "osquery refused a request at {}: {message}", socket.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Absent { source, .. } | Error::Connect { source, .. } => Some(source),
+            Error::Garbled { source, .. } => Some(source),
+            Error::Silent { .. } | Error::Refused { .. } => None,
+        }
+    }
+}
+
+/// osquery's extension manager at a socket.
+#[derive(Clone, Debug)]
+pub struct Manager {
+    socket: PathBuf,
+    timeout: Duration,
+}
+
+impl Manager {
+    /// The manager at that socket, with the time that it has for each answer. Nothing is opened yet.
+    pub fn new(socket: &Path, timeout: Duration) -> Self {
+        Manager { socket: socket.to_owned(), timeout }
+    }
+
+    /// Waits until somebody listens at the socket: an extension can be started before the core has
+    /// made it. Looks at least once.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] when nobody does within that time, [`Error::Connect`] at once when waiting
+    /// would not help.
+    pub fn wait(&self, patience: Duration) -> Result<(), Error> {
+        let start = Instant::now();
+        loop {
+            match self.connect() {
+                Err(Error::Absent { .. }) if start.elapsed() < patience => {
+                    thread::sleep(RETRY.min(patience.saturating_sub(start.elapsed())));
+                }
+                result => return result.map(drop),
+            }
+        }
+    }
+
+    /// The registered extensions by uuid; the core itself is among them as 0.
+    ///
+    /// # Errors
+    /// When the core cannot be asked.
+    pub fn extensions(&self) -> Result<InternalExtensionList, Error> {
+        self.ask(|client| client.extensions())
+    }
+
+    /// The rows that the core answers this SQL with.
+    ///
+    /// # Errors
+    /// When the core cannot be asked, and [`Error::Refused`] when the query fails.
+    pub fn query(&self, sql: &str) -> Result<Vec<BTreeMap<String, String>>, Error> {
+        let answer = self.ask(|client| client.query(sql.to_owned()))?;
+        match answer.status {
+            Some(ExtensionStatus { code: None | Some(0), .. }) | None => {
+                Ok(answer.response.unwrap_or_default())
+            }
+            Some(status) => Err(Error::Refused {
+                socket: self.socket.clone(),
+                message: status.message.unwrap_or_default(),
+            }),
+        }
+    }
+
+    /// Which of these names the core has tables of, its own or an extension's, in whatever case
+    /// (SQL does not tell it apart). They come back in lower case.
+    ///
+    /// # Errors
+    /// As for [`Manager::query`].
+    pub fn tables_among(&self, names: &[&str]) -> Result<BTreeSet<String>, Error> {
+        let list: Vec<String> = names
+            .iter()
+            .map(|name| format!("'{}'", name.to_ascii_lowercase().replace('\'', "''")))
+            .collect();
+        let rows = self.query(&format!(
+            "SELECT lower(name) AS name FROM osquery_registry \
+             WHERE registry = 'table' AND lower(name) IN ({})",
+            list.join(", ")
+        ))?;
+        Ok(rows.into_iter().filter_map(|mut row| row.remove("name")).collect())
+    }
+
+    /// Whether an extension of that name is registered.
+    ///
+    /// # Errors
+    /// When the core cannot be asked.
+    pub fn is_registered(&self, name: &str) -> Result<bool, Error> {
+        let extensions = self.extensions()?;
+        Ok(extensions.values().any(|extension| extension.name.as_deref() == Some(name)))
+    }
+
+    /// A connection on which nothing waits longer than the timeout, connecting included (it waits
+    /// while the listener's queue is full).
+    fn connect(&self) -> Result<UnixStream, Error> {
+        let connect = || {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.set_read_timeout(Some(self.timeout))?;
+            socket.set_write_timeout(Some(self.timeout))?;
+            socket.connect(&SockAddr::unix(&self.socket)?)?;
+            Ok(socket.into())
+        };
+        connect().map_err(|source: io::Error| {
+            let socket = self.socket.clone();
+            match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    Error::Absent { socket, source }
+                }
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                    Error::Silent { socket, timeout: self.timeout }
+                }
+                _ => Error::Connect { socket, source },
+            }
+        })
+    }
+
+    fn ask<T>(&self, request: impl Fn(&mut Client) -> thrift::Result<T>) -> Result<T, Error> {
+        let stream = self.connect()?;
+        let reader = stream
+            .try_clone()
+            .map_err(|source| Error::Connect { socket: self.socket.clone(), source })?;
+        let mut client = Client::new(
+            TBinaryInputProtocol::new(TBufferedReadTransport::new(reader), true),
+            TBinaryOutputProtocol::new(TBufferedWriteTransport::new(stream), true),
+        );
+        let start = Instant::now();
+        request(&mut client).map_err(|source| {
+            let socket = self.socket.clone();
+            // The thrift crate does not tell a timeout apart.
+            if matches!(source, thrift::Error::Transport(_)) && start.elapsed() >= self.timeout {
+                Error::Silent { socket, timeout: self.timeout }
+            } else {
+                Error::Garbled { socket, source }
+            }
+        })
+    }
+}

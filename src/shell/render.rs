@@ -1,0 +1,380 @@
+//! Answers as text, in osqueryi's output modes.
+//!
+//! `json`, `csv`, `line` and `list` are written row by row; `pretty` needs the widths, and holds the
+//! whole answer. The cells come from strangers (any user names a UNIX socket): in the modes that
+//! people read, whatever could move a terminal's cursor, start a line or turn the reading direction
+//! is shown as an escape. `json` and `csv` are for programs and change nothing.
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+
+use unicode_width::UnicodeWidthStr;
+
+use super::frame::{Frame, spaces};
+
+/// The form of the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// An array of objects, every value a string, NULL the empty one.
+    Json,
+    /// RFC 4180, but with LF at the end of a line.
+    Csv,
+    /// A line for each cell, an empty one between rows.
+    Line,
+    /// A line for each row.
+    List,
+    /// A frame.
+    Pretty,
+}
+
+/// How answers are printed.
+#[derive(Clone, Debug)]
+pub struct Style {
+    /// The form.
+    pub mode: Mode,
+    /// Whether the columns' names come first; without effect on `json` and `line`.
+    pub header: bool,
+    /// What stands between two cells of `csv` (one ASCII character) and `list`; `,` and `|` if none.
+    pub separator: Option<String>,
+    /// What stands for NULL, except in `json`.
+    pub null: String,
+}
+
+/// A cell; `None` is NULL.
+pub type Cell<'a> = Option<Cow<'a, str>>;
+
+/// Prints the answer to one statement.
+pub struct Renderer<'a, W: Write> {
+    style: &'a Style,
+    columns: Vec<String>,
+    form: Form<W>,
+    started: bool,
+}
+
+enum Form<W: Write> {
+    Json { out: W, rows: usize },
+    Csv(csv::Writer<W>),
+    Line { out: W, width: usize, rows: usize },
+    List { out: W, separator: String },
+    Pretty { out: W, frame: Frame },
+}
+
+impl<'a, W: Write> Renderer<'a, W> {
+    /// Nothing is written before the first row or the end.
+    pub fn new(out: W, style: &'a Style, columns: Vec<String>) -> Self {
+        let separator = |default: &str| style.separator.clone().unwrap_or(default.to_owned());
+        let form = match style.mode {
+            Mode::Json => Form::Json { out, rows: 0 },
+            Mode::Csv => Form::Csv(
+                csv::WriterBuilder::new()
+                    .delimiter(separator(",").bytes().next().unwrap_or(b','))
+                    .from_writer(out),
+            ),
+            Mode::Line => {
+                let width = columns.iter().map(|name| visible(name).width()).max();
+                Form::Line { out, width: width.unwrap_or(0), rows: 0 }
+            }
+            Mode::List => Form::List { out, separator: separator("|") },
+            Mode::Pretty => Form::Pretty { out, frame: Frame::new(columns.len(), style.header) },
+        };
+        Renderer { style, columns, form, started: false }
+    }
+
+    /// Prints one row, or keeps it for the end.
+    ///
+    /// # Errors
+    /// Of the output.
+    pub fn row(&mut self, cells: &[Cell<'_>]) -> io::Result<()> {
+        self.start()?;
+        let Renderer { style, columns, form, .. } = self;
+        let text = |cell| -> &str { Option::as_deref(cell).unwrap_or(&style.null) };
+        match form {
+            Form::Json { out, rows } => {
+                out.write_all(if *rows == 0 { b"\n  {" } else { b",\n  {" })?;
+                *rows += 1;
+                for (i, (name, cell)) in columns.iter().zip(cells).enumerate() {
+                    if i > 0 {
+                        out.write_all(b",")?;
+                    }
+                    serde_json::to_writer(&mut *out, name)?;
+                    out.write_all(b":")?;
+                    serde_json::to_writer(&mut *out, cell.as_deref().unwrap_or(""))?;
+                }
+                out.write_all(b"}")
+            }
+            Form::Csv(writer) => writer.write_record(cells.iter().map(text)).map_err(plain),
+            Form::Line { out, width, rows } => {
+                if *rows > 0 {
+                    writeln!(out)?;
+                }
+                *rows += 1;
+                for (name, cell) in columns.iter().zip(cells) {
+                    let name = visible(name);
+                    spaces(out, *width - name.width())?;
+                    writeln!(out, "{name} = {}", visible(text(cell)))?;
+                }
+                Ok(())
+            }
+            Form::List { out, separator } => {
+                let cells: Vec<_> = cells.iter().map(|cell| visible(text(cell))).collect();
+                writeln!(out, "{}", cells.join(separator))
+            }
+            Form::Pretty { frame, .. } => {
+                frame.add(cells.iter().map(|cell| visible(text(cell))));
+                Ok(())
+            }
+        }
+    }
+
+    /// Prints what is left.
+    ///
+    /// # Errors
+    /// Of the output.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.start()?;
+        match self.form {
+            Form::Json { mut out, .. } => out.write_all(b"\n]\n"),
+            Form::Csv(mut writer) => writer.flush(),
+            Form::Line { .. } | Form::List { .. } => Ok(()),
+            Form::Pretty { mut out, frame } => frame.print(&mut out),
+        }
+    }
+
+    /// Ends the output after an error of the query: what was begun is closed.
+    ///
+    /// # Errors
+    /// Of the output.
+    pub fn cut_short(self) -> io::Result<()> {
+        if self.started { self.finish() } else { Ok(()) }
+    }
+
+    fn start(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.started, true) {
+            return Ok(());
+        }
+        let header = self.style.header;
+        match &mut self.form {
+            Form::Json { out, .. } => out.write_all(b"["),
+            Form::Csv(writer) if header => writer.write_record(&self.columns).map_err(plain),
+            Form::List { out, separator } if header => {
+                let names: Vec<_> = self.columns.iter().map(|name| visible(name)).collect();
+                writeln!(out, "{}", names.join(separator))
+            }
+            Form::Pretty { frame, .. } if header => {
+                frame.add(self.columns.iter().map(|name| visible(name)));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The error of the output itself: csv wraps it, and a closed pipe must stay recognisable.
+fn plain(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    }
+}
+
+/// The text with escapes in place of what a terminal would obey: control characters, line and
+/// paragraph separators, and marks that turn the reading direction.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if obeyed(c) { escaped.extend(c.escape_default()) } else { escaped.push(c) }
+    }
+    Cow::Owned(escaped)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PLAIN: Style =
+        Style { mode: Mode::Pretty, header: true, separator: None, null: String::new() };
+
+    fn print(style: &Style, columns: &[&str], rows: &[&[Option<&str>]]) -> String {
+        let mut out = Vec::new();
+        let columns = columns.iter().map(|name| name.to_string()).collect();
+        let mut renderer = Renderer::new(&mut out, style, columns);
+        for row in rows {
+            let cells: Vec<Cell<'_>> = row.iter().map(|cell| cell.map(Cow::Borrowed)).collect();
+            renderer.row(&cells).unwrap();
+        }
+        renderer.finish().unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn print_two_rows(style: Style) -> String {
+        print(&style, &["pid", "a b"], &[&[Some("1"), Some("x, \"y\" | z")], &[None, Some("")]])
+    }
+
+    #[test]
+    fn json_is_an_array_of_objects_of_strings() {
+        let printed = print_two_rows(Style { mode: Mode::Json, null: "-".into(), ..PLAIN });
+        assert_eq!(
+            printed,
+            concat!(
+                "[\n",
+                r#"  {"pid":"1","a b":"x, \"y\" | z"},"#,
+                "\n",
+                r#"  {"pid":"","a b":""}"#,
+                "\n]\n"
+            )
+        );
+    }
+
+    #[test]
+    fn csv_quotes_what_needs_quotes() {
+        let printed = print_two_rows(Style { mode: Mode::Csv, ..PLAIN });
+        assert_eq!(printed, "pid,a b\n1,\"x, \"\"y\"\" | z\"\n,\n");
+    }
+
+    #[test]
+    fn csv_takes_another_separator_and_leaves_the_header_out() {
+        let style = Style {
+            mode: Mode::Csv,
+            header: false,
+            separator: Some("|".into()),
+            null: "NULL".into(),
+        };
+        assert_eq!(print_two_rows(style), "1|\"x, \"\"y\"\" | z\"\nNULL|\n");
+    }
+
+    #[test]
+    fn line_aligns_the_names() {
+        let printed = print(
+            &Style { mode: Mode::Line, ..PLAIN },
+            &["pid", "local_port"],
+            &[&[Some("1"), Some("22")], &[Some("2"), None]],
+        );
+        assert_eq!(printed, "       pid = 1\nlocal_port = 22\n\n       pid = 2\nlocal_port = \n");
+    }
+
+    #[test]
+    fn list_is_a_row_a_line() {
+        let printed = print_two_rows(Style { mode: Mode::List, null: "NULL".into(), ..PLAIN });
+        assert_eq!(printed, "pid|a b\n1|x, \"y\" | z\nNULL|\n");
+    }
+
+    #[test]
+    fn list_takes_another_separator_and_leaves_the_header_out() {
+        let style =
+            Style { mode: Mode::List, header: false, separator: Some(" :: ".into()), ..PLAIN };
+        assert_eq!(print_two_rows(style), "1 :: x, \"y\" | z\n :: \n");
+    }
+
+    #[test]
+    fn pretty_is_as_wide_as_the_widest_cell() {
+        let printed = print(
+            &PLAIN,
+            &["pid", "path"],
+            &[&[Some("1"), Some("/run/日本")], &[Some("12345"), Some("")]],
+        );
+        assert_eq!(
+            printed,
+            "\
++-------+-----------+
+| pid   | path      |
++-------+-----------+
+| 1     | /run/日本 |
+| 12345 |           |
++-------+-----------+
+"
+        );
+    }
+
+    #[test]
+    fn no_rows_are_an_empty_array_or_a_header() {
+        let empty = |mode, header| print(&Style { mode, header, ..PLAIN }, &["a", "b"], &[]);
+        assert_eq!(empty(Mode::Json, true), "[\n]\n");
+        assert_eq!(empty(Mode::Csv, true), "a,b\n");
+        assert_eq!(empty(Mode::List, true), "a|b\n");
+        assert_eq!(empty(Mode::Line, true), "");
+        assert_eq!(empty(Mode::Pretty, true), "+---+---+\n| a | b |\n+---+---+\n");
+        assert_eq!(empty(Mode::Pretty, false), "");
+    }
+
+    #[test]
+    fn an_error_closes_only_what_was_begun() {
+        let cut = |rows: usize| {
+            let mut out = Vec::new();
+            let style = Style { mode: Mode::Json, ..PLAIN };
+            let mut renderer = Renderer::new(&mut out, &style, vec!["a".into()]);
+            for _ in 0..rows {
+                renderer.row(&[Some("1".into())]).unwrap();
+            }
+            renderer.cut_short().unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(cut(0), "");
+        assert_eq!(cut(1), "[\n  {\"a\":\"1\"}\n]\n");
+    }
+
+    #[test]
+    fn what_a_terminal_obeys_is_shown_as_an_escape() {
+        let hostile =
+            "\u{1b}[2J\r\n\t\0\u{7f}\u{9b}\u{85}\u{2028}\u{202e}\u{2066}\u{200f}\u{61c}é日\\";
+        let shown =
+            r"\u{1b}[2J\r\n\t\u{0}\u{7f}\u{9b}\u{85}\u{2028}\u{202e}\u{2066}\u{200f}\u{61c}é日\";
+        assert_eq!(visible(hostile), shown);
+        let in_mode =
+            |mode| print(&Style { mode, header: false, ..PLAIN }, &["a"], &[&[Some(hostile)]]);
+        assert_eq!(in_mode(Mode::List), format!("{shown}\n"));
+        assert_eq!(in_mode(Mode::Line), format!("a = {shown}\n"));
+        assert_eq!(in_mode(Mode::Pretty).lines().nth(1), Some(&*format!("| {shown} |")));
+    }
+
+    #[test]
+    fn a_cell_wider_than_a_format_width_is_printed_whole() {
+        let long = "x".repeat(100_000);
+        let printed = print(&PLAIN, &["a"], &[&[Some(&long)], &[Some("y")]]);
+        let lines: Vec<&str> = printed.lines().collect();
+        assert_eq!(lines.len(), 6);
+        assert!(
+            lines.iter().all(|line| line.len() == 100_004),
+            "a line is not as wide as the frame"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn json_and_csv_read_back_as_what_was_printed(
+            rows in prop::collection::vec(prop::collection::vec(any::<String>(), 2), 0..5)
+        ) {
+            let borrowed: Vec<Vec<Option<&str>>> =
+                rows.iter().map(|row| row.iter().map(|cell| Some(&**cell)).collect()).collect();
+            let borrowed: Vec<&[Option<&str>]> = borrowed.iter().map(|row| &**row).collect();
+
+            let json = print(&Style { mode: Mode::Json, ..PLAIN }, &["a", "b"], &borrowed);
+            let read: Vec<std::collections::BTreeMap<String, String>> = serde_json::from_str(&json).unwrap();
+            let read: Vec<Vec<String>> = read.into_iter().map(|row| row.into_values().collect()).collect();
+            prop_assert_eq!(&read, &rows);
+
+            let csv = print(&Style { mode: Mode::Csv, ..PLAIN }, &["a", "b"], &borrowed);
+            let read: Vec<Vec<String>> = csv::Reader::from_reader(csv.as_bytes())
+                .deserialize().collect::<Result<_, _>>().unwrap();
+            prop_assert_eq!(&read, &rows);
+        }
+
+        #[test]
+        fn no_cell_makes_a_line_of_its_own(cell in any::<String>()) {
+            for (mode, lines) in [(Mode::List, 1), (Mode::Line, 1), (Mode::Pretty, 3)] {
+                let printed = print(&Style { mode, header: false, ..PLAIN }, &["a"], &[&[Some(&cell)]]);
+                prop_assert_eq!(printed.matches('\n').count(), lines);
+                prop_assert!(!printed.contains(|c: char| c.is_control() && c != '\n'));
+            }
+        }
+    }
+}

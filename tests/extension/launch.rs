@@ -1,0 +1,247 @@
+//! Flags, names, registration and end.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::core::{Core, socket_in};
+use crate::support::process::{Extension, command};
+use crate::support::remote;
+
+const NAME: &str = "process_open_sockets";
+const ALTERNATIVE: &str = "alt_process_open_sockets";
+
+fn tables(core: &Core) -> Vec<String> {
+    core.extensions().into_values().flat_map(|extension| extension.tables.into_keys()).collect()
+}
+
+fn says_its_name(extension: &Extension, table: &str) {
+    extension.wait_until_it_says(&format!(
+        "process_open_sockets: registered with osquery; the table is named {table}\n"
+    ));
+}
+
+/// Launched with these arguments it ends with that status and says just this.
+#[track_caller]
+fn ends(core: &Core, arguments: &[&str], status: i32, message: &str) {
+    let (ended, said) = Extension::launch(core.socket(), arguments).end();
+    assert_eq!((ended.code(), said.as_str()), (Some(status), message));
+}
+
+#[test]
+fn beside_the_built_in_table_it_is_the_alternative_one() {
+    let core = Core::stock();
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    core.wait_for(NAME);
+    assert_eq!(tables(&core), [ALTERNATIVE]);
+    says_its_name(&extension, ALTERNATIVE);
+}
+
+#[test]
+fn a_core_without_the_name_gives_it() {
+    let core = Core::with_tables(&[]);
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    core.wait_for(NAME);
+    assert_eq!(tables(&core), [NAME]);
+    says_its_name(&extension, NAME);
+}
+
+#[test]
+fn a_free_name_that_is_asked_for_is_given() {
+    let core = Core::stock();
+    let extension = Extension::launch(core.socket(), &["--table-name", "Sockets_2"]);
+    core.wait_for(NAME);
+    assert_eq!(tables(&core), ["Sockets_2"]);
+    says_its_name(&extension, "Sockets_2");
+}
+
+#[test]
+fn a_taken_name_that_is_asked_for_is_an_error() {
+    ends(
+        &Core::stock(),
+        &["--table-name=Processes"],
+        1,
+        "process_open_sockets: osquery already has a table named Processes; give --table-name \
+         another name, or leave it out\n",
+    );
+}
+
+#[test]
+fn a_name_that_is_none_in_sql_is_an_error() {
+    let core = Core::stock();
+    for name in ["", "1st", "a b", "a;drop", "a\"b", "größe", "sqlite_x", &"x".repeat(65)] {
+        let (status, said) = Extension::launch(core.socket(), &["--table-name", name]).end();
+        assert_eq!(status.code(), Some(2), "{name}");
+        assert!(said.contains("for '--table-name <NAME>'"), "{said}");
+    }
+}
+
+#[test]
+fn two_taken_names_are_an_error_that_says_so() {
+    ends(
+        &Core::with_tables(&[NAME, ALTERNATIVE]),
+        &[],
+        1,
+        "process_open_sockets: osquery already has tables named process_open_sockets and \
+         alt_process_open_sockets; give the table a name of its own with --table-name or \
+         PROCESS_OPEN_SOCKETS_TABLE_NAME\n",
+    );
+}
+
+#[test]
+fn a_second_extension_of_the_name_is_an_error_that_says_so() {
+    let core = Core::stock();
+    let _first = Extension::launch::<&str>(core.socket(), &[]);
+    core.wait_for(NAME);
+    ends(
+        &core,
+        &["--table-name", "another"],
+        1,
+        &format!(
+            "process_open_sockets: an extension named process_open_sockets is already registered \
+             at {}; end that one first, or remove one of its lines from extensions.load\n",
+            core.socket().display()
+        ),
+    );
+}
+
+#[test]
+fn a_refused_registration_is_an_error_that_says_so() {
+    let core = Core::stock();
+    core.refuse_registrations();
+    ends(
+        &core,
+        &[],
+        1,
+        "process_open_sockets: osquery does not list the extension after its registration, so it \
+         refused it; osquery's log says why (start osquery with --verbose)\n",
+    );
+}
+
+#[test]
+fn it_can_be_started_before_the_socket_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let extension = Extension::launch::<&str>(&socket_in(dir.path()), &[]);
+    thread::sleep(Duration::from_millis(500));
+    let core = Core::start(dir, &[NAME]);
+    core.wait_for(NAME);
+    says_its_name(&extension, ALTERNATIVE);
+}
+
+#[test]
+fn a_socket_that_never_comes_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = socket_in(dir.path());
+    let start = Instant::now();
+    let (status, said) =
+        Extension::run(command().arg("--socket").arg(&socket).args(["--timeout", "1"])).end();
+    assert_eq!(status.code(), Some(1));
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    let expected = format!(
+        "process_open_sockets: osquery is not there: no extension manager listens at {} ",
+        socket.display()
+    );
+    assert!(said.starts_with(&expected), "{said}");
+}
+
+#[test]
+fn without_a_socket_it_names_both_ways_of_using_it() {
+    let (status, said) = Extension::run(&mut command()).end();
+    assert_eq!(status.code(), Some(2));
+    assert!(said.contains("process_open_sockets query \"SELECT"), "{said}");
+    assert!(said.contains("osqueryi --extension"), "{said}");
+}
+
+#[test]
+fn flags_may_carry_their_values_in_one_word() {
+    let core = Core::stock();
+    let _extension = Extension::run(
+        command()
+            .arg("--verbose")
+            .arg(format!("--socket={}", core.socket().display()))
+            .args(["--timeout=5", "--interval=1"]),
+    );
+    core.wait_for(NAME);
+}
+
+#[test]
+fn every_flag_can_be_a_variable() {
+    let core = Core::stock();
+    let _extension = Extension::run(
+        command()
+            .env("PROCESS_OPEN_SOCKETS_SOCKET", core.socket())
+            .env("PROCESS_OPEN_SOCKETS_TIMEOUT", "5")
+            .env("PROCESS_OPEN_SOCKETS_INTERVAL", "1")
+            .env("PROCESS_OPEN_SOCKETS_VERBOSE", "1")
+            .env("PROCESS_OPEN_SOCKETS_PROCFS", "/proc")
+            .env("PROCESS_OPEN_SOCKETS_TABLE_NAME", "from_a_variable"),
+    );
+    core.wait_for(NAME);
+    assert_eq!(tables(&core), ["from_a_variable"]);
+}
+
+#[test]
+fn times_that_are_no_whole_seconds_are_errors() {
+    for flag in
+        ["--timeout=3.5", "--timeout=soon", "--timeout=-1", "--interval=0", "--interval=86401"]
+    {
+        let (status, said) = Extension::run(command().args(["--socket", "/none", flag])).end();
+        assert_eq!(status.code(), Some(2), "{flag}");
+        assert!(said.contains("<SECONDS>'"), "{flag}: {said}");
+    }
+}
+
+#[test]
+fn a_sigterm_ends_it_and_leaves_nothing_behind() {
+    let core = Core::stock();
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    let socket = core.socket_of(core.wait_for(NAME));
+    says_its_name(&extension, ALTERNATIVE);
+    extension.terminate();
+    let (status, said) = extension.end();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(!socket.exists());
+    assert_eq!(core.uuid_of(NAME), None);
+    assert_eq!(
+        said,
+        "process_open_sockets: registered with osquery; the table is named \
+         alt_process_open_sockets\n"
+    );
+}
+
+#[test]
+fn the_core_s_shutdown_ends_it_and_leaves_nothing_behind() {
+    let core = Core::stock();
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    let socket = core.socket_of(core.wait_for(NAME));
+    remote::shutdown(&socket);
+    let (status, said) = extension.end();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(!socket.exists());
+}
+
+#[test]
+fn an_extension_that_the_core_forgot_ends() {
+    let core = Core::stock();
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    let uuid = core.wait_for(NAME);
+    says_its_name(&extension, ALTERNATIVE);
+    core.forget(uuid);
+    let (status, said) = extension.end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("osquery no longer lists the extension"), "{said}");
+    assert!(!core.socket_of(uuid).exists());
+}
+
+#[test]
+fn it_ends_with_the_core_and_says_so() {
+    let core = Core::stock();
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    core.wait_for(NAME);
+    says_its_name(&extension, ALTERNATIVE);
+    let gone =
+        format!("process_open_sockets: osquery is gone from {}; ending\n", core.socket().display());
+    drop(core);
+    let (status, said) = extension.end();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.ends_with(&gone), "{said}");
+}

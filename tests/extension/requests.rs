@@ -1,0 +1,129 @@
+//! What the core asks the extension for, and that whatever it asks is answered.
+
+use crate::support::core::{Core, Request};
+use crate::support::osquery::{Osquery, TABLE};
+use crate::support::process::Extension;
+use crate::support::remote;
+use crate::support::sql::request;
+
+const ALL: [&str; 12] = [
+    "family",
+    "fd",
+    "local_address",
+    "local_port",
+    "net_namespace",
+    "path",
+    "pid",
+    "protocol",
+    "remote_address",
+    "remote_port",
+    "socket",
+    "state",
+];
+
+fn asked(constraints: &[(&str, u64, &str)], used: &[&str]) -> Request {
+    Request {
+        table: TABLE.to_owned(),
+        action: "generate".to_owned(),
+        constraints: constraints
+            .iter()
+            .map(|(column, operator, text)| ((*column).to_owned(), *operator, (*text).to_owned()))
+            .collect(),
+        columns_used: Some(used.iter().map(|name| (*name).to_owned()).collect()),
+    }
+}
+
+/// The requests that a query makes.
+#[track_caller]
+fn requests(sql: &str) -> Vec<Request> {
+    let Osquery::StandIn { core, extension: _extension } = Osquery::stand_in() else {
+        unreachable!()
+    };
+    core.query(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    core.take_requests()
+}
+
+#[test]
+fn everything_is_one_request() {
+    assert_eq!(requests("SELECT * FROM alt_process_open_sockets"), [asked(&[], &ALL)]);
+}
+
+#[test]
+fn a_list_arrives_whole() {
+    assert_eq!(
+        requests("SELECT fd FROM alt_process_open_sockets WHERE pid IN (1, 2, 400)"),
+        [asked(&[("pid", 2, "1"), ("pid", 2, "2"), ("pid", 2, "400")], &["fd", "pid"])]
+    );
+}
+
+#[test]
+fn an_or_is_a_request_a_branch() {
+    assert_eq!(
+        requests("SELECT * FROM alt_process_open_sockets WHERE pid = 1 OR local_port = 443"),
+        [asked(&[("pid", 2, "1")], &ALL), asked(&[("local_port", 2, "443")], &ALL)]
+    );
+}
+
+#[test]
+fn a_count_uses_no_column() {
+    assert_eq!(requests("SELECT count(*) FROM alt_process_open_sockets"), [asked(&[], &[])]);
+}
+
+#[test]
+fn a_limit_comes_under_the_first_column() {
+    assert_eq!(
+        requests("SELECT * FROM alt_process_open_sockets WHERE pid > 1000 LIMIT 5"),
+        [asked(&[("pid", 4, "1000"), ("pid", 73, "5")], &ALL)]
+    );
+}
+
+#[test]
+fn a_filtered_join_with_processes_is_one_request() {
+    assert_eq!(
+        requests(
+            "SELECT p.name, s.remote_address \
+             FROM processes p JOIN alt_process_open_sockets s USING (pid) \
+             WHERE s.remote_port > 0 AND s.state = 'ESTABLISHED'"
+        ),
+        [asked(
+            &[("remote_port", 4, "0"), ("state", 2, "ESTABLISHED")],
+            &["pid", "remote_address", "remote_port", "state"]
+        )]
+    );
+}
+
+#[test]
+fn while_another_query_runs_the_columns_are_asked_for_first() {
+    let Osquery::StandIn { core, extension: _extension } = Osquery::stand_in() else {
+        unreachable!()
+    };
+    let _busy = core.busy();
+    core.query("SELECT count(*) FROM alt_process_open_sockets").unwrap();
+    let actions: Vec<_> = core.take_requests().into_iter().map(|asked| asked.action).collect();
+    assert_eq!(actions, ["columns", "generate"]);
+}
+
+#[test]
+fn a_context_that_cannot_be_read_is_still_answered() {
+    let Osquery::StandIn { core, extension } = Osquery::stand_in() else { unreachable!() };
+    let socket = core.socket_of(core.wait_for("process_open_sockets"));
+    let _listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    for context in ["", "{", "[]", "null", "\u{0}", &"[".repeat(10_000)] {
+        let action = ("action", "generate");
+        let rows = remote::call(&socket, TABLE, request([action, ("context", context)])).unwrap();
+        assert!(!rows.is_empty(), "{context:?}");
+        assert!(rows.iter().all(|row| row.len() == 13), "{context:?}");
+    }
+    let said = extension.said();
+    assert_eq!(said.matches("the query context").count(), 1, "{said}");
+}
+
+#[test]
+fn an_unknown_action_and_an_unknown_table_are_refused() {
+    let core = Core::stock();
+    let _extension = Extension::launch::<&str>(core.socket(), &[]);
+    let socket = core.socket_of(core.wait_for("process_open_sockets"));
+    assert!(remote::call(&socket, TABLE, request([("action", "explode")])).is_err());
+    assert!(remote::call(&socket, "nobody", request([("action", "columns")])).is_err());
+    assert_eq!(remote::ping(&socket), Ok(()));
+}

@@ -1,0 +1,82 @@
+//! The packs: osquery's form, and every query is answered.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use serde_json::Value;
+
+const PACK: &str = include_str!("../packaging/packs/process_open_sockets.conf");
+
+fn queries() -> BTreeMap<String, Value> {
+    let pack: Value = serde_json::from_str(PACK).expect("a pack is JSON");
+    let queries = pack["queries"].as_object().expect("queries by name");
+    queries.iter().map(|(name, query)| (name.clone(), query.clone())).collect()
+}
+
+fn answer(sql: &str) -> Vec<BTreeMap<String, String>> {
+    let output = Command::new(env!("CARGO_BIN_EXE_process_open_sockets"))
+        .env_remove("PROCESS_OPEN_SOCKETS_PROCFS")
+        .args(["query", "--json", sql])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{sql}: {errors}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn sql(name: &str) -> String {
+    queries()[name]["query"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_pack_has_three_queries_with_all_that_osquery_wants() {
+    let queries = queries();
+    let names: Vec<&str> = queries.keys().map(String::as_str).collect();
+    assert_eq!(names, ["exposed_listeners", "packet_capture", "shared_sockets"]);
+    for (name, query) in queries {
+        assert!(query["interval"].as_u64().is_some_and(|seconds| seconds >= 60), "{name}");
+        assert!(query["description"].is_string() && query["value"].is_string(), "{name}");
+    }
+}
+
+#[test]
+fn exposed_listeners_are_those_that_are_not_on_the_loopback() {
+    let outside = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let inside = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let rows = answer(&sql("exposed_listeners"));
+    let found = |listener: &std::net::TcpListener| {
+        let port = listener.local_addr().unwrap().port().to_string();
+        let pid = std::process::id().to_string();
+        rows.iter().filter(|row| row["local_port"] == port && row["pid"] == pid).count()
+    };
+    assert_eq!((found(&outside), found(&inside)), (1, 0));
+}
+
+#[test]
+fn shared_sockets_are_those_that_a_child_holds_too() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let mut child = Command::new("sleep")
+        .arg("60")
+        .stdin(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()))
+        .spawn()
+        .unwrap();
+    let rows = answer(&sql("shared_sockets"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let row = rows.iter().find(|row| row["local_port"] == port).expect("the shared listener");
+    assert_eq!(row["holders"], "2");
+    let mut pids: Vec<&str> = row["pids"].split(',').collect();
+    pids.sort_unstable();
+    let mut expected = [std::process::id().to_string(), child.id().to_string()];
+    expected.sort_unstable();
+    assert_eq!(pids, expected);
+}
+
+#[test]
+fn packet_capture_is_answered() {
+    let rows = answer(&sql("packet_capture"));
+    assert!(rows.iter().all(|row| row.contains_key("pid") && row.contains_key("protocol")));
+}

@@ -1,0 +1,406 @@
+//! A stand-in for osquery's core: its extension manager on a UNIX socket, with the answers of the
+//! real one, word for word.
+//!
+//! It does not ping on its own; each call is preceded by a ping, and an extension that fails it is
+//! forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use process_open_sockets::extension::osquery::{
+    ExtensionManagerSyncHandler, ExtensionManagerSyncProcessor, ExtensionPluginRequest,
+    ExtensionPluginResponse, ExtensionRegistry, ExtensionResponse, ExtensionRouteTable,
+    ExtensionRouteUUID, ExtensionStatus, ExtensionSyncHandler, InternalExtensionInfo,
+    InternalExtensionList, InternalOptionInfo, InternalOptionList,
+};
+use tempfile::TempDir;
+use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
+use thrift::server::TProcessor;
+use thrift::transport::{TBufferedReadTransport, TBufferedWriteTransport};
+
+use super::remote;
+
+/// A row as it goes over the wire, and as `--json` prints it.
+pub(crate) type Row = BTreeMap<String, String>;
+
+/// The tables that every stand-in core has, beside those that it is told to have.
+const BUILT_IN: [&str; 2] = ["osquery_registry", "processes"];
+/// The registries that an extension may add to.
+const REGISTRIES: [&str; 5] = ["config", "distributed", "enroll", "logger", "table"];
+/// The lowest SDK version that is let in.
+const LOWEST_SDK: [u32; 3] = [1, 7, 7];
+
+/// A core that runs until it is dropped.
+pub(crate) struct Core {
+    pub(crate) shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+    _dir: TempDir,
+}
+
+/// What the connections of a core share.
+pub(crate) struct Shared {
+    pub(crate) socket: PathBuf,
+    pub(crate) own_tables: BTreeSet<String>,
+    /// How many queries are being answered.
+    pub(crate) running: AtomicUsize,
+    state: Mutex<State>,
+    refuse: AtomicBool,
+    stop: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    extensions: BTreeMap<ExtensionRouteUUID, Registered>,
+    requests: Vec<Request>,
+    connections: Vec<UnixStream>,
+    registrations: i64,
+}
+
+/// An extension that was let in.
+#[derive(Clone)]
+pub(crate) struct Registered {
+    pub(crate) info: InternalExtensionInfo,
+    pub(crate) tables: ExtensionRouteTable,
+}
+
+/// What an extension was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) table: String,
+    pub(crate) action: String,
+    /// Column, operator, expression; in the order of the columns.
+    pub(crate) constraints: Vec<(String, u64, String)>,
+    /// Absent when the context does not say.
+    pub(crate) columns_used: Option<Vec<String>>,
+}
+
+impl Core {
+    /// A core that owns `process_open_sockets`, as every stock one does.
+    pub(crate) fn stock() -> Core {
+        Core::with_tables(&["process_open_sockets"])
+    }
+
+    pub(crate) fn with_tables(own: &[&str]) -> Core {
+        Core::start(tempfile::tempdir().expect("a temporary directory"), own)
+    }
+
+    /// A core whose socket [`socket_in`] that directory did not exist until now.
+    pub(crate) fn start(dir: TempDir, own: &[&str]) -> Core {
+        let socket = socket_in(dir.path());
+        let listener = UnixListener::bind(&socket).expect("the manager's socket");
+        let shared = Arc::new(Shared {
+            socket,
+            own_tables: own.iter().chain(&BUILT_IN).map(|name| (*name).to_owned()).collect(),
+            running: AtomicUsize::new(0),
+            state: Mutex::default(),
+            refuse: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        });
+        let acceptor = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || accept(&listener, &shared)
+        });
+        Core { shared, acceptor: Some(acceptor), _dir: dir }
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.shared.socket
+    }
+
+    pub(crate) fn query(&self, sql: &str) -> Result<Vec<Row>, String> {
+        self.shared.query(sql)
+    }
+
+    /// Every registration is refused from now on.
+    pub(crate) fn refuse_registrations(&self) {
+        self.shared.refuse.store(true, Ordering::SeqCst);
+    }
+
+    /// As if a query were being answered all the time, until the guard is dropped.
+    pub(crate) fn busy(&self) -> impl Drop + use<> {
+        Busy::new(&self.shared)
+    }
+
+    /// What the extensions were asked since the last look.
+    pub(crate) fn take_requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.shared.state().requests)
+    }
+
+    pub(crate) fn extensions(&self) -> BTreeMap<ExtensionRouteUUID, Registered> {
+        self.shared.state().extensions.clone()
+    }
+
+    pub(crate) fn uuid_of(&self, name: &str) -> Option<ExtensionRouteUUID> {
+        let is_it =
+            |(_, extension): &(&i64, &Registered)| extension.info.name.as_deref() == Some(name);
+        self.shared.state().extensions.iter().find(is_it).map(|(uuid, _)| *uuid)
+    }
+
+    /// Forgets an extension without telling it, as after a failed ping.
+    pub(crate) fn forget(&self, uuid: ExtensionRouteUUID) {
+        self.shared.state().extensions.remove(&uuid);
+    }
+
+    /// Where that extension listens.
+    pub(crate) fn socket_of(&self, uuid: ExtensionRouteUUID) -> PathBuf {
+        self.shared.socket_of(uuid)
+    }
+
+    /// Waits until an extension of that name is registered and listens.
+    pub(crate) fn wait_for(&self, name: &str) -> ExtensionRouteUUID {
+        let start = Instant::now();
+        loop {
+            if let Some(uuid) = self.uuid_of(name)
+                && UnixStream::connect(self.socket_of(uuid)).is_ok()
+            {
+                return uuid;
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "{name} did not register");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        // Wakes the acceptor.
+        let _ = UnixStream::connect(&self.shared.socket);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+/// Where a core that is started in that directory listens.
+pub(crate) fn socket_in(dir: &Path) -> PathBuf {
+    dir.join("osquery.em")
+}
+
+/// Counts one query for as long as it lives.
+pub(crate) struct Busy(Arc<Shared>);
+
+impl Busy {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Busy {
+        shared.running.fetch_add(1, Ordering::SeqCst);
+        Busy(Arc::clone(shared))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A thread a connection; all of them have ended when this returns.
+fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
+    let mut threads = Vec::new();
+    for stream in listener.incoming() {
+        if shared.stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let stream = stream.expect("a connection");
+        shared.state().connections.push(stream.try_clone().expect("a second handle"));
+        let shared = Arc::clone(shared);
+        threads.push(thread::spawn(move || serve(stream, shared)));
+    }
+    for connection in shared.state().connections.drain(..) {
+        let _ = connection.shutdown(std::net::Shutdown::Both);
+    }
+    for thread in threads {
+        let _ = thread.join();
+    }
+}
+
+fn serve(stream: UnixStream, shared: Arc<Shared>) {
+    let processor = ExtensionManagerSyncProcessor::new(Handler(shared));
+    let reader = stream.try_clone().expect("a second handle");
+    let mut input = TBinaryInputProtocol::new(TBufferedReadTransport::new(reader), true);
+    let mut output = TBinaryOutputProtocol::new(TBufferedWriteTransport::new(&stream), true);
+    while processor.process(&mut input, &mut output).is_ok() {}
+    let _ = stream.shutdown(std::net::Shutdown::Both);
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics with the state in its hands")
+    }
+
+    fn socket_of(&self, uuid: ExtensionRouteUUID) -> PathBuf {
+        PathBuf::from(format!("{}.{uuid}", self.socket.display()))
+    }
+
+    pub(crate) fn extensions(&self) -> BTreeMap<ExtensionRouteUUID, Registered> {
+        self.state().extensions.clone()
+    }
+
+    /// Calls a table of an extension as the core does: a ping on a connection of its own first, and
+    /// an extension that fails it is forgotten.
+    pub(crate) fn call(
+        &self,
+        uuid: ExtensionRouteUUID,
+        table: &str,
+        request: ExtensionPluginRequest,
+    ) -> Result<ExtensionPluginResponse, String> {
+        self.state().requests.push(recorded(table, &request));
+        let socket = self.socket_of(uuid);
+        remote::ping(&socket).map_err(|error| {
+            self.state().extensions.remove(&uuid);
+            format!("Extension ping failed: {error}")
+        })?;
+        remote::call(&socket, table, request)
+    }
+
+    fn register(
+        &self,
+        info: InternalExtensionInfo,
+        registry: ExtensionRegistry,
+    ) -> ExtensionStatus {
+        if self.refuse.load(Ordering::SeqCst) {
+            return refused("Failed adding registry: refused by the test");
+        }
+        let mut state = self.state();
+        if state.extensions.values().any(|other| other.info.name == info.name) {
+            return refused("Duplicate extension registered");
+        }
+        if info.sdk_version.as_deref().is_some_and(is_too_old) {
+            return refused("Incompatible extension SDK version");
+        }
+        let names_of =
+            |extension: &Registered| extension.tables.keys().cloned().collect::<Vec<_>>();
+        let taken: BTreeSet<String> = state.extensions.values().flat_map(names_of).collect();
+        for (name, items) in &registry {
+            if !REGISTRIES.contains(&name.as_str()) {
+                return refused(&format!("Failed adding registry: Unknown registry: {name}"));
+            }
+            let conflicts =
+                |item: &&String| taken.contains(*item) || self.own_tables.contains(*item);
+            if name == "table"
+                && let Some(item) = items.keys().find(conflicts)
+            {
+                return refused(&format!(
+                    "Failed adding registry: Registry item {item} conflicts with another item of \
+                     the same name."
+                ));
+            }
+        }
+        state.registrations += 1;
+        let uuid = 4710 + state.registrations;
+        let tables = registry.get("table").cloned().unwrap_or_default();
+        state.extensions.insert(uuid, Registered { info, tables });
+        ExtensionStatus::new(0, "OK".to_owned(), uuid)
+    }
+}
+
+/// Whether it is a version below the lowest; a text that is no version is let through, and so is
+/// 0.0.0.
+fn is_too_old(version: &str) -> bool {
+    let parts: Result<Vec<u32>, _> = version.split('.').map(str::parse).collect();
+    parts.is_ok_and(|parts| parts != [0, 0, 0] && parts < LOWEST_SDK.to_vec())
+}
+
+fn recorded(table: &str, request: &ExtensionPluginRequest) -> Request {
+    let context: serde_json::Value = match request.get("context") {
+        Some(text) => serde_json::from_str(text).expect("the context that this core wrote"),
+        None => serde_json::Value::Null,
+    };
+    let text = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
+    let mut constraints = Vec::new();
+    for column in context["constraints"].as_array().into_iter().flatten() {
+        for entry in column["list"].as_array().expect("a list") {
+            let operator = entry["op"].as_u64().expect("a number");
+            constraints.push((text(&column["name"]), operator, text(&entry["expr"])));
+        }
+    }
+    Request {
+        table: table.to_owned(),
+        action: request.get("action").cloned().unwrap_or_default(),
+        constraints,
+        columns_used: context["colsUsed"].as_array().map(|names| names.iter().map(text).collect()),
+    }
+}
+
+fn refused(message: &str) -> ExtensionStatus {
+    ExtensionStatus::new(1, message.to_owned(), None)
+}
+
+fn answer(result: Result<Vec<Row>, String>) -> ExtensionResponse {
+    match result {
+        Ok(rows) => ExtensionResponse::new(ExtensionStatus::new(0, "OK".to_owned(), 0), rows),
+        Err(message) => ExtensionResponse::new(refused(&message), Vec::new()),
+    }
+}
+
+struct Handler(Arc<Shared>);
+
+impl ExtensionSyncHandler for Handler {
+    fn handle_ping(&self) -> thrift::Result<ExtensionStatus> {
+        Ok(ExtensionStatus::new(0, "OK".to_owned(), 0))
+    }
+
+    fn handle_call(
+        &self,
+        registry: String,
+        item: String,
+        _request: ExtensionPluginRequest,
+    ) -> thrift::Result<ExtensionResponse> {
+        Ok(answer(Err(format!("the stand-in core has no {registry} plugin {item} to call"))))
+    }
+
+    fn handle_shutdown(&self) -> thrift::Result<()> {
+        Ok(())
+    }
+}
+
+impl ExtensionManagerSyncHandler for Handler {
+    fn handle_extensions(&self) -> thrift::Result<InternalExtensionList> {
+        let core = InternalExtensionInfo::new(
+            "core".to_owned(),
+            "5.23.0".to_owned(),
+            "5.23.0".to_owned(),
+            "0.0.0".to_owned(),
+        );
+        let extensions = self.0.extensions();
+        Ok([(0, core)]
+            .into_iter()
+            .chain(extensions.into_iter().map(|(u, e)| (u, e.info)))
+            .collect())
+    }
+
+    fn handle_options(&self) -> thrift::Result<InternalOptionList> {
+        let interval = InternalOptionInfo::new("3".to_owned(), "3".to_owned(), "string".to_owned());
+        Ok([("extensions_interval".to_owned(), interval)].into())
+    }
+
+    fn handle_register_extension(
+        &self,
+        info: InternalExtensionInfo,
+        registry: ExtensionRegistry,
+    ) -> thrift::Result<ExtensionStatus> {
+        Ok(self.0.register(info, registry))
+    }
+
+    fn handle_deregister_extension(
+        &self,
+        uuid: ExtensionRouteUUID,
+    ) -> thrift::Result<ExtensionStatus> {
+        Ok(match self.0.state().extensions.remove(&uuid) {
+            Some(_) => ExtensionStatus::new(0, "OK".to_owned(), uuid),
+            None => refused("No extension UUID found"),
+        })
+    }
+
+    fn handle_query(&self, sql: String) -> thrift::Result<ExtensionResponse> {
+        Ok(answer(self.0.query(&sql)))
+    }
+
+    fn handle_get_query_columns(&self, sql: String) -> thrift::Result<ExtensionResponse> {
+        Ok(answer(self.0.query_columns(&sql)))
+    }
+}

@@ -1,0 +1,110 @@
+//! Tables that the stand-in core has by itself.
+
+use tables::{
+    Column, ColumnOptions, ColumnType, Error, Operator, QueryContext, Rows, Table, Value,
+};
+
+type Cells = Vec<Vec<Value<'static>>>;
+
+/// A table whose rows are collected by a function.
+pub(crate) struct Native {
+    columns: Vec<Column>,
+    collect: Box<dyn Fn(&QueryContext) -> Cells + Send + Sync>,
+}
+
+struct Listed(Cells);
+
+impl Rows for Listed {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn id(&self, row: usize) -> i64 {
+        i64::try_from(row).expect("a row number")
+    }
+    fn cell(&self, row: usize, column: usize) -> Value<'_> {
+        self.0.get(row).and_then(|row| row.get(column)).cloned().unwrap_or(Value::Null)
+    }
+}
+
+impl Table for Native {
+    fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+    fn generate(&self, query: &QueryContext) -> Result<Box<dyn Rows>, Error> {
+        Ok(Box::new(Listed((self.collect)(query))))
+    }
+}
+
+fn column(name: &'static str, kind: ColumnType, options: ColumnOptions) -> Column {
+    Column { name: name.into(), kind, options }
+}
+
+fn text(text: &str) -> Value<'static> {
+    Value::Text(text.to_owned().into())
+}
+
+/// A table that is only there for its name.
+pub(crate) fn empty() -> Native {
+    Native {
+        columns: vec![column("pid", ColumnType::Integer, ColumnOptions::INDEX)],
+        collect: Box::new(|_| Vec::new()),
+    }
+}
+
+/// `osquery_registry`, as far as it tells of tables: name and the uuid of the owner.
+pub(crate) fn registry(tables: Vec<(String, i64)>) -> Native {
+    Native {
+        columns: vec![
+            column("registry", ColumnType::Text, ColumnOptions::empty()),
+            column("name", ColumnType::Text, ColumnOptions::empty()),
+            column("owner_uuid", ColumnType::Integer, ColumnOptions::empty()),
+            column("internal", ColumnType::Integer, ColumnOptions::empty()),
+            column("active", ColumnType::Integer, ColumnOptions::empty()),
+        ],
+        collect: Box::new(move |_| {
+            let row = |(name, owner): &(String, i64)| {
+                let owner = Value::Integer(*owner);
+                vec![text("table"), text(name), owner, Value::Integer(0), Value::Integer(1)]
+            };
+            tables.iter().map(row).collect()
+        }),
+    }
+}
+
+/// `processes`, as far as tests join it.
+pub(crate) fn processes() -> Native {
+    Native {
+        columns: vec![
+            column("pid", ColumnType::Integer, ColumnOptions::INDEX),
+            column("name", ColumnType::Text, ColumnOptions::empty()),
+            column("parent", ColumnType::BigInt, ColumnOptions::empty()),
+        ],
+        collect: Box::new(|query| {
+            let asked: Vec<&str> = query
+                .constraints
+                .iter()
+                .filter(|constraint| {
+                    constraint.column == 0 && constraint.operator == Operator::Equals
+                })
+                .map(|constraint| constraint.text.as_str())
+                .collect();
+            std::fs::read_dir("/proc")
+                .expect("a mount of proc")
+                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                .filter(|pid| asked.is_empty() || asked.contains(&pid.as_str()))
+                .filter_map(|pid| process(&pid))
+                .collect()
+        }),
+    }
+}
+
+/// `PID (NAME) STATE PARENT ...`, where the name may hold anything.
+fn process(pid: &str) -> Option<Vec<Value<'static>>> {
+    let number = pid.parse().ok()?;
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    let (_, rest) = stat.split_once('(')?;
+    let (name, rest) = rest.rsplit_once(')')?;
+    let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(vec![Value::Integer(number), text(name), Value::Integer(parent)])
+}

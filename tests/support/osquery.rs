@@ -1,0 +1,79 @@
+//! What a scenario asks: the stand-in core with the extension, or a real osqueryi.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::core::{Core, Row};
+use super::process::{BINARY, Extension};
+
+/// The table's name beside the built-in one, in both.
+pub(crate) const TABLE: &str = "alt_process_open_sockets";
+
+/// An osquery that has the extension.
+pub(crate) enum Osquery {
+    /// Ours, and the extension that it talks to.
+    StandIn { core: Core, extension: Extension },
+    /// The real one: a fresh process for every query.
+    Real { program: PathBuf, extension: PathBuf, _dir: TempDir },
+}
+
+impl Osquery {
+    pub(crate) fn stand_in() -> Osquery {
+        let core = Core::stock();
+        let extension = Extension::launch::<&str>(core.socket(), &[]);
+        core.wait_for("process_open_sockets");
+        core.take_requests();
+        Osquery::StandIn { core, extension }
+    }
+
+    /// The one that the variable OSQUERYI names.
+    pub(crate) fn real() -> Option<Osquery> {
+        let program = PathBuf::from(std::env::var_os("OSQUERYI")?);
+        // osquery loads only what nobody else can write to, and only with this suffix.
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let only_we_write = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), only_we_write.clone()).expect("permissions");
+        let extension = dir.path().join("process_open_sockets.ext");
+        std::fs::copy(BINARY, &extension).expect("a copy of the binary");
+        std::fs::set_permissions(&extension, only_we_write).expect("permissions");
+        Some(Osquery::Real { program, extension, _dir: dir })
+    }
+
+    pub(crate) fn query(&self, sql: &str) -> Result<Vec<Row>, String> {
+        match self {
+            Osquery::StandIn { core, .. } => core.query(sql),
+            Osquery::Real { program, extension, .. } => {
+                let output = Command::new(program)
+                    .args(["--json", "--allow_unsafe", "--disable_database"])
+                    .args(["--extensions_require=process_open_sockets", "--extensions_timeout=10"])
+                    .arg("--extension")
+                    .arg(extension)
+                    .arg(sql)
+                    .output()
+                    .expect("OSQUERYI names a program");
+                let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+                if !output.status.success() || errors.contains("Error: ") {
+                    return Err(errors);
+                }
+                Ok(serde_json::from_slice(&output.stdout).expect("osqueryi --json prints rows"))
+            }
+        }
+    }
+
+    /// The rows of a query that does not fail.
+    pub(crate) fn rows(&self, sql: &str) -> Vec<Row> {
+        self.query(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+}
+
+/// Plays a scenario against the stand-in, and against the real one where there is one.
+pub(crate) fn everywhere(scenario: impl Fn(&Osquery)) {
+    scenario(&Osquery::stand_in());
+    match Osquery::real() {
+        Some(osquery) => scenario(&osquery),
+        None => eprintln!("OSQUERYI is not set: played against the stand-in core only"),
+    }
+}

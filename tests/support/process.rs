@@ -1,0 +1,110 @@
+//! The extension as a process, launched as osquery launches it.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// The binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_process_open_sockets");
+/// Longer than anything that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running extension; killed when dropped.
+pub(crate) struct Extension {
+    child: Child,
+    said: Arc<Mutex<String>>,
+    listener: Option<JoinHandle<()>>,
+}
+
+/// A command without the settings of whoever runs the tests.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(BINARY);
+    for (name, _) in std::env::vars_os() {
+        let ours = name.to_string_lossy().starts_with("PROCESS_OPEN_SOCKETS_");
+        if ours || name == "RUST_LOG" || name == "OSQUERY_EXTENSION" {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+impl Extension {
+    /// As osquery does it, with an interval of one second, and these arguments besides.
+    pub(crate) fn launch<A: AsRef<OsStr>>(socket: &Path, more: &[A]) -> Extension {
+        let mut command = command();
+        command
+            .env("OSQUERY_EXTENSION", std::process::id().to_string())
+            .arg("--socket")
+            .arg(socket)
+            .args(["--timeout", "5", "--interval", "1"])
+            .args(more);
+        Extension::run(&mut command)
+    }
+
+    pub(crate) fn run(command: &mut Command) -> Extension {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut stderr = child.stderr.take().expect("a pipe");
+        let said = Arc::new(Mutex::new(String::new()));
+        let listener = thread::spawn({
+            let said = Arc::clone(&said);
+            move || {
+                let mut buffer = [0; 4096];
+                while let Ok(length @ 1..) = stderr.read(&mut buffer) {
+                    let text = String::from_utf8_lossy(&buffer[..length]);
+                    said.lock().expect("a lock").push_str(&text);
+                }
+            }
+        });
+        Extension { child, said, listener: Some(listener) }
+    }
+
+    /// What it has written to stderr so far.
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().expect("a lock").clone()
+    }
+
+    /// Waits until stderr has that text.
+    pub(crate) fn wait_until_it_says(&self, text: &str) {
+        let start = Instant::now();
+        while !self.said().contains(text) {
+            assert!(start.elapsed() < PATIENCE, "not said: {text:?}; but: {}", self.said());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) fn terminate(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+    }
+
+    /// Waits for its end, and gives all that it said.
+    pub(crate) fn end(mut self) -> (ExitStatus, String) {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                if let Some(listener) = self.listener.take() {
+                    listener.join().expect("stderr is read to its end");
+                }
+                return (status, self.said());
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not end; it said: {}", self.said());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Extension {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

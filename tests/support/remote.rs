@@ -1,0 +1,65 @@
+//! Requests to an extension: one a connection.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use process_open_sockets::extension::osquery::{
+    ExtensionPluginRequest, ExtensionPluginResponse, ExtensionSyncClient, TExtensionSyncClient,
+};
+use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
+use thrift::transport::{TBufferedReadTransport, TBufferedWriteTransport};
+
+type Client = ExtensionSyncClient<
+    TBinaryInputProtocol<TBufferedReadTransport<UnixStream>>,
+    TBinaryOutputProtocol<TBufferedWriteTransport<UnixStream>>,
+>;
+
+/// As long as the core waits for a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Shorter than the core's 300 s, lest a hung test hangs that long.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+fn client(socket: &Path, timeout: Duration) -> thrift::Result<Client> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    let reader = TBufferedReadTransport::new(stream.try_clone()?);
+    let writer = TBufferedWriteTransport::new(stream);
+    Ok(Client::new(
+        TBinaryInputProtocol::new(reader, true),
+        TBinaryOutputProtocol::new(writer, true),
+    ))
+}
+
+/// Fails unless the extension says that it is well.
+pub(crate) fn ping(socket: &Path) -> Result<(), String> {
+    let status = client(socket, PING_TIMEOUT)
+        .and_then(|mut client| client.ping())
+        .map_err(|error| error.to_string())?;
+    match status.code {
+        None | Some(0) => Ok(()),
+        Some(code) => Err(format!("code {code}")),
+    }
+}
+
+/// Calls a plugin of the registry `table`.
+pub(crate) fn call(
+    socket: &Path,
+    table: &str,
+    request: ExtensionPluginRequest,
+) -> Result<ExtensionPluginResponse, String> {
+    let answer = client(socket, CALL_TIMEOUT)
+        .and_then(|mut client| client.call("table".to_owned(), table.to_owned(), request))
+        .map_err(|error| format!("Extension call failed: {error}"))?;
+    let status = answer.status.unwrap_or_default();
+    match status.code {
+        None | Some(0) => Ok(answer.response.unwrap_or_default()),
+        Some(_) => Err(status.message.unwrap_or_default()),
+    }
+}
+
+/// Asks the extension to end.
+pub(crate) fn shutdown(socket: &Path) {
+    client(socket, PING_TIMEOUT).and_then(|mut client| client.shutdown()).expect("a shutdown");
+}
