@@ -235,7 +235,7 @@ fn database(rows: &[Row]) -> (Connection, Arc<Strict>) {
             "CREATE TABLE plain (a INTEGER, b BIGINT, s TEXT, t TEXT, u TEXT);
              CREATE TABLE other (n INTEGER, x TEXT, y);
              INSERT INTO other VALUES
-                 (1, '1', 1), (2, ' 2', x'31'), (NULL, 'LISTEN', ''), (3, '01', 3.0), (-1, NULL, 'abc')",
+                 (1, '1', 1), (2, ' 2', x'31'), (NULL, 'LISTEN', ''), (3, '01', 3.0), (-1, NULL, 'abc'), ('abc', 'abc', NULL)",
         )
         .unwrap();
     let bound = |cell: &Value<'static>| match cell {
