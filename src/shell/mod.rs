@@ -218,7 +218,7 @@ fn answer(
     style: &Style,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let count = columns.len();
     let mut rows = statement.query([])?;
     if count == 0 {

@@ -53,7 +53,7 @@ pub struct Renderer<'a, W: Write> {
 
 enum Form<W: Write> {
     Json { out: W, rows: usize },
-    Csv(csv::Writer<W>),
+    Csv(Box<csv::Writer<W>>),
     Line { out: W, width: usize, rows: usize },
     List { out: W, separator: String },
     Pretty { out: W, frame: Frame },
@@ -65,11 +65,11 @@ impl<'a, W: Write> Renderer<'a, W> {
         let separator = |default: &str| style.separator.clone().unwrap_or(default.to_owned());
         let form = match style.mode {
             Mode::Json => Form::Json { out, rows: 0 },
-            Mode::Csv => Form::Csv(
-                csv::WriterBuilder::new()
-                    .delimiter(separator(",").bytes().next().unwrap_or(b','))
-                    .from_writer(out),
-            ),
+            Mode::Csv => {
+                let delimiter = separator(",").bytes().next().unwrap_or(b',');
+                let writer = csv::WriterBuilder::new().delimiter(delimiter).from_writer(out);
+                Form::Csv(Box::new(writer))
+            }
             Mode::Line => {
                 let width = columns.iter().map(|name| visible(name).width()).max();
                 Form::Line { out, width: width.unwrap_or(0), rows: 0 }

@@ -1,9 +1,10 @@
 //! Any [`Table`] as a virtual table of SQLite, asked the way osquery's core asks it.
 //!
 //! What is passed on, and what a plan costs, follows `osquery/sql/virtual_table.cpp`; with it, joins
-//! come out as they do in osquery. Three things differ, none of which can lose a row: a BLOB is
-//! never a constraint (as text it would be a number that it is not equal to in SQL), text is not cut
-//! at a NUL, and a real number keeps all of its digits.
+//! come out as they do in osquery. Where osquery's request could lose a row, this one says less:
+//! - A BLOB is never passed on: as text it can be a number that it is not equal to in SQL.
+//! - A number is not passed on for a TEXT column: `'01' = CAST(1 AS INTEGER)` is true in SQL.
+//! - Text is not cut at a NUL, and a real number keeps all of its digits.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_int};
@@ -12,8 +13,8 @@ use std::sync::Arc;
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::types::ValueRef;
 use rusqlite::vtab::{
-    Context, Filters, IndexConstraintOp, IndexInfo, Module, VTab, VTabConnection, VTabCursor,
-    escape_double_quote, sqlite3_vtab, sqlite3_vtab_cursor,
+    Context, Filters, InValues, IndexConstraintOp, IndexInfo, Module, VTab, VTabConnection,
+    VTabCursor, escape_double_quote, sqlite3_vtab, sqlite3_vtab_cursor,
 };
 use rusqlite::{Connection, Error, Result};
 use tables::{
@@ -155,7 +156,7 @@ unsafe impl VTabCursor for Cursor {
         // A cursor may be used again, and two answers need not be held at once.
         self.rows = None;
         self.row = 0;
-        let query = plan.query(values)?;
+        let query = plan.query(self.table.columns(), values)?;
         let rows = self.table.generate(&query);
         self.rows = Some(rows.map_err(|error| Error::ModuleError(error.to_string()))?);
         Ok(())
@@ -224,31 +225,44 @@ impl Plan {
         Some(Plan { columns_used, arguments: words.map(argument).collect::<Option<_>>()? })
     }
 
-    fn query(&self, values: &Filters<'_>) -> Result<QueryContext> {
+    fn query(&self, columns: &[Column], values: &Filters<'_>) -> Result<QueryContext> {
         let mut constraints = Vec::new();
         for (i, (argument, value)) in self.arguments.iter().zip(values.iter()).enumerate() {
             let &Argument { column, operator, whole_list } = argument;
-            let mut pass_on = |text| constraints.push(Constraint { column, operator, text });
-            if whole_list {
-                let mut list = values.in_values(i)?;
-                while let Some(value) = list.next()? {
-                    text(value).map(&mut pass_on);
-                }
+            let numeric = columns.get(column).is_some_and(|column| column.kind != ColumnType::Text);
+            let texts = if whole_list {
+                list(values.in_values(i)?, numeric)?
             } else {
-                text(value).filter(|text| !text.is_empty()).map(&mut pass_on);
-            }
+                text(value, numeric).filter(|text| !text.is_empty()).into_iter().collect()
+            };
+            let pass_on = |text| Constraint { column, operator, text };
+            constraints.extend(texts.into_iter().map(pass_on));
         }
         Ok(QueryContext { constraints, columns_used: self.columns_used })
     }
 }
 
-/// The value as text, if a table can be told it: NULL and BLOBs equal nothing that a table holds.
-fn text(value: ValueRef<'_>) -> Option<String> {
+/// The members of `IN (…)` that a row can equal; nothing if one of them cannot be told as text.
+fn list(mut values: InValues<'_>, numeric: bool) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    while let Some(value) = values.next()? {
+        match (value, text(value, numeric)) {
+            // No number and no text equals these.
+            (ValueRef::Null | ValueRef::Blob(_), _) => {}
+            (_, Some(text)) => texts.push(text),
+            (_, None) => return Ok(Vec::new()),
+        }
+    }
+    Ok(texts)
+}
+
+/// The right-hand side as text, if that says the same to a column of this kind.
+fn text(value: ValueRef<'_>, numeric: bool) -> Option<String> {
     match value {
-        ValueRef::Null | ValueRef::Blob(_) => None,
-        ValueRef::Integer(number) => Some(number.to_string()),
-        ValueRef::Real(number) => Some(real::text(number)),
+        ValueRef::Integer(number) if numeric => Some(number.to_string()),
+        ValueRef::Real(number) if numeric => Some(real::text(number)),
         ValueRef::Text(bytes) => std::str::from_utf8(bytes).ok().map(str::to_owned),
+        _ => None,
     }
 }
 

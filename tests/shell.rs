@@ -1,0 +1,226 @@
+//! `query` and `schema`, from outside: the binary, its output, its exit status.
+
+#![cfg(feature = "shell")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::io::{Read, Write};
+use std::process::{Command, Output, Stdio};
+
+const ONE_ROW: &str = "SELECT 1 AS a, 'x y' AS b, NULL AS c";
+const ENDLESS: &str =
+    "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n";
+
+fn shell() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_process_open_sockets"));
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+fn query(arguments: &[&str]) -> Output {
+    shell().arg("query").args(arguments).output().unwrap()
+}
+
+/// What was printed by a query that succeeded and complained of nothing.
+fn printed(arguments: &[&str]) -> String {
+    let output = query(arguments);
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{arguments:?}");
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Standard output and standard error of a query that failed with status 1.
+fn failed(arguments: &[&str]) -> (String, String) {
+    let output = query(arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+fn query_on_stdin(sql: &[u8]) -> Output {
+    let mut child = shell()
+        .args(["query", "--list", "--header=false"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The shell may refuse the input before it has read all of it.
+    let _ = child.stdin.take().unwrap().write_all(sql);
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn pretty_is_the_default() {
+    let frame = "\
++---+-----+---+
+| a | b   | c |
++---+-----+---+
+| 1 | x y |   |
++---+-----+---+
+";
+    assert_eq!(printed(&[ONE_ROW]), frame);
+    assert_eq!(printed(&["--pretty", ONE_ROW]), frame);
+}
+
+#[test]
+fn json() {
+    assert_eq!(printed(&["--json", ONE_ROW]), "[\n  {\"a\":\"1\",\"b\":\"x y\",\"c\":\"\"}\n]\n");
+}
+
+#[test]
+fn csv() {
+    assert_eq!(printed(&["--csv", ONE_ROW]), "a,b,c\n1,x y,\n");
+    assert_eq!(printed(&["--csv", "--separator", ";", ONE_ROW]), "a;b;c\n1;x y;\n");
+}
+
+#[test]
+fn line() {
+    assert_eq!(printed(&["--line", ONE_ROW]), "a = 1\nb = x y\nc = \n");
+}
+
+#[test]
+fn list() {
+    assert_eq!(printed(&["--list", ONE_ROW]), "a|b|c\n1|x y|\n");
+    assert_eq!(printed(&["--list", "--separator", ", ", ONE_ROW]), "a, b, c\n1, x y, \n");
+}
+
+#[test]
+fn the_header_can_be_left_out() {
+    assert_eq!(printed(&["--list", "--header", ONE_ROW]), "a|b|c\n1|x y|\n");
+    assert_eq!(printed(&["--list", "--header=true", ONE_ROW]), "a|b|c\n1|x y|\n");
+    assert_eq!(printed(&["--list", "--header=false", ONE_ROW]), "1|x y|\n");
+    assert_eq!(printed(&["--list", "--noheader", ONE_ROW]), "1|x y|\n");
+}
+
+#[test]
+fn null_can_be_shown() {
+    assert_eq!(printed(&["--list", "--noheader", "--nullvalue", "NULL", ONE_ROW]), "1|x y|NULL\n");
+}
+
+#[test]
+fn modes_exclude_each_other() {
+    let output = query(&["--json", "--csv", ONE_ROW]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(output.stdout, b"");
+}
+
+#[test]
+fn both_names_of_the_table_answer() {
+    for name in ["process_open_sockets", "alt_process_open_sockets"] {
+        let count = printed(&["--list", "--noheader", &format!("SELECT count(*) FROM {name}")]);
+        assert!(count.trim_end().parse::<u64>().is_ok(), "{name}: {count}");
+    }
+}
+
+#[test]
+fn sql_is_read_from_standard_input() {
+    let output = query_on_stdin(b"SELECT 1;\n-- a comment\nSELECT 2\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "1\n2\n");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn standard_input_that_is_no_sql_is_refused() {
+    for (input, complaint) in [
+        (vec![b' '; (1 << 20) + 1], "Error: standard input has more than 1048576 bytes"),
+        (b"SELECT 1;\0SELECT 2".to_vec(), "Error: the SQL holds a NUL"),
+        (b"SELECT '\xff'".to_vec(), "Error: cannot read SQL from standard input: stream did not"),
+    ] {
+        let output = query_on_stdin(&input);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.starts_with(complaint), "{stderr}");
+        assert_eq!(output.stdout, b"");
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
+
+#[test]
+fn statements_answer_one_after_the_other() {
+    let sql = "SELECT 1 AS a; CREATE TABLE t (x); INSERT INTO t VALUES (2); SELECT x FROM t;";
+    assert_eq!(printed(&["--list", sql]), "a\n1\nx\n2\n");
+}
+
+#[test]
+fn a_statement_without_columns_prints_nothing() {
+    for mode in ["--json", "--csv", "--line", "--list", "--pretty"] {
+        for sql in [";", "", "/* nothing */", "CREATE TABLE t (x)"] {
+            assert_eq!(printed(&[mode, sql]), "", "{mode} {sql:?}");
+        }
+    }
+}
+
+#[test]
+fn an_sql_error_has_sqlites_words_and_status_1() {
+    let (stdout, stderr) = failed(&["SELECT missing FROM process_open_sockets"]);
+    assert_eq!((&*stdout, &*stderr), ("", "Error: no such column: missing\n"));
+    let (stdout, stderr) = failed(&["--list", "SELECT 1 AS a; SELEC 2; SELECT 3"]);
+    assert_eq!((&*stdout, &*stderr), ("a\n1\n", "Error: near \"SELEC\": syntax error\n"));
+}
+
+#[test]
+fn an_sql_error_after_the_first_row_leaves_valid_json() {
+    let sql = "SELECT abs(x) AS y FROM (SELECT 1 AS x UNION ALL SELECT -9223372036854775807 - 1)";
+    let (stdout, stderr) = failed(&["--json", sql]);
+    assert_eq!((&*stdout, &*stderr), ("[\n  {\"y\":\"1\"}\n]\n", "Error: integer overflow\n"));
+}
+
+#[test]
+fn no_other_database_can_be_opened_or_written() {
+    let directory = std::env::temp_dir();
+    let file = directory.join(format!("process_open_sockets-{}.db", std::process::id()));
+    for statement in ["ATTACH '{}' AS other", "VACUUM INTO '{}'"] {
+        let (stdout, stderr) = failed(&[&statement.replace("{}", file.to_str().unwrap())]);
+        assert_eq!(stdout, "");
+        assert_eq!(
+            stderr,
+            "Error: too many attached databases - max 0: no other database can be opened here\n"
+        );
+    }
+    assert!(!file.exists());
+}
+
+#[test]
+fn a_separator_that_csv_cannot_take_is_refused() {
+    for separator in ["", "::", "\"", "\n", "é"] {
+        let (stdout, stderr) = failed(&["--csv", "--separator", separator, ONE_ROW]);
+        assert_eq!(stdout, "");
+        assert!(stderr.starts_with("Error: --separator: with --csv"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_reader_that_closes_the_pipe_is_no_error() {
+    for mode in ["--json", "--csv", "--line", "--list"] {
+        let mut child = shell()
+            .args(["query", mode, ENDLESS])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = [0; 1000];
+        child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{mode}");
+        assert_eq!(output.status.code(), Some(0), "{mode}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_output_that_cannot_be_written_is_an_error() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = shell().args(["query", ONE_ROW]).stdout(full).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.starts_with("Error: cannot write the answer: No space left"), "{stderr}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn schema_is_a_create_table_that_sqlite_takes() {
+    let output = shell().arg("schema").output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let schema = String::from_utf8(output.stdout).unwrap();
+    let start = "CREATE TABLE \"process_open_sockets\" (\n  \"pid\" INTEGER,\n  \"fd\" BIGINT,\n";
+    assert!(schema.starts_with(start), "{schema}");
+    assert!(schema.ends_with("\n);\n"), "{schema}");
+    rusqlite::Connection::open_in_memory().unwrap().execute_batch(&schema).unwrap();
+}
