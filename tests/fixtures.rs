@@ -2,18 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "support/log_capture.rs"]
-mod log_capture;
-#[path = "support/proc_tree.rs"]
-mod proc_tree;
-#[path = "support/rows.rs"]
-mod rows;
+mod support;
 
 use std::path::Path;
 
-use log_capture::logged;
-use proc_tree::{ProcTree, TCP_HEADER, UNIX_HEADER, tcp_line, unix_line};
-use rows::{rows_where, table};
+use support::log_capture::logged;
+use support::proc_tree::{ProcTree, TCP_HEADER, UNIX_HEADER, tcp_line, unix_line};
+use support::rows::{rows_where, table};
 use tables::{Error, QueryContext, Table};
 
 /// All rows of the tree, and the warnings that reading it gave.

@@ -6,12 +6,7 @@
 // To enter a namespace between fork and exec.
 #![allow(unsafe_code)]
 
-#[path = "support/left_out.rs"]
-mod left_out;
-#[path = "support/own.rs"]
-mod own;
-#[path = "support/rows.rs"]
-mod rows;
+mod support;
 
 use std::fs::File;
 use std::io::Read;
@@ -24,10 +19,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use left_out::is_root_or_say;
-use own::{inode, net_namespace, pid, row, rows_of};
-use rows::{rows_where, table};
 use rustix::net::{self, AddressFamily, SocketType};
+use support::left_out::is_root_or_say;
+use support::own::{inode, net_namespace, pid, row, rows_of};
+use support::rows::{rows_where, table};
 
 /// One test at a time: until a child is a program of its own it holds all that this process holds,
 /// the sockets of other tests too.

@@ -6,21 +6,16 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
-#[path = "support/left_out.rs"]
-mod left_out;
-#[path = "support/own.rs"]
-mod own;
-#[path = "support/rows.rs"]
-mod rows;
+mod support;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 
-use left_out::{is_root_or_say, say_left_out};
-use own::{net_namespace, pid, row, rows_of};
-use rows::{rows_where, table};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType, ipproto};
+use support::left_out::{is_root_or_say, say_left_out};
+use support::own::{net_namespace, pid, row, rows_of};
+use support::rows::{rows_where, table};
 
 #[test]
 fn tcp_over_ipv4_listening_and_established() {

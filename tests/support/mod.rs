@@ -1,13 +1,24 @@
-//! What the tests stand on: a stand-in for osquery's core, and the extension launched as osquery
-//! launches it.
+//! What the tests stand on: trees that look like `/proc`, the table's answers as text, a stand-in for
+//! osquery's core, and the extension launched as osquery launches it.
 
 // Each test binary uses its part.
 #![allow(dead_code)]
 
 pub(crate) mod context;
+#[cfg(feature = "shell")]
 pub(crate) mod core;
+pub(crate) mod left_out;
+pub(crate) mod log_capture;
+#[cfg(feature = "shell")]
 pub(crate) mod native;
+#[cfg(feature = "shell")]
 pub(crate) mod osquery;
+pub(crate) mod own;
+pub(crate) mod proc_tree;
+#[cfg(feature = "shell")]
 pub(crate) mod process;
+#[cfg(feature = "shell")]
 pub(crate) mod remote;
+pub(crate) mod rows;
+#[cfg(feature = "shell")]
 pub(crate) mod sql;
