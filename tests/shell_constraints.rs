@@ -84,9 +84,10 @@ fn allows(cell: &Value<'_>, constraint: &Constraint) -> bool {
     match (cell, constraint.operator) {
         (_, Operator::Other(_)) => true,
         (Value::Null, operator) => operator == Operator::IsNot,
-        // Some collations ignore case, some spaces at the end.
+        // Some collations ignore case, some spaces at the end; and a number may be compared as one.
         (Value::Text(cell), Operator::Equals | Operator::Is) => {
             cell.trim_end_matches(' ').eq_ignore_ascii_case(text.trim_end_matches(' '))
+                || number(cell).is_some_and(|cell| number(text) == Some(cell))
         }
         (Value::Text(cell), Operator::NotEquals | Operator::IsNot) => cell != text,
         (Value::Text(_), _) => panic!("TEXT columns get no ordering: {constraint:?}"),
@@ -337,11 +338,12 @@ fn a_blob_is_never_a_constraint() {
 }
 
 #[test]
-fn a_number_is_a_constraint_of_a_number_column_only() {
+fn a_number_is_passed_on_as_text_and_a_real_one_to_number_columns_only() {
     assert_eq!(requests("v.a = 1.0"), [[(0, 2, "1.0".to_owned())]]);
     assert_eq!(requests("v.a < 1e20"), [[(0, 16, "1.0e+20".to_owned())]]);
-    assert_eq!(requests("v.s = 1"), [[]]);
-    assert_eq!(requests("v.s IN (SELECT n FROM other)"), [[]]);
+    assert_eq!(requests("v.s = 1"), [[(2, 2, "1".to_owned())]]);
+    assert_eq!(requests("v.s = 1.0"), [[]]);
+    assert_eq!(requests("v.s IN ('x', 1.0)"), [[]]);
 }
 
 #[test]

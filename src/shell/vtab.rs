@@ -3,7 +3,7 @@
 //! What is passed on, and what a plan costs, follows `osquery/sql/virtual_table.cpp`; with it, joins
 //! come out as they do in osquery. Where osquery's request could lose a row, this one says less:
 //! - A BLOB is never passed on: as text it can be a number that it is not equal to in SQL.
-//! - A number is not passed on for a TEXT column: `'01' = CAST(1 AS INTEGER)` is true in SQL.
+//! - A real number is not passed on for a TEXT column: as text it has several forms.
 //! - Text is not cut at a NUL, and a real number keeps all of its digits.
 
 use std::borrow::Cow;
@@ -259,7 +259,7 @@ fn list(mut values: InValues<'_>, numeric: bool) -> Result<Vec<String>> {
 /// The right-hand side as text, if that says the same to a column of this kind.
 fn text(value: ValueRef<'_>, numeric: bool) -> Option<String> {
     match value {
-        ValueRef::Integer(number) if numeric => Some(number.to_string()),
+        ValueRef::Integer(number) => Some(number.to_string()),
         ValueRef::Real(number) if numeric => Some(real::text(number)),
         ValueRef::Text(bytes) => std::str::from_utf8(bytes).ok().map(str::to_owned),
         _ => None,

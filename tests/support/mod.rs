@@ -3,6 +3,7 @@
 
 // Each test binary uses its part.
 #![allow(dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub(crate) mod context;
 #[cfg(feature = "shell")]

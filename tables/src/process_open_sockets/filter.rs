@@ -190,16 +190,20 @@ impl TextCondition {
         self.any_of.is_none() && self.none_of.is_empty()
     }
 
-    /// osquery does not say with which collation the query compares. So texts are taken for equal
-    /// as the most lenient one, NOCASE and RTRIM in one, would; and for different as the strictest,
-    /// BINARY.
     fn admits(&self, text: &str) -> bool {
-        self.any_of.as_ref().is_none_or(|list| {
-            list.iter().any(|listed| {
-                listed.trim_end_matches(' ').eq_ignore_ascii_case(text.trim_end_matches(' '))
-            })
-        }) && !self.none_of.iter().any(|listed| listed == text)
+        self.any_of.as_ref().is_none_or(|list| list.iter().any(|listed| may_be_equal(listed, text)))
+            && !self.none_of.iter().any(|listed| listed == text)
     }
+}
+
+/// Whether some comparison that SQL can make finds the texts equal.
+///
+/// osquery does not say how the query compares: as text, with a collation such as NOCASE or RTRIM,
+/// or, with a number on the other side, as numbers.
+fn may_be_equal(a: &str, b: &str) -> bool {
+    let number = |text: &str| text.trim_ascii().parse::<f64>().ok();
+    a.trim_end_matches(' ').eq_ignore_ascii_case(b.trim_end_matches(' '))
+        || number(a).is_some_and(|a| number(b) == Some(a))
 }
 
 #[cfg(test)]
@@ -270,6 +274,12 @@ mod tests {
         let condition = texts(&[(Operator::NotEquals, "listen")]);
         assert!(condition.admits("LISTEN"));
         assert!(!texts(&[(Operator::NotEquals, "LISTEN")]).admits("LISTEN"));
+    }
+
+    #[test]
+    fn a_text_of_digits_may_be_compared_as_a_number() {
+        let condition = texts(&[(Operator::Equals, " 4026531840.0")]);
+        assert!(condition.admits("4026531840") && !condition.admits("4026531841"));
     }
 
     #[test]

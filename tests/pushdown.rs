@@ -1,0 +1,276 @@
+//! A constraint never changes the answer: whatever a query asks, the table gives the rows that
+//! SQLite would pick from all of its rows.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+
+use process_open_sockets::shell::vtab;
+use proptest::prelude::*;
+use proptest::sample::select;
+use rusqlite::Connection;
+use support::proc_tree::{ProcTree, TCP_HEADER, UNIX_HEADER, tcp_line, unix_line};
+use support::rows::{table, texts};
+use tables::{Constraint, Operator, QueryContext, Table};
+
+/// A database where `mounted` is the table over that proc, and `plain` holds a copy of all its rows.
+fn database(procfs: &Path) -> Connection {
+    let connection = Connection::open_in_memory().unwrap();
+    let table = Arc::new(table(procfs));
+    let columns = vtab::create_table("plain", table.columns());
+    vtab::mount(&connection, "mounted", table).unwrap();
+    connection
+        .execute_batch(&format!("{columns}; INSERT INTO plain SELECT * FROM mounted"))
+        .unwrap();
+    connection
+}
+
+/// The rows that the query picks of this table, those alone that the test can answer for, as text.
+fn answer(connection: &Connection, table: &str, rest: &str, is_ours: &str) -> Vec<String> {
+    let sql = format!("SELECT *, {is_ours} FROM {table} t {rest}");
+    let mut statement = connection.prepare(&sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let cells = statement.column_count() - 1;
+    let mut rows = statement.query([]).unwrap();
+    let mut answer = Vec::new();
+    while let Some(row) = rows.next().unwrap() {
+        if row.get(cells).unwrap() {
+            let cells = (0..cells).map(|i| format!("{:?}", row.get_ref(i).unwrap()));
+            answer.push(cells.collect::<Vec<_>>().join(" "));
+        }
+    }
+    answer.sort();
+    answer
+}
+
+const COLUMNS: [&str; 12] = [
+    "pid",
+    "fd",
+    "socket",
+    "family",
+    "protocol",
+    "local_address",
+    "remote_address",
+    "local_port",
+    "remote_port",
+    "path",
+    "state",
+    "net_namespace",
+];
+
+const NONSENSE: [&str; 26] = [
+    "NULL",
+    "''",
+    "'abc'",
+    "3.5",
+    "'3.5'",
+    "'1.0'",
+    "' 3 '",
+    "-1",
+    "'-1'",
+    "0",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "9223372036854775808",
+    "'99999999999999999999'",
+    "1e300",
+    "x'31'",
+    "'listen'",
+    "'LISTEN' COLLATE NOCASE",
+    "'listen' COLLATE NOCASE",
+    "'LISTEN  ' COLLATE RTRIM",
+    "'none' COLLATE NOCASE",
+    "CAST(4026532177.0 AS REAL)",
+    "CAST('4026532177' AS INTEGER)",
+    "' 4026532177'",
+    "'0x1'",
+    "'LISTEN' || char(0)",
+];
+
+/// A value to compare a column with: one that it has, one beside it, or nonsense.
+fn value(column: &'static str) -> impl Strategy<Value = String> {
+    let present = (0..1000u32).prop_map(move |n| {
+        format!("(SELECT {column} FROM plain LIMIT 1 OFFSET {n} % (SELECT count(*) FROM plain))")
+    });
+    let beside = (present.clone(), -1..=1).prop_map(|(value, step)| format!("{value} + {step}"));
+    prop_oneof![
+        4 => present,
+        2 => beside,
+        3 => select(&NONSENSE[..]).prop_map(str::to_owned),
+    ]
+}
+
+fn condition() -> impl Strategy<Value = String> {
+    let operators = ["=", "<>", "<", "<=", ">", ">=", "IS", "IS NOT", "LIKE", "GLOB", "NOT LIKE"];
+    let leaf = select(&COLUMNS[..]).prop_flat_map(move |column| {
+        let list = prop::collection::vec(value(column), 0..4).prop_map(|list| list.join(", "));
+        prop_oneof![
+            6 => (select(operators.to_vec()), value(column))
+                .prop_map(move |(operator, value)| format!("t.{column} {operator} {value}")),
+            3 => (select(vec!["IN", "NOT IN"]), list)
+                .prop_map(move |(operator, list)| format!("t.{column} {operator} ({list})")),
+            1 => (value(column), value(column))
+                .prop_map(move |(from, to)| format!("t.{column} BETWEEN {from} AND {to}")),
+            1 => Just(format!("t.{column} IN (SELECT {column} FROM plain WHERE pid % 2)")),
+            1 => select(vec!["IS NULL", "NOT NULL"]).prop_map(move |is| format!("t.{column} {is}")),
+        ]
+    });
+    leaf.prop_recursive(3, 6, 3, |inner| {
+        prop_oneof![
+            2 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} AND {b})")),
+            1 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} OR {b})")),
+            1 => inner.prop_map(|condition| format!("NOT ({condition})")),
+        ]
+    })
+}
+
+fn captured() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/one-of-each"))
+}
+
+/// Two namespaces, processes that hold sockets of their own and of the other one, shared sockets,
+/// one whose descriptors and one whose namespace cannot be read, sockets alike without an inode.
+fn tangled() -> ProcTree {
+    let tcp = |ports: &[(u16, &str)]| {
+        let lines: String = ports.iter().map(|(port, inode)| tcp_line(*port, inode)).collect();
+        format!("{TCP_HEADER}{lines}")
+    };
+    let unix = |paths: &[(&str, &str)]| {
+        let lines: String = paths.iter().map(|(inode, path)| unix_line(inode, path)).collect();
+        format!("{UNIX_HEADER}{lines}")
+    };
+    ProcTree::default()
+        .namespace(5)
+        .namespace(4026532177)
+        .file(5, "tcp", tcp(&[(1, "11"), (443, "12"), (80, "0"), (80, "0"), (3, "13")]))
+        .file(5, "unix", unix(&[("21", "/run/a b"), ("0", "/run/a b"), ("0", "/run/a b")]))
+        .file(4026532177, "tcp", tcp(&[(1, "31"), (443, "18446744073709551615")]))
+        .file(4026532177, "unix", unix(&[("41", "@x")]))
+        .process(1, 5, &[(3, "11"), (4, "31"), (5, "777")])
+        .process(2, 5, &[(3, "11"), (4, "11"), (7, "21")])
+        .process(3, 4026532177, &[(3, "18446744073709551615"), (1, "21"), (4, "41")])
+        .process(4, 4026532177, &[])
+        .process(5, 5, &[(3, "12")])
+        .with_unreadable_fds(4)
+        .without_namespace_link(1)
+        .without_namespace_link(3)
+}
+
+/// The condition picks the same rows, and with a limit as many of them.
+fn check(connection: &Connection, condition: &str, is_ours: &str) -> Result<(), TestCaseError> {
+    let picked = |table, rest: &str| answer(connection, table, rest, is_ours);
+    let filter = format!("WHERE {condition}");
+    let expected = picked("plain", &filter);
+    prop_assert_eq!(picked("mounted", &filter), expected, "{}", condition);
+    Ok(())
+}
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+#[test]
+fn over_the_captured_tree() {
+    let connection = database(captured());
+    proptest!(config(1500), |(condition in condition())| check(&connection, &condition, "1")?);
+}
+
+#[test]
+fn over_a_tangled_tree() {
+    let tree = tangled();
+    let connection = database(tree.path());
+    proptest!(config(1500), |(condition in condition())| check(&connection, &condition, "1")?);
+}
+
+#[test]
+fn over_this_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let four = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let six = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+    let _connected =
+        (TcpStream::connect(four.local_addr().unwrap()).unwrap(), four.accept().unwrap());
+    let _not_accepted = TcpStream::connect(six.local_addr().unwrap()).unwrap();
+    let _udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let path = directory.path().join("socket");
+    let _unix = (UnixListener::bind(&path).unwrap(), UnixStream::connect(&path).unwrap());
+    let shared = four.try_clone().unwrap();
+
+    // Others' sockets may change between two answers; these stay.
+    let port = six.local_addr().unwrap().port();
+    let is_ours = format!(
+        "(t.pid = {} OR t.local_port = {port} OR t.path = '{}')",
+        std::process::id(),
+        path.display()
+    );
+    let connection = database(Path::new("/proc"));
+    let ours = answer(&connection, "plain", "", &is_ours);
+    assert_eq!(ours.len(), 11, "{ours:#?}");
+    proptest!(config(200), |(condition in condition())| check(&connection, &condition, &is_ours)?);
+    drop(shared);
+}
+
+#[test]
+fn a_limit_gives_as_many_rows_as_it_should() {
+    let connection = database(captured());
+    proptest!(config(500), |(condition in condition(), limit in -1..9, offset in 0..9)| {
+        let all = answer(&connection, "plain", &format!("WHERE {condition}"), "1");
+        let limited = format!("WHERE {condition} LIMIT {limit} OFFSET {offset}");
+        let some = answer(&connection, "mounted", &limited, "1");
+        prop_assert_eq!(some.len(), answer(&connection, "plain", &limited, "1").len());
+        prop_assert!(some.iter().all(|row| all.contains(row)), "{:?} not all in {:?}", some, all);
+    });
+}
+
+#[test]
+fn what_is_no_comparison_leaves_every_row() {
+    let table = table(captured());
+    let rows = |constraints| {
+        let query = QueryContext { constraints, ..Default::default() };
+        texts(&table, &*table.generate(&query).unwrap())
+    };
+    let all = rows(vec![]);
+    assert_eq!(all.len(), 29);
+    let comparisons = [2, 4, 8, 16, 32, 68, 69, 72];
+    for code in (0..=255u8).filter(|code| !comparisons.contains(code)) {
+        for column in 0..COLUMNS.len() {
+            let operator = Operator::from_code(code);
+            let constraint = Constraint { column, operator, text: "5".into() };
+            assert_eq!(rows(vec![constraint]), all, "operator {code} on {}", COLUMNS[column]);
+        }
+    }
+}
+
+#[test]
+fn the_number_of_a_row_does_not_depend_on_the_query() {
+    let tree = tangled();
+    let table = table(tree.path());
+    let numbered = |constraints: Vec<Constraint>| {
+        let query = QueryContext { constraints, ..Default::default() };
+        let rows = table.generate(&query).unwrap();
+        let mut ids: Vec<i64> = (0..rows.len()).map(|row| rows.id(row)).collect();
+        ids.sort_unstable();
+        ids
+    };
+    let equals = |column, text: &str| {
+        vec![Constraint { column, operator: Operator::Equals, text: text.into() }]
+    };
+    let all = numbered(vec![]);
+    let mut distinct = all.clone();
+    distinct.dedup();
+    assert_eq!(distinct, all, "two rows have the same number");
+    assert!(all.iter().all(|id| *id >= 0));
+    for (column, text, count) in [(0, "2", 3), (0, "-1", 5), (10, "", 5), (2, "11", 3)] {
+        let some = numbered(equals(column, text));
+        assert_eq!(some.len(), count, "{} = {text:?}", COLUMNS[column]);
+        assert!(
+            some.iter().all(|id| all.binary_search(id).is_ok()),
+            "{} = {text:?}",
+            COLUMNS[column]
+        );
+    }
+}

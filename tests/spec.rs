@@ -1,0 +1,46 @@
+//! `tables/process_open_sockets.table` states the table; the code is held to it.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use tables::process_open_sockets::{ALTERNATIVE_NAME, NAME, Options, ProcessOpenSockets};
+use tables::{ColumnOptions, Table};
+
+const SPEC: &str = include_str!("../tables/process_open_sockets.table");
+
+/// Name, type and options of each `Column(…)` line, in order.
+fn stated_columns() -> Vec<(String, String, ColumnOptions)> {
+    let column = |line: &str| {
+        let (name, rest) = line.split_once("\", ").unwrap();
+        let (kind, rest) = rest.split_once(", \"").unwrap();
+        let (description, flags) = rest.rsplit_once("\", ").unwrap();
+        assert!(!description.is_empty(), "{name} is not described");
+        let mut options = ColumnOptions::empty();
+        for flag in flags.trim_end_matches("),").split(", ") {
+            options |= match flag {
+                "additional=True" => ColumnOptions::ADDITIONAL,
+                "optimized=True" => ColumnOptions::OPTIMIZED,
+                "hidden=True" => ColumnOptions::HIDDEN,
+                other => panic!("{name}: {other}"),
+            };
+        }
+        (name.to_owned(), kind.to_owned(), options)
+    };
+    SPEC.lines().filter_map(|line| line.trim().strip_prefix("Column(\"")).map(column).collect()
+}
+
+#[test]
+fn the_code_has_the_columns_that_are_stated() {
+    let table = ProcessOpenSockets::new(Options::default());
+    let coded: Vec<_> = table
+        .columns()
+        .iter()
+        .map(|column| (column.name.to_string(), column.kind.name().to_owned(), column.options))
+        .collect();
+    assert_eq!(coded, stated_columns());
+}
+
+#[test]
+fn the_code_has_the_names_that_are_stated() {
+    let stated = format!("table_name(\"{NAME}\", aliases=[\"{ALTERNATIVE_NAME}\"])");
+    assert!(SPEC.lines().any(|line| line == stated), "{stated}");
+}

@@ -1,0 +1,70 @@
+//! A process whose first thread has ended while another lives on holds its sockets still, although
+//! `/proc/<pid>/fd` is empty then.
+//!
+//! Run by hand, not by the test harness: the process under test is this program, started again,
+//! and its first thread has to end.
+
+#[cfg(target_os = "linux")]
+mod support;
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    println!("left out: only Linux shows processes this way");
+}
+
+#[cfg(target_os = "linux")]
+#[allow(clippy::unwrap_used)]
+fn main() {
+    use std::io::{BufRead, BufReader};
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
+    use support::rows::{rows_where, table};
+
+    const CHILD: &str = "ZOMBIE_LEADER_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        child();
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .env(CHILD, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = child.id();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let port = line.trim();
+    let task = format!("/proc/{pid}/stat");
+    while !std::fs::read_to_string(&task).unwrap().contains(") Z ") {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+
+    let table = table(Path::new("/proc"));
+    let by_port = rows_where(&table, &[("local_port", port), ("state", "LISTEN")]);
+    let by_pid = rows_where(&table, &[("pid", &pid.to_string())]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    assert_eq!(by_port.len(), 1, "{by_port:?}");
+    assert!(by_port[0].starts_with(&format!("{pid}|")), "not shown as the holder: {by_port:?}");
+    assert_eq!(by_pid, by_port);
+    println!("test a_process_whose_first_thread_has_ended_holds_its_sockets ... ok");
+}
+
+/// Listens, says at which port, and ends its first thread.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, clippy::unwrap_used)]
+fn child() -> ! {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    println!("{}", listener.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        // Until the parent is done.
+        let _ = std::io::stdin().read_line(&mut String::new());
+        drop(listener);
+        std::process::exit(0);
+    });
+    // SAFETY: ends this thread alone; nothing that it owns is used by the other.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!("the thread has ended")
+}
