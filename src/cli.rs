@@ -3,6 +3,7 @@
 //! osquery passes no flag but its own to an extension, so every other one can be set by an
 //! environment variable too.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -123,6 +124,10 @@ impl Cli {
     pub fn start_log(&self) {
         let level = if self.verbose { LevelFilter::Debug } else { LevelFilter::Warn };
         let mut log = env_logger::Builder::new();
+        log.format(|out, record| {
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(out, "{}: {level}: {}", env!("CARGO_PKG_NAME"), record.args())
+        });
         log.filter_level(level);
         if !self.verbose {
             // At every end it warns that its listener is still waiting for connections.

@@ -100,8 +100,10 @@ fn a_malformed_line_is_one_gap_and_the_lines_after_it_are_read() {
     assert_eq!(rows, ["1|3|1002|2|6|127.0.0.1|0.0.0.0|81|0||LISTEN|5"]);
     assert_eq!(
         log,
-        ["WARN 1 malformed lines (first: line 3 of PROC/1/net/tcp): each may be a socket that is \
-          missing"]
+        [
+            "WARN malformed lines: 1 (first: line 3 of PROC/1/net/tcp); each may be a socket that is \
+          missing"
+        ]
     );
 }
 
@@ -150,8 +152,8 @@ fn a_file_that_cannot_be_read_is_a_gap_and_the_others_are_read() {
     assert_eq!(
         log,
         [
-            "WARN 1 files of sockets not read to their end (first: PROC/1/net/udp: Is a directory (os \
-          error 21)): sockets are missing"
+            "WARN files of sockets not read to their end: 1 (first: PROC/1/net/udp: Is a directory (os \
+          error 21)); sockets are missing"
         ]
     );
 }
@@ -219,7 +221,7 @@ fn a_namespace_that_nobody_names_is_read_all_the_same() {
     let (rows, log) = read(&tree);
     assert_eq!(rows, ["1|3|1001|2|6|127.0.0.1|0.0.0.0|80|0||LISTEN|"]);
     assert_eq!(log.len(), 1, "{log:?}");
-    assert!(log[0].starts_with("WARN 1 network namespaces whose number could not be read"));
+    assert!(log[0].starts_with("WARN network namespaces whose number could not be read: 1"));
 }
 
 #[test]
@@ -248,7 +250,7 @@ fn sockets_of_processes_that_cannot_be_read_have_no_holder() {
     let (rows, log) = read(&tree);
     assert_eq!(rows, ["-1|-1|1001|2|6|127.0.0.1|0.0.0.0|80|0||LISTEN|5"]);
     assert_eq!(log.len(), 1, "{log:?}");
-    assert!(log[0].starts_with("WARN 2 processes whose file descriptors could not be read"));
+    assert!(log[0].starts_with("WARN processes whose file descriptors could not be read: 2"));
     assert_eq!(read_where(&tree, &[("pid", "-1")]).0, rows);
 }
 

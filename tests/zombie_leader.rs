@@ -13,7 +13,7 @@ fn main() {
 }
 
 #[cfg(target_os = "linux")]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 fn main() {
     use std::io::{BufRead, BufReader};
     use std::path::Path;
@@ -54,7 +54,7 @@ fn main() {
 
 /// Listens, says at which port, and ends its first thread.
 #[cfg(target_os = "linux")]
-#[allow(unsafe_code, clippy::unwrap_used)]
+#[allow(unsafe_code, clippy::unwrap_used, clippy::unreachable)]
 fn child() -> ! {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     println!("{}", listener.local_addr().unwrap().port());
@@ -66,5 +66,5 @@ fn child() -> ! {
     });
     // SAFETY: ends this thread alone; nothing that it owns is used by the other.
     unsafe { libc::syscall(libc::SYS_exit, 0) };
-    unreachable!("the thread has ended")
+    unreachable!("this thread has ended")
 }

@@ -251,7 +251,7 @@ impl fmt::Display for Gap {
             GapKind::Line => ("malformed lines", "each may be a socket that is missing"),
             GapKind::Vanished => ("sockets that came or went during the scan", "they are left out"),
         };
-        write!(f, "{} {what} (first: {}): {effect}", self.count, self.first)
+        write!(f, "{what}: {} (first: {}); {effect}", self.count, self.first)
     }
 }
 
