@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use log::LevelFilter;
+use log::{Level, LevelFilter};
 use tables::process_open_sockets::Options;
 
 /// Every open socket of this host, with every process that holds it.
@@ -125,7 +125,12 @@ impl Cli {
         let level = if self.verbose { LevelFilter::Debug } else { LevelFilter::Warn };
         let mut log = env_logger::Builder::new();
         log.format(|out, record| {
-            let level = record.level().as_str().to_ascii_lowercase();
+            let level = match record.level() {
+                Level::Error => "error",
+                Level::Warn => "warning",
+                Level::Info => "info",
+                Level::Debug | Level::Trace => "debug",
+            };
             writeln!(out, "{}: {level}: {}", env!("CARGO_PKG_NAME"), record.args())
         });
         log.filter_level(level);

@@ -103,12 +103,68 @@ fn modes_exclude_each_other() {
     assert_eq!(output.stdout, b"");
 }
 
+const CAPTURED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/one-of-each");
+
 #[test]
-fn both_names_of_the_table_answer() {
+fn both_names_of_the_table_answer_from_the_proc_that_a_flag_or_a_variable_names() {
     for name in ["process_open_sockets", "alt_process_open_sockets"] {
-        let count = printed(&["--list", "--noheader", &format!("SELECT count(*) FROM {name}")]);
-        assert!(count.trim_end().parse::<u64>().is_ok(), "{name}: {count}");
+        let sql = format!("SELECT count(*) FROM {name}");
+        assert_eq!(printed(&["--list", "--noheader", "--procfs", CAPTURED, &sql]), "29\n");
+        let mut by_variable = shell();
+        by_variable.env("PROCESS_OPEN_SOCKETS_PROCFS", CAPTURED);
+        let output = by_variable.args(["query", "--list", "--noheader", &sql]).output().unwrap();
+        assert_eq!(output.stdout, b"29\n");
     }
+}
+
+#[test]
+fn the_table_comes_out_in_every_mode() {
+    let sql = "SELECT pid, local_address, local_port, path, state FROM process_open_sockets \
+               WHERE fd = 21 OR local_port = 8001 AND pid = 200";
+    let mode = |mode| printed(&[mode, "--procfs", CAPTURED, &format!("{sql} ORDER BY pid")]);
+    assert_eq!(
+        mode("--pretty"),
+        "\
++-----+---------------+------------+--------------------+--------+
+| pid | local_address | local_port | path               | state  |
++-----+---------------+------------+--------------------+--------+
+| 100 |               | 0          | a path with blanks |        |
+| 200 | 127.0.0.1     | 8001       |                    | LISTEN |
++-----+---------------+------------+--------------------+--------+
+"
+    );
+    assert_eq!(
+        mode("--list"),
+        "pid|local_address|local_port|path|state\n100||0|a path with blanks|\n\
+         200|127.0.0.1|8001||LISTEN\n"
+    );
+    assert_eq!(
+        mode("--csv"),
+        "pid,local_address,local_port,path,state\n100,,0,a path with blanks,\n\
+         200,127.0.0.1,8001,,LISTEN\n"
+    );
+    assert_eq!(
+        mode("--json"),
+        "[\n  {\"pid\":\"100\",\"local_address\":\"\",\"local_port\":\"0\",\
+         \"path\":\"a path with blanks\",\"state\":\"\"},\n  \
+         {\"pid\":\"200\",\"local_address\":\"127.0.0.1\",\"local_port\":\"8001\",\
+         \"path\":\"\",\"state\":\"LISTEN\"}\n]\n"
+    );
+    let line = mode("--line");
+    assert!(line.contains("path = a path with blanks\n"), "{line}");
+    assert!(line.ends_with("state = LISTEN\n"), "{line}");
+}
+
+#[test]
+fn what_could_not_be_read_is_said_on_standard_error() {
+    let output = query(&["--procfs", "/dev", "SELECT count(*) FROM process_open_sockets"]);
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        stderr,
+        "Error: /dev is not a proc file system (it has no 'self'): give --procfs the place where \
+         one is mounted\n"
+    );
 }
 
 #[test]

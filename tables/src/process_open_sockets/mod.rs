@@ -1,8 +1,8 @@
 //! The table `process_open_sockets`: every open socket of the host, once for every file descriptor
 //! that holds it.
 //!
-//! The query's constraints become a [`Filter`](filter::Filter), [`sys`] collects a
-//! [`Snapshot`](model::Snapshot) of what it lets through, and [`correlate`] makes rows of it.
+//! The query's constraints become a `Filter`, `sys` collects a `Snapshot` of what it lets through, and
+//! `correlate` makes rows of it.
 
 mod correlate;
 mod filter;

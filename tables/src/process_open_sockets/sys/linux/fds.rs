@@ -24,18 +24,23 @@ pub(super) fn walk(
         }
     };
     let result = root.process(pid).and_then(|process| {
-        if for_each_descriptor(&process, &mut holds)? {
-            return Ok(());
+        let own = for_each_descriptor(&process, &mut holds);
+        if own == Ok(true) {
+            return own;
         }
-        for thread in process.threads() {
-            if for_each_descriptor(&thread, &mut holds).unwrap_or(false) {
-                break;
+        // The descriptors of a zombie are none, or root's; a thread of it that lives has them all.
+        for thread in process.other_threads() {
+            match for_each_descriptor(&thread, &mut holds) {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(errno) if is_gone(errno) => {}
+                Err(_) => break,
             }
         }
-        Ok(())
+        own
     });
     match result {
-        Ok(()) => {}
+        Ok(_) => {}
         Err(errno) if is_gone(errno) => {}
         Err(errno) => gaps.add(GapKind::Fds, || {
             let path = root.path().join(pid.to_string()).join("fd");

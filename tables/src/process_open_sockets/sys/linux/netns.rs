@@ -122,7 +122,7 @@ impl Namespace {
 fn find_mark(process: Process) -> rustix::io::Result<(Mark, Process)> {
     let mark = mark_of(&process);
     if mark.is_err() {
-        for thread in process.threads() {
+        for thread in process.other_threads() {
             if let Ok(mark) = mark_of(&thread) {
                 return Ok((mark, thread));
             }

@@ -44,7 +44,7 @@ impl ProcRoot {
 
     pub(super) fn process(&self, pid: i32) -> rustix::io::Result<Process> {
         let directory = openat(&self.directory, pid.to_string(), DIRECTORY | OFlags::PATH)?;
-        Ok(Process { directory })
+        Ok(Process { pid, directory })
     }
 }
 
@@ -52,30 +52,27 @@ impl ProcRoot {
 /// here, even if its pid is given to another.
 #[derive(Debug)]
 pub(super) struct Process {
+    pid: i32,
     directory: OwnedFd,
 }
 
 impl Process {
-    /// The process as each of its threads shows it, one after the other, if it has more than one.
+    /// The process as each of its threads but the first shows it, one after the other.
     ///
-    /// Where the first thread has ended and others live on, the process itself looks like a zombie,
+    /// Where the first has ended and others live on, the process itself looks like a zombie,
     /// without descriptors and namespaces, and only the others show them.
-    pub(super) fn threads(&self) -> impl Iterator<Item = Process> + '_ {
+    pub(super) fn other_threads(&self) -> impl Iterator<Item = Process> + '_ {
         // A directory has a link for itself, one for its name, and one for each directory in it.
         let several = self.stat("task").is_ok_and(|task| task.st_nlink > 3);
         let mut tids = Vec::new();
-        if several {
-            let listed = self
-                .directory("task")
-                .and_then(|task| for_each_number(task.as_fd(), |tid, _| tids.push(tid)));
-            if listed.is_err() {
-                tids.clear();
-            }
+        if several && let Ok(task) = self.directory("task") {
+            // What was listed before an error is as good as without it.
+            let _ = for_each_number(task.as_fd(), |tid, _| tids.push(tid));
         }
-        tids.into_iter().filter_map(|tid| {
+        tids.into_iter().filter(|&tid| tid != self.pid).filter_map(|tid| {
             let path = format!("task/{tid}");
             let directory = openat(&self.directory, path, DIRECTORY | OFlags::PATH).ok()?;
-            Some(Process { directory })
+            Some(Process { pid: self.pid, directory })
         })
     }
 
