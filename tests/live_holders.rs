@@ -91,6 +91,22 @@ fn a_socket_held_by_two_processes_and_twice_by_one_is_three_rows() {
 }
 
 #[test]
+fn a_thread_is_no_process() {
+    let _alone = alone();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let table = table(Path::new("/proc"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let tid = rustix::thread::gettid().as_raw_nonzero().to_string();
+            assert_ne!(tid, pid());
+            assert_eq!(rows_where(&table, &[("pid", &tid)]), [""; 0]);
+        });
+    });
+    let of_process = rows_where(&table, &[("pid", &pid()), ("socket", &inode(&listener))]);
+    assert_eq!(of_process.len(), 1);
+}
+
+#[test]
 fn a_socket_of_another_network_namespace_shows_that_one() {
     let _alone = alone();
     let test = "a_socket_of_another_network_namespace_shows_that_one";

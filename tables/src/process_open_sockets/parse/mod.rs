@@ -2,3 +2,4 @@
 
 pub(super) mod proc_link;
 pub(super) mod proc_net;
+pub(super) mod proc_status;

@@ -50,7 +50,7 @@ impl Scan<'_> {
     /// the files that can list what they hold.
     fn held(mut self) -> Result<Snapshot, Error> {
         let pids = match self.filter.listed_pids() {
-            Some(pids) => pids,
+            Some(pids) => pids.into_iter().filter(|&pid| self.root.is_process(pid)).collect(),
             None => self.root.pids()?,
         };
         let filter = self.filter;

@@ -1,6 +1,7 @@
 //! A mount of proc (proc(5)) and the processes in it.
 
 use std::fs::File;
+use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RawDir, readlinkat_raw, statat};
 use rustix::io::Errno;
 
 use crate::Error;
-use crate::process_open_sockets::parse::proc_link;
+use crate::process_open_sockets::parse::{proc_link, proc_status};
 
 /// An open mount of proc. Every path below it is looked up from here, so it reads the same mount
 /// whatever is mounted over its path later.
@@ -40,6 +41,21 @@ impl ProcRoot {
             .and_then(|directory| for_each_number(directory.as_fd(), |pid, _| pids.push(pid)))
             .map_err(|errno| Error::Read { path: self.path.clone(), source: errno.into() })?;
         Ok(pids)
+    }
+
+    /// Whether that is the pid of a process, and not of a thread of one: the mount has a directory
+    /// for those too, although it does not list them.
+    pub(super) fn is_process(&self, pid: i32) -> bool {
+        let mut status = [0; 1024];
+        let read = self
+            .process(pid)
+            .and_then(|process| process.file("status"))
+            .map_err(std::io::Error::from)
+            .and_then(|mut file| file.read(&mut status));
+        // What cannot be read is taken for one: its descriptors will tell.
+        read.ok()
+            .and_then(|length| proc_status::thread_group(status.get(..length)?))
+            .is_none_or(|group| group == pid)
     }
 
     pub(super) fn process(&self, pid: i32) -> rustix::io::Result<Process> {

@@ -1,0 +1,35 @@
+//! `/proc/<pid>/status` (proc_pid_status(5)).
+
+use super::proc_link::number;
+
+/// The process that a thread belongs to: the value of `Tgid:`.
+pub(crate) fn thread_group(status: &[u8]) -> Option<i32> {
+    let mut lines = status.split(|&byte| byte == b'\n');
+    number(lines.find_map(|line| line.strip_prefix(b"Tgid:"))?.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Printed by Linux 6.18.
+    const STATUS: &[u8] = b"Name:\tcat\nUmask:\t0022\nState:\tR (running)\nTgid:\t7340\nNgid:\t0\n";
+
+    #[test]
+    fn the_thread_group_is_the_number_after_tgid() {
+        assert_eq!(thread_group(STATUS), Some(7340));
+    }
+
+    #[test]
+    fn a_name_that_imitates_the_line_is_not_it() {
+        // The kernel prints a newline in a name as \n.
+        assert_eq!(thread_group(b"Name:\tTgid:\\t1\nTgid:\t2\n"), Some(2));
+    }
+
+    #[test]
+    fn what_is_cut_before_the_number_has_none() {
+        for status in [&b""[..], b"Name:\tcat\n", b"Tgid:", b"Tgid:\tx\n"] {
+            assert_eq!(thread_group(status), None);
+        }
+    }
+}
