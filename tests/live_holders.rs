@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use rustix::net::{self, AddressFamily, SocketType};
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{self, AddressFamily, SocketType, ipproto};
 use support::left_out::is_root_or_say;
 use support::own::{inode, net_namespace, pid, row, rows_of};
 use support::rows::{rows_where, table};
@@ -55,6 +56,26 @@ impl Sleeper {
             });
         }
         Sleeper(command.spawn().unwrap())
+    }
+
+    /// The same, holding the socket that is made there too; with its descriptor and inode.
+    fn with_socket_in_new_namespace(
+        mut make: impl FnMut() -> rustix::io::Result<OwnedFd> + Send + Sync + 'static,
+    ) -> (Sleeper, i32, u64) {
+        let (mut told, tell) = std::io::pipe().unwrap();
+        let tell = OwnedFd::from(tell);
+        let sleeper = Sleeper::in_new_namespace(Stdio::null(), move || {
+            let socket = make()?;
+            rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::empty())?;
+            rustix::io::write(&tell, &rustix::fs::fstat(&socket)?.st_ino.to_ne_bytes())?;
+            rustix::io::write(&tell, &socket.as_raw_fd().to_ne_bytes())?;
+            std::mem::forget(socket);
+            Ok(())
+        });
+        let (mut inode, mut fd) = ([0; 8], [0; 4]);
+        told.read_exact(&mut inode).unwrap();
+        told.read_exact(&mut fd).unwrap();
+        (sleeper, i32::from_ne_bytes(fd), u64::from_ne_bytes(inode))
     }
 
     fn pid(&self) -> u32 {
@@ -113,22 +134,13 @@ fn a_socket_of_another_network_namespace_shows_that_one() {
     if !is_root_or_say(test, "a network namespace needs CAP_SYS_ADMIN") {
         return;
     }
-    let (mut told, tell) = std::io::pipe().unwrap();
-    let tell = OwnedFd::from(tell);
-    let sleeper = Sleeper::in_new_namespace(Stdio::null(), move || {
-        // Not close-on-exec: the sleeper goes on holding it.
+    let (sleeper, fd, inode) = Sleeper::with_socket_in_new_namespace(|| {
         let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
         net::bind(&socket, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4444)))?;
         net::listen(&socket, 1)?;
-        rustix::io::write(&tell, &rustix::fs::fstat(&socket)?.st_ino.to_ne_bytes())?;
-        rustix::io::write(&tell, &socket.as_raw_fd().to_ne_bytes())?;
-        std::mem::forget(socket);
-        Ok(())
+        Ok(socket)
     });
-    let (mut inode, mut fd) = ([0; 8], [0; 4]);
-    told.read_exact(&mut inode).unwrap();
-    told.read_exact(&mut fd).unwrap();
-    let (inode, fd, pid) = (u64::from_ne_bytes(inode), i32::from_ne_bytes(fd), sleeper.pid());
+    let pid = sleeper.pid();
 
     let namespace = net_namespace(pid);
     assert_ne!(namespace, net_namespace("self"));
@@ -137,6 +149,29 @@ fn a_socket_of_another_network_namespace_shows_that_one() {
     assert_eq!(rows_where(&table, &[("socket", &inode.to_string())]), [&expected[..]]);
     assert_eq!(rows_where(&table, &[("pid", &pid.to_string())]), [&expected[..]]);
     assert_eq!(rows_where(&table, &[("net_namespace", &namespace)]), [expected]);
+}
+
+#[test]
+fn a_ping_socket_shows_its_identifier_as_port() {
+    let _alone = alone();
+    let test = "a_ping_socket_shows_its_identifier_as_port";
+    if !is_root_or_say(
+        test,
+        "a network namespace where ping sockets are allowed needs CAP_SYS_ADMIN",
+    ) {
+        return;
+    }
+    let (sleeper, fd, inode) = Sleeper::with_socket_in_new_namespace(|| {
+        let setting = "/proc/sys/net/ipv4/ping_group_range";
+        let setting = rustix::fs::open(setting, OFlags::WRONLY, Mode::empty())?;
+        rustix::io::write(&setting, b"0 0")?;
+        let socket = net::socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP))?;
+        net::bind(&socket, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, 77)))?;
+        Ok(socket)
+    });
+    let pid = sleeper.pid();
+    let expected = format!("{pid}|{fd}|{inode}|2|1|0.0.0.0|0.0.0.0|77|0|||{}", net_namespace(pid));
+    assert_eq!(rows_where(&table(Path::new("/proc")), &[("pid", &pid.to_string())]), [expected]);
 }
 
 #[test]

@@ -126,22 +126,6 @@ fn packet_sockets_show_the_ethertype() {
 }
 
 #[test]
-fn ping_sockets_show_their_identifier_as_port() {
-    let Ok(socket) = net::socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP))
-    else {
-        say_left_out(
-            "ping_sockets_show_their_identifier_as_port",
-            "net.ipv4.ping_group_range does not allow this user a ping socket",
-        );
-        return;
-    };
-    net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    let identifier = SocketAddr::try_from(net::getsockname(&socket).unwrap()).unwrap().port();
-    let expected = row(&socket, &format!("2|1|127.0.0.1|0.0.0.0|{identifier}|0||"));
-    assert_eq!(rows_of(&socket), [expected]);
-}
-
-#[test]
 fn unix_sockets_show_paths_with_blanks_and_abstract_names() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a path  with blanks ");
