@@ -48,7 +48,7 @@ pub struct Launch {
     /// The socket of osquery's extension manager
     #[arg(long, value_name = "PATH", env = "PROCESS_OPEN_SOCKETS_SOCKET")]
     pub socket: Option<PathBuf>,
-    /// Seconds to wait for that socket
+    /// Seconds to wait for that socket, if osquery started the extension; otherwise it waits for ever
     #[arg(
         long,
         value_name = "SECONDS",
@@ -66,6 +66,11 @@ pub struct Launch {
         env = "PROCESS_OPEN_SOCKETS_INTERVAL"
     )]
     pub interval: u64,
+    /// What to do when osquery is gone
+    ///
+    /// [default: exit if osquery started the extension, otherwise wait for it to come back]
+    #[arg(long, value_enum, value_name = "WHAT", env = "PROCESS_OPEN_SOCKETS_WHEN_GONE")]
+    pub when_gone: Option<WhenGone>,
     /// The table's name in osquery; an error if osquery has one of that name
     ///
     /// [default: process_open_sockets, or alt_process_open_sockets where osquery has that one]
@@ -76,6 +81,28 @@ pub struct Launch {
         env = "PROCESS_OPEN_SOCKETS_TABLE_NAME"
     )]
     pub table_name: Option<String>,
+}
+
+/// What to do when osquery is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum WhenGone {
+    /// End, so that whoever started the extension does so again.
+    Exit,
+    /// Wait for osquery to come back, and serve it again.
+    Wait,
+}
+
+impl Launch {
+    /// Whether osquery started this process.
+    pub fn by_osquery(&self) -> bool {
+        std::env::var_os("OSQUERY_EXTENSION").is_some()
+    }
+
+    /// What to do when osquery is gone.
+    pub fn when_gone(&self) -> WhenGone {
+        let default = if self.by_osquery() { WhenGone::Exit } else { WhenGone::Wait };
+        self.when_gone.unwrap_or(default)
+    }
 }
 
 /// The seconds of a day: the longest time that a flag takes.
@@ -134,10 +161,6 @@ impl Cli {
             writeln!(out, "{}: {level}: {}", env!("CARGO_PKG_NAME"), record.args())
         });
         log.filter_level(level);
-        if !self.verbose {
-            // At every end it warns that its listener is still waiting for connections.
-            log.filter_module("osquery_rust_ng", LevelFilter::Error);
-        }
         log.parse_default_env().init();
     }
 }

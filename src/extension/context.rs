@@ -9,8 +9,12 @@
 //! fewer. One unreadable entry lifts all constraints of its column, because it may be a member of
 //! an `IN` list, which arrives as several `=`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::Value;
 use tables::{Column, ColumnsUsed, Constraint, Operator, QueryContext};
+
+use super::osquery::ExtensionPluginRequest;
 
 /// The longest context that is read, in bytes: some 50,000 members of an `IN` list.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -62,6 +66,19 @@ pub fn decode(text: &str, columns: &[Column]) -> Result<QueryContext, Error> {
     Ok(QueryContext {
         constraints: constraints(context.get("constraints"), columns),
         columns_used: columns_used(context.get("colsUsed"), columns),
+    })
+}
+
+/// What a `generate` request asks of a table of these columns: everything, when its context cannot
+/// be read, which the log says once.
+pub fn of_request(request: &ExtensionPluginRequest, columns: &[Column]) -> QueryContext {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let Some(text) = request.get("context") else { return QueryContext::default() };
+    decode(text, columns).unwrap_or_else(|error| {
+        if !SAID.swap(true, Ordering::Relaxed) {
+            log::warn!("{error}; such queries are answered with every row (said once)");
+        }
+        QueryContext::default()
     })
 }
 

@@ -13,30 +13,26 @@ use super::{EXTENSION_NAME, manager};
 pub(super) enum Failure {
     /// Started without `--socket`.
     NoSocket,
-    /// The socket's path is not UTF-8.
-    SocketNotText(PathBuf),
-    /// The extension manager cannot be asked.
+    /// The extension manager cannot be asked, or refuses the extension.
     Manager(manager::Error),
-    /// An extension of this name is registered at that socket.
+    /// An extension of this name stays registered at that socket.
     AlreadyRegistered(PathBuf),
     /// osquery has a table of the name that `--table-name` asks for.
     NameTaken(String),
     /// osquery has tables of both names.
     NamesTaken,
-    /// The server could not connect.
-    Start(io::Error),
-    /// The server failed.
-    Serve(thrift::Error),
-    /// The core did not take the extension.
-    Refused,
-    /// The core no longer lists the extension.
-    Dropped,
+    /// The core took the extension and does not list it.
+    NotListed(PathBuf),
+    /// The socket at which osquery would call cannot be made.
+    Listen(PathBuf, io::Error),
+    /// The operating system gives no thread or no signals.
+    System(io::Error),
 }
 
 impl Failure {
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
-            Failure::NoSocket | Failure::SocketNotText(_) => ExitCode::from(2),
+            Failure::NoSocket => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }
     }
@@ -64,12 +60,6 @@ impl std::fmt::Display for Failure {
                      which passes --socket",
                 )
             }
-            Failure::SocketNotText(path) => write!(
-                f,
-                "the path of --socket is not UTF-8: {}; give osquery another with its flag \
-                 --extensions_socket",
-                path.display()
-            ),
             Failure::Manager(error) => error.fmt(f),
             Failure::AlreadyRegistered(socket) => write!(
                 f,
@@ -87,15 +77,19 @@ impl std::fmt::Display for Failure {
                 "osquery already has tables named {NAME} and {ALTERNATIVE_NAME}; give the table a \
                  name of its own with --table-name or PROCESS_OPEN_SOCKETS_TABLE_NAME"
             ),
-            Failure::Start(source) => write!(f, "cannot connect to osquery: {source}"),
-            Failure::Serve(source) => write!(f, "cannot serve osquery: {source}"),
-            Failure::Refused => f.write_str(
-                "osquery does not list the extension after its registration, so it refused it; \
-                 osquery's log says why (start osquery with --verbose)",
+            Failure::NotListed(socket) => write!(
+                f,
+                "osquery took the extension at {} and does not list it; its log says why (start \
+                 osquery with --verbose)",
+                socket.display()
             ),
-            Failure::Dropped => f.write_str(
-                "osquery no longer lists the extension; ending, so that osquery starts it anew",
+            Failure::Listen(path, source) => write!(
+                f,
+                "cannot make the socket {} at which osquery calls: {source}; is its folder there, \
+                 and may this user write to it?",
+                path.display()
             ),
+            Failure::System(source) => write!(f, "cannot start: {source}"),
         }
     }
 }

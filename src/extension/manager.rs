@@ -3,29 +3,25 @@
 //!
 //! One connection a request, as the core itself does, so that a core that came back is simply
 //! reached again. Neither connecting nor any single read or write waits longer than the timeout.
-//! The core is trusted not to claim absurd lengths: the thrift crate allocates what it is told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, BufReader, BufWriter};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
-use thrift::transport::{TBufferedReadTransport, TBufferedWriteTransport};
+use thrift::protocol::TBinaryOutputProtocol;
 
 use super::osquery::{
-    ExtensionManagerSyncClient, ExtensionStatus, InternalExtensionList, TExtensionManagerSyncClient,
+    ExtensionManagerSyncClient, ExtensionRegistry, ExtensionRouteUUID, ExtensionStatus,
+    InternalExtensionInfo, InternalExtensionList, TExtensionManagerSyncClient,
 };
-
-/// How long one look for a socket that is not there yet waits until the next.
-const RETRY: Duration = Duration::from_millis(50);
+use super::protocol::BinaryInput;
 
 type Client = ExtensionManagerSyncClient<
-    TBinaryInputProtocol<TBufferedReadTransport<UnixStream>>,
-    TBinaryOutputProtocol<TBufferedWriteTransport<UnixStream>>,
+    BinaryInput<BufReader<UnixStream>>,
+    TBinaryOutputProtocol<BufWriter<UnixStream>>,
 >;
 
 /// Why the manager could not be asked. Every message names the socket.
@@ -129,22 +125,42 @@ impl Manager {
         Manager { socket: socket.to_owned(), timeout }
     }
 
-    /// Waits until somebody listens at the socket: an extension can be started before the core has
-    /// made it. Looks at least once.
+    /// The same manager, with another time for each answer.
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Manager { socket: self.socket.clone(), timeout }
+    }
+
+    /// Whether somebody listens at the socket.
     ///
     /// # Errors
-    /// [`Error::Absent`] when nobody does within that time, [`Error::Connect`] at once when waiting
-    /// would not help.
-    pub fn wait(&self, patience: Duration) -> Result<(), Error> {
-        let start = Instant::now();
-        loop {
-            match self.connect() {
-                Err(Error::Absent { .. }) if start.elapsed() < patience => {
-                    thread::sleep(RETRY.min(patience.saturating_sub(start.elapsed())));
-                }
-                result => return result.map(drop),
-            }
-        }
+    /// [`Error::Absent`] when nobody does: an extension can be started before the core has made it.
+    pub fn look(&self) -> Result<(), Error> {
+        self.connect().map(drop)
+    }
+
+    /// Registers an extension with these plugins, and returns the number that it got.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the core's words when it does not take them.
+    pub fn register(
+        &self,
+        extension: &InternalExtensionInfo,
+        registry: &ExtensionRegistry,
+    ) -> Result<ExtensionRouteUUID, Error> {
+        let status =
+            self.ask(|client| client.register_extension(extension.clone(), registry.clone()))?;
+        let uuid = status.uuid;
+        self.check(status)?;
+        uuid.ok_or_else(|| self.refused("it gave no number".to_owned()))
+    }
+
+    /// Takes that extension out of the core's registry.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when it is not in there.
+    pub fn deregister(&self, uuid: ExtensionRouteUUID) -> Result<(), Error> {
+        let status = self.ask(|client| client.deregister_extension(uuid))?;
+        self.check(status)
     }
 
     /// The registered extensions by uuid; the core itself is among them as 0.
@@ -161,15 +177,19 @@ impl Manager {
     /// When the core cannot be asked, and [`Error::Refused`] when the query fails.
     pub fn query(&self, sql: &str) -> Result<Vec<BTreeMap<String, String>>, Error> {
         let answer = self.ask(|client| client.query(sql.to_owned()))?;
-        match answer.status {
-            Some(ExtensionStatus { code: None | Some(0), .. }) | None => {
-                Ok(answer.response.unwrap_or_default())
-            }
-            Some(status) => Err(Error::Refused {
-                socket: self.socket.clone(),
-                message: status.message.unwrap_or_default(),
-            }),
+        self.check(answer.status.unwrap_or_default())?;
+        Ok(answer.response.unwrap_or_default())
+    }
+
+    fn check(&self, status: ExtensionStatus) -> Result<(), Error> {
+        match status.code {
+            None | Some(0) => Ok(()),
+            Some(_) => Err(self.refused(status.message.unwrap_or_default())),
         }
+    }
+
+    fn refused(&self, message: String) -> Error {
+        Error::Refused { socket: self.socket.clone(), message }
     }
 
     /// Which of these names the core has tables of, its own or an extension's, in whatever case
@@ -188,15 +208,6 @@ impl Manager {
             list.join(", ")
         ))?;
         Ok(rows.into_iter().filter_map(|mut row| row.remove("name")).collect())
-    }
-
-    /// Whether an extension of that name is registered.
-    ///
-    /// # Errors
-    /// When the core cannot be asked.
-    pub fn is_registered(&self, name: &str) -> Result<bool, Error> {
-        let extensions = self.extensions()?;
-        Ok(extensions.values().any(|extension| extension.name.as_deref() == Some(name)))
     }
 
     /// A connection on which nothing waits longer than the timeout, connecting included (it waits
@@ -229,8 +240,8 @@ impl Manager {
             .try_clone()
             .map_err(|source| Error::Connect { socket: self.socket.clone(), source })?;
         let mut client = Client::new(
-            TBinaryInputProtocol::new(TBufferedReadTransport::new(reader), true),
-            TBinaryOutputProtocol::new(TBufferedWriteTransport::new(stream), true),
+            BinaryInput::new(BufReader::new(reader)),
+            TBinaryOutputProtocol::new(BufWriter::new(stream), true),
         );
         let start = Instant::now();
         request(&mut client).map_err(|source| {

@@ -6,63 +6,36 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use osquery_rust_ng::plugin::{ColumnDef, ColumnOptions, ColumnType, ReadOnlyTable};
 use osquery_rust_ng::{ExtensionPluginRequest, ExtensionResponse, ExtensionStatus};
-use tables::{QueryContext, Rows, Table, Value};
+use tables::{QueryContext, Rows, Table};
 
+use super::answer::{asked, text};
 use super::context;
 
 /// A table under the name that it has in osquery.
 pub struct TablePlugin {
     name: String,
     table: Arc<dyn Table>,
-    complained: AtomicBool,
 }
 
 impl TablePlugin {
     /// That table under that name.
     pub fn new(name: String, table: Arc<dyn Table>) -> Self {
-        TablePlugin { name, table, complained: AtomicBool::new(false) }
-    }
-
-    /// What the query asks for: everything, when its context cannot be read.
-    fn context(&self, request: &ExtensionPluginRequest) -> QueryContext {
-        let Some(text) = request.get("context") else { return QueryContext::default() };
-        context::decode(text, self.table.columns()).unwrap_or_else(|error| {
-            if !self.complained.swap(true, Ordering::Relaxed) {
-                log::warn!("{error}; such queries are answered with every row (said once)");
-            }
-            QueryContext::default()
-        })
+        TablePlugin { name, table }
     }
 
     fn rows(&self, query: &QueryContext, rows: &dyn Rows) -> Vec<BTreeMap<String, String>> {
-        let asked: Vec<(usize, &str)> = self
-            .table
-            .columns()
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| query.columns_used.contains(*index))
-            .map(|(index, column)| (index, &*column.name))
-            .collect();
+        let asked: Vec<(usize, &str)> = asked(self.table.columns(), query.columns_used).collect();
         (0..rows.len())
             .map(|row| {
                 let cells = asked
                     .iter()
-                    .map(|&(index, name)| (name.to_owned(), text(rows.cell(row, index))));
+                    .map(|&(place, name)| (name.to_owned(), text(rows.cell(row, place))));
                 cells.chain([("rowid".to_owned(), rows.id(row).to_string())]).collect()
             })
             .collect()
-    }
-}
-
-fn text(value: Value<'_>) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::Integer(number) => number.to_string(),
-        Value::Text(text) => text.into_owned(),
     }
 }
 
@@ -85,7 +58,7 @@ impl ReadOnlyTable for TablePlugin {
     }
 
     fn generate(&self, request: ExtensionPluginRequest) -> ExtensionResponse {
-        let query = self.context(&request);
+        let query = context::of_request(&request, self.table.columns());
         match self.table.generate(&query) {
             Ok(rows) => ExtensionResponse::new(
                 ExtensionStatus::new(0, "OK".to_owned(), None),
@@ -107,7 +80,7 @@ mod tests {
     use super::*;
     use osquery_rust_ng::plugin::{OsqueryPlugin, Plugin};
     use std::path::PathBuf;
-    use tables::{Column, ColumnOptions, Error};
+    use tables::{Column, ColumnOptions, Error, Value};
 
     /// One row: -1, 2^53 + 1, not known, 'a b'. Constrained in any way, it cannot be read.
     struct Sample(Vec<Column>);

@@ -105,16 +105,15 @@ fn a_second_extension_of_the_name_is_an_error_that_says_so() {
 }
 
 #[test]
-fn a_refused_registration_is_an_error_that_says_so() {
+fn a_refused_registration_is_an_error_in_the_core_s_words() {
     let core = Core::stock();
     core.refuse_registrations();
-    ends(
-        &core,
-        &[],
-        1,
-        "process_open_sockets: osquery does not list the extension after its registration, so it \
-         refused it; osquery's log says why (start osquery with --verbose)\n",
-    );
+    let (status, said) = Extension::launch::<&str>(core.socket(), &[]).end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    let expected =
+        format!("process_open_sockets: osquery refused a request at {}: ", core.socket().display());
+    assert!(said.starts_with(&expected), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
 }
 
 #[test]
@@ -132,8 +131,9 @@ fn a_socket_that_never_comes_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let start = Instant::now();
-    let (status, said) =
-        Extension::run(command().arg("--socket").arg(&socket).args(["--timeout", "1"])).end();
+    let mut launch = command();
+    launch.env("OSQUERY_EXTENSION", "1").arg("--socket").arg(&socket);
+    let (status, said) = Extension::run(launch.args(["--timeout=1", "--interval=1"])).end();
     assert_eq!(status.code(), Some(1));
     assert!(start.elapsed() >= Duration::from_secs(1));
     let expected = format!(
@@ -220,16 +220,16 @@ fn the_core_s_shutdown_ends_it_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_extension_that_the_core_forgot_ends() {
+fn an_extension_that_the_core_forgot_registers_anew() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let uuid = core.wait_for(NAME);
     says_its_name(&extension, ALTERNATIVE);
     core.forget(uuid);
-    let (status, said) = extension.end();
-    assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("osquery no longer lists the extension"), "{said}");
+    extension.wait_until_it_says("osquery no longer lists the extension: registering anew");
+    assert_ne!(core.wait_for(NAME), uuid);
     assert!(!core.socket_of(uuid).exists());
+    assert!(core.query("SELECT count(*) FROM alt_process_open_sockets").is_ok());
 }
 
 #[test]
@@ -238,8 +238,7 @@ fn it_ends_with_the_core_and_says_so() {
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     core.wait_for(NAME);
     says_its_name(&extension, ALTERNATIVE);
-    let gone =
-        format!("process_open_sockets: osquery is gone from {}; ending\n", core.socket().display());
+    let gone = format!("process_open_sockets: osquery is gone from {}\n", core.socket().display());
     drop(core);
     let (status, said) = extension.end();
     assert_eq!(status.code(), Some(0), "{said}");

@@ -1,0 +1,186 @@
+//! What osquery asks, and who answers it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use tables::{QueryContext, Rows, Table};
+use thrift::protocol::{TInputProtocol, TMessageIdentifier, TMessageType, TOutputProtocol, TType};
+use thrift::{ApplicationError, ApplicationErrorKind};
+
+use super::answer::{self, Answer, failure, success, write_response};
+use super::osquery::{ExtensionPluginRequest, ExtensionResponse};
+use super::turns::Turns;
+use super::{Event, context, routes};
+
+/// What a client asks.
+pub(super) struct Request {
+    /// The client's number for it, given back with the answer.
+    number: i32,
+    method: Method,
+}
+
+enum Method {
+    Ping,
+    Shutdown,
+    Call { registry: String, item: String, request: ExtensionPluginRequest },
+    Unknown(String),
+}
+
+impl Request {
+    /// Reads one whole message.
+    ///
+    /// # Errors
+    /// When it is none, or no request: the stream cannot be read any further then.
+    pub(super) fn read(input: &mut dyn TInputProtocol) -> thrift::Result<Request> {
+        let message = input.read_message_begin()?;
+        if !matches!(message.message_type, TMessageType::Call | TMessageType::OneWay) {
+            return Err(application(
+                ApplicationErrorKind::InvalidMessageType,
+                format!("{} is no request", message.message_type),
+            ));
+        }
+        let method = if message.name == "call" {
+            read_call(input)?
+        } else {
+            input.skip(TType::Struct)?;
+            match &*message.name {
+                "ping" => Method::Ping,
+                "shutdown" => Method::Shutdown,
+                _ => Method::Unknown(message.name),
+            }
+        };
+        input.read_message_end()?;
+        Ok(Request { number: message.sequence_number, method })
+    }
+}
+
+fn read_call(input: &mut dyn TInputProtocol) -> thrift::Result<Method> {
+    let (mut registry, mut item, mut request) = Default::default();
+    input.read_struct_begin()?;
+    loop {
+        let field = input.read_field_begin()?;
+        match (field.id, field.field_type) {
+            (_, TType::Stop) => break,
+            (Some(1), TType::String) => registry = input.read_string()?,
+            (Some(2), TType::String) => item = input.read_string()?,
+            (Some(3), TType::Map) => request = read_texts(input)?,
+            (_, kind) => input.skip(kind)?,
+        }
+        input.read_field_end()?;
+    }
+    input.read_struct_end()?;
+    Ok(Method::Call { registry, item, request })
+}
+
+fn read_texts(input: &mut dyn TInputProtocol) -> thrift::Result<ExtensionPluginRequest> {
+    let map = input.read_map_begin()?;
+    let text = Some(TType::String);
+    if map.size > 0 && (map.key_type != text || map.value_type != text) {
+        let message = "a request is a map of text to text".to_owned();
+        return Err(application(ApplicationErrorKind::ProtocolError, message));
+    }
+    let mut texts = BTreeMap::new();
+    for _ in 0..map.size {
+        texts.insert(input.read_string()?, input.read_string()?);
+    }
+    input.read_map_end()?;
+    Ok(texts)
+}
+
+fn application(kind: ApplicationErrorKind, message: String) -> thrift::Error {
+    thrift::Error::Application(ApplicationError { kind, message })
+}
+
+/// Answers requests: of a table, and for those who wait for its end.
+pub(super) struct Requests {
+    name: String,
+    table: Arc<dyn Table>,
+    turns: Turns,
+    events: Sender<Event>,
+}
+
+impl Requests {
+    pub(super) fn new(name: String, table: Arc<dyn Table>, events: Sender<Event>) -> Self {
+        Requests { name, table, turns: Turns::default(), events }
+    }
+
+    /// Writes the answer to the request.
+    pub(super) fn answer(
+        &self,
+        request: &Request,
+        to: &mut dyn TOutputProtocol,
+    ) -> thrift::Result<()> {
+        let number = request.number;
+        match &request.method {
+            Method::Ping => {
+                answer::reply("ping", number, to, |to| answer::write_result(&success(), to))
+            }
+            Method::Shutdown => {
+                let replied = answer::reply("shutdown", number, to, |_| Ok(()));
+                // The core may not wait for the reply.
+                let _ = self.events.send(Event::Shutdown);
+                replied
+            }
+            Method::Call { registry, item, request } => {
+                match (&**registry, request.get("action").map_or("", String::as_str)) {
+                    ("table", "generate") if *item == self.name => {
+                        self.generate(number, request, to)
+                    }
+                    ("table", "columns") if *item == self.name => {
+                        let routes = routes::routes(self.table.columns());
+                        write_response(number, &ExtensionResponse::new(success(), routes), to)
+                    }
+                    (registry, action) => {
+                        let message = self.cannot(registry, item, action);
+                        write_response(number, &failure(message), to)
+                    }
+                }
+            }
+            Method::Unknown(name) => {
+                let exception = TMessageType::Exception;
+                to.write_message_begin(&TMessageIdentifier::new(&**name, exception, number))?;
+                let error = ApplicationError {
+                    kind: ApplicationErrorKind::UnknownMethod,
+                    message: "an extension has the methods ping, call and shutdown".to_owned(),
+                };
+                thrift::Error::write_application_error_to_out_protocol(&error, to)?;
+                to.write_message_end()
+            }
+        }
+    }
+
+    fn cannot(&self, registry: &str, item: &str, action: &str) -> String {
+        let Requests { name, .. } = self;
+        if registry != "table" {
+            format!("there is no registry '{registry}' here, but table")
+        } else if item != name {
+            format!("there is no table '{item}' here, but {name}")
+        } else {
+            format!("the table {name} has no action '{action}', but generate and columns")
+        }
+    }
+
+    fn generate(
+        &self,
+        number: i32,
+        request: &ExtensionPluginRequest,
+        to: &mut dyn TOutputProtocol,
+    ) -> thrift::Result<()> {
+        let columns = self.table.columns();
+        let query = context::of_request(request, columns);
+        match self.scan(&query) {
+            Ok(rows) => Answer::new(&*rows, columns, query.columns_used).write(number, to),
+            Err(message) => {
+                log::error!("{}: {message}", self.name);
+                write_response(number, &failure(message), to)
+            }
+        }
+    }
+
+    /// Waits for a turn, and has the table collect its rows.
+    fn scan(&self, query: &QueryContext) -> Result<Box<dyn Rows>, String> {
+        let _turn = self.turns.take()?;
+        self.table.generate(query).map_err(|error| error.to_string())
+    }
+}
