@@ -11,10 +11,10 @@ mod life;
 pub mod manager;
 pub mod plugin;
 pub mod protocol;
-mod requests;
+pub mod requests;
 mod routes;
-mod service;
-mod turns;
+pub mod service;
+pub mod turns;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub const EXTENSION_NAME: &str = "process_open_sockets";
 const LONGEST_LINGER: u64 = 10;
 
 /// What ends the extension.
-enum Event {
+pub enum Event {
     /// SIGTERM or SIGINT came.
     Signal,
     /// osquery called `shutdown`.

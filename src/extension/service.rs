@@ -25,19 +25,36 @@ use super::protocol::BinaryInput;
 use super::requests::{Request, Requests};
 
 /// The most connections at a time.
-const CONNECTIONS: usize = 64;
-/// How long a client has for a request, from the first byte that is waited for to the last.
-const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// How long a client may read nothing of its answer.
-const STALL_TIME: Duration = Duration::from_secs(10);
-/// How long a client has for its whole answer: as long as osquery itself waits for one.
-const ANSWER_TIME: Duration = Duration::from_secs(300);
+pub const CONNECTIONS: usize = 64;
 /// A connection's thread needs little: the depth of a request is limited.
 const STACK: usize = 512 << 10;
 
+/// How long a client may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For a request, from the moment when it is waited for to its last byte.
+    pub request: Duration,
+    /// Without reading anything of its answer.
+    pub stall: Duration,
+    /// For its whole answer.
+    pub answer: Duration,
+}
+
+impl Default for Limits {
+    /// osquery itself waits 300 s for an answer, and sends a request as soon as it has connected.
+    fn default() -> Self {
+        Limits {
+            request: Duration::from_secs(10),
+            stall: Duration::from_secs(10),
+            answer: Duration::from_secs(300),
+        }
+    }
+}
+
 /// The service and its open connections.
-pub(super) struct Service {
+pub struct Service {
     requests: Requests,
+    limits: Limits,
     connections: Mutex<Connections>,
 }
 
@@ -54,8 +71,9 @@ struct Connection {
 }
 
 impl Service {
-    pub(super) fn new(requests: Requests) -> Self {
-        Service { requests, connections: Mutex::default() }
+    /// Nobody can connect yet: see [`Listening`].
+    pub fn new(requests: Requests, limits: Limits) -> Self {
+        Service { requests, limits, connections: Mutex::default() }
     }
 
     fn connections(&self) -> MutexGuard<'_, Connections> {
@@ -118,14 +136,15 @@ impl Place {
         let mut output =
             TBinaryOutputProtocol::new(BufWriter::with_capacity(64 << 10, &timed), true);
         loop {
-            timed.set(REQUEST_TIME, REQUEST_TIME);
+            let Limits { request, stall, answer } = self.service.limits;
+            timed.set(request, request);
             self.set_idle(true);
             if is_at_end(input.reader())? {
                 return Ok(());
             }
             let request = Request::read(&mut input)?;
             self.set_idle(false);
-            timed.set(ANSWER_TIME, STALL_TIME);
+            timed.set(answer, stall);
             self.service.requests.answer(&request, &mut output)?;
             output.flush()?;
         }
@@ -184,7 +203,7 @@ impl Write for &Timed<'_> {
 }
 
 /// The socket at which a service listens, until it is dropped.
-pub(super) struct Listening {
+pub struct Listening {
     path: PathBuf,
     /// Device and inode of the socket's file, to know it by.
     file: (u64, u64),
@@ -198,7 +217,7 @@ impl Listening {
     ///
     /// # Errors
     /// When the socket cannot be made: a file of that name, whosever it is, is left alone.
-    pub(super) fn start(path: &Path, service: Arc<Service>) -> io::Result<Listening> {
+    pub fn start(path: &Path, service: Arc<Service>) -> io::Result<Listening> {
         let listener = bind(path)?;
         let file = identity(path)?;
         let (stop, stopped) = UnixStream::pair()?;
