@@ -39,7 +39,7 @@ const LOWEST_SDK: [u32; 3] = [1, 7, 7];
 pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
-    _dir: TempDir,
+    dir: Option<TempDir>,
 }
 
 /// What the connections of a core share.
@@ -49,7 +49,6 @@ pub(crate) struct Shared {
     /// How many queries are being answered.
     pub(crate) running: AtomicUsize,
     state: Mutex<State>,
-    refuse: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -59,6 +58,8 @@ struct State {
     requests: Vec<Request>,
     connections: Vec<UnixStream>,
     registrations: i64,
+    /// With which words, and how often, registrations are refused.
+    refusals: Option<(String, usize)>,
 }
 
 /// An extension that was let in.
@@ -98,14 +99,13 @@ impl Core {
             own_tables: own.iter().chain(&BUILT_IN).map(|name| (*name).to_owned()).collect(),
             running: AtomicUsize::new(0),
             state: Mutex::default(),
-            refuse: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
         let acceptor = thread::spawn({
             let shared = Arc::clone(&shared);
             move || accept(&listener, &shared)
         });
-        Core { shared, acceptor: Some(acceptor), _dir: dir }
+        Core { shared, acceptor: Some(acceptor), dir: Some(dir) }
     }
 
     pub(crate) fn socket(&self) -> &Path {
@@ -116,9 +116,25 @@ impl Core {
         self.shared.query(sql)
     }
 
-    /// Every registration is refused from now on.
-    pub(crate) fn refuse_registrations(&self) {
-        self.shared.refuse.store(true, Ordering::SeqCst);
+    /// The next registrations, so many of them, are refused with these words.
+    pub(crate) fn refuse(&self, words: &str, times: usize) {
+        self.shared.state().refusals = Some((words.to_owned(), times));
+    }
+
+    /// Ends as a core that crashed, and gives the directory for its successor.
+    pub(crate) fn die(mut self) -> TempDir {
+        self.stop();
+        std::fs::remove_file(self.socket()).expect("the socket's file");
+        self.dir.take().expect("the directory")
+    }
+
+    fn stop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        // Wakes the acceptor.
+        let _ = UnixStream::connect(&self.shared.socket);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
     }
 
     /// As if a query were being answered all the time, until the guard is dropped.
@@ -168,12 +184,7 @@ impl Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        // Wakes the acceptor.
-        let _ = UnixStream::connect(&self.shared.socket);
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
-        }
+        self.stop();
     }
 }
 
@@ -262,10 +273,11 @@ impl Shared {
         info: InternalExtensionInfo,
         registry: ExtensionRegistry,
     ) -> ExtensionStatus {
-        if self.refuse.load(Ordering::SeqCst) {
-            return refused("Failed adding registry: refused by the test");
-        }
         let mut state = self.state();
+        if let Some((words, times @ 1..)) = &mut state.refusals {
+            *times -= 1;
+            return refused(words);
+        }
         if state.extensions.values().any(|other| other.info.name == info.name) {
             return refused("Duplicate extension registered");
         }

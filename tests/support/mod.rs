@@ -18,8 +18,8 @@ pub(crate) mod own;
 pub(crate) mod proc_tree;
 #[cfg(feature = "shell")]
 pub(crate) mod process;
-#[cfg(feature = "shell")]
 pub(crate) mod remote;
 pub(crate) mod rows;
 #[cfg(feature = "shell")]
 pub(crate) mod sql;
+pub(crate) mod synthetic;

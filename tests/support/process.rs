@@ -67,6 +67,10 @@ impl Extension {
         Extension { child, said, listener: Some(listener) }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has written to stderr so far.
     pub(crate) fn said(&self) -> String {
         self.said.lock().expect("a lock").clone()
