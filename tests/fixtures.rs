@@ -101,8 +101,8 @@ fn a_malformed_line_is_one_gap_and_the_lines_after_it_are_read() {
     assert_eq!(
         log,
         [
-            "WARN malformed lines: 1 (first: line 3 of PROC/1/net/tcp); each may be a socket that is \
-          missing"
+            "WARN malformed lines: 1 (first: line 3 of PROC/1/net/tcp); each may be a socket that is missing, \
+             or the rest of a UNIX path with a newline"
         ]
     );
 }

@@ -10,7 +10,7 @@ mod support;
 
 use std::fs::File;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -21,8 +21,9 @@ use std::thread::JoinHandle;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{self, AddressFamily, SocketType, ipproto};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use support::left_out::is_root_or_say;
-use support::own::{inode, net_namespace, pid, row, rows_of};
+use support::own::{imitate_line_about, inode, net_namespace, pid, row, rows_of};
 use support::rows::{rows_where, table};
 
 /// One test at a time: until a child is a program of its own it holds all that this process holds,
@@ -167,11 +168,53 @@ fn a_ping_socket_shows_its_identifier_as_port() {
         rustix::io::write(&setting, b"0 0")?;
         let socket = net::socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP))?;
         net::bind(&socket, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, 77)))?;
+        // The kernel lists each of the two among the sockets of the other's family as well.
+        let six = net::socket(AddressFamily::INET6, SocketType::DGRAM, Some(ipproto::ICMPV6))?;
+        rustix::io::fcntl_setfd(&six, rustix::io::FdFlags::empty())?;
+        net::bind(&six, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, 77)))?;
+        std::mem::forget(six);
         Ok(socket)
     });
     let pid = sleeper.pid();
-    let expected = format!("{pid}|{fd}|{inode}|2|1|0.0.0.0|0.0.0.0|77|0|||{}", net_namespace(pid));
-    assert_eq!(rows_where(&table(Path::new("/proc")), &[("pid", &pid.to_string())]), [expected]);
+    let namespace = net_namespace(pid);
+    let table = table(Path::new("/proc"));
+    let expected = format!("{pid}|{fd}|{inode}|2|1|0.0.0.0|0.0.0.0|77|0|||{namespace}");
+    assert_eq!(rows_where(&table, &[("socket", &inode.to_string())]), [&expected[..]]);
+    let both = rows_where(&table, &[("pid", &pid.to_string())]);
+    assert_eq!(both.len(), 2, "{both:?}");
+    assert!(both.contains(&expected), "{both:?}");
+    let six = rows_where(&table, &[("net_namespace", &namespace), ("family", "10")]);
+    assert_eq!(six.len(), 1, "{six:?}");
+    assert!(six[0].contains("|10|58|::|::|77|0|"), "{six:?}");
+}
+
+#[test]
+fn a_path_that_imitates_a_line_hides_no_socket_of_another_namespace() {
+    let _alone = alone();
+    let test = "a_path_that_imitates_a_line_hides_no_socket_of_another_namespace";
+    if !is_root_or_say(test, "a network namespace needs CAP_SYS_ADMIN") {
+        return;
+    }
+    let (sleeper, fd, inode) = Sleeper::with_socket_in_new_namespace(|| {
+        let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        net::bind(&socket, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4445)))?;
+        net::listen(&socket, 1)?;
+        Ok(socket)
+    });
+    let process = pidfd_open(Pid::from_child(&sleeper.0), PidfdFlags::empty()).unwrap();
+    let taken = pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()).unwrap();
+    let _forger = imitate_line_about(&inode.to_string());
+
+    let namespace = net_namespace(sleeper.pid());
+    let rest = format!("{inode}|2|6|0.0.0.0|0.0.0.0|4445|0||LISTEN|{namespace}");
+    let of_mine = format!("{}|{}|{rest}", pid(), taken.as_raw_fd());
+    let of_sleeper = format!("{}|{fd}|{rest}", sleeper.pid());
+    let mut both = [of_mine.clone(), of_sleeper];
+    both.sort();
+    let table = table(Path::new("/proc"));
+    let inode = inode.to_string();
+    assert_eq!(rows_where(&table, &[("socket", &inode)]), both);
+    assert_eq!(rows_where(&table, &[("pid", &pid()), ("socket", &inode)]), [of_mine]);
 }
 
 #[test]

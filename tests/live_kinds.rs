@@ -14,7 +14,7 @@ use std::path::Path;
 
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType, ipproto};
 use support::left_out::{is_root_or_say, say_left_out};
-use support::own::{net_namespace, pid, row, rows_of};
+use support::own::{imitate_line_about, inode, net_namespace, pid, row, rows_of};
 use support::rows::{rows_where, table};
 
 #[test]
@@ -149,4 +149,13 @@ fn unix_sockets_show_paths_with_blanks_and_abstract_names() {
     net::bind(&seqpacket, &address).unwrap();
     let expected = row(&seqpacket, &format!("1|0|||0|0|@seq@packet {}|", pid()));
     assert_eq!(rows_of(&seqpacket), [expected]);
+}
+
+#[test]
+fn a_path_that_imitates_a_line_about_another_kind_of_socket_is_not_believed() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let _forger = imitate_line_about(&inode(&listener));
+    let expected = row(&listener, &format!("2|6|127.0.0.1|0.0.0.0|{port}|0||LISTEN"));
+    assert_eq!(rows_of(&listener), [expected]);
 }

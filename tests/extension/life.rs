@@ -229,6 +229,8 @@ fn claims_of_gigabytes_cost_no_memory() {
     let send = |bytes: &[u8]| {
         let mut stream = UnixStream::connect(&socket).unwrap();
         let _ = stream.write_all(bytes);
+        // No more will come: what is claimed cannot be waited for.
+        let _ = stream.shutdown(std::net::Shutdown::Write);
         let _ = stream.read(&mut [0]);
     };
     send(b"warming up");

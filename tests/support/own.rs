@@ -1,7 +1,9 @@
 //! What the rows of this process's own sockets should be.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 
 use super::rows::{rows_where, table};
 
@@ -34,4 +36,13 @@ pub fn net_namespace(pid: impl std::fmt::Display) -> String {
     let link = std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
     let link = link.to_str().unwrap();
     link.strip_prefix("net:[").unwrap().strip_suffix(']').unwrap().to_owned()
+}
+
+/// A socket whose name is taken for a line of `/proc/net/unix` about a socket of that inode.
+pub fn imitate_line_about(inode: &str) -> OwnedFd {
+    let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    let line = "0000000000000000: 00000002 00000000 00010000 0001 01";
+    let name = format!("x\n{line} {inode} /forged");
+    net::bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap()).unwrap();
+    socket
 }

@@ -206,6 +206,8 @@ pub(crate) enum GapKind {
     SocketFile,
     /// A line of such a file.
     Line,
+    /// A line that somebody wrote into the path of a UNIX socket, about a socket of another kind.
+    Forged,
     /// A socket that had no holder at first and was gone when looked for again: it came or went
     /// during the scan.
     Vanished,
@@ -235,7 +237,7 @@ impl fmt::Display for Gap {
         let (what, effect) = match self.kind {
             GapKind::Fds => (
                 "processes whose file descriptors could not be read",
-                "sockets that only they hold are shown with pid -1",
+                "they are not shown as holders",
             ),
             GapKind::NetNamespace => (
                 "processes whose network namespace could not be told",
@@ -248,7 +250,14 @@ impl fmt::Display for Gap {
             GapKind::SocketFile => {
                 ("files of sockets not read to their end", "sockets are missing")
             }
-            GapKind::Line => ("malformed lines", "each may be a socket that is missing"),
+            GapKind::Line => (
+                "malformed lines",
+                "each may be a socket that is missing, or the rest of a UNIX path with a newline",
+            ),
+            GapKind::Forged => (
+                "lines forged in the path of a UNIX socket, about a socket of another kind",
+                "they are left out; who bound that path is up to no good",
+            ),
             GapKind::Vanished => ("sockets that came or went during the scan", "they are left out"),
         };
         write!(f, "{what}: {} (first: {}); {effect}", self.count, self.first)
@@ -265,6 +274,15 @@ impl Gaps {
         match self.0.iter_mut().find(|gap| gap.kind == kind) {
             Some(gap) => gap.count += 1,
             None => self.0.push(Gap { kind, count: 1, first: first() }),
+        }
+    }
+
+    pub(crate) fn extend(&mut self, more: Gaps) {
+        for gap in more.0 {
+            match self.0.iter_mut().find(|known| known.kind == gap.kind) {
+                Some(known) => known.count += gap.count,
+                None => self.0.push(gap),
+            }
         }
     }
 

@@ -127,6 +127,23 @@ impl ProcNetFile {
         !matches!(self, ProcNetFile::Unix | ProcNetFile::Packet)
     }
 
+    /// Whether a line may be about a socket that is not of this file, so that its holder should be
+    /// asked: `unix`, where a path can imitate a line, and the ping sockets' files, of which each
+    /// lists some of the other's sockets too (`ping_get_next` skips the check of the family).
+    pub(crate) fn may_list_others(self) -> bool {
+        matches!(self, ProcNetFile::Unix | ProcNetFile::Icmp | ProcNetFile::Icmp6)
+    }
+
+    /// Whether a socket whose protocol has that name in the kernel (`struct proto`) can be of this
+    /// file. Only for files that may list others.
+    pub(crate) fn lists_protocol(self, name: &[u8]) -> bool {
+        match self {
+            ProcNetFile::Icmp => name == b"PING",
+            ProcNetFile::Icmp6 => name == b"PINGv6",
+            _ => name.starts_with(b"UNIX"),
+        }
+    }
+
     /// Whether that is the line of column titles with which the file begins.
     pub(crate) fn is_header(self, line: &[u8]) -> bool {
         let title: &[u8] = match self {

@@ -5,9 +5,12 @@
 
 use std::os::fd::AsFd;
 
+use rustix::fs::getxattr;
+
 use super::proc_root::{ProcRoot, Process, for_each_number, is_gone, read_link};
 use crate::process_open_sockets::model::{FdOwner, GapKind, Gaps};
 use crate::process_open_sockets::parse::proc_link;
+use crate::process_open_sockets::parse::proc_net::ProcNetFile;
 
 /// Adds the descriptors of one process that hold a socket and that `wanted` says yes to.
 pub(super) fn walk(
@@ -47,6 +50,21 @@ pub(super) fn walk(
             format!("{}: {}", path.display(), std::io::Error::from(errno))
         }),
     }
+}
+
+/// Whether the holder's descriptor says that its socket is of another kind than this file lists; None
+/// if it says nothing, or is no longer of that socket.
+pub(super) fn is_of_another_file(
+    root: &ProcRoot,
+    owner: &FdOwner,
+    file: ProcNetFile,
+) -> Option<bool> {
+    let path = root.path().join(format!("{}/fd/{}", owner.pid, owner.fd));
+    let mut name = [0; 32];
+    let length = getxattr(&path, "system.sockprotoname", &mut name[..]).ok()?;
+    let name = name.get(..length)?.split(|&byte| byte == 0).next()?;
+    let link = read_link(rustix::fs::CWD, &path, proc_link::socket_inode).ok()?;
+    (link == Some(owner.inode)).then(|| !file.lists_protocol(name))
 }
 
 /// Calls `holds` with fd and inode of each socket; says whether there was any descriptor at all.

@@ -5,7 +5,7 @@ mod netns;
 mod proc_net;
 mod proc_root;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use self::netns::{Namespace, Namespaces};
@@ -85,21 +85,26 @@ impl Scan<'_> {
     /// Reads the namespaces from the first one on, for the sockets in `unseen`, and takes what it
     /// finds out of there. Stops when nothing is left in it; returns how far it came.
     fn read_namespaces(&mut self, first: usize, unseen: &mut HashSet<u64>) -> usize {
-        let held: HashSet<u64> = unseen.clone();
+        let owners: HashMap<u64, FdOwner> =
+            self.owners.iter().map(|owner| (owner.inode, *owner)).collect();
         let mut read = first;
         for namespace in self.namespaces.iter().skip(first) {
             if unseen.is_empty() {
                 break;
             }
             for file in files(self.filter, namespace) {
+                let mut forged = Gaps::default();
                 proc_net::for_each_socket(&self.root, namespace, file, &mut self.gaps, |socket| {
-                    if held.contains(&socket.inode) {
-                        unseen.remove(&socket.inode);
-                        if self.filter.admits_socket(&socket) {
-                            self.sockets.push(socket);
-                        }
+                    let Some(owner) = owners.get(&socket.inode) else { return };
+                    if is_of_another_file(&self.root, owner, file, &mut forged) {
+                        return;
+                    }
+                    unseen.remove(&socket.inode);
+                    if self.filter.admits_socket(&socket) {
+                        self.sockets.push(socket);
                     }
                 });
+                self.gaps.extend(forged);
             }
             read += 1;
         }
@@ -119,7 +124,7 @@ impl Scan<'_> {
         if !self.sockets.is_empty() {
             self.walk_all(pids)?;
         }
-        self.drop_vanished(&sources);
+        self.drop_untrue(&sources);
         Ok(self.finish())
     }
 
@@ -161,40 +166,55 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn drop_vanished(&mut self, sources: &[Source]) {
-        let owners: HashSet<u64> = self.owners.iter().map(|owner| owner.inode).collect();
-        let unowned = |socket: &Socket| socket.inode != 0 && !owners.contains(&socket.inode);
-        let mut vanished = vec![false; self.sockets.len()];
+    /// Drops what has no holder and is no longer there, and what its holder says is something else.
+    fn drop_untrue(&mut self, sources: &[Source]) {
+        let owners: HashMap<u64, FdOwner> =
+            self.owners.iter().map(|owner| (owner.inode, *owner)).collect();
+        let mut untrue = vec![false; self.sockets.len()];
         for source in sources {
             let Some(sockets) = self.sockets.get(source.sockets.clone()) else { continue };
-            if !sockets.iter().any(unowned) {
-                continue;
-            }
-            let Some(namespace) = self.namespaces.iter().nth(source.namespace) else { continue };
-            let mut there: HashSet<u64> = HashSet::new();
-            let mut gaps = Gaps::default();
-            proc_net::for_each_socket(&self.root, namespace, source.file, &mut gaps, |socket| {
-                there.insert(socket.inode);
-            });
-            if gaps.has(GapKind::SocketFile) {
-                // Not read to its end: says nothing about what is not in it.
-                continue;
-            }
-            for (socket, vanished) in
-                sockets.iter().zip(vanished.iter_mut().skip(source.sockets.start))
-            {
-                *vanished = unowned(socket) && !there.contains(&socket.inode);
+            let there = self.still_there(source, sockets, &owners);
+            let untrue = untrue.iter_mut().skip(source.sockets.start);
+            for (socket, untrue) in sockets.iter().zip(untrue) {
+                *untrue = match owners.get(&socket.inode) {
+                    Some(owner) => {
+                        is_of_another_file(&self.root, owner, source.file, &mut self.gaps)
+                    }
+                    None if socket.inode == 0 => false,
+                    None => there.as_ref().is_some_and(|there| {
+                        let vanished = !there.contains(&socket.inode);
+                        if vanished {
+                            let socket = || format!("socket:[{}]", socket.inode);
+                            self.gaps.add(GapKind::Vanished, socket);
+                        }
+                        vanished
+                    }),
+                };
             }
         }
-        let mut vanished = vanished.into_iter();
-        let gaps = &mut self.gaps;
-        self.sockets.retain(|socket| {
-            let vanished = vanished.next().unwrap_or(false);
-            if vanished {
-                gaps.add(GapKind::Vanished, || format!("socket:[{}]", socket.inode));
-            }
-            !vanished
+        let mut untrue = untrue.into_iter();
+        self.sockets.retain(|_| !untrue.next().unwrap_or(false));
+    }
+
+    /// The inodes that the file lists now; None if nobody needs to know, or it cannot be told.
+    fn still_there(
+        &self,
+        source: &Source,
+        sockets: &[Socket],
+        owners: &HashMap<u64, FdOwner>,
+    ) -> Option<HashSet<u64>> {
+        let unowned = |socket: &Socket| socket.inode != 0 && !owners.contains_key(&socket.inode);
+        if !sockets.iter().any(unowned) {
+            return None;
+        }
+        let namespace = self.namespaces.iter().nth(source.namespace)?;
+        let mut there = HashSet::new();
+        let mut gaps = Gaps::default();
+        proc_net::for_each_socket(&self.root, namespace, source.file, &mut gaps, |socket| {
+            there.insert(socket.inode);
         });
+        // A file that was not read to its end says nothing about what is not in it.
+        (!gaps.has(GapKind::SocketFile)).then_some(there)
     }
 
     fn finish(mut self) -> Snapshot {
@@ -202,6 +222,20 @@ impl Scan<'_> {
         let owners: Owners = self.owners.into_iter().collect();
         Snapshot { sockets: self.sockets, owners, gaps: self.gaps }
     }
+}
+
+/// Whether the line of a file is about a socket that its holder says is none of that file's.
+fn is_of_another_file(
+    root: &ProcRoot,
+    owner: &FdOwner,
+    file: ProcNetFile,
+    gaps: &mut Gaps,
+) -> bool {
+    let is = file.may_list_others() && fds::is_of_another_file(root, owner, file) == Some(true);
+    if is && file == ProcNetFile::Unix {
+        gaps.add(GapKind::Forged, || format!("socket:[{}] in {}", owner.inode, file.name()));
+    }
+    is
 }
 
 /// The files of a namespace that can list a socket that is asked for.

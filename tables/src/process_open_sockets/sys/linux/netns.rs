@@ -74,7 +74,8 @@ impl Namespaces {
     pub(super) fn note_unnumbered(&self, root: &ProcRoot, gaps: &mut Gaps) {
         for namespace in self.all.iter().filter(|namespace| namespace.number.is_none()) {
             gaps.add(GapKind::NetNamespaceNumber, || {
-                namespace.path(root, "../ns/net").display().to_string()
+                let member = namespace.members.first().copied().unwrap_or_default();
+                root.path().join(format!("{member}/ns/net")).display().to_string()
             });
         }
     }
