@@ -255,6 +255,18 @@ fn sockets_of_processes_that_cannot_be_read_have_no_holder() {
 }
 
 #[test]
+fn what_could_not_be_read_is_said_once_and_not_for_each_row_of_a_join() {
+    let tree = ProcTree::default().namespace(5).process(1, 5, &[]).with_unreadable_fds(1);
+    let table = table(tree.path());
+    let (_, log) = logged(|| {
+        for _ in 0..100 {
+            rows_where(&table, &[("pid", "1")]);
+        }
+    });
+    assert_eq!(log.len(), 1, "{log:?}");
+}
+
+#[test]
 fn only_the_asked_processes_are_walked() {
     let tree = ProcTree::default()
         .namespace(5)

@@ -88,6 +88,7 @@ fn the_header_can_be_left_out() {
     assert_eq!(printed(&["--list", "--header", ONE_ROW]), "a|b|c\n1|x y|\n");
     assert_eq!(printed(&["--list", "--header=true", ONE_ROW]), "a|b|c\n1|x y|\n");
     assert_eq!(printed(&["--list", "--header=false", ONE_ROW]), "1|x y|\n");
+    assert_eq!(printed(&["--list", "--header=0", ONE_ROW]), "1|x y|\n");
     assert_eq!(printed(&["--list", "--noheader", ONE_ROW]), "1|x y|\n");
 }
 

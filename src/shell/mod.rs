@@ -41,6 +41,7 @@ pub struct Query {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
+        value_parser = clap::builder::BoolishValueParser::new(),
         action = clap::ArgAction::Set
     )]
     pub header: bool,

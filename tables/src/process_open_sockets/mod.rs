@@ -11,7 +11,10 @@ mod parse;
 mod sys;
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use self::model::{GapKind, Gaps};
 use crate::{Column, ColumnOptions, ColumnType, Error, QueryContext, Rows, Table};
 
 /// The table's name; in osquery it is taken by the built-in table.
@@ -94,12 +97,28 @@ impl Field {
 pub struct ProcessOpenSockets {
     options: Options,
     columns: Vec<Column>,
+    logged: Mutex<Vec<(GapKind, Instant)>>,
 }
+
+/// For how long a kind of gap is not logged again: a join can make a query of thousands of requests.
+const LOG_PAUSE: Duration = Duration::from_secs(10);
 
 impl ProcessOpenSockets {
     /// Nothing is opened before the first query.
     pub fn new(options: Options) -> Self {
-        ProcessOpenSockets { options, columns: Field::ALL.map(Field::column).into() }
+        let columns = Field::ALL.map(Field::column).into();
+        ProcessOpenSockets { options, columns, logged: Mutex::default() }
+    }
+
+    fn log(&self, gaps: &Gaps) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.retain(|(_, since)| since.elapsed() < LOG_PAUSE);
+        for gap in gaps.iter() {
+            if !logged.iter().any(|(kind, _)| *kind == gap.kind) {
+                logged.push((gap.kind, Instant::now()));
+                log::log!(gap.level(), "{gap}");
+            }
+        }
     }
 }
 
@@ -111,9 +130,7 @@ impl Table for ProcessOpenSockets {
     fn generate(&self, query: &QueryContext) -> Result<Box<dyn Rows>, Error> {
         let filter = filter::Filter::new(query);
         let snapshot = sys::collect(&self.options, &filter)?;
-        for gap in snapshot.gaps.iter() {
-            log::log!(gap.level(), "{gap}");
-        }
+        self.log(&snapshot.gaps);
         Ok(Box::new(correlate::correlate(snapshot, &filter)))
     }
 }
