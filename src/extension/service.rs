@@ -18,6 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 use thrift::protocol::{TBinaryOutputProtocol, TOutputProtocol};
 
@@ -267,6 +268,7 @@ fn accept(listener: &UnixListener, stopped: &UnixStream, service: &Arc<Service>)
         }
         let taken = match polled {
             Ok(_) => listener.accept().and_then(|(stream, _)| service.take(stream)),
+            Err(Errno::INTR) => continue,
             Err(errno) => Err(errno.into()),
         };
         if let Err(error) = taken {
