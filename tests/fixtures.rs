@@ -87,6 +87,17 @@ fn every_holder_of_a_socket_is_a_row() {
 }
 
 #[test]
+fn a_socket_that_the_kernel_prints_twice_is_one() {
+    let lines = tcp_line(80, "1001").repeat(2);
+    let tree = ProcTree::default()
+        .namespace(5)
+        .file(5, "tcp", format!("{TCP_HEADER}{lines}"))
+        .process(1, 5, &[(3, "1001")]);
+    assert_eq!(read(&tree).0, ["1|3|1001|2|6|127.0.0.1|0.0.0.0|80|0||LISTEN|5"]);
+    assert_eq!(read_where(&tree, &[("pid", "1")]).0.len(), 1);
+}
+
+#[test]
 fn files_that_do_not_exist_are_normal() {
     let tree = ProcTree::default().namespace(5).process(1, 5, &[]);
     assert_eq!(read(&tree), (vec![], vec![]));

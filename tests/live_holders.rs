@@ -259,6 +259,23 @@ fn descriptors_that_come_and_go_during_the_scan_are_no_error_and_hide_nothing() 
     }
 }
 
+#[test]
+fn a_socket_that_is_closed_during_the_scan_is_not_taken_for_nobody_s() {
+    let _alone = alone();
+    let address = Ipv4Addr::new(127, 77, 77, 77);
+    let open_and_close = move || drop(UdpSocket::bind((address, 0)).unwrap());
+    let _churn = [Churn::start(open_and_close), Churn::start(open_and_close)];
+    let table = table(Path::new("/proc"));
+    let mut seen = 0;
+    for _ in 0..200 {
+        let rows = rows_where(&table, &[("family", "2"), ("protocol", "17")]);
+        let ours: Vec<_> = rows.iter().filter(|row| row.contains("127.77.77.77")).collect();
+        assert!(ours.iter().all(|row| row.starts_with(&format!("{}|", pid()))), "{ours:?}");
+        seen += ours.len();
+    }
+    assert!(seen > 0, "no scan met one of the sockets, so nothing was tested");
+}
+
 /// Does something over and over in another thread, until it is dropped.
 struct Churn(Arc<AtomicBool>, Option<JoinHandle<()>>);
 

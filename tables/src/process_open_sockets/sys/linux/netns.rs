@@ -137,3 +137,33 @@ fn mark_of(process: &Process) -> rustix::io::Result<Mark> {
     let stat = process.stat("net/tcp").or_else(|_| process.stat("net/unix"))?;
     Ok(Mark(stat.st_dev, stat.st_ino))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_member_that_has_moved_on_does_not_show_its_old_namespace() {
+        let tree = tempfile::tempdir().unwrap();
+        let path = |name: &str| tree.path().join(name);
+        symlink("1", path("self")).unwrap();
+        for namespace in ["old", "new"] {
+            fs::create_dir(path(namespace)).unwrap();
+            fs::write(path(namespace).join("tcp"), namespace).unwrap();
+        }
+        fs::create_dir(path("1")).unwrap();
+        symlink(path("old"), path("1/net")).unwrap();
+        let root = ProcRoot::open(tree.path()).unwrap();
+        let mut namespaces = Namespaces::default();
+        namespaces.add(&root, 1, &mut Gaps::default());
+        let namespace = namespaces.iter().next().unwrap();
+        assert!(namespace.open(&root, "tcp").unwrap().is_some());
+
+        fs::remove_file(path("1/net")).unwrap();
+        symlink(path("new"), path("1/net")).unwrap();
+        assert!(namespace.open(&root, "tcp").unwrap().is_none());
+    }
+}
