@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::manager::{self, Manager};
 use super::osquery::{ExtensionRouteUUID, InternalExtensionInfo};
 use super::requests::Requests;
-use super::service::{Listening, Service};
+use super::service::{Limits, Listening, Service};
 use super::{EXTENSION_NAME, Event, routes};
 use crate::cli::{Launch, WhenGone};
 
@@ -95,7 +95,8 @@ impl<'a> Life<'a> {
         };
         let requests = Requests::new(name.clone(), Arc::clone(&self.table), self.send.clone());
         let path = self.service_socket(uuid);
-        let listening = Listening::start(&path, Arc::new(Service::new(requests)));
+        let listening =
+            Listening::start(&path, Arc::new(Service::new(requests, Limits::default())));
         let listed =
             listening.map_err(|error| Failure::Listen(path, error)).and_then(|listening| {
                 self.check_listed(uuid)?;

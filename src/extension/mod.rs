@@ -11,9 +11,9 @@ mod life;
 pub mod manager;
 pub mod plugin;
 pub mod protocol;
-mod requests;
+pub mod requests;
 mod routes;
-mod service;
+pub mod service;
 mod turns;
 
 use std::process::ExitCode;
@@ -42,7 +42,8 @@ pub const EXTENSION_NAME: &str = "process_open_sockets";
 const LONGEST_LINGER: u64 = 10;
 
 /// What ends the extension.
-enum Event {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
     /// SIGTERM or SIGINT came.
     Signal,
     /// osquery called `shutdown`.

@@ -93,7 +93,7 @@ fn application(kind: ApplicationErrorKind, message: String) -> thrift::Error {
 }
 
 /// Answers requests: of a table, and for those who wait for its end.
-pub(super) struct Requests {
+pub struct Requests {
     name: String,
     table: Arc<dyn Table>,
     turns: Turns,
@@ -101,7 +101,8 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    pub(super) fn new(name: String, table: Arc<dyn Table>, events: Sender<Event>) -> Self {
+    /// Requests to that table under that name; a call of `shutdown` is sent on as an event.
+    pub fn new(name: String, table: Arc<dyn Table>, events: Sender<Event>) -> Self {
         Requests { name, table, turns: Turns::default(), events }
     }
 

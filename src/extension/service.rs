@@ -26,18 +26,35 @@ use super::requests::{Request, Requests};
 
 /// The most connections at a time.
 const CONNECTIONS: usize = 64;
-/// How long a client has for a request, from the first byte that is waited for to the last.
-const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// How long a client may read nothing of its answer.
-const STALL_TIME: Duration = Duration::from_secs(10);
-/// How long a client has for its whole answer: as long as osquery itself waits for one.
-const ANSWER_TIME: Duration = Duration::from_secs(300);
 /// A connection's thread needs little: the depth of a request is limited.
 const STACK: usize = 512 << 10;
 
+/// How long clients have for what they do.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For a request, from the first byte that is waited for to the last.
+    pub request: Duration,
+    /// For reading anything at all of an answer.
+    pub stall: Duration,
+    /// For reading the whole answer.
+    pub answer: Duration,
+}
+
+impl Default for Limits {
+    /// 10 s, 10 s, and as long as osquery itself waits for an answer.
+    fn default() -> Self {
+        Limits {
+            request: Duration::from_secs(10),
+            stall: Duration::from_secs(10),
+            answer: Duration::from_secs(300),
+        }
+    }
+}
+
 /// The service and its open connections.
-pub(super) struct Service {
+pub struct Service {
     requests: Requests,
+    limits: Limits,
     connections: Mutex<Connections>,
 }
 
@@ -54,8 +71,9 @@ struct Connection {
 }
 
 impl Service {
-    pub(super) fn new(requests: Requests) -> Self {
-        Service { requests, connections: Mutex::default() }
+    /// Has these requests answered.
+    pub fn new(requests: Requests, limits: Limits) -> Self {
+        Service { requests, limits, connections: Mutex::default() }
     }
 
     fn connections(&self) -> MutexGuard<'_, Connections> {
@@ -113,19 +131,20 @@ impl Place {
 
     /// Answers one request after the other, until the client closes or something is wrong.
     fn serve(&self, stream: &UnixStream) -> thrift::Result<()> {
+        let limits = self.service.limits;
         let timed = Timed::new(stream);
         let mut input = BinaryInput::new(BufReader::new(&timed));
         let mut output =
             TBinaryOutputProtocol::new(BufWriter::with_capacity(64 << 10, &timed), true);
         loop {
-            timed.set(REQUEST_TIME, REQUEST_TIME);
+            timed.set(limits.request, limits.request);
             self.set_idle(true);
             if is_at_end(input.reader())? {
                 return Ok(());
             }
             let request = Request::read(&mut input)?;
             self.set_idle(false);
-            timed.set(ANSWER_TIME, STALL_TIME);
+            timed.set(limits.answer, limits.stall);
             self.service.requests.answer(&request, &mut output)?;
             output.flush()?;
         }
@@ -184,7 +203,7 @@ impl Write for &Timed<'_> {
 }
 
 /// The socket at which a service listens, until it is dropped.
-pub(super) struct Listening {
+pub struct Listening {
     path: PathBuf,
     /// Device and inode of the socket's file, to know it by.
     file: (u64, u64),
@@ -198,7 +217,7 @@ impl Listening {
     ///
     /// # Errors
     /// When the socket cannot be made: a file of that name, whosever it is, is left alone.
-    pub(super) fn start(path: &Path, service: Arc<Service>) -> io::Result<Listening> {
+    pub fn start(path: &Path, service: Arc<Service>) -> io::Result<Listening> {
         let listener = bind(path)?;
         let file = identity(path)?;
         let (stop, stopped) = UnixStream::pair()?;
