@@ -1,9 +1,11 @@
 //! From one registration to the next.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tables::Table;
@@ -24,6 +26,8 @@ const FAREWELL_TIME: Duration = Duration::from_millis(500);
 /// The first and the longest wait between two looks for the core, when there is no hurry.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// How often one who waits for the core looks whether it is still wanted.
+const GLANCE: Duration = Duration::from_millis(50);
 /// The SDK whose interface this is; osquery takes any from 1.7.7 on.
 const SDK_VERSION: &str = "5.23.0";
 
@@ -33,19 +37,35 @@ pub(super) struct Life<'a> {
     socket: &'a Path,
     manager: Manager,
     table: Arc<dyn Table>,
-    send: Sender<Event>,
-    events: Receiver<Event>,
+    send: &'a Sender<Event>,
+    events: &'a Receiver<Event>,
 }
 
-/// How a step of the life came out.
-enum Step<T> {
-    Done(T),
+/// Why a registration came to its end, or to nothing.
+enum Stop {
     /// Somebody wants the extension to end.
-    End,
+    Asked,
     /// Nobody listens at the core's socket (any more).
-    CoreGone,
+    CoreGone(manager::Error),
     /// The core does not list the extension any more.
     Dropped,
+    /// It cannot be.
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Manager(error @ manager::Error::Absent { .. }) => Stop::CoreGone(error),
+            failure => Stop::Failed(failure),
+        }
+    }
+}
+
+impl From<manager::Error> for Stop {
+    fn from(error: manager::Error) -> Self {
+        Failure::from(error).into()
+    }
 }
 
 impl<'a> Life<'a> {
@@ -53,8 +73,8 @@ impl<'a> Life<'a> {
         launch: &'a Launch,
         socket: &'a Path,
         table: Arc<dyn Table>,
-        send: Sender<Event>,
-        events: Receiver<Event>,
+        send: &'a Sender<Event>,
+        events: &'a Receiver<Event>,
     ) -> Self {
         let manager = Manager::new(socket, ANSWER_TIME);
         Life { launch, socket, manager, table, send, events }
@@ -65,118 +85,131 @@ impl<'a> Life<'a> {
         let patience = Duration::from_secs(self.launch.timeout);
         let mut patience = self.launch.by_osquery().then_some(patience);
         loop {
-            match self.live_once(patience)? {
-                Step::Done(()) | Step::End => return Ok(()),
-                Step::Dropped => {
+            match self.live_once(patience) {
+                Stop::Asked => return Ok(()),
+                Stop::Dropped => {
                     log::warn!("osquery no longer lists the extension: registering anew");
+                    continue;
                 }
-                Step::CoreGone if self.launch.when_gone() == WhenGone::Exit => {
+                Stop::CoreGone(_) if self.launch.when_gone() == WhenGone::Exit => {
                     eprintln!("{EXTENSION_NAME}: osquery is gone from {}", self.socket.display());
                     return Ok(());
                 }
-                Step::CoreGone => {
+                Stop::CoreGone(_) => {
                     log::warn!("osquery is gone from {}: waiting for it", self.socket.display());
-                    patience = None;
                 }
+                // A core that dies or hangs while it is asked is as good as gone.
+                Stop::Failed(Failure::Manager(
+                    error @ (manager::Error::Silent { .. } | manager::Error::Garbled { .. }),
+                )) if self.launch.when_gone() == WhenGone::Wait => log::warn!("{error}"),
+                Stop::Failed(failure) => return Err(failure),
+            }
+            patience = None;
+            if self.is_ended_within(self.interval()) {
+                return Ok(());
             }
         }
     }
 
     /// From waiting for the core to the end of one registration.
-    fn live_once(&self, patience: Option<Duration>) -> Result<Step<()>, Failure> {
-        if let Step::End = self.wait_for_core(patience)? {
-            return Ok(Step::End);
-        }
-        let (uuid, name) = match self.register() {
-            Ok(Step::Done(registered)) => registered,
-            Ok(_) => return Ok(Step::End),
-            Err(Failure::Manager(manager::Error::Absent { .. })) => return Ok(Step::CoreGone),
-            Err(failure) => return Err(failure),
+    fn live_once(&self, patience: Option<Duration>) -> Stop {
+        let registered = self.wait_for_core(patience).and_then(|()| self.register());
+        let (uuid, name) = match registered {
+            Ok(registered) => registered,
+            Err(stop) => return stop,
         };
-        let requests = Requests::new(name.clone(), Arc::clone(&self.table), self.send.clone());
-        let path = self.service_socket(uuid);
-        let listening =
-            Listening::start(&path, Arc::new(Service::new(requests, Limits::default())));
-        let listed =
-            listening.map_err(|error| Failure::Listen(path, error)).and_then(|listening| {
-                self.check_listed(uuid)?;
-                Ok(listening)
-            });
-        let outcome = listed.map(|listening| {
-            eprintln!("{EXTENSION_NAME}: registered with osquery; the table is named {name}");
-            let outcome = self.watch(uuid);
-            drop(listening);
-            outcome
-        });
-        if !matches!(outcome, Ok(Step::CoreGone | Step::Dropped)) {
+        let stop = self.serve(uuid, name);
+        if !matches!(stop, Stop::CoreGone(_) | Stop::Dropped) {
             let farewell = self.manager.with_timeout(FAREWELL_TIME).deregister(uuid);
             let _ = farewell.inspect_err(|error| log::debug!("{error}"));
         }
-        outcome
+        stop
+    }
+
+    fn serve(&self, uuid: ExtensionRouteUUID, name: String) -> Stop {
+        let path = self.service_socket(uuid);
+        let requests = Requests::new(name.clone(), Arc::clone(&self.table), self.send.clone());
+        let service = Arc::new(Service::new(requests, Limits::default()));
+        let _listening = match Listening::start(&path, service) {
+            Ok(listening) => listening,
+            Err(error) => return Failure::Listen(path, error).into(),
+        };
+        match self.ask(Manager::extensions) {
+            Ok(extensions) if extensions.contains_key(&uuid) => {}
+            Ok(_) => return Failure::NotListed(self.socket.into()).into(),
+            Err(stop) => return stop,
+        }
+        eprintln!("{EXTENSION_NAME}: registered with osquery; the table is named {name}");
+        self.watch(uuid)
     }
 
     /// Looks for the core until it is there, for that long at the most.
-    fn wait_for_core(&self, patience: Option<Duration>) -> Result<Step<()>, Failure> {
+    fn wait_for_core(&self, patience: Option<Duration>) -> Result<(), Stop> {
         let start = Instant::now();
         let longest = if patience.is_some() { FIRST_RETRY } else { LONGEST_RETRY };
         let mut retry = FIRST_RETRY;
         loop {
-            match self.manager.look() {
-                Ok(()) => return Ok(Step::Done(())),
-                Err(manager::Error::Absent { .. } | manager::Error::Silent { .. })
-                    if patience.is_none_or(|patience| start.elapsed() < patience) => {}
-                Err(error) => return Err(error.into()),
+            match self.ask(Manager::look) {
+                Err(
+                    Stop::CoreGone(error)
+                    | Stop::Failed(Failure::Manager(error @ manager::Error::Silent { .. })),
+                ) => {
+                    if patience.is_some_and(|patience| start.elapsed() >= patience) {
+                        return Err(Stop::Failed(error.into()));
+                    }
+                }
+                result => return result,
             }
             if self.is_ended_within(retry) {
-                return Ok(Step::End);
+                return Err(Stop::Asked);
             }
             retry = (retry * 2).min(longest);
         }
     }
 
     /// Registers under the first name that the core takes.
-    fn register(&self) -> Result<Step<(ExtensionRouteUUID, String)>, Failure> {
-        let interval = Duration::from_secs(self.launch.interval);
-        let give_up = Instant::now() + 2 * interval;
+    fn register(&self) -> Result<(ExtensionRouteUUID, String), Stop> {
+        let give_up = Instant::now() + 2 * self.interval();
         loop {
             match self.register_once() {
                 // Of a life before this one, which the core has not missed yet.
-                Err(Failure::AlreadyRegistered(_)) if Instant::now() < give_up => {}
-                result => return result.map(Step::Done),
+                Err(Stop::Failed(Failure::AlreadyRegistered(_))) if Instant::now() < give_up => {}
+                result => return result,
             }
-            if self.is_ended_within(interval / 4) {
-                return Ok(Step::End);
+            if self.is_ended_within(self.interval() / 4) {
+                return Err(Stop::Asked);
             }
         }
     }
 
-    fn register_once(&self) -> Result<(ExtensionRouteUUID, String), Failure> {
+    fn register_once(&self) -> Result<(ExtensionRouteUUID, String), Stop> {
         let wanted = self.launch.table_name.as_deref();
         let candidates = wanted.map_or(vec![NAME, ALTERNATIVE_NAME], |name| vec![name]);
-        let taken: BTreeSet<String> = self.manager.tables_among(&candidates)?;
+        let names: Vec<String> = candidates.iter().map(|name| (*name).to_owned()).collect();
+        let taken = self.ask(move |manager| manager.tables_among(&names))?;
         for name in candidates {
             if taken.contains(&name.to_ascii_lowercase()) {
                 continue;
             }
             match self.register_as(name) {
                 Ok(uuid) => return Ok((uuid, name.to_owned())),
-                Err(manager::Error::Refused { message, .. })
-                    if message.contains("conflicts with another item of the same name") =>
-                {
+                Err(Stop::Failed(Failure::Manager(manager::Error::Refused {
+                    message, ..
+                }))) if message.contains("conflicts with another item of the same name") => {
                     log::debug!("the name {name} was taken meanwhile: {message}");
                 }
-                Err(manager::Error::Refused { message, .. })
-                    if message.contains("Duplicate extension registered") =>
-                {
-                    return Err(Failure::AlreadyRegistered(self.socket.into()));
+                Err(Stop::Failed(Failure::Manager(manager::Error::Refused {
+                    message, ..
+                }))) if message.contains("Duplicate extension registered") => {
+                    return Err(Failure::AlreadyRegistered(self.socket.into()).into());
                 }
-                Err(error) => return Err(error.into()),
+                Err(stop) => return Err(stop),
             }
         }
-        Err(wanted.map_or(Failure::NamesTaken, |name| Failure::NameTaken(name.to_owned())))
+        Err(wanted.map_or(Failure::NamesTaken, |name| Failure::NameTaken(name.to_owned())).into())
     }
 
-    fn register_as(&self, name: &str) -> Result<ExtensionRouteUUID, manager::Error> {
+    fn register_as(&self, name: &str) -> Result<ExtensionRouteUUID, Stop> {
         let info = InternalExtensionInfo::new(
             EXTENSION_NAME.to_owned(),
             env!("CARGO_PKG_VERSION").to_owned(),
@@ -184,14 +217,8 @@ impl<'a> Life<'a> {
             SDK_VERSION.to_owned(),
         );
         let tables = BTreeMap::from([(name.to_owned(), routes::routes(self.table.columns()))]);
-        self.manager.register(&info, &BTreeMap::from([("table".to_owned(), tables)]))
-    }
-
-    fn check_listed(&self, uuid: ExtensionRouteUUID) -> Result<(), Failure> {
-        match self.manager.extensions()?.contains_key(&uuid) {
-            true => Ok(()),
-            false => Err(Failure::NotListed(self.socket.into())),
-        }
+        let registry = BTreeMap::from([("table".to_owned(), tables)]);
+        self.ask(move |manager| manager.register(&info, &registry))
     }
 
     /// `<the core's socket>.<uuid>`, where the core calls.
@@ -202,17 +229,44 @@ impl<'a> Life<'a> {
     }
 
     /// Asks every interval whether the core still lists the extension.
-    fn watch(&self, uuid: ExtensionRouteUUID) -> Step<()> {
-        while !self.is_ended_within(Duration::from_secs(self.launch.interval)) {
-            match self.manager.extensions() {
+    fn watch(&self, uuid: ExtensionRouteUUID) -> Stop {
+        while !self.is_ended_within(self.interval()) {
+            match self.ask(Manager::extensions) {
                 Ok(extensions) if extensions.contains_key(&uuid) => {}
-                Ok(_) => return Step::Dropped,
-                Err(manager::Error::Absent { .. }) => return Step::CoreGone,
+                Ok(_) => return Stop::Dropped,
                 // Busy or hung: it will be asked again.
-                Err(error) => log::debug!("{error}"),
+                Err(Stop::Failed(failure)) => log::debug!("{failure}"),
+                Err(stop) => return stop,
             }
         }
-        Step::End
+        Stop::Asked
+    }
+
+    /// Asks the core from a thread of its own, so that a slow core does not delay our end.
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Manager) -> Result<T, manager::Error> + Send + 'static,
+    ) -> Result<T, Stop> {
+        let (send, answer) = mpsc::channel();
+        let manager = self.manager.clone();
+        thread::Builder::new()
+            .name("question".into())
+            .spawn(move || send.send(question(&manager)))
+            .map_err(Failure::System)?;
+        loop {
+            match answer.recv_timeout(GLANCE) {
+                Ok(answer) => return Ok(answer?),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Failure::System(io::ErrorKind::BrokenPipe.into()).into());
+                }
+                Err(_) if self.is_ended_within(Duration::ZERO) => return Err(Stop::Asked),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_secs(self.launch.interval)
     }
 
     fn is_ended_within(&self, time: Duration) -> bool {

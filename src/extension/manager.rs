@@ -197,10 +197,10 @@ impl Manager {
     ///
     /// # Errors
     /// As for [`Manager::query`].
-    pub fn tables_among(&self, names: &[&str]) -> Result<BTreeSet<String>, Error> {
+    pub fn tables_among(&self, names: &[impl AsRef<str>]) -> Result<BTreeSet<String>, Error> {
         let list: Vec<String> = names
             .iter()
-            .map(|name| format!("'{}'", name.to_ascii_lowercase().replace('\'', "''")))
+            .map(|name| format!("'{}'", name.as_ref().to_ascii_lowercase().replace('\'', "''")))
             .collect();
         let rows = self.query(&format!(
             "SELECT lower(name) AS name FROM osquery_registry \

@@ -18,7 +18,7 @@ mod turns;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -56,18 +56,23 @@ pub enum Event {
 /// orderly end, 1 when osquery cannot be reached or refuses, 2 when the flags do not say where
 /// osquery is.
 pub fn run(launch: &Launch, options: Options) -> ExitCode {
-    let Err(failure) = serve(launch, options) else { return ExitCode::SUCCESS };
+    let (send, events) = channel();
+    let Err(failure) = serve(launch, options, &send, &events) else { return ExitCode::SUCCESS };
     eprintln!("{EXTENSION_NAME}: {failure}");
     if launch.by_osquery() {
-        thread::sleep(Duration::from_secs(launch.interval.min(LONGEST_LINGER)));
+        let _ = events.recv_timeout(Duration::from_secs(launch.interval.min(LONGEST_LINGER)));
     }
     failure.exit_code()
 }
 
-fn serve(launch: &Launch, options: Options) -> Result<(), Failure> {
+fn serve(
+    launch: &Launch,
+    options: Options,
+    send: &Sender<Event>,
+    events: &Receiver<Event>,
+) -> Result<(), Failure> {
     let socket = launch.socket.as_deref().ok_or(Failure::NoSocket)?;
     log::debug!("{launch:?}, {options:?}");
-    let (send, events) = channel();
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Failure::System)?;
     let on_signal = send.clone();
     thread::Builder::new()

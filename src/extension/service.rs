@@ -18,6 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 use thrift::protocol::{TBinaryOutputProtocol, TOutputProtocol};
 
@@ -266,6 +267,7 @@ fn accept(listener: &UnixListener, stopped: &UnixStream, service: &Arc<Service>)
             return;
         }
         let taken = match polled {
+            Err(Errno::INTR) => continue,
             Ok(_) => listener.accept().and_then(|(stream, _)| service.take(stream)),
             Err(errno) => Err(errno.into()),
         };

@@ -107,7 +107,7 @@ fn a_second_extension_of_the_name_is_an_error_that_says_so() {
 #[test]
 fn a_refused_registration_is_an_error_in_the_core_s_words() {
     let core = Core::stock();
-    core.refuse_registrations();
+    core.faults().refuse("Failed adding registry: refused by the test");
     let (status, said) = Extension::launch::<&str>(core.socket(), &[]).end();
     assert_eq!(status.code(), Some(1), "{said}");
     let expected =

@@ -23,6 +23,7 @@ use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
 use thrift::server::TProcessor;
 use thrift::transport::{TBufferedReadTransport, TBufferedWriteTransport};
 
+use super::core_faults::{Faults, Outgoing};
 use super::remote;
 
 /// A row as it goes over the wire, and as `--json` prints it.
@@ -39,7 +40,7 @@ const LOWEST_SDK: [u32; 3] = [1, 7, 7];
 pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
-    _dir: TempDir,
+    dir: Option<TempDir>,
 }
 
 /// What the connections of a core share.
@@ -49,7 +50,7 @@ pub(crate) struct Shared {
     /// How many queries are being answered.
     pub(crate) running: AtomicUsize,
     state: Mutex<State>,
-    refuse: AtomicBool,
+    pub(crate) faults: Faults,
     stop: AtomicBool,
 }
 
@@ -92,20 +93,22 @@ impl Core {
     /// A core whose socket [`socket_in`] that directory did not exist until now.
     pub(crate) fn start(dir: TempDir, own: &[&str]) -> Core {
         let socket = socket_in(dir.path());
+        // Of a core that ran there before.
+        let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).expect("the manager's socket");
         let shared = Arc::new(Shared {
             socket,
             own_tables: own.iter().chain(&BUILT_IN).map(|name| (*name).to_owned()).collect(),
             running: AtomicUsize::new(0),
             state: Mutex::default(),
-            refuse: AtomicBool::new(false),
+            faults: Faults::default(),
             stop: AtomicBool::new(false),
         });
         let acceptor = thread::spawn({
             let shared = Arc::clone(&shared);
             move || accept(&listener, &shared)
         });
-        Core { shared, acceptor: Some(acceptor), _dir: dir }
+        Core { shared, acceptor: Some(acceptor), dir: Some(dir) }
     }
 
     pub(crate) fn socket(&self) -> &Path {
@@ -116,9 +119,14 @@ impl Core {
         self.shared.query(sql)
     }
 
-    /// Every registration is refused from now on.
-    pub(crate) fn refuse_registrations(&self) {
-        self.shared.refuse.store(true, Ordering::SeqCst);
+    /// What this core does wrong.
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.shared.faults
+    }
+
+    /// Dies as in a crash: its socket's file stays. Gives the place where it can be started again.
+    pub(crate) fn die(mut self) -> TempDir {
+        self.dir.take().expect("a core has its place until it dies")
     }
 
     /// As if a query were being answered all the time, until the guard is dropped.
@@ -153,9 +161,18 @@ impl Core {
 
     /// Waits until an extension of that name is registered and listens.
     pub(crate) fn wait_for(&self, name: &str) -> ExtensionRouteUUID {
+        self.wait_for_another(name, 0)
+    }
+
+    /// The same for one that has another number than this.
+    pub(crate) fn wait_for_another(
+        &self,
+        name: &str,
+        than: ExtensionRouteUUID,
+    ) -> ExtensionRouteUUID {
         let start = Instant::now();
         loop {
-            if let Some(uuid) = self.uuid_of(name)
+            if let Some(uuid) = self.uuid_of(name).filter(|uuid| *uuid != than)
                 && UnixStream::connect(self.socket_of(uuid)).is_ok()
             {
                 return uuid;
@@ -219,10 +236,11 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
 }
 
 fn serve(stream: UnixStream, shared: Arc<Shared>) {
-    let processor = ExtensionManagerSyncProcessor::new(Handler(shared));
+    let processor = ExtensionManagerSyncProcessor::new(Handler(Arc::clone(&shared)));
     let reader = stream.try_clone().expect("a second handle");
     let mut input = TBinaryInputProtocol::new(TBufferedReadTransport::new(reader), true);
-    let mut output = TBinaryOutputProtocol::new(TBufferedWriteTransport::new(&stream), true);
+    let writer = Outgoing { stream: &stream, faults: &shared.faults };
+    let mut output = TBinaryOutputProtocol::new(TBufferedWriteTransport::new(writer), true);
     while processor.process(&mut input, &mut output).is_ok() {}
     let _ = stream.shutdown(std::net::Shutdown::Both);
 }
@@ -262,8 +280,8 @@ impl Shared {
         info: InternalExtensionInfo,
         registry: ExtensionRegistry,
     ) -> ExtensionStatus {
-        if self.refuse.load(Ordering::SeqCst) {
-            return refused("Failed adding registry: refused by the test");
+        if let Some(words) = self.faults.refusal() {
+            return refused(&words);
         }
         let mut state = self.state();
         if state.extensions.values().any(|other| other.info.name == info.name) {

@@ -8,6 +8,8 @@
 pub(crate) mod context;
 #[cfg(feature = "shell")]
 pub(crate) mod core;
+#[cfg(feature = "shell")]
+pub(crate) mod core_faults;
 pub(crate) mod left_out;
 pub(crate) mod log_capture;
 #[cfg(feature = "shell")]
