@@ -23,5 +23,7 @@ pub(crate) mod process;
 #[cfg(feature = "shell")]
 pub(crate) mod remote;
 pub(crate) mod rows;
+pub(crate) mod served;
 #[cfg(feature = "shell")]
 pub(crate) mod sql;
+pub(crate) mod wire;
