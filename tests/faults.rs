@@ -16,4 +16,6 @@ mod log;
 mod nonsense;
 #[path = "faults/refusals.rs"]
 mod refusals;
+#[path = "faults/socket.rs"]
+mod socket;
 mod support;

@@ -15,6 +15,8 @@ pub(super) enum Failure {
     NoSocket,
     /// The extension manager cannot be asked, or refuses the extension.
     Manager(manager::Error),
+    /// The core at that socket does not take the extension, in its words.
+    Refused(PathBuf, String),
     /// An extension of this name stays registered at that socket.
     AlreadyRegistered(PathBuf),
     /// osquery has a table of the name that `--table-name` asks for.
@@ -61,6 +63,12 @@ impl std::fmt::Display for Failure {
                 )
             }
             Failure::Manager(error) => error.fmt(f),
+            Failure::Refused(socket, words) => write!(
+                f,
+                "osquery at {} refuses the extension: {words}; its log may say more (start osquery \
+                 with --verbose)",
+                socket.display()
+            ),
             Failure::AlreadyRegistered(socket) => write!(
                 f,
                 "an extension named {EXTENSION_NAME} is already registered at {}; end that one \

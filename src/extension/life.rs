@@ -172,7 +172,6 @@ impl<'a> Life<'a> {
         let give_up = Instant::now() + 2 * self.interval();
         loop {
             match self.register_once() {
-                // Of a life before this one, which the core has not missed yet.
                 Err(Stop::Failed(Failure::AlreadyRegistered(_))) if Instant::now() < give_up => {}
                 result => return result,
             }
@@ -183,6 +182,11 @@ impl<'a> Life<'a> {
     }
 
     fn register_once(&self) -> Result<(ExtensionRouteUUID, String), Stop> {
+        // A life before this one holds its table's name too, until the core misses it.
+        let listed = self.ask(Manager::extensions)?;
+        if listed.values().any(|info| info.name.as_deref() == Some(EXTENSION_NAME)) {
+            return Err(Failure::AlreadyRegistered(self.socket.into()).into());
+        }
         let wanted = self.launch.table_name.as_deref();
         let candidates = wanted.map_or(vec![NAME, ALTERNATIVE_NAME], |name| vec![name]);
         let names: Vec<String> = candidates.iter().map(|name| (*name).to_owned()).collect();
@@ -191,20 +195,20 @@ impl<'a> Life<'a> {
             if taken.contains(&name.to_ascii_lowercase()) {
                 continue;
             }
-            match self.register_as(name) {
+            let words = match self.register_as(name) {
                 Ok(uuid) => return Ok((uuid, name.to_owned())),
                 Err(Stop::Failed(Failure::Manager(manager::Error::Refused {
                     message, ..
-                }))) if message.contains("conflicts with another item of the same name") => {
-                    log::debug!("the name {name} was taken meanwhile: {message}");
-                }
-                Err(Stop::Failed(Failure::Manager(manager::Error::Refused {
-                    message, ..
-                }))) if message.contains("Duplicate extension registered") => {
-                    return Err(Failure::AlreadyRegistered(self.socket.into()).into());
-                }
+                }))) => message,
                 Err(stop) => return Err(stop),
+            };
+            if words.contains("Duplicate extension registered") {
+                return Err(Failure::AlreadyRegistered(self.socket.into()).into());
             }
+            if !words.contains("conflicts with another item of the same name") {
+                return Err(Failure::Refused(self.socket.into(), words).into());
+            }
+            log::debug!("the name {name} was taken meanwhile: {words}");
         }
         Err(wanted.map_or(Failure::NamesTaken, |name| Failure::NameTaken(name.to_owned())).into())
     }

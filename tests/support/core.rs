@@ -186,6 +186,7 @@ impl Core {
 impl Drop for Core {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
+        self.faults().answer_after(Duration::ZERO);
         // Wakes the acceptor.
         let _ = UnixStream::connect(&self.shared.socket);
         if let Some(acceptor) = self.acceptor.take() {
@@ -311,7 +312,9 @@ impl Shared {
         state.registrations += 1;
         let uuid = 4710 + state.registrations;
         let tables = registry.get("table").cloned().unwrap_or_default();
-        state.extensions.insert(uuid, Registered { info, tables });
+        if !self.faults.forgets() {
+            state.extensions.insert(uuid, Registered { info, tables });
+        }
         ExtensionStatus::new(0, "OK".to_owned(), uuid)
     }
 }

@@ -20,9 +20,19 @@ pub(crate) struct Extension {
     listener: Option<JoinHandle<()>>,
 }
 
-/// A command without the settings of whoever runs the tests.
+/// The binary, without the settings of whoever runs the tests.
 pub(crate) fn command() -> Command {
-    let mut command = Command::new(BINARY);
+    without_settings(Command::new(BINARY))
+}
+
+/// The same under that umask.
+pub(crate) fn command_with_umask(umask: &str) -> Command {
+    let mut shell = without_settings(Command::new("sh"));
+    shell.args(["-c", r#"umask "$1"; shift; exec "$@""#, "sh", umask, BINARY]);
+    shell
+}
+
+fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let ours = name.to_string_lossy().starts_with("PROCESS_OPEN_SOCKETS_");
         if ours || name == "RUST_LOG" || name == "OSQUERY_EXTENSION" {
@@ -43,6 +53,11 @@ impl Extension {
             .args(["--timeout", "5", "--interval", "1"])
             .args(more);
         Extension::run(&mut command)
+    }
+
+    /// As an operator does it, beside an osquery that knows nothing of it.
+    pub(crate) fn sidecar(socket: &Path, more: &[&str]) -> Extension {
+        Extension::run(command().arg("--socket").arg(socket).args(["--interval=1"]).args(more))
     }
 
     pub(crate) fn run(command: &mut Command) -> Extension {
