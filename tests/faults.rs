@@ -10,6 +10,8 @@ mod core;
 mod crowds;
 #[path = "faults/end.rs"]
 mod end;
+#[path = "faults/listed.rs"]
+mod listed;
 #[path = "faults/log.rs"]
 mod log;
 #[path = "faults/nonsense.rs"]

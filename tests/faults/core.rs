@@ -1,10 +1,15 @@
 //! A core that dies, comes back, forgets, is slow, or does not finish what it says.
 
+use std::io::Write;
+use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use process_open_sockets::extension::manager::{Error, Manager};
+
 use crate::support::core::{Core, socket_in};
 use crate::support::process::Extension;
+use crate::support::wire::{LIST, MAP, REPLY, STRUCT, field, message, rest};
 
 const NAME: &str = "process_open_sockets";
 const QUERY: &str = "SELECT pid FROM alt_process_open_sockets LIMIT 1";
@@ -61,6 +66,18 @@ fn a_sidecar_waits_for_its_first_core_longer_than_the_timeout() {
     let _extension = Extension::sidecar(&socket_in(dir.path()), &["--timeout=1"]);
     thread::sleep(Duration::from_millis(1500));
     Core::start(dir, &[NAME]).wait_for(NAME);
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_core() {
+    let dir = tempfile::tempdir().unwrap();
+    let extension = Extension::sidecar(&socket_in(dir.path()), &["--verbose"]);
+    extension.wait_until_it_says("Launch {");
+    thread::sleep(Duration::from_millis(500));
+    let start = Instant::now();
+    extension.terminate();
+    assert_eq!(extension.end().0.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -133,6 +150,26 @@ fn a_launched_extension_ends_when_the_core_hangs_up_while_it_is_asked() {
     assert_eq!(said.lines().count(), 1, "{said}");
     let expected = format!("process_open_sockets: what answers at {}", core.socket().display());
     assert!(said.starts_with(&expected), "{said}");
+}
+
+#[test]
+fn a_core_that_claims_two_billion_rows_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = socket_in(dir.path());
+    let listener = UnixListener::bind(&socket).unwrap();
+    let core = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let claim = [&[MAP][..], &i32::MAX.to_be_bytes()].concat();
+        let rows = field(STRUCT, 0, &field(LIST, 2, &claim));
+        stream.write_all(&message(REPLY, "query", 1, &rows)).unwrap();
+        rest(stream);
+    });
+    let error = Manager::new(&socket, Duration::from_secs(5)).query("SELECT 1").unwrap_err();
+    let Error::Garbled { source: thrift::Error::Protocol(source), .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(source.message, "a container claims 2147483647 elements");
+    core.join().unwrap();
 }
 
 #[test]

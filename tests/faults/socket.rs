@@ -1,11 +1,20 @@
 //! The file at which the extension listens.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
+
+use process_open_sockets::extension::requests::Requests;
+use process_open_sockets::extension::service::{Limits, Listening, Service};
 
 use crate::support::core::Core;
 use crate::support::process::{Extension, command_with_umask};
+use crate::support::served::Numbers;
 
 const NAME: &str = "process_open_sockets";
 
@@ -27,6 +36,30 @@ fn the_socket_is_for_its_owner_alone_under_an_open_umask() {
 #[test]
 fn the_socket_is_for_its_owner_alone_under_a_closed_umask() {
     is_for_its_owner_alone("0777");
+}
+
+#[test]
+fn at_no_moment_is_the_socket_for_others() {
+    let done = AtomicBool::new(false);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("service");
+    let modes = thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut modes = BTreeSet::new();
+            while !done.load(Ordering::SeqCst) {
+                modes.extend(fs::metadata(&path).map(|file| file.permissions().mode() & 0o077));
+            }
+            modes
+        });
+        for _ in 0..2000 {
+            let requests = Requests::new(String::new(), Arc::new(Numbers::new(0, 0)), channel().0);
+            let service = Arc::new(Service::new(requests, Limits::default()));
+            drop(Listening::start(&path, service).unwrap());
+        }
+        done.store(true, Ordering::SeqCst);
+        watcher.join().unwrap()
+    });
+    assert_eq!(modes.into_iter().collect::<Vec<_>>(), [0]);
 }
 
 #[test]
