@@ -5,8 +5,6 @@
 
 #[path = "extension/launch.rs"]
 mod launch;
-#[path = "extension/life.rs"]
-mod life;
 #[path = "extension/requests.rs"]
 mod requests;
 #[path = "extension/rows.rs"]

@@ -23,6 +23,7 @@ use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
 use thrift::server::TProcessor;
 use thrift::transport::{TBufferedReadTransport, TBufferedWriteTransport};
 
+use super::core_faults::{Faults, Outgoing};
 use super::remote;
 
 /// A row as it goes over the wire, and as `--json` prints it.
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     /// How many queries are being answered.
     pub(crate) running: AtomicUsize,
     state: Mutex<State>,
+    pub(crate) faults: Faults,
     stop: AtomicBool,
 }
 
@@ -58,8 +60,6 @@ struct State {
     requests: Vec<Request>,
     connections: Vec<UnixStream>,
     registrations: i64,
-    /// With which words, and how often, registrations are refused.
-    refusals: Option<(String, usize)>,
 }
 
 /// An extension that was let in.
@@ -93,12 +93,15 @@ impl Core {
     /// A core whose socket [`socket_in`] that directory did not exist until now.
     pub(crate) fn start(dir: TempDir, own: &[&str]) -> Core {
         let socket = socket_in(dir.path());
+        // Of a core that ran there before.
+        let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).expect("the manager's socket");
         let shared = Arc::new(Shared {
             socket,
             own_tables: own.iter().chain(&BUILT_IN).map(|name| (*name).to_owned()).collect(),
             running: AtomicUsize::new(0),
             state: Mutex::default(),
+            faults: Faults::default(),
             stop: AtomicBool::new(false),
         });
         let acceptor = thread::spawn({
@@ -116,25 +119,14 @@ impl Core {
         self.shared.query(sql)
     }
 
-    /// The next registrations, so many of them, are refused with these words.
-    pub(crate) fn refuse(&self, words: &str, times: usize) {
-        self.shared.state().refusals = Some((words.to_owned(), times));
+    /// What this core does wrong.
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.shared.faults
     }
 
-    /// Ends as a core that crashed, and gives the directory for its successor.
+    /// Dies as in a crash: its socket's file stays. Gives the place where it can be started again.
     pub(crate) fn die(mut self) -> TempDir {
-        self.stop();
-        std::fs::remove_file(self.socket()).expect("the socket's file");
-        self.dir.take().expect("the directory")
-    }
-
-    fn stop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        // Wakes the acceptor.
-        let _ = UnixStream::connect(&self.shared.socket);
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
-        }
+        self.dir.take().expect("a core has its place until it dies")
     }
 
     /// As if a query were being answered all the time, until the guard is dropped.
@@ -169,9 +161,18 @@ impl Core {
 
     /// Waits until an extension of that name is registered and listens.
     pub(crate) fn wait_for(&self, name: &str) -> ExtensionRouteUUID {
+        self.wait_for_another(name, 0)
+    }
+
+    /// The same for one that has another number than this.
+    pub(crate) fn wait_for_another(
+        &self,
+        name: &str,
+        than: ExtensionRouteUUID,
+    ) -> ExtensionRouteUUID {
         let start = Instant::now();
         loop {
-            if let Some(uuid) = self.uuid_of(name)
+            if let Some(uuid) = self.uuid_of(name).filter(|uuid| *uuid != than)
                 && UnixStream::connect(self.socket_of(uuid)).is_ok()
             {
                 return uuid;
@@ -184,7 +185,13 @@ impl Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        self.stop();
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.faults().answer_after(Duration::ZERO);
+        // Wakes the acceptor.
+        let _ = UnixStream::connect(&self.shared.socket);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
     }
 }
 
@@ -230,10 +237,11 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
 }
 
 fn serve(stream: UnixStream, shared: Arc<Shared>) {
-    let processor = ExtensionManagerSyncProcessor::new(Handler(shared));
+    let processor = ExtensionManagerSyncProcessor::new(Handler(Arc::clone(&shared)));
     let reader = stream.try_clone().expect("a second handle");
     let mut input = TBinaryInputProtocol::new(TBufferedReadTransport::new(reader), true);
-    let mut output = TBinaryOutputProtocol::new(TBufferedWriteTransport::new(&stream), true);
+    let writer = Outgoing { stream: &stream, faults: &shared.faults };
+    let mut output = TBinaryOutputProtocol::new(TBufferedWriteTransport::new(writer), true);
     while processor.process(&mut input, &mut output).is_ok() {}
     let _ = stream.shutdown(std::net::Shutdown::Both);
 }
@@ -273,11 +281,10 @@ impl Shared {
         info: InternalExtensionInfo,
         registry: ExtensionRegistry,
     ) -> ExtensionStatus {
-        let mut state = self.state();
-        if let Some((words, times @ 1..)) = &mut state.refusals {
-            *times -= 1;
-            return refused(words);
+        if let Some(words) = self.faults.refusal() {
+            return refused(&words);
         }
+        let mut state = self.state();
         if state.extensions.values().any(|other| other.info.name == info.name) {
             return refused("Duplicate extension registered");
         }
@@ -305,7 +312,9 @@ impl Shared {
         state.registrations += 1;
         let uuid = 4710 + state.registrations;
         let tables = registry.get("table").cloned().unwrap_or_default();
-        state.extensions.insert(uuid, Registered { info, tables });
+        if !self.faults.forgets() {
+            state.extensions.insert(uuid, Registered { info, tables });
+        }
         ExtensionStatus::new(0, "OK".to_owned(), uuid)
     }
 }

@@ -8,6 +8,8 @@
 pub(crate) mod context;
 #[cfg(feature = "shell")]
 pub(crate) mod core;
+#[cfg(feature = "shell")]
+pub(crate) mod core_faults;
 pub(crate) mod left_out;
 pub(crate) mod log_capture;
 #[cfg(feature = "shell")]
@@ -18,8 +20,10 @@ pub(crate) mod own;
 pub(crate) mod proc_tree;
 #[cfg(feature = "shell")]
 pub(crate) mod process;
+#[cfg(feature = "shell")]
 pub(crate) mod remote;
 pub(crate) mod rows;
+pub(crate) mod served;
 #[cfg(feature = "shell")]
 pub(crate) mod sql;
-pub(crate) mod synthetic;
+pub(crate) mod wire;

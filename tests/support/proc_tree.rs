@@ -1,8 +1,10 @@
 //! A throw-away tree that looks like `/proc`.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -40,6 +42,29 @@ impl ProcTree {
     pub fn unreadable_file(self, namespace: u64, name: &str) -> Self {
         fs::create_dir(self.net(namespace).join(name)).unwrap();
         self
+    }
+
+    /// A file of that namespace that has no end until [`ProcTree::writer`] is dropped: a pipe.
+    pub fn endless_file(self, namespace: u64, name: &str) -> Self {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let path = self.net(namespace).join(name);
+        mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
+        self
+    }
+
+    /// Waits until somebody reads that endless file, who will then wait until this is dropped.
+    pub fn writer(&self, namespace: u64, name: &str) -> fs::File {
+        let start = Instant::now();
+        loop {
+            // Without a reader it is refused.
+            let mut options = fs::OpenOptions::new();
+            options.write(true).custom_flags(libc::O_NONBLOCK);
+            if let Ok(writer) = options.open(self.net(namespace).join(name)) {
+                return writer;
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "nobody reads {name}");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// A process in that namespace that holds these sockets, as (descriptor, inode).

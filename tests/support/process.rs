@@ -20,9 +20,19 @@ pub(crate) struct Extension {
     listener: Option<JoinHandle<()>>,
 }
 
-/// A command without the settings of whoever runs the tests.
+/// The binary, without the settings of whoever runs the tests.
 pub(crate) fn command() -> Command {
-    let mut command = Command::new(BINARY);
+    without_settings(Command::new(BINARY))
+}
+
+/// The same under that umask.
+pub(crate) fn command_with_umask(umask: &str) -> Command {
+    let mut shell = without_settings(Command::new("sh"));
+    shell.args(["-c", r#"umask "$1"; shift; exec "$@""#, "sh", umask, BINARY]);
+    shell
+}
+
+fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let ours = name.to_string_lossy().starts_with("PROCESS_OPEN_SOCKETS_");
         if ours || name == "RUST_LOG" || name == "OSQUERY_EXTENSION" {
@@ -43,6 +53,11 @@ impl Extension {
             .args(["--timeout", "5", "--interval", "1"])
             .args(more);
         Extension::run(&mut command)
+    }
+
+    /// As an operator does it, beside an osquery that knows nothing of it.
+    pub(crate) fn sidecar(socket: &Path, more: &[&str]) -> Extension {
+        Extension::run(command().arg("--socket").arg(socket).args(["--interval=1"]).args(more))
     }
 
     pub(crate) fn run(command: &mut Command) -> Extension {
@@ -67,10 +82,6 @@ impl Extension {
         Extension { child, said, listener: Some(listener) }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// What it has written to stderr so far.
     pub(crate) fn said(&self) -> String {
         self.said.lock().expect("a lock").clone()
@@ -85,9 +96,26 @@ impl Extension {
         }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn terminate(&self) {
+        self.send(rustix::process::Signal::TERM);
+    }
+
+    pub(crate) fn send(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+        rustix::process::kill_process(pid, signal).expect("a signal");
+    }
+
+    /// The most memory that it has had, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .expect("a status of the process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.expect("a line VmHWM").trim().trim_end_matches(" kB");
+        kilobytes.parse::<u64>().expect("a number") << 10
     }
 
     /// Waits for its end, and gives all that it said.

@@ -1,0 +1,23 @@
+//! What goes wrong at either end of the wire, and what comes of it. `docs/faults.md` lists it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "faults/answers.rs"]
+mod answers;
+#[path = "faults/core.rs"]
+mod core;
+#[path = "faults/crowds.rs"]
+mod crowds;
+#[path = "faults/end.rs"]
+mod end;
+#[path = "faults/listed.rs"]
+mod listed;
+#[path = "faults/log.rs"]
+mod log;
+#[path = "faults/nonsense.rs"]
+mod nonsense;
+#[path = "faults/refusals.rs"]
+mod refusals;
+#[path = "faults/socket.rs"]
+mod socket;
+mod support;

@@ -1,0 +1,116 @@
+//! What is in an answer, and what is none.
+
+use std::io::{self, Read};
+
+use process_open_sockets::extension::Event;
+use process_open_sockets::extension::answer::LONGEST_ANSWER;
+
+use crate::support::served::{NUMBERS, Numbers, Served};
+use crate::support::wire::{call, exchange, map, response, send};
+
+fn answer(served: &Served, context: Option<&str>) -> Vec<u8> {
+    let request: Vec<_> =
+        [("action", "generate")].into_iter().chain(context.map(|c| ("context", c))).collect();
+    exchange(served.socket(), &call("table", NUMBERS, &request))
+}
+
+/// The answer is these rows, each a map of text to text.
+#[track_caller]
+fn rows(context: Option<&str>, expected: &[&[(&str, &str)]]) {
+    let served = Served::new(Numbers::new(expected.len(), 3));
+    let expected: Vec<_> = expected.iter().map(|row| map(row)).collect();
+    assert_eq!(answer(&served, context), response(0, "OK", &expected));
+}
+
+#[test]
+fn a_request_without_a_context_gets_every_column_and_the_rowid() {
+    let row = |n| [("number", n), ("text", "xxx"), ("nothing", ""), ("rowid", n)];
+    rows(None, &[&row("0"), &row("1")]);
+}
+
+#[test]
+fn a_context_without_used_columns_gets_every_column_and_the_rowid() {
+    let row = |n| [("number", n), ("text", "xxx"), ("nothing", ""), ("rowid", n)];
+    rows(Some(r#"{"constraints":[]}"#), &[&row("0"), &row("1")]);
+}
+
+#[test]
+fn no_used_columns_get_the_rowid_alone() {
+    let row = |n| [("rowid", n)];
+    rows(Some(r#"{"constraints":[],"colsUsed":[]}"#), &[&row("0"), &row("1")]);
+}
+
+#[test]
+fn two_used_columns_get_those_and_the_rowid() {
+    let row = |n| [("text", "xxx"), ("nothing", ""), ("rowid", n)];
+    rows(Some(r#"{"constraints":[],"colsUsed":["nothing","text"]}"#), &[&row("0"), &row("1")]);
+}
+
+#[test]
+fn a_context_that_is_no_json_gets_every_row_and_column() {
+    let row = |n| [("number", n), ("text", "xxx"), ("nothing", ""), ("rowid", n)];
+    rows(Some("{"), &[&row("0"), &row("1")]);
+}
+
+#[test]
+fn no_rows_are_an_answer() {
+    rows(None, &[]);
+}
+
+const ROWS: usize = 1000;
+
+/// The length of the message with 1000 rows whose texts have so many bytes.
+fn length(text: usize) -> u64 {
+    let columns: usize = [("number", 0), ("text", text), ("nothing", 0), ("rowid", 0)]
+        .iter()
+        .map(|(name, cell)| 4 + name.len() + 4 + cell)
+        .sum();
+    let digits: usize = (0..ROWS).map(|row| row.to_string().len()).sum();
+    // A row begins with two types and a count; its number stands there twice.
+    (response(0, "OK", &[]).len() + ROWS * (6 + columns) + 2 * digits) as u64
+}
+
+/// The longest text of which a thousand are sent.
+fn longest() -> usize {
+    usize::try_from((LONGEST_ANSWER - length(0)) / ROWS as u64).unwrap()
+}
+
+#[test]
+fn the_longest_answer_is_sent_whole() {
+    let served = Served::new(Numbers::new(ROWS, longest()));
+    let request = call("table", NUMBERS, &[("action", "generate")]);
+    let stream = send(served.socket(), &request);
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let came = io::copy(&mut stream.take(LONGEST_ANSWER + 1), &mut io::sink()).unwrap();
+    assert_eq!(came, length(longest()));
+    assert!(came > LONGEST_ANSWER - ROWS as u64);
+}
+
+#[test]
+fn a_longer_answer_is_an_error_that_says_what_to_do_and_no_row_of_it_comes() {
+    let served = Served::new(Numbers::new(ROWS, longest() + 1));
+    let words = format!(
+        "1000 rows of about {} bytes exceed what osquery accepts: select fewer columns or add a \
+         constraint",
+        length(longest() + 1) / ROWS as u64
+    );
+    assert_eq!(answer(&served, None), response(1, &words, &[]));
+}
+
+#[test]
+fn what_is_too_long_with_all_columns_is_answered_with_fewer() {
+    let served = Served::new(Numbers::new(ROWS, longest() + 1));
+    let answer = answer(&served, Some(r#"{"constraints":[],"colsUsed":["number"]}"#));
+    let row = |n: String| map(&[("number", &n), ("rowid", &n)]);
+    let rows: Vec<_> = (0..ROWS).map(|n| row(n.to_string())).collect();
+    assert_eq!(answer, response(0, "OK", &rows));
+}
+
+#[test]
+fn a_shutdown_is_answered_and_passed_on() {
+    use crate::support::wire::{CALL, REPLY, STOP, message};
+    let served = Served::new(Numbers::new(0, 0));
+    let answer = exchange(served.socket(), &message(CALL, "shutdown", 4, &[STOP]));
+    assert_eq!(answer, message(REPLY, "shutdown", 4, &[STOP]));
+    assert_eq!(served.events.try_recv(), Ok(Event::Shutdown));
+}

@@ -1,0 +1,185 @@
+//! A core that dies, comes back, forgets, is slow, or does not finish what it says.
+
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use process_open_sockets::extension::manager::{Error, Manager};
+
+use crate::support::core::{Core, socket_in};
+use crate::support::process::Extension;
+use crate::support::wire::{LIST, MAP, REPLY, STRUCT, field, message, rest};
+
+const NAME: &str = "process_open_sockets";
+const QUERY: &str = "SELECT pid FROM alt_process_open_sockets LIMIT 1";
+
+/// The core dies and another one takes its place; the extension serves that one too.
+fn outlives_the_core(launch: impl FnOnce(&Core) -> Extension) {
+    let core = Core::stock();
+    let extension = launch(&core);
+    let socket = core.socket_of(core.wait_for(NAME));
+    extension.wait_until_it_says("registered with osquery");
+    let dir = core.die();
+    extension.wait_until_it_says(": waiting for it\n");
+    assert!(!socket.exists());
+    let core = Core::start(dir, &[NAME]);
+    core.wait_for(NAME);
+    core.query(QUERY).unwrap();
+}
+
+#[test]
+fn a_sidecar_waits_for_a_core_that_died_and_serves_it_again() {
+    outlives_the_core(|core| Extension::sidecar(core.socket(), &[]));
+}
+
+#[test]
+fn a_launched_extension_that_is_told_to_waits_for_a_core_that_died() {
+    outlives_the_core(|core| Extension::launch(core.socket(), &["--when-gone=wait"]));
+}
+
+#[test]
+fn a_sidecar_that_is_told_to_ends_with_the_core() {
+    let core = Core::stock();
+    let extension = Extension::sidecar(core.socket(), &["--when-gone=exit"]);
+    let socket = core.socket_of(core.wait_for(NAME));
+    extension.wait_until_it_says("registered with osquery");
+    let _dir = core.die();
+    assert_eq!(extension.end().0.code(), Some(0));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_core_that_is_back_before_it_was_missed_is_served() {
+    let core = Core::stock();
+    let extension = Extension::sidecar(core.socket(), &[]);
+    core.wait_for(NAME);
+    extension.wait_until_it_says("registered with osquery");
+    let core = Core::start(core.die(), &[NAME]);
+    core.wait_for(NAME);
+    core.query(QUERY).unwrap();
+}
+
+#[test]
+fn a_sidecar_waits_for_its_first_core_longer_than_the_timeout() {
+    let dir = tempfile::tempdir().unwrap();
+    let _extension = Extension::sidecar(&socket_in(dir.path()), &["--timeout=1"]);
+    thread::sleep(Duration::from_millis(1500));
+    Core::start(dir, &[NAME]).wait_for(NAME);
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_core() {
+    let dir = tempfile::tempdir().unwrap();
+    let extension = Extension::sidecar(&socket_in(dir.path()), &["--verbose"]);
+    extension.wait_until_it_says("Launch {");
+    thread::sleep(Duration::from_millis(500));
+    let start = Instant::now();
+    extension.terminate();
+    assert_eq!(extension.end().0.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+#[test]
+fn dropped_twice_it_registers_twice_with_new_numbers() {
+    let core = Core::stock();
+    let _extension = Extension::launch::<&str>(core.socket(), &[]);
+    let first = core.wait_for(NAME);
+    core.forget(first);
+    let second = core.wait_for_another(NAME, first);
+    core.forget(second);
+    let third = core.wait_for_another(NAME, second);
+    assert_ne!(third, first);
+    assert_eq!([first, second].map(|uuid| core.socket_of(uuid).exists()), [false, false]);
+    core.query(QUERY).unwrap();
+}
+
+#[test]
+fn a_slow_core_is_waited_for() {
+    let core = Core::stock();
+    core.faults().answer_after(Duration::from_millis(500));
+    let _extension = Extension::launch::<&str>(core.socket(), &[]);
+    core.wait_for(NAME);
+    core.query(QUERY).unwrap();
+}
+
+#[test]
+fn a_signal_is_heeded_within_a_second_while_a_slow_core_registers_it() {
+    let core = Core::stock();
+    core.faults().answer_after(Duration::from_secs(2));
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    thread::sleep(Duration::from_millis(500));
+    let start = Instant::now();
+    extension.terminate();
+    assert_eq!(extension.end().0.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_signal_is_heeded_within_a_second_while_a_slow_core_is_watched() {
+    let core = Core::stock();
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    let socket = core.socket_of(core.wait_for(NAME));
+    extension.wait_until_it_says("registered with osquery");
+    core.faults().answer_after(Duration::from_secs(2));
+    thread::sleep(Duration::from_millis(1500));
+    let start = Instant::now();
+    extension.terminate();
+    assert_eq!(extension.end().0.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_sidecar_tries_again_when_the_core_hangs_up_while_it_is_asked() {
+    let core = Core::stock();
+    core.faults().cut_next(2);
+    let extension = Extension::sidecar(core.socket(), &[]);
+    core.wait_for(NAME);
+    assert_eq!(core.faults().cut(), 2);
+    let said = extension.said();
+    assert_eq!(said.matches("does not speak as osquery's extension manager does").count(), 2);
+}
+
+#[test]
+fn a_launched_extension_ends_when_the_core_hangs_up_while_it_is_asked() {
+    let core = Core::stock();
+    core.faults().cut_next(1);
+    let (status, said) = Extension::launch::<&str>(core.socket(), &[]).end();
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let expected = format!("process_open_sockets: what answers at {}", core.socket().display());
+    assert!(said.starts_with(&expected), "{said}");
+}
+
+#[test]
+fn a_core_that_claims_two_billion_rows_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = socket_in(dir.path());
+    let listener = UnixListener::bind(&socket).unwrap();
+    let core = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let claim = [&[MAP][..], &i32::MAX.to_be_bytes()].concat();
+        let rows = field(STRUCT, 0, &field(LIST, 2, &claim));
+        stream.write_all(&message(REPLY, "query", 1, &rows)).unwrap();
+        rest(stream);
+    });
+    let error = Manager::new(&socket, Duration::from_secs(5)).query("SELECT 1").unwrap_err();
+    let Error::Garbled { source: thrift::Error::Protocol(source), .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(source.message, "a container claims 2147483647 elements");
+    core.join().unwrap();
+}
+
+#[test]
+fn a_registered_extension_stays_when_one_answer_is_cut() {
+    let core = Core::stock();
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    let uuid = core.wait_for(NAME);
+    extension.wait_until_it_says("registered with osquery");
+    core.faults().cut_next(1);
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!((core.faults().cut(), core.uuid_of(NAME)), (1, Some(uuid)));
+    core.query(QUERY).unwrap();
+}

@@ -1,0 +1,274 @@
+//! Many clients at once, and clients that are silent, slow or gone.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use process_open_sockets::extension::service::Limits;
+
+use crate::support::served::{NUMBERS, Numbers, Served};
+use crate::support::wire::{call, connect, exchange, ping, pong, response, rest, send};
+
+/// A rowid, and nothing else.
+const SMALL: &str = r#"{"constraints":[],"colsUsed":[]}"#;
+/// How soon somebody is served who does not have to wait for anybody.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+fn generate(context: &str) -> Vec<u8> {
+    call("table", NUMBERS, &[("action", "generate"), ("context", context)])
+}
+
+fn everything() -> Vec<u8> {
+    call("table", NUMBERS, &[("action", "generate")])
+}
+
+/// Clients that ask for everything, each with its answer.
+fn ask(socket: &Path, clients: usize) -> Vec<JoinHandle<Vec<u8>>> {
+    let client = |_| {
+        let socket = socket.to_owned();
+        thread::spawn(move || exchange(&socket, &generate(SMALL)))
+    };
+    (0..clients).map(client).collect()
+}
+
+fn no_rows() -> Vec<u8> {
+    response(0, "OK", &[])
+}
+
+fn pings_within(socket: &Path, time: Duration) -> bool {
+    let start = Instant::now();
+    assert_eq!(exchange(socket, &ping(1)), pong(1));
+    start.elapsed() < time
+}
+
+/// Whether the other end closes it within that time, with nothing more to read.
+fn is_closed_within(stream: &mut UnixStream, time: Duration) -> bool {
+    stream.set_read_timeout(Some(time)).unwrap();
+    matches!(stream.read(&mut [0]), Ok(0))
+}
+
+fn limits(request: u64, stall: u64, answer: u64) -> Limits {
+    let [request, stall, answer] = [request, stall, answer].map(Duration::from_millis);
+    Limits { request, stall, answer }
+}
+
+#[test]
+fn a_ping_is_answered_within_50_ms_while_300_000_rows_are_produced_and_sent() {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let served = Served::new(Numbers::new(300_000, 50));
+    let socket: PathBuf = served.socket().to_owned();
+    let reader = thread::spawn(move || {
+        let answer = exchange(&socket, &everything());
+        DONE.store(true, Ordering::SeqCst);
+        answer.len()
+    });
+    let mut times = Vec::new();
+    while !DONE.load(Ordering::SeqCst) {
+        let start = Instant::now();
+        assert_eq!(exchange(served.socket(), &ping(1)), pong(1));
+        times.push(start.elapsed());
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(reader.join().unwrap() > 300_000 * 100);
+    times.sort_unstable();
+    let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
+    eprintln!("{} pings: median {median:?}, longest {longest:?}", times.len());
+    assert!(times.len() >= 20, "{} pings are too few to tell", times.len());
+    assert!(median < Duration::from_millis(50), "the median is {median:?}");
+    assert!(longest < Duration::from_millis(500), "the longest is {longest:?}");
+}
+
+#[test]
+fn two_scan_at_once_and_all_are_answered() {
+    let (table, gate) = Numbers::new(0, 0).behind_a_gate();
+    let served = Served::new(table);
+    let clients = ask(served.socket(), 8);
+    gate.wait_for(2);
+    thread::sleep(Duration::from_millis(300));
+    gate.open();
+    for client in clients {
+        assert_eq!(client.join().unwrap(), no_rows());
+    }
+    assert_eq!(gate.most(), 2);
+}
+
+/// A service with 32 queries, two of them scanning.
+fn full(scenario: impl FnOnce(&Served)) {
+    let (table, gate) = Numbers::new(0, 0).behind_a_gate();
+    let served = Served::new(table);
+    let clients = ask(served.socket(), 32);
+    gate.wait_for(2);
+    thread::sleep(Duration::from_millis(300));
+    scenario(&served);
+    gate.open();
+    for client in clients {
+        assert_eq!(client.join().unwrap(), no_rows());
+    }
+}
+
+#[test]
+fn the_33rd_query_is_refused_at_once() {
+    full(|served| {
+        let start = Instant::now();
+        let expected = response(1, "32 queries of this table wait already: try again later", &[]);
+        assert_eq!(exchange(served.socket(), &generate(SMALL)), expected);
+        assert!(start.elapsed() < AT_ONCE);
+    });
+}
+
+#[test]
+fn columns_are_answered_at_once_while_queries_wait() {
+    full(|served| {
+        let start = Instant::now();
+        let columns = call("table", NUMBERS, &[("action", "columns")]);
+        let answer = exchange(served.socket(), &columns);
+        assert!(start.elapsed() < AT_ONCE);
+        let routes = [("number", "BIGINT"), ("text", "TEXT"), ("nothing", "INTEGER")];
+        let routes = routes.map(|(name, kind)| {
+            let pairs = [("id", "column"), ("name", name), ("op", "8"), ("type", kind)];
+            crate::support::wire::map(&pairs)
+        });
+        assert_eq!(answer, response(0, "OK", &routes));
+    });
+}
+
+#[test]
+fn a_ping_is_answered_at_once_while_queries_wait() {
+    full(|served| assert!(pings_within(served.socket(), AT_ONCE)));
+}
+
+#[test]
+fn an_unknown_action_is_refused_at_once_while_queries_wait() {
+    full(|served| {
+        let start = Instant::now();
+        let words = "the table numbers has no action 'x', but generate and columns";
+        let request = call("table", NUMBERS, &[("action", "x")]);
+        assert_eq!(exchange(served.socket(), &request), response(1, words, &[]));
+        assert!(start.elapsed() < AT_ONCE);
+    });
+}
+
+#[test]
+fn a_scan_that_panics_holds_no_turn() {
+    let served = Served::new(Numbers::panicking());
+    for _ in 0..40 {
+        assert_eq!(exchange(served.socket(), &everything()), b"");
+    }
+    assert!(pings_within(served.socket(), AT_ONCE));
+}
+
+#[test]
+fn beside_64_silent_clients_another_is_served_at_once() {
+    let served = Served::new(Numbers::new(0, 0));
+    let _silent: Vec<_> = (0..64).map(|_| connect(served.socket())).collect();
+    let start = Instant::now();
+    assert_eq!(exchange(served.socket(), &generate(SMALL)), no_rows());
+    assert!(start.elapsed() < AT_ONCE);
+}
+
+#[test]
+fn it_is_the_oldest_silent_client_that_makes_room() {
+    let served = Served::new(Numbers::new(0, 0));
+    let mut silent: Vec<_> = (0..64).map(|_| connect(served.socket())).collect();
+    assert!(pings_within(served.socket(), AT_ONCE));
+    assert!(is_closed_within(&mut silent[0], AT_ONCE));
+    assert!(!is_closed_within(&mut silent[1], Duration::from_millis(100)));
+}
+
+#[test]
+fn a_client_whose_query_waits_does_not_make_room_for_silent_ones() {
+    let (table, gate) = Numbers::new(0, 0).behind_a_gate();
+    let served = Served::new(table);
+    let client = ask(served.socket(), 1).remove(0);
+    gate.wait_for(1);
+    let _silent: Vec<_> = (0..100).map(|_| connect(served.socket())).collect();
+    assert!(pings_within(served.socket(), AT_ONCE));
+    gate.open();
+    assert_eq!(client.join().unwrap(), no_rows());
+}
+
+#[test]
+fn a_silent_client_is_dropped_after_the_time_for_a_request() {
+    let served = Served::with_limits(Numbers::new(0, 0), limits(300, 10_000, 10_000));
+    let start = Instant::now();
+    assert_eq!(rest(connect(served.socket())), b"");
+    assert!((Duration::from_millis(290)..Duration::from_secs(2)).contains(&start.elapsed()));
+}
+
+#[test]
+fn half_a_request_is_dropped_after_the_time_for_a_request() {
+    let served = Served::with_limits(Numbers::new(0, 0), limits(300, 10_000, 10_000));
+    let start = Instant::now();
+    assert_eq!(rest(send(served.socket(), &ping(1)[..7])), b"");
+    assert!((Duration::from_millis(290)..Duration::from_secs(2)).contains(&start.elapsed()));
+}
+
+#[test]
+fn a_request_that_trickles_is_dropped_after_the_time_for_a_request() {
+    let served = Served::with_limits(Numbers::new(0, 0), limits(300, 10_000, 10_000));
+    let mut stream = connect(served.socket());
+    let start = Instant::now();
+    // With a byte every 50 ms it would take 0.85 s.
+    let all = ping(1).iter().all(|byte| {
+        thread::sleep(Duration::from_millis(50));
+        stream.write_all(&[*byte]).is_ok()
+    });
+    assert!(!all, "it was read for {:?}", start.elapsed());
+}
+
+#[test]
+fn a_client_that_does_not_read_its_answer_is_dropped_after_the_time_for_a_stall() {
+    let served = Served::with_limits(Numbers::new(20_000, 500), limits(10_000, 300, 10_000));
+    let stream = send(served.socket(), &everything());
+    thread::sleep(Duration::from_millis(100));
+    assert!(pings_within(served.socket(), AT_ONCE));
+    thread::sleep(Duration::from_millis(900));
+    let came = rest(stream).len();
+    assert!(came < 20_000 * 500, "the whole answer came: {came} bytes");
+}
+
+#[test]
+fn a_client_that_reads_on_and_on_is_dropped_after_the_time_for_an_answer() {
+    let served = Served::with_limits(Numbers::new(20_000, 500), limits(10_000, 10_000, 500));
+    let mut stream = send(served.socket(), &everything());
+    let start = Instant::now();
+    let mut came = 0;
+    while start.elapsed() < Duration::from_secs(10) {
+        thread::sleep(Duration::from_millis(20));
+        match stream.read(&mut [0; 4096]) {
+            Ok(0) | Err(_) => break,
+            Ok(bytes) => came += bytes,
+        }
+    }
+    assert!(came < 20_000 * 500, "the whole answer came: {came} bytes");
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn clients_that_hang_up_in_the_middle_of_their_answer_leave_no_trace() {
+    let served = Served::new(Numbers::new(2000, 1000));
+    for _ in 0..100 {
+        let mut stream = send(served.socket(), &everything());
+        stream.read_exact(&mut [0; 100]).unwrap();
+    }
+    let answer = exchange(served.socket(), &everything());
+    assert!(answer.len() > 2000 * 1000);
+}
+
+#[test]
+fn clients_that_hang_up_while_they_wait_leave_no_trace() {
+    let (table, gate) = Numbers::new(0, 0).behind_a_gate();
+    let served = Served::new(table);
+    for _ in 0..32 {
+        send(served.socket(), &generate(SMALL)).shutdown(Shutdown::Both).unwrap();
+    }
+    gate.wait_for(2);
+    gate.open();
+    for answer in ask(served.socket(), 8) {
+        assert_eq!(answer.join().unwrap(), no_rows());
+    }
+}

@@ -1,0 +1,113 @@
+//! Ends in the middle of something.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::core::Core;
+use crate::support::osquery::TABLE;
+use crate::support::proc_tree::{ProcTree, TCP_HEADER, tcp_line};
+use crate::support::process::Extension;
+use crate::support::remote;
+use crate::support::wire::{call, rest, send};
+
+const NAME: &str = "process_open_sockets";
+
+/// An extension in the middle of something.
+struct Scene {
+    core: Core,
+    extension: Extension,
+    socket: PathBuf,
+    /// The client that asked for it.
+    client: UnixStream,
+}
+
+impl Scene {
+    fn begin(tree: &ProcTree) -> Scene {
+        let core = Core::stock();
+        let procfs = format!("--procfs={}", tree.path().display());
+        let extension = Extension::launch(core.socket(), &[procfs]);
+        let socket = core.socket_of(core.wait_for(NAME));
+        extension.wait_until_it_says("registered with osquery");
+        let client = send(&socket, &call("table", TABLE, &[("action", "generate")]));
+        Scene { core, extension, socket, client }
+    }
+
+    /// Within a second it is gone with status 0, deregistered, and has left nothing behind.
+    #[track_caller]
+    fn ends_cleanly(self, end: impl FnOnce(&Scene)) {
+        let start = Instant::now();
+        end(&self);
+        let (status, said) = self.extension.end();
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert_eq!(status.code(), Some(0), "{said}");
+        assert_eq!(self.core.uuid_of(NAME), None);
+        assert!(!self.socket.exists());
+    }
+}
+
+fn endless() -> ProcTree {
+    ProcTree::default().namespace(1).process(1, 1, &[]).endless_file(1, "udp")
+}
+
+/// So many sockets that no buffer holds the answer.
+fn large() -> ProcTree {
+    let lines: String = (0..20_000).map(|n| tcp_line(443, &(10_000 + n).to_string())).collect();
+    ProcTree::default().namespace(1).process(1, 1, &[]).file(
+        1,
+        "tcp",
+        format!("{TCP_HEADER}{lines}"),
+    )
+}
+
+#[test]
+fn a_sigterm_in_the_middle_of_a_scan_ends_it_cleanly() {
+    let tree = endless();
+    let scene = Scene::begin(&tree);
+    let _writer = tree.writer(1, "udp");
+    scene.ends_cleanly(|scene| scene.extension.send(Signal::TERM));
+}
+
+#[test]
+fn a_sigint_in_the_middle_of_a_scan_ends_it_cleanly() {
+    let tree = endless();
+    let scene = Scene::begin(&tree);
+    let _writer = tree.writer(1, "udp");
+    scene.ends_cleanly(|scene| scene.extension.send(Signal::INT));
+}
+
+#[test]
+fn a_shutdown_in_the_middle_of_a_scan_ends_it_cleanly() {
+    let tree = endless();
+    let scene = Scene::begin(&tree);
+    let _writer = tree.writer(1, "udp");
+    scene.ends_cleanly(|scene| remote::shutdown(&scene.socket));
+}
+
+#[test]
+fn a_sigterm_in_the_middle_of_an_answer_ends_it_cleanly() {
+    let tree = large();
+    let mut scene = Scene::begin(&tree);
+    scene.client.read_exact(&mut [0; 1000]).unwrap();
+    scene.ends_cleanly(|scene| scene.extension.send(Signal::TERM));
+}
+
+#[test]
+fn killed_in_the_middle_of_an_answer_its_successor_registers_once_the_core_missed_it() {
+    let tree = large();
+    let mut scene = Scene::begin(&tree);
+    let uuid = scene.core.uuid_of(NAME).unwrap();
+    scene.client.read_exact(&mut [0; 1000]).unwrap();
+    scene.extension.send(Signal::KILL);
+    assert!(rest(scene.client).len() < 20_000 * 100);
+    let successor = Extension::launch::<&str>(scene.core.socket(), &[]);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(scene.core.uuid_of(NAME), Some(uuid));
+    scene.core.query("SELECT pid FROM alt_process_open_sockets").unwrap_err();
+    scene.core.wait_for_another(NAME, uuid);
+    successor.wait_until_it_says("registered with osquery");
+    scene.core.query("SELECT pid FROM alt_process_open_sockets").unwrap();
+}

@@ -1,0 +1,80 @@
+//! What is logged, and how loud.
+
+use crate::support::core::Core;
+use crate::support::osquery::TABLE;
+use crate::support::proc_tree::{ProcTree, TCP_HEADER, tcp_line};
+use crate::support::process::{Extension, command};
+use crate::support::wire::{call, exchange};
+
+const NAME: &str = "process_open_sockets";
+const REGISTERED: &str = "process_open_sockets: registered with osquery; the table is named \
+                          alt_process_open_sockets\n";
+
+/// All that it says from its start to its end, asked so many times in between.
+fn said(context: &str, tree: &ProcTree, arguments: &[&str], rust_log: Option<&str>) -> String {
+    let core = Core::stock();
+    let mut command = command();
+    command.arg("--socket").arg(core.socket()).arg("--procfs").arg(tree.path()).args(arguments);
+    if let Some(filter) = rust_log {
+        command.env("RUST_LOG", filter);
+    }
+    let extension = Extension::run(&mut command);
+    let socket = core.socket_of(core.wait_for(NAME));
+    extension.wait_until_it_says(REGISTERED);
+    for _ in 0..2 {
+        let request = call("table", TABLE, &[("action", "generate"), ("context", context)]);
+        exchange(&socket, &request);
+    }
+    extension.terminate();
+    extension.end().1
+}
+
+fn sound() -> ProcTree {
+    let lines: String = (0..1000).map(|n| tcp_line(443, &(10_000 + n).to_string())).collect();
+    let tree = ProcTree::default().namespace(1).process(1, 1, &[]);
+    tree.file(1, "tcp", format!("{TCP_HEADER}{lines}"))
+}
+
+#[test]
+fn when_all_is_well_only_the_registration_is_said() {
+    assert_eq!(said("{}", &sound(), &[], None), REGISTERED);
+}
+
+#[test]
+fn verbose_says_the_launch_and_the_end_and_no_line_a_row() {
+    let said = said("{}", &sound(), &["--verbose"], None);
+    assert!(said.starts_with("process_open_sockets: debug: Launch { socket: Some("), "{said}");
+    assert!(said.ends_with("process_open_sockets: debug: ending: a signal came\n"), "{said}");
+    assert!(said.lines().count() < 20, "{said}");
+}
+
+#[test]
+fn rust_log_turns_the_log_up() {
+    let said = said("{}", &sound(), &[], Some("debug"));
+    assert!(said.contains("debug: ending: a signal came\n"), "{said}");
+}
+
+#[test]
+fn rust_log_turns_the_log_down_even_where_it_is_verbose() {
+    assert_eq!(said("{", &sound(), &["--verbose"], Some("error")), REGISTERED);
+}
+
+#[test]
+fn a_context_that_is_no_json_is_a_warning_once() {
+    let said = said("{", &sound(), &[], None);
+    let warning = "process_open_sockets: warning: the query context is not JSON: ";
+    assert_eq!((said.lines().count(), said.matches(warning).count()), (2, 1), "{said}");
+}
+
+#[test]
+fn each_kind_of_gap_is_one_warning_with_its_count_however_many_requests_a_query_makes() {
+    let mut tree = sound().file(1, "udp", "nonsense\nnonsense\n");
+    for pid in 2..5 {
+        tree = tree.process(pid, 1, &[]).with_unreadable_fds(pid);
+    }
+    let said = said("{}", &tree, &[], None);
+    let fds = "warning: processes whose file descriptors could not be read: 3 (first: ";
+    let lines = "warning: malformed lines: 2 (first: ";
+    let counts = [fds, lines].map(|warning| said.matches(warning).count());
+    assert_eq!((counts, said.lines().count()), ([1, 1], 3), "{said}");
+}

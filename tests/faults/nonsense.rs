@@ -1,0 +1,296 @@
+//! Bytes that are no request, or none that can be answered.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use crate::support::core::Core;
+use crate::support::osquery::TABLE;
+use crate::support::process::Extension;
+use crate::support::served::{NUMBERS, Numbers, Served};
+use crate::support::wire::{
+    CALL, EXCEPTION, I32, LIST, MAP, REPLY, STOP, STRUCT, TEXT, call, connect, exchange, field,
+    message, ping, pong, response, rest, send, text,
+};
+
+const MIB: u64 = 1 << 20;
+/// As the wire has it.
+const TWO_GB: [u8; 4] = i32::MAX.to_be_bytes();
+const MINUS_ONE: [u8; 4] = (-1i32).to_be_bytes();
+
+/// An extension under a core, both until they are dropped.
+struct Registered {
+    extension: Extension,
+    socket: PathBuf,
+    _core: Core,
+}
+
+impl Registered {
+    fn new() -> Registered {
+        let core = Core::stock();
+        let extension = Extension::launch::<&str>(core.socket(), &[]);
+        let socket = core.socket_of(core.wait_for("process_open_sockets"));
+        // What is taken once is taken before anything is measured.
+        for _ in 0..3 {
+            let columns = call("table", TABLE, &[("action", "columns")]);
+            assert!(!exchange(&socket, &columns).is_empty());
+        }
+        Registered { extension, socket, _core: core }
+    }
+
+    /// What these bytes are answered with, until the connection ends; and then a ping is answered,
+    /// and not so much as a MiB was allocated.
+    #[track_caller]
+    fn answers(&self, bytes: &[u8]) -> Vec<u8> {
+        let before = self.extension.peak_memory();
+        let answer = exchange(&self.socket, bytes);
+        assert_eq!(exchange(&self.socket, &ping(7)), pong(7));
+        let grown = self.extension.peak_memory() - before;
+        assert!(grown < MIB, "{grown} bytes were allocated");
+        answer
+    }
+}
+
+/// The connection is closed without an answer.
+#[track_caller]
+fn is_closed(bytes: &[u8]) {
+    assert_eq!(Registered::new().answers(bytes), b"");
+}
+
+fn call_with(fields: &[Vec<u8>]) -> Vec<u8> {
+    message(CALL, "call", 1, &fields.concat())
+}
+
+#[test]
+fn a_name_of_2_gb_is_refused_unread() {
+    is_closed(&[&[0x80, 1, 0, CALL][..], &TWO_GB].concat());
+}
+
+#[test]
+fn a_name_of_a_negative_length_is_refused() {
+    is_closed(&[&[0x80, 1, 0, CALL][..], &MINUS_ONE].concat());
+}
+
+#[test]
+fn a_text_of_2_gb_is_refused_unread() {
+    is_closed(&call_with(&[field(TEXT, 1, &TWO_GB)]));
+}
+
+#[test]
+fn a_text_of_a_negative_length_is_refused() {
+    is_closed(&call_with(&[field(TEXT, 2, &MINUS_ONE)]));
+}
+
+#[test]
+fn a_skipped_text_of_2_gb_is_refused_unread() {
+    is_closed(&message(CALL, "ping", 1, &field(TEXT, 1, &TWO_GB)));
+}
+
+#[test]
+fn a_map_of_two_billion_entries_is_refused_unread() {
+    is_closed(&call_with(&[field(MAP, 3, &[&[TEXT, TEXT][..], &TWO_GB].concat())]));
+}
+
+#[test]
+fn a_map_of_a_negative_size_is_refused() {
+    is_closed(&call_with(&[field(MAP, 3, &[&[TEXT, TEXT][..], &MINUS_ONE].concat())]));
+}
+
+#[test]
+fn a_list_of_two_billion_elements_is_refused_unread() {
+    is_closed(&call_with(&[field(LIST, 9, &[&[I32][..], &TWO_GB].concat())]));
+}
+
+#[test]
+fn a_list_of_elements_without_a_size_is_refused() {
+    is_closed(&call_with(&[field(LIST, 9, &[&[STOP][..], &[0, 0, 0x7f, 0xff]].concat())]));
+}
+
+#[test]
+fn endless_nesting_of_structs_is_refused() {
+    is_closed(&call_with(&[field(STRUCT, 9, &[STRUCT, 0, 1].repeat(100_000))]));
+}
+
+#[test]
+fn endless_nesting_of_lists_is_refused() {
+    is_closed(&call_with(&[field(LIST, 9, &[LIST, 0, 0, 0, 1].repeat(100_000))]));
+}
+
+#[test]
+fn a_claimed_length_that_an_honest_message_may_have_takes_no_memory_before_its_bytes_come() {
+    let registered = Registered::new();
+    let before = registered.extension.peak_memory();
+    let claim = (15i32 << 20).to_be_bytes();
+    let some = [&call_with(&[field(TEXT, 1, &claim)]), &b"x".repeat(100_000)[..]].concat();
+    let waiting: Vec<_> = (0..3).map(|_| send(&registered.socket, &some)).collect();
+    std::thread::sleep(Duration::from_millis(200));
+    let grown = registered.extension.peak_memory() - before;
+    assert!(grown < 2 * MIB, "{grown} bytes were allocated for {} clients", waiting.len());
+}
+
+#[test]
+fn a_request_that_is_no_map_of_texts_is_refused() {
+    let numbers = [&[I32, I32][..], &1i32.to_be_bytes(), &[0; 8]].concat();
+    is_closed(&call_with(&[field(MAP, 3, &numbers), vec![STOP]]));
+}
+
+#[test]
+fn a_type_that_is_none_is_refused() {
+    is_closed(&call_with(&[field(99, 1, &[])]));
+}
+
+#[test]
+fn a_reply_is_no_request() {
+    is_closed(&message(REPLY, "ping", 1, &[STOP]));
+}
+
+#[test]
+fn half_a_message_is_not_answered() {
+    let whole = call("table", TABLE, &[("action", "columns")]);
+    is_closed(&whole[..whole.len() / 2]);
+}
+
+#[test]
+fn another_protocol_is_refused() {
+    is_closed(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+}
+
+#[test]
+fn zeros_are_refused() {
+    is_closed(&[0; 4096]);
+}
+
+#[test]
+fn an_argument_of_a_wrong_type_counts_as_absent() {
+    let request = call_with(&[
+        field(I32, 1, &[0; 4]),
+        field(TEXT, 2, &text(TABLE)),
+        field(STRUCT, 3, &[STOP]),
+        vec![STOP],
+    ]);
+    let expected = response(1, "there is no registry '' here, but table", &[]);
+    assert_eq!(Registered::new().answers(&request), expected);
+}
+
+#[test]
+fn an_unknown_method_is_answered_with_an_exception_and_the_connection_goes_on() {
+    let words = "an extension has the methods ping, call and shutdown";
+    // TApplicationException: message, and type 1, UNKNOWN_METHOD.
+    let exception =
+        [field(TEXT, 1, &text(words)), field(I32, 2, &1i32.to_be_bytes()), vec![STOP]].concat();
+    let argument = field(LIST, 1, &[&[TEXT][..], &[0, 0, 0, 1], &text("argument")].concat());
+    let request = message(CALL, "streamEvents", 5, &[argument, vec![STOP]].concat());
+    assert_eq!(
+        Registered::new().answers(&[request, ping(6)].concat()),
+        [message(EXCEPTION, "streamEvents", 5, &exception), pong(6)].concat()
+    );
+}
+
+#[test]
+fn requests_that_come_together_are_answered_one_after_the_other() {
+    let together: Vec<u8> = (0..100).flat_map(ping).collect();
+    let expected: Vec<u8> = (0..100).flat_map(pong).collect();
+    assert_eq!(Registered::new().answers(&together), expected);
+}
+
+#[test]
+fn a_request_that_comes_byte_by_byte_is_answered() {
+    let served = Served::new(Numbers::new(1, 0));
+    let mut stream = connect(served.socket());
+    for byte in ping(3) {
+        stream.write_all(&[byte]).unwrap();
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rest(stream), pong(3));
+}
+
+#[test]
+fn a_connection_can_be_used_again_after_each_answer() {
+    let served = Served::new(Numbers::new(1, 0));
+    let mut stream = connect(served.socket());
+    for number in 0..10 {
+        stream.write_all(&ping(number)).unwrap();
+        let mut answer = vec![0; pong(number).len()];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, pong(number));
+    }
+}
+
+#[test]
+fn an_unknown_registry_is_named_in_the_answer() {
+    let expected = response(1, "there is no registry 'config' here, but table", &[]);
+    let request = call("config", TABLE, &[("action", "generate")]);
+    assert_eq!(Registered::new().answers(&request), expected);
+}
+
+#[test]
+fn an_unknown_item_is_named_in_the_answer() {
+    let words = "there is no table 'nobody' here, but alt_process_open_sockets";
+    let request = call("table", "nobody", &[("action", "generate")]);
+    assert_eq!(Registered::new().answers(&request), response(1, words, &[]));
+}
+
+#[test]
+fn an_unknown_action_is_named_in_the_answer() {
+    let words =
+        "the table alt_process_open_sockets has no action 'insert', but generate and columns";
+    let request = call("table", TABLE, &[("action", "insert")]);
+    assert_eq!(Registered::new().answers(&request), response(1, words, &[]));
+}
+
+#[test]
+fn a_request_without_an_action_says_which_there_are() {
+    let words = "the table alt_process_open_sockets has no action '', but generate and columns";
+    let request = call::<&str>("table", TABLE, &[]);
+    assert_eq!(Registered::new().answers(&request), response(1, words, &[]));
+}
+
+#[test]
+fn a_name_that_is_not_utf_8_is_named_as_far_as_it_can_be() {
+    let request = call_with(&[
+        field(TEXT, 1, &text("table")),
+        field(TEXT, 2, &text(b"n\xff")),
+        field(MAP, 3, &crate::support::wire::map(&[("action", "generate")])),
+        vec![STOP],
+    ]);
+    let words = "there is no table 'n\u{fffd}' here, but alt_process_open_sockets";
+    assert_eq!(Registered::new().answers(&request), response(1, words, &[]));
+}
+
+#[test]
+fn a_constraint_that_is_not_utf_8_does_not_fail_the_query() {
+    let served = Served::new(Numbers::new(0, 0));
+    let context =
+        b"{\"constraints\":[{\"name\":\"text\",\"list\":[{\"op\":2,\"expr\":\"\xff\"}]}]}";
+    let request =
+        call("table", NUMBERS, &[("action", &b"generate"[..]), ("context", &context[..])]);
+    assert_eq!(exchange(served.socket(), &request), response(0, "OK", &[]));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn whatever_comes_the_next_ping_is_answered(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let served = Served::new(Numbers::new(1, 0));
+        exchange(served.socket(), &bytes);
+        prop_assert_eq!(exchange(served.socket(), &ping(1)), pong(1));
+    }
+
+    #[test]
+    fn whatever_is_changed_in_a_request_the_next_ping_is_answered(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)
+    ) {
+        let served = Served::new(Numbers::new(1, 0));
+        let mut bytes = call("table", NUMBERS, &[("action", "generate"), ("context", "{}")]);
+        for (place, byte) in changes {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        exchange(served.socket(), &bytes);
+        prop_assert_eq!(exchange(served.socket(), &ping(1)), pong(1));
+    }
+}

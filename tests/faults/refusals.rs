@@ -1,0 +1,135 @@
+//! A core that does not take the extension, or not yet.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::support::core::Core;
+use crate::support::process::{Extension, command};
+
+const NAME: &str = "process_open_sockets";
+const ALTERNATIVE: &str = "alt_process_open_sockets";
+const TOO_OLD: &str = "Incompatible extension SDK version";
+const DUPLICATE: &str = "Duplicate extension registered";
+
+fn conflict(name: &str) -> String {
+    format!(
+        "Failed adding registry: Registry item {name} conflicts with another item of the same name."
+    )
+}
+
+fn tables(core: &Core) -> Vec<String> {
+    core.extensions().into_values().flat_map(|extension| extension.tables.into_keys()).collect()
+}
+
+fn is_too_old(core: &Core) -> String {
+    format!(
+        "process_open_sockets: osquery at {} refuses the extension: Incompatible extension SDK \
+         version; its log may say more (start osquery with --verbose)\n",
+        core.socket().display()
+    )
+}
+
+/// A sidecar with an interval that no test waits for.
+fn patient(core: &Core) -> Command {
+    let mut command = command();
+    command.arg("--socket").arg(core.socket()).arg("--interval=10");
+    command
+}
+
+#[test]
+fn a_refusal_is_one_line_and_status_1_after_a_pause_of_an_interval() {
+    let core = Core::stock();
+    core.faults().refuse(TOO_OLD);
+    let start = Instant::now();
+    let (status, said) = Extension::launch::<&str>(core.socket(), &[]).end();
+    assert_eq!((status.code(), said), (Some(1), is_too_old(&core)));
+    let pause = Duration::from_secs(1)..Duration::from_secs(3);
+    assert!(pause.contains(&start.elapsed()), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_refused_sidecar_ends_at_once() {
+    let core = Core::stock();
+    core.faults().refuse(TOO_OLD);
+    let start = Instant::now();
+    let (status, said) = Extension::run(&mut patient(&core)).end();
+    assert_eq!((status.code(), said), (Some(1), is_too_old(&core)));
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn a_signal_ends_the_pause_after_a_refusal() {
+    let core = Core::stock();
+    core.faults().refuse(TOO_OLD);
+    let extension = Extension::run(patient(&core).env("OSQUERY_EXTENSION", "1"));
+    extension.wait_until_it_says("--verbose)\n");
+    let start = Instant::now();
+    extension.terminate();
+    assert_eq!(extension.end().0.code(), Some(1));
+    assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
+fn an_extension_that_the_core_has_not_missed_yet_is_waited_out() {
+    let core = Core::stock();
+    core.faults().refuse_next(3, DUPLICATE);
+    let _extension = Extension::launch::<&str>(core.socket(), &[]);
+    core.wait_for(NAME);
+    assert_eq!(tables(&core), [ALTERNATIVE]);
+}
+
+#[test]
+fn another_extension_of_the_name_is_waited_for_two_intervals_and_no_longer() {
+    let core = Core::stock();
+    core.faults().refuse(DUPLICATE);
+    let start = Instant::now();
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    extension.wait_until_it_says("is already registered at");
+    let two_intervals = Duration::from_secs(2)..Duration::from_secs(4);
+    assert!(two_intervals.contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert_eq!(extension.end().0.code(), Some(1));
+}
+
+#[test]
+fn a_name_that_is_taken_after_the_look_is_left_for_the_alternative_one() {
+    let core = Core::with_tables(&[]);
+    core.faults().refuse_next(1, &conflict(NAME));
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    extension.wait_until_it_says("the table is named alt_process_open_sockets\n");
+    assert_eq!(tables(&core), [ALTERNATIVE]);
+}
+
+#[test]
+fn two_names_that_are_taken_after_the_look_are_an_error_that_says_so() {
+    let core = Core::with_tables(&[]);
+    core.faults().refuse(&conflict(NAME));
+    let (status, said) = Extension::sidecar(core.socket(), &[]).end();
+    let expected = "process_open_sockets: osquery already has tables named process_open_sockets \
+                    and alt_process_open_sockets; give the table a name of its own with \
+                    --table-name or PROCESS_OPEN_SOCKETS_TABLE_NAME\n";
+    assert_eq!((status.code(), said.as_str()), (Some(1), expected));
+}
+
+#[test]
+fn a_name_that_is_asked_for_and_taken_after_the_look_is_an_error() {
+    let core = Core::stock();
+    core.faults().refuse(&conflict("mine"));
+    let (status, said) = Extension::sidecar(core.socket(), &["--table-name=mine"]).end();
+    let expected = "process_open_sockets: osquery already has a table named mine; give \
+                    --table-name another name, or leave it out\n";
+    assert_eq!((status.code(), said.as_str()), (Some(1), expected));
+}
+
+#[test]
+fn a_core_that_takes_the_extension_and_does_not_list_it_is_an_error() {
+    let core = Core::stock();
+    core.faults().forget_registrations();
+    let (status, said) = Extension::sidecar(core.socket(), &["--when-gone=exit"]).end();
+    let expected = format!(
+        "process_open_sockets: osquery took the extension at {} and does not list it; its log \
+         says why (start osquery with --verbose)\n",
+        core.socket().display()
+    );
+    assert_eq!((status.code(), said), (Some(1), expected));
+    assert!(!core.socket_of(4711).exists());
+}

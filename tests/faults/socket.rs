@@ -1,0 +1,105 @@
+//! The file at which the extension listens.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
+
+use process_open_sockets::extension::requests::Requests;
+use process_open_sockets::extension::service::{Limits, Listening, Service};
+
+use crate::support::core::Core;
+use crate::support::process::{Extension, command_with_umask};
+use crate::support::served::Numbers;
+
+const NAME: &str = "process_open_sockets";
+
+#[track_caller]
+fn is_for_its_owner_alone(umask: &str) {
+    let core = Core::stock();
+    let mut command = command_with_umask(umask);
+    let _extension = Extension::run(command.arg("--socket").arg(core.socket()));
+    let socket = fs::metadata(core.socket_of(core.wait_for(NAME))).unwrap();
+    assert!(socket.file_type().is_socket());
+    assert_eq!(socket.permissions().mode() & 0o7777, 0o600);
+}
+
+#[test]
+fn the_socket_is_for_its_owner_alone_under_an_open_umask() {
+    is_for_its_owner_alone("0000");
+}
+
+#[test]
+fn the_socket_is_for_its_owner_alone_under_a_closed_umask() {
+    is_for_its_owner_alone("0777");
+}
+
+#[test]
+fn at_no_moment_is_the_socket_for_others() {
+    let done = AtomicBool::new(false);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("service");
+    let modes = thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut modes = BTreeSet::new();
+            while !done.load(Ordering::SeqCst) {
+                modes.extend(fs::metadata(&path).map(|file| file.permissions().mode() & 0o077));
+            }
+            modes
+        });
+        for _ in 0..2000 {
+            let requests = Requests::new(String::new(), Arc::new(Numbers::new(0, 0)), channel().0);
+            let service = Arc::new(Service::new(requests, Limits::default()));
+            drop(Listening::start(&path, service).unwrap());
+        }
+        done.store(true, Ordering::SeqCst);
+        watcher.join().unwrap()
+    });
+    assert_eq!(modes.into_iter().collect::<Vec<_>>(), [0]);
+}
+
+#[test]
+fn a_socket_that_took_the_place_of_ours_is_not_removed() {
+    let core = Core::stock();
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    let path = core.socket_of(core.wait_for(NAME));
+    extension.wait_until_it_says("registered with osquery");
+    fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    extension.terminate();
+    assert_eq!(extension.end().0.code(), Some(0));
+    assert!(path.exists());
+}
+
+#[test]
+fn a_file_that_took_the_place_of_ours_is_not_removed() {
+    let core = Core::stock();
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    let path = core.socket_of(core.wait_for(NAME));
+    extension.wait_until_it_says("registered with osquery");
+    fs::rename(&path, path.with_extension("moved")).unwrap();
+    fs::write(&path, "other").unwrap();
+    extension.terminate();
+    assert_eq!(extension.end().0.code(), Some(0));
+    assert_eq!(fs::read(&path).unwrap(), b"other");
+}
+
+#[test]
+fn a_file_that_is_in_the_place_of_ours_is_left_and_said() {
+    let core = Core::stock();
+    let path = core.socket_of(4711);
+    fs::write(&path, "other").unwrap();
+    let (status, said) = Extension::sidecar(core.socket(), &[]).end();
+    assert_eq!(status.code(), Some(1));
+    let expected = format!(
+        "process_open_sockets: cannot make the socket {} at which osquery calls: Address already \
+         in use (os error 98); is its folder there, and may this user write to it?\n",
+        path.display()
+    );
+    assert_eq!(said, expected);
+    assert_eq!((fs::read(&path).unwrap(), core.uuid_of(NAME)), (b"other".to_vec(), None));
+}

@@ -1,0 +1,165 @@
+//! Our service in this process, over a table of numbers.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use process_open_sockets::extension::Event;
+use process_open_sockets::extension::requests::Requests;
+use process_open_sockets::extension::service::{Limits, Listening, Service};
+use tables::{Column, ColumnOptions, ColumnType, Error, QueryContext, Rows, Table, Value};
+use tempfile::TempDir;
+
+/// The table's name.
+pub(crate) const NUMBERS: &str = "numbers";
+
+/// A service until it is dropped.
+pub(crate) struct Served {
+    pub(crate) socket: PathBuf,
+    pub(crate) events: Receiver<Event>,
+    _listening: Listening,
+    _dir: TempDir,
+}
+
+impl Served {
+    pub(crate) fn new(table: Numbers) -> Served {
+        Served::with_limits(table, Limits::default())
+    }
+
+    pub(crate) fn with_limits(table: Numbers, limits: Limits) -> Served {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let socket = dir.path().join("service");
+        let (send, events) = channel();
+        let requests = Requests::new(NUMBERS.to_owned(), Arc::new(table), send);
+        let service = Arc::new(Service::new(requests, limits));
+        let listening = Listening::start(&socket, service).expect("a socket");
+        Served { socket, events, _listening: listening, _dir: dir }
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+/// Rows of a number, which is their place, of a text, the same in all, and of nothing.
+pub(crate) struct Numbers {
+    columns: Vec<Column>,
+    rows: usize,
+    text: Arc<str>,
+    gate: Arc<Gate>,
+    panics: bool,
+}
+
+impl Numbers {
+    /// So many rows, each with a text of so many bytes.
+    pub(crate) fn new(rows: usize, text: usize) -> Numbers {
+        let columns = [
+            ("number", ColumnType::BigInt),
+            ("text", ColumnType::Text),
+            ("nothing", ColumnType::Integer),
+        ];
+        let column = |(name, kind): (&'static str, _)| Column {
+            name: name.into(),
+            kind,
+            options: ColumnOptions::OPTIMIZED,
+        };
+        let columns = columns.map(column).into();
+        let text = "x".repeat(text).into();
+        Numbers { columns, rows, text, gate: Arc::default(), panics: false }
+    }
+
+    /// Scans wait at the gate, which is closed.
+    pub(crate) fn behind_a_gate(self) -> (Numbers, Arc<Gate>) {
+        self.gate.close(true);
+        let gate = Arc::clone(&self.gate);
+        (self, gate)
+    }
+
+    /// A table whose scans panic.
+    pub(crate) fn panicking() -> Numbers {
+        Numbers { panics: true, ..Numbers::new(0, 0) }
+    }
+}
+
+impl Table for Numbers {
+    fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    fn generate(&self, _: &QueryContext) -> Result<Box<dyn Rows>, Error> {
+        assert!(!self.panics, "as the test wants it");
+        self.gate.pass();
+        Ok(Box::new(Counted { rows: self.rows, text: Arc::clone(&self.text) }))
+    }
+}
+
+struct Counted {
+    rows: usize,
+    text: Arc<str>,
+}
+
+impl Rows for Counted {
+    fn len(&self) -> usize {
+        self.rows
+    }
+
+    fn id(&self, row: usize) -> i64 {
+        i64::try_from(row).expect("a row number")
+    }
+
+    fn cell(&self, row: usize, column: usize) -> Value<'_> {
+        match column {
+            0 => Value::Integer(self.id(row)),
+            1 => Value::Text((*self.text).into()),
+            _ => Value::Null,
+        }
+    }
+}
+
+/// Where scans wait.
+#[derive(Default)]
+pub(crate) struct Gate {
+    state: Mutex<AtGate>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct AtGate {
+    closed: bool,
+    waiting: usize,
+    most: usize,
+}
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        self.close(false);
+    }
+
+    fn close(&self, closed: bool) {
+        self.state.lock().expect("a lock").closed = closed;
+        self.changed.notify_all();
+    }
+
+    /// Waits until so many scans wait at once.
+    pub(crate) fn wait_for(&self, count: usize) {
+        let state = self.state.lock().expect("a lock");
+        let patience = Duration::from_secs(10);
+        let waited = self.changed.wait_timeout_while(state, patience, |at| at.waiting < count);
+        assert!(!waited.expect("a lock").1.timed_out(), "there are not {count} scans");
+    }
+
+    /// The most scans that were here at once.
+    pub(crate) fn most(&self) -> usize {
+        self.state.lock().expect("a lock").most
+    }
+
+    fn pass(&self) {
+        let mut state = self.state.lock().expect("a lock");
+        state.waiting += 1;
+        state.most = state.most.max(state.waiting);
+        self.changed.notify_all();
+        let mut state = self.changed.wait_while(state, |at| at.closed).expect("a lock");
+        state.waiting -= 1;
+    }
+}
