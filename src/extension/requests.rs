@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use tables::{QueryContext, Rows, Table};
+use tables::Table;
 use thrift::protocol::{TInputProtocol, TMessageIdentifier, TMessageType, TOutputProtocol, TType};
 use thrift::{ApplicationError, ApplicationErrorKind};
 
@@ -170,18 +170,20 @@ impl Requests {
     ) -> thrift::Result<()> {
         let columns = self.table.columns();
         let query = context::of_request(request, columns);
-        match self.scan(&query) {
+        // Kept until the answer is sent: a client that reads slowly keeps its place, not its turn.
+        let place = match self.turns.enter() {
+            Ok(place) => place,
+            Err(message) => return write_response(number, &failure(message), to),
+        };
+        let turn = place.turn();
+        let rows = self.table.generate(&query);
+        drop(turn);
+        match rows {
             Ok(rows) => Answer::new(&*rows, columns, query.columns_used).write(number, to),
-            Err(message) => {
-                log::error!("{}: {message}", self.name);
-                write_response(number, &failure(message), to)
+            Err(error) => {
+                log::error!("{}: {error}", self.name);
+                write_response(number, &failure(error.to_string()), to)
             }
         }
-    }
-
-    /// Waits for a turn, and has the table collect its rows.
-    fn scan(&self, query: &QueryContext) -> Result<Box<dyn Rows>, String> {
-        let _turn = self.turns.take()?;
-        self.table.generate(query).map_err(|error| error.to_string())
     }
 }

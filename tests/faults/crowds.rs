@@ -232,6 +232,17 @@ fn a_client_that_does_not_read_its_answer_is_dropped_after_the_time_for_a_stall(
 }
 
 #[test]
+fn clients_that_do_not_read_their_answers_leave_room_for_pings() {
+    let served = Served::new(Numbers::new(20_000, 500));
+    let unread: Vec<_> = (0..70).map(|_| send(served.socket(), &everything())).collect();
+    thread::sleep(Duration::from_millis(500));
+    for _ in 0..5 {
+        assert!(pings_within(served.socket(), AT_ONCE));
+    }
+    drop(unread);
+}
+
+#[test]
 fn a_client_that_reads_on_and_on_is_dropped_after_the_time_for_an_answer() {
     let served = Served::with_limits(Numbers::new(20_000, 500), limits(10_000, 10_000, 500));
     let mut stream = send(served.socket(), &everything());
