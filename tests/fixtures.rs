@@ -189,6 +189,25 @@ fn a_line_forged_in_a_path_hides_no_true_one() {
 }
 
 #[test]
+fn a_line_forged_in_one_namespace_hides_no_socket_of_another_from_a_list_of_pids() {
+    let forged = format!("{UNIX_HEADER}{}", unix_line("8", "/forged"));
+    let tree = ProcTree::default()
+        .namespace(5)
+        .namespace(6)
+        .file(5, "unix", forged)
+        .file(6, "unix", format!("{UNIX_HEADER}{}", unix_line("8", "/run/true")))
+        .process(1, 5, &[(3, "8")])
+        .process(2, 6, &[(4, "8")]);
+    let all = read(&tree).0;
+    assert_eq!(all.len(), 4, "{all:?}");
+    for pid in ["1", "2"] {
+        let mine: Vec<_> = all.iter().filter(|row| row.starts_with(pid)).cloned().collect();
+        assert_eq!(read_where(&tree, &[("pid", pid)]).0, mine);
+    }
+    assert_eq!(read_where(&tree, &[("pid", "1"), ("pid", "2")]).0, all);
+}
+
+#[test]
 fn inodes_of_20_digits_are_shown_as_the_signed_number_of_the_same_bits() {
     let text = format!(
         "{TCP_HEADER}{}{}",

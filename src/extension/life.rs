@@ -92,7 +92,7 @@ impl<'a> Life<'a> {
                     continue;
                 }
                 Stop::CoreGone(_) if self.launch.when_gone() == WhenGone::Exit => {
-                    eprintln!("{EXTENSION_NAME}: osquery is gone from {}", self.socket.display());
+                    super::say(&format!("osquery is gone from {}", self.socket.display()));
                     return Ok(());
                 }
                 Stop::CoreGone(_) => {
@@ -142,7 +142,7 @@ impl<'a> Life<'a> {
             Ok(_) => return Failure::NotListed(self.socket.into()).into(),
             Err(stop) => return stop,
         }
-        eprintln!("{EXTENSION_NAME}: registered with osquery; the table is named {name}");
+        super::say(&format!("registered with osquery; the table is named {name}"));
         self.watch(uuid)
     }
 

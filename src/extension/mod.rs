@@ -16,6 +16,7 @@ mod routes;
 pub mod service;
 pub mod turns;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -50,6 +51,11 @@ pub enum Event {
     Shutdown,
 }
 
+/// Says it on stderr. Whoever read that may be gone, which must not end the extension.
+fn say(what: &str) {
+    let _ = writeln!(io::stderr(), "{EXTENSION_NAME}: {what}");
+}
+
 /// Serves the table until osquery goes away or says so, or a SIGTERM or SIGINT comes.
 ///
 /// Says on stderr which name the table got, or why it is not served. The status is 0 after an
@@ -58,7 +64,7 @@ pub enum Event {
 pub fn run(launch: &Launch, options: Options) -> ExitCode {
     let (send, events) = channel();
     let Err(failure) = serve(launch, options, &send, &events) else { return ExitCode::SUCCESS };
-    eprintln!("{EXTENSION_NAME}: {failure}");
+    say(&failure.to_string());
     if launch.by_osquery() {
         let _ = events.recv_timeout(Duration::from_secs(launch.interval.min(LONGEST_LINGER)));
     }

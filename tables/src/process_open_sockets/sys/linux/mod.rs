@@ -49,15 +49,18 @@ impl Scan<'_> {
     /// Sockets that somebody holds, of processes that are asked for: descriptors first, then only
     /// the files that can list what they hold.
     fn held(mut self) -> Result<Snapshot, Error> {
-        let pids = match self.filter.listed_pids() {
-            Some(pids) => pids.into_iter().filter(|&pid| self.root.is_process(pid)).collect(),
-            None => self.root.pids()?,
-        };
         let filter = self.filter;
-        for pid in pids.into_iter().filter(|&pid| filter.admits_pid(pid)) {
-            let wanted =
-                |owner: &FdOwner| filter.admits_owner(owner) && filter.admits_inode(owner.inode);
-            fds::walk(&self.root, pid, wanted, &mut self.owners, &mut self.gaps);
+        let wanted =
+            |owner: &FdOwner| filter.admits_owner(owner) && filter.admits_inode(owner.inode);
+        match filter.listed_pids() {
+            Some(pids) => {
+                for pid in pids.into_iter().filter(|&pid| filter.admits_pid(pid)) {
+                    if self.root.is_process(pid) {
+                        fds::walk(&self.root, pid, wanted, &mut self.owners, &mut self.gaps);
+                    }
+                }
+            }
+            None => self.walk_all(self.root.pids()?, |pid| filter.admits_pid(pid), wanted)?,
         }
         let mut unseen: HashSet<u64> = self.owners.iter().map(|owner| owner.inode).collect();
         let holders: HashSet<i32> = self.owners.iter().map(|owner| owner.pid).collect();
@@ -99,7 +102,10 @@ impl Scan<'_> {
                     if is_of_another_file(&self.root, owner, file, &mut forged) {
                         return;
                     }
-                    unseen.remove(&socket.inode);
+                    // A line of `unix` may be forged in a path, so it ends no search.
+                    if file != ProcNetFile::Unix {
+                        unseen.remove(&socket.inode);
+                    }
                     if self.filter.admits_socket(&socket) {
                         self.sockets.push(socket);
                     }
@@ -122,7 +128,8 @@ impl Scan<'_> {
         self.find_namespaces(pids.iter().copied());
         let sources = self.read_all_namespaces();
         if !self.sockets.is_empty() {
-            self.walk_all(pids)?;
+            let inodes: HashSet<u64> = self.sockets.iter().map(|socket| socket.inode).collect();
+            self.walk_all(pids, |_| true, |owner| inodes.contains(&owner.inode))?;
         }
         self.drop_untrue(&sources);
         Ok(self.finish())
@@ -147,19 +154,22 @@ impl Scan<'_> {
 
     /// Walks these processes and those that were started meanwhile, since a socket may have gone
     /// from a parent that was walked too late to a child that was listed too early.
-    fn walk_all(&mut self, pids: Vec<i32>) -> Result<(), Error> {
+    fn walk_all(
+        &mut self,
+        pids: Vec<i32>,
+        admits: impl Fn(i32) -> bool,
+        wanted: impl Fn(&FdOwner) -> bool,
+    ) -> Result<(), Error> {
         const ROUNDS: usize = 3;
-        let inodes: HashSet<u64> = self.sockets.iter().map(|socket| socket.inode).collect();
         let mut walked = HashSet::new();
         let mut listed = pids;
         for _ in 0..ROUNDS {
-            listed.retain(|&pid| walked.insert(pid));
+            listed.retain(|&pid| admits(pid) && walked.insert(pid));
             if listed.is_empty() {
                 break;
             }
             for &pid in &listed {
-                let wanted = |owner: &FdOwner| inodes.contains(&owner.inode);
-                fds::walk(&self.root, pid, wanted, &mut self.owners, &mut self.gaps);
+                fds::walk(&self.root, pid, &wanted, &mut self.owners, &mut self.gaps);
             }
             listed = self.root.pids()?;
         }
