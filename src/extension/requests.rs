@@ -118,8 +118,10 @@ impl Requests {
                 answer::reply("ping", number, to, |to| answer::write_result(&success(), to))
             }
             Method::Shutdown => {
+                // The process may be gone soon after it is told; a client may wait for the reply.
                 let replied = answer::reply("shutdown", number, to, |_| Ok(()));
-                // The core may not wait for the reply.
+                let replied = replied.and_then(|()| to.flush());
+                // And the core may not wait for it.
                 let _ = self.events.send(Event::Shutdown);
                 replied
             }
@@ -185,5 +187,44 @@ impl Requests {
                 write_response(number, &failure(error.to_string()), to)
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::io::{self, Write};
+    use std::sync::mpsc::{Receiver, channel};
+    use tables::process_open_sockets::{Options, ProcessOpenSockets};
+    use thrift::protocol::TBinaryOutputProtocol;
+
+    /// Notes at each flush whether anybody has been told of an event by then.
+    struct Watched<'a> {
+        events: &'a Receiver<Event>,
+        told_by_then: Vec<Option<Event>>,
+    }
+
+    impl Write for Watched<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            self.told_by_then.push(self.events.try_recv().ok());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_reply_to_shutdown_is_out_before_anybody_is_told() {
+        let (send, events) = channel();
+        let table = Arc::new(ProcessOpenSockets::new(Options::default()));
+        let requests = Requests::new("sockets".to_owned(), table, send);
+        let request = Request { number: 1, method: Method::Shutdown };
+        let mut watched = Watched { events: &events, told_by_then: Vec::new() };
+        let mut to = TBinaryOutputProtocol::new(&mut watched, true);
+        requests.answer(&request, &mut to).unwrap();
+        assert_eq!(watched.told_by_then, [None]);
+        assert_eq!(events.try_recv(), Ok(Event::Shutdown));
     }
 }
