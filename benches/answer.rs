@@ -196,7 +196,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 fn serve(how: &str, socket: &str, rows: usize) {
     if how == "own" {
         let (send, _events) = channel();
-        let requests = Requests::new(NAME.to_owned(), table(rows), send);
+        let requests = Requests::new(NAME.to_owned(), table(rows), Arc::default(), send);
         let service = Arc::new(Service::new(requests, Limits::default()));
         let _listening = Listening::start(Path::new(socket), service).unwrap();
         loop {

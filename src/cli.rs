@@ -15,7 +15,7 @@ use tables::process_open_sockets::Options;
 /// Without a subcommand it is an osquery extension, and takes the flags with which osquery starts
 /// one.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = false)]
+#[command(version, args_override_self = true)]
 pub struct Cli {
     /// What to do instead of serving osquery.
     #[command(subcommand)]
@@ -57,12 +57,12 @@ pub struct Launch {
         env = "PROCESS_OPEN_SOCKETS_TIMEOUT"
     )]
     pub timeout: u64,
-    /// Seconds between two looks at whether osquery is still there
+    /// Seconds between two looks at whether osquery is still there; 0 is taken for 1
     #[arg(
         long,
         value_name = "SECONDS",
         default_value_t = 3,
-        value_parser = clap::value_parser!(u64).range(1..=DAY),
+        value_parser = clap::value_parser!(u64).range(..=DAY),
         env = "PROCESS_OPEN_SOCKETS_INTERVAL"
     )]
     pub interval: u64,

@@ -98,6 +98,49 @@ fn a_socket_that_the_kernel_prints_twice_is_one() {
 }
 
 #[test]
+fn a_connection_without_an_inode_that_the_kernel_prints_twice_is_one() {
+    let line = |state: &str| {
+        format!(
+            "   0: 0100007F:1F90 0100007F:9C40 {state} 00000000:00000000 03:000001F4 00000000     0        \
+             0 0 3 0000000000000000\n"
+        )
+    };
+    // It went from FIN_WAIT2 to TIME_WAIT while the file was read, and was met again.
+    let lines = line("05") + &line("06");
+    let tree = ProcTree::default()
+        .namespace(5)
+        .file(5, "tcp", format!("{TCP_HEADER}{lines}"))
+        .process(1, 5, &[]);
+    let address = if cfg!(target_endian = "little") { "127.0.0.1" } else { "1.0.0.127" };
+    let expected = format!("-1|-1|0|2|6|{address}|{address}|8080|40000||FIN_WAIT2|5");
+    assert_eq!(read(&tree).0, [expected]);
+}
+
+#[test]
+fn a_ping_socket_in_the_files_of_both_families_that_nobody_holds_is_shown_once() {
+    let line = |address: &str, inode: u32| {
+        let nowhere = "0".repeat(address.len());
+        format!(
+            "    1: {address}:0007 {nowhere}:0000 07 00000000:00000000 00:00000000 00000000     0        \
+             0 {inode} 2 0000000000000000 0\n"
+        )
+    };
+    let loopback = "00000000000000000000000001000000";
+    let nowhere = "0".repeat(32);
+    let tree = ProcTree::default().namespace(5).process(1, 5, &[]);
+    let tree = tree
+        .file(5, "icmp", line("0100007F", 1001) + &line("00000000", 1002) + &line("00000000", 1003))
+        .file(5, "icmp6", line(&nowhere, 1001) + &line(&nowhere, 1002) + &line(loopback, 1003));
+    let (inet, inet6) = (
+        ["-1|-1|1001|2|1|127.0.0.1|0.0.0.0|7|0|||5", "-1|-1|1002|2|1|0.0.0.0|0.0.0.0|7|0|||5"],
+        ["-1|-1|1003|10|58|::1|::|7|0|||5"],
+    );
+    assert_eq!(read(&tree).0, [&inet[..], &inet6].concat());
+    assert_eq!(read_where(&tree, &[("family", "2")]).0, inet);
+    assert_eq!(read_where(&tree, &[("family", "10")]).0, inet6);
+}
+
+#[test]
 fn files_that_do_not_exist_are_normal() {
     let tree = ProcTree::default().namespace(5).process(1, 5, &[]);
     assert_eq!(read(&tree), (vec![], vec![]));

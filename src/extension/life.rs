@@ -1,5 +1,6 @@
 //! From one registration to the next.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,10 +17,11 @@ use super::manager::{self, Manager};
 use super::osquery::{ExtensionRouteUUID, InternalExtensionInfo};
 use super::requests::Requests;
 use super::service::{Limits, Listening, Service};
+use super::turns::Turns;
 use super::{EXTENSION_NAME, Event, routes};
 use crate::cli::{Launch, WhenGone};
 
-/// How long the core has for an answer. It gives an extension as much for a ping.
+/// How long the core has for a whole answer. It gives an extension as much for a ping.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// How long it has at the end, when somebody waits for the process to be gone.
 const FAREWELL_TIME: Duration = Duration::from_millis(500);
@@ -37,16 +39,24 @@ pub(super) struct Life<'a> {
     socket: &'a Path,
     manager: Manager,
     table: Arc<dyn Table>,
+    /// Of all registrations, since queries may outlast the one under which they came.
+    turns: Arc<Turns>,
     send: &'a Sender<Event>,
     events: &'a Receiver<Event>,
+    /// Whether there has been a registration.
+    was_registered: Cell<bool>,
 }
 
 /// Why a registration came to its end, or to nothing.
 enum Stop {
     /// Somebody wants the extension to end.
     Asked,
+    /// The core has called `shutdown`, as it does before it ends.
+    CoreEnds,
     /// Nobody listens at the core's socket (any more).
     CoreGone(manager::Error),
+    /// Nobody has listened there, or answered, for as long as there was patience.
+    NoCore(manager::Error),
     /// The core does not list the extension any more.
     Dropped,
     /// It cannot be.
@@ -76,27 +86,40 @@ impl<'a> Life<'a> {
         send: &'a Sender<Event>,
         events: &'a Receiver<Event>,
     ) -> Self {
-        let manager = Manager::new(socket, ANSWER_TIME);
-        Life { launch, socket, manager, table, send, events }
+        Life {
+            launch,
+            socket,
+            manager: Manager::new(socket, ANSWER_TIME),
+            table,
+            turns: Arc::default(),
+            send,
+            events,
+            was_registered: Cell::new(false),
+        }
     }
 
     /// Lives until it is asked to end, osquery is gone for good, or something is wrong.
     pub(super) fn live(&self) -> Result<(), Failure> {
-        let patience = Duration::from_secs(self.launch.timeout);
-        let mut patience = self.launch.by_osquery().then_some(patience);
+        let waits = self.launch.when_gone() == WhenGone::Wait;
+        let timeout = Duration::from_secs(self.launch.timeout);
+        let mut patience = self.launch.by_osquery().then_some(timeout);
         loop {
-            match self.live_once(patience) {
+            let was_registered = self.was_registered.get();
+            let pause = match self.live_once(patience) {
                 Stop::Asked => return Ok(()),
-                Stop::Dropped => {
-                    log::warn!("osquery no longer lists the extension: registering anew");
-                    continue;
-                }
-                Stop::CoreGone(_) if self.launch.when_gone() == WhenGone::Exit => {
+                Stop::CoreEnds if !waits => return Ok(()),
+                Stop::NoCore(error) if !was_registered => return Err(error.into()),
+                Stop::CoreGone(_) | Stop::NoCore(_) if !waits => {
                     super::say(&format!("osquery is gone from {}", self.socket.display()));
                     return Ok(());
                 }
-                Stop::CoreGone(_) => {
+                Stop::CoreEnds | Stop::CoreGone(_) | Stop::NoCore(_) => {
                     log::warn!("osquery is gone from {}: waiting for it", self.socket.display());
+                    self.interval()
+                }
+                Stop::Dropped => {
+                    log::warn!("osquery no longer lists the extension: registering anew");
+                    Duration::ZERO
                 }
                 // A core that dies, hangs or begins anew while it is asked is as good as gone.
                 Stop::Failed(
@@ -104,11 +127,15 @@ impl<'a> Life<'a> {
                     | Failure::Manager(
                         manager::Error::Silent { .. } | manager::Error::Garbled { .. },
                     )),
-                ) if self.launch.when_gone() == WhenGone::Wait => log::warn!("{failure}"),
+                ) if waits || was_registered => {
+                    log::warn!("{failure}");
+                    self.interval()
+                }
                 Stop::Failed(failure) => return Err(failure),
-            }
-            patience = None;
-            if self.is_ended_within(self.interval()) {
+            };
+            patience = (!waits).then_some(timeout);
+            // A `shutdown` that comes now is of the core that is gone.
+            if let Err(Stop::Asked) = self.pause(pause) {
                 return Ok(());
             }
         }
@@ -131,7 +158,8 @@ impl<'a> Life<'a> {
 
     fn serve(&self, uuid: ExtensionRouteUUID, name: String) -> Stop {
         let path = self.service_socket(uuid);
-        let requests = Requests::new(name.clone(), Arc::clone(&self.table), self.send.clone());
+        let (table, turns) = (Arc::clone(&self.table), Arc::clone(&self.turns));
+        let requests = Requests::new(name.clone(), table, turns, self.send.clone());
         let service = Arc::new(Service::new(requests, Limits::default()));
         let _listening = match Listening::start(&path, service) {
             Ok(listening) => listening,
@@ -142,6 +170,7 @@ impl<'a> Life<'a> {
             Ok(_) => return Failure::NotListed(self.socket.into()).into(),
             Err(stop) => return stop,
         }
+        self.was_registered.set(true);
         super::say(&format!("registered with osquery; the table is named {name}"));
         self.watch(uuid)
     }
@@ -158,14 +187,12 @@ impl<'a> Life<'a> {
                     | Stop::Failed(Failure::Manager(error @ manager::Error::Silent { .. })),
                 ) => {
                     if patience.is_some_and(|patience| start.elapsed() >= patience) {
-                        return Err(Stop::Failed(error.into()));
+                        return Err(Stop::NoCore(error));
                     }
                 }
                 result => return result,
             }
-            if self.is_ended_within(retry) {
-                return Err(Stop::Asked);
-            }
+            self.pause(retry)?;
             retry = (retry * 2).min(longest);
         }
     }
@@ -178,9 +205,7 @@ impl<'a> Life<'a> {
                 Err(Stop::Failed(Failure::AlreadyRegistered(_))) if Instant::now() < give_up => {}
                 result => return result,
             }
-            if self.is_ended_within(self.interval() / 4) {
-                return Err(Stop::Asked);
-            }
+            self.pause(self.interval() / 4)?;
         }
     }
 
@@ -237,7 +262,10 @@ impl<'a> Life<'a> {
 
     /// Asks every interval whether the core still lists the extension.
     fn watch(&self, uuid: ExtensionRouteUUID) -> Stop {
-        while !self.is_ended_within(self.interval()) {
+        loop {
+            if let Err(stop) = self.pause(self.interval()) {
+                return stop;
+            }
             match self.ask(Manager::extensions) {
                 Ok(extensions) if extensions.contains_key(&uuid) => {}
                 Ok(_) => return Stop::Dropped,
@@ -246,7 +274,6 @@ impl<'a> Life<'a> {
                 Err(stop) => return stop,
             }
         }
-        Stop::Asked
     }
 
     /// Asks the core from a thread of its own, so that a slow core does not delay our end.
@@ -266,23 +293,28 @@ impl<'a> Life<'a> {
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(Failure::System(io::ErrorKind::BrokenPipe.into()).into());
                 }
-                Err(_) if self.is_ended_within(Duration::ZERO) => return Err(Stop::Asked),
-                Err(_) => {}
+                Err(_) => self.pause(Duration::ZERO)?,
             }
         }
     }
 
     fn interval(&self) -> Duration {
-        Duration::from_secs(self.launch.interval)
+        Duration::from_secs(self.launch.interval.max(1))
     }
 
-    fn is_ended_within(&self, time: Duration) -> bool {
+    /// Waits that long, unless something happens that is a reason to stop.
+    fn pause(&self, time: Duration) -> Result<(), Stop> {
         match self.events.recv_timeout(time) {
-            Ok(Event::Signal) => log::debug!("ending: a signal came"),
-            Ok(Event::Shutdown) => log::debug!("ending: osquery says so"),
-            Err(RecvTimeoutError::Timeout) => return false,
-            Err(RecvTimeoutError::Disconnected) => {}
+            Ok(Event::Signal) => {
+                log::debug!("ending: a signal came");
+                Err(Stop::Asked)
+            }
+            Ok(Event::Shutdown) => {
+                log::debug!("osquery has called shutdown");
+                Err(Stop::CoreEnds)
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => Err(Stop::Asked),
         }
-        true
     }
 }

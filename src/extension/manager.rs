@@ -2,7 +2,7 @@
 //! (`ExtensionManager` in `osquery.thrift`), in the binary protocol over a buffered UNIX stream.
 //!
 //! One connection a request, as the core itself does, so that a core that came back is simply
-//! reached again. Neither connecting nor any single read or write waits longer than the timeout.
+//! reached again. All of a request, from connecting to the last byte of its answer, has the timeout.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, BufWriter};
@@ -18,10 +18,11 @@ use super::osquery::{
     InternalExtensionInfo, InternalExtensionList, TExtensionManagerSyncClient,
 };
 use super::protocol::BinaryInput;
+use super::timed::Timed;
 
-type Client = ExtensionManagerSyncClient<
-    BinaryInput<BufReader<UnixStream>>,
-    TBinaryOutputProtocol<BufWriter<UnixStream>>,
+type Client<'a> = ExtensionManagerSyncClient<
+    BinaryInput<BufReader<&'a Timed<'a>>>,
+    TBinaryOutputProtocol<BufWriter<&'a Timed<'a>>>,
 >;
 
 /// Why the manager could not be asked. Every message names the socket.
@@ -210,12 +211,10 @@ impl Manager {
         Ok(rows.into_iter().filter_map(|mut row| row.remove("name")).collect())
     }
 
-    /// A connection on which nothing waits longer than the timeout, connecting included (it waits
-    /// while the listener's queue is full).
+    /// Connects, or gives up after the timeout: it waits while the listener's queue is full.
     fn connect(&self) -> Result<UnixStream, Error> {
         let connect = || {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-            socket.set_read_timeout(Some(self.timeout))?;
             socket.set_write_timeout(Some(self.timeout))?;
             socket.connect(&SockAddr::unix(&self.socket)?)?;
             Ok(socket.into())
@@ -235,15 +234,14 @@ impl Manager {
     }
 
     fn ask<T>(&self, request: impl Fn(&mut Client) -> thrift::Result<T>) -> Result<T, Error> {
-        let stream = self.connect()?;
-        let reader = stream
-            .try_clone()
-            .map_err(|source| Error::Connect { socket: self.socket.clone(), source })?;
-        let mut client = Client::new(
-            BinaryInput::new(BufReader::new(reader)),
-            TBinaryOutputProtocol::new(BufWriter::new(stream), true),
-        );
         let start = Instant::now();
+        let stream = self.connect()?;
+        let timed = Timed::new(&stream);
+        timed.set(self.timeout.saturating_sub(start.elapsed()), self.timeout);
+        let mut client = Client::new(
+            BinaryInput::new(BufReader::new(&timed)),
+            TBinaryOutputProtocol::new(BufWriter::new(&timed), true),
+        );
         request(&mut client).map_err(|source| {
             let socket = self.socket.clone();
             // The thrift crate does not tell a timeout apart.

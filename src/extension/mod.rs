@@ -14,6 +14,7 @@ pub mod protocol;
 pub mod requests;
 mod routes;
 pub mod service;
+mod timed;
 pub mod turns;
 
 use std::io::{self, Write};
@@ -39,7 +40,8 @@ pub mod osquery;
 /// The extension's name in osquery, for `--extensions_require`.
 pub const EXTENSION_NAME: &str = "process_open_sockets";
 
-/// osquery starts an extension that ended anew, without limit: the longest wait before ending.
+/// Whoever starts an extension that ended anew, as osquery does without limit, is not to spin: the
+/// longest wait before ending.
 const LONGEST_LINGER: u64 = 10;
 
 /// What ends the extension.
@@ -65,7 +67,7 @@ pub fn run(launch: &Launch, options: Options) -> ExitCode {
     let (send, events) = channel();
     let Err(failure) = serve(launch, options, &send, &events) else { return ExitCode::SUCCESS };
     say(&failure.to_string());
-    if launch.by_osquery() {
+    if !matches!(failure, Failure::NoSocket) {
         let _ = events.recv_timeout(Duration::from_secs(launch.interval.min(LONGEST_LINGER)));
     }
     failure.exit_code()

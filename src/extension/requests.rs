@@ -96,14 +96,20 @@ fn application(kind: ApplicationErrorKind, message: String) -> thrift::Error {
 pub struct Requests {
     name: String,
     table: Arc<dyn Table>,
-    turns: Turns,
+    turns: Arc<Turns>,
     events: Sender<Event>,
 }
 
 impl Requests {
-    /// Of that table under that name; `events` is told when osquery wants an end.
-    pub fn new(name: String, table: Arc<dyn Table>, events: Sender<Event>) -> Self {
-        Requests { name, table, turns: Turns::default(), events }
+    /// Of that table under that name, whose scans take these turns; `events` is told when osquery
+    /// wants an end.
+    pub fn new(
+        name: String,
+        table: Arc<dyn Table>,
+        turns: Arc<Turns>,
+        events: Sender<Event>,
+    ) -> Self {
+        Requests { name, table, turns, events }
     }
 
     /// Writes the answer to the request.
@@ -219,7 +225,7 @@ mod tests {
     fn the_reply_to_shutdown_is_out_before_anybody_is_told() {
         let (send, events) = channel();
         let table = Arc::new(ProcessOpenSockets::new(Options::default()));
-        let requests = Requests::new("sockets".to_owned(), table, send);
+        let requests = Requests::new("sockets".to_owned(), table, Arc::default(), send);
         let request = Request { number: 1, method: Method::Shutdown };
         let mut watched = Watched { events: &events, told_by_then: Vec::new() };
         let mut to = TBinaryOutputProtocol::new(&mut watched, true);

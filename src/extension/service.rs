@@ -4,10 +4,9 @@
 //! it. Whoever connects and is silent, slow or gone is dropped after a while, and first of all when
 //! the places run out. Scans take turns; pings, `columns` and everything else never wait for one.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -15,7 +14,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -24,6 +23,7 @@ use thrift::protocol::{TBinaryOutputProtocol, TOutputProtocol};
 
 use super::protocol::BinaryInput;
 use super::requests::{Request, Requests};
+use super::timed::Timed;
 
 /// The most connections at a time.
 pub const CONNECTIONS: usize = 64;
@@ -63,6 +63,8 @@ pub struct Service {
 struct Connections {
     last: u64,
     open: BTreeMap<u64, Connection>,
+    /// Whether there are to be no more requests.
+    closed: bool,
 }
 
 struct Connection {
@@ -75,6 +77,15 @@ impl Service {
     /// Nobody can connect yet: see [`Listening`].
     pub fn new(requests: Requests, limits: Limits) -> Self {
         Service { requests, limits, connections: Mutex::default() }
+    }
+
+    /// Ends all connections: at once, or as soon as the request that is being answered is.
+    fn close(&self) {
+        let mut connections = self.connections();
+        connections.closed = true;
+        for connection in connections.open.values().filter(|connection| connection.idle) {
+            let _ = connection.stream.shutdown(Shutdown::Both);
+        }
     }
 
     fn connections(&self) -> MutexGuard<'_, Connections> {
@@ -124,10 +135,13 @@ impl Drop for Place {
 }
 
 impl Place {
-    fn set_idle(&self, idle: bool) {
-        if let Some(connection) = self.service.connections().open.get_mut(&self.id) {
+    /// Says whether there may be another request.
+    fn set_idle(&self, idle: bool) -> bool {
+        let mut connections = self.service.connections();
+        if let Some(connection) = connections.open.get_mut(&self.id) {
             connection.idle = idle;
         }
+        !connections.closed
     }
 
     /// Answers one request after the other, until the client closes or something is wrong.
@@ -139,12 +153,13 @@ impl Place {
         loop {
             let Limits { request, stall, answer } = self.service.limits;
             timed.set(request, request);
-            self.set_idle(true);
-            if is_at_end(input.reader())? {
+            if !self.set_idle(true) || is_at_end(input.reader())? {
                 return Ok(());
             }
             let request = Request::read(&mut input)?;
-            self.set_idle(false);
+            if !self.set_idle(false) {
+                return Ok(());
+            }
             timed.set(answer, stall);
             self.service.requests.answer(&request, &mut output)?;
             output.flush()?;
@@ -156,61 +171,13 @@ fn is_at_end(reader: &mut impl io::BufRead) -> io::Result<bool> {
     Ok(reader.fill_buf()?.is_empty())
 }
 
-/// A stream that is read and written against the clock.
-struct Timed<'a> {
-    stream: &'a UnixStream,
-    /// When all has to be done.
-    end: Cell<Instant>,
-    /// How long a single read or write may take.
-    step: Cell<Duration>,
-}
-
-impl<'a> Timed<'a> {
-    fn new(stream: &'a UnixStream) -> Self {
-        Timed { stream, end: Cell::new(Instant::now()), step: Cell::new(Duration::ZERO) }
-    }
-
-    /// Starts the clock anew.
-    fn set(&self, all: Duration, step: Duration) {
-        self.end.set(Instant::now() + all);
-        self.step.set(step);
-    }
-
-    /// How long the next read or write may take.
-    fn patience(&self) -> io::Result<Option<Duration>> {
-        match self.end.get().saturating_duration_since(Instant::now()).min(self.step.get()) {
-            Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
-            patience => Ok(Some(patience)),
-        }
-    }
-}
-
-impl Read for &Timed<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(self.patience()?)?;
-        (&mut &*self.stream).read(bytes)
-    }
-}
-
-impl Write for &Timed<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(self.patience()?)?;
-        (&mut &*self.stream).write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// The socket at which a service listens, until it is dropped.
 pub struct Listening {
-    path: PathBuf,
-    /// Device and inode of the socket's file, to know it by.
-    file: (u64, u64),
+    service: Arc<Service>,
     /// Closed to end the thread that accepts.
     stop: Option<UnixStream>,
     acceptor: Option<thread::JoinHandle<()>>,
+    _file: SocketFile,
 }
 
 impl Listening {
@@ -219,21 +186,41 @@ impl Listening {
     /// # Errors
     /// When the socket cannot be made: a file of that name, whosever it is, is left alone.
     pub fn start(path: &Path, service: Arc<Service>) -> io::Result<Listening> {
-        let listener = bind(path)?;
-        let file = identity(path)?;
+        let (listener, file) = bind(path)?;
         let (stop, stopped) = UnixStream::pair()?;
+        let accepting = Arc::clone(&service);
         let acceptor = thread::Builder::new()
             .name("acceptor".into())
-            .spawn(move || accept(&listener, &stopped, &service))?;
-        Ok(Listening { path: path.into(), file, stop: Some(stop), acceptor: Some(acceptor) })
+            .spawn(move || accept(&listener, &stopped, &accepting))?;
+        Ok(Listening { service, stop: Some(stop), acceptor: Some(acceptor), _file: file })
     }
 }
 
 impl Drop for Listening {
+    /// What is being answered is answered to its end; nothing else is read any more.
     fn drop(&mut self) {
         self.stop = None;
         let _ = self.acceptor.take().map(thread::JoinHandle::join);
-        if identity(&self.path).is_ok_and(|file| file == self.file) {
+        self.service.close();
+    }
+}
+
+/// The file of a socket that was bound here; removed when dropped, unless another took its place.
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode, to know it by.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<SocketFile> {
+        Ok(SocketFile { path: path.into(), identity: identity(path)? })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -245,7 +232,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 /// Binds the socket with mode 0600 whatever the umask. Linux gives the file the mode that the socket
 /// has before, less the umask, so there is no moment at which others could connect.
-fn bind(path: &Path) -> io::Result<UnixListener> {
+fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     const OWNER_ALONE: u32 = 0o600;
     let socket = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
     if cfg!(target_os = "linux") {
@@ -253,9 +240,10 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     }
     let socket = Socket::from(OwnedFd::from(socket));
     socket.bind(&SockAddr::unix(path)?)?;
+    let file = SocketFile::at(path)?;
     fs::set_permissions(path, Permissions::from_mode(OWNER_ALONE))?;
     socket.listen(128)?;
-    Ok(OwnedFd::from(socket).into())
+    Ok((OwnedFd::from(socket).into(), file))
 }
 
 /// Takes connections until the other end of `stopped` is closed.

@@ -10,7 +10,7 @@ pub const QUERIES: usize = 32;
 
 /// Who scans and who waits.
 #[derive(Default)]
-pub(super) struct Turns {
+pub struct Turns {
     counts: Mutex<Counts>,
     freed: Condvar,
 }

@@ -181,13 +181,21 @@ fn every_flag_can_be_a_variable() {
 
 #[test]
 fn times_that_are_no_whole_seconds_are_errors() {
-    for flag in
-        ["--timeout=3.5", "--timeout=soon", "--timeout=-1", "--interval=0", "--interval=86401"]
-    {
+    for flag in ["--timeout=3.5", "--timeout=soon", "--timeout=-1", "--interval=86401"] {
         let (status, said) = Extension::run(command().args(["--socket", "/none", flag])).end();
         assert_eq!(status.code(), Some(2), "{flag}");
         assert!(said.contains("<SECONDS>'"), "{flag}: {said}");
     }
+}
+
+#[test]
+fn an_interval_of_zero_is_taken_for_one() {
+    let core = Core::stock();
+    let extension = Extension::launch(core.socket(), &["--interval=0"]);
+    let uuid = core.wait_for(NAME);
+    says_its_name(&extension, ALTERNATIVE);
+    core.forget(uuid);
+    core.wait_for_another(NAME, uuid);
 }
 
 #[test]

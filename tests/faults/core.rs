@@ -9,6 +9,7 @@ use process_open_sockets::extension::manager::{Error, Manager};
 
 use crate::support::core::{Core, socket_in};
 use crate::support::process::Extension;
+use crate::support::remote;
 use crate::support::wire::{LIST, MAP, REPLY, STRUCT, field, message, rest};
 
 const NAME: &str = "process_open_sockets";
@@ -47,6 +48,46 @@ fn a_sidecar_that_is_told_to_ends_with_the_core() {
     let _dir = core.die();
     assert_eq!(extension.end().0.code(), Some(0));
     assert!(!socket.exists());
+}
+
+#[test]
+fn a_sidecar_whose_core_says_shutdown_leaves_it_and_serves_it_again() {
+    let core = Core::stock();
+    let extension = Extension::sidecar(core.socket(), &[]);
+    let uuid = core.wait_for(NAME);
+    let socket = core.socket_of(uuid);
+    extension.wait_until_it_says("registered with osquery");
+    remote::shutdown(&socket);
+    extension.wait_until_it_says(": waiting for it\n");
+    assert!(!socket.exists());
+    core.wait_for_another(NAME, uuid);
+    core.query(QUERY).unwrap();
+}
+
+#[test]
+fn a_sidecar_that_is_told_to_ends_when_its_core_says_shutdown() {
+    let core = Core::stock();
+    let extension = Extension::sidecar(core.socket(), &["--when-gone=exit"]);
+    let socket = core.socket_of(core.wait_for(NAME));
+    extension.wait_until_it_says("registered with osquery");
+    remote::shutdown(&socket);
+    assert_eq!(extension.end().0.code(), Some(0));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_core_that_goes_after_it_dropped_a_launched_extension_ends_it_with_status_0() {
+    let core = Core::stock();
+    let extension = Extension::launch(core.socket(), &["--timeout=1"]);
+    let uuid = core.wait_for(NAME);
+    extension.wait_until_it_says("registered with osquery");
+    core.forget(uuid);
+    core.faults().answer_after(Duration::from_millis(500));
+    extension.wait_until_it_says("registering anew");
+    let _dir = core.die();
+    let (status, said) = extension.end();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.contains(": osquery is gone from "), "{said}");
 }
 
 #[test]

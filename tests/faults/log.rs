@@ -60,6 +60,26 @@ fn rust_log_turns_the_log_down_even_where_it_is_verbose() {
 }
 
 #[test]
+fn an_extension_whose_stderr_nobody_reads_any_more_serves_all_the_same() {
+    let core = Core::stock();
+    let (reader, stderr) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = command();
+    command.arg("--socket").arg(core.socket()).args(["--interval=1", "--verbose"]);
+    let mut extension = command.stderr(stderr).spawn().unwrap();
+    let uuid = core.wait_for(NAME);
+    core.forget(uuid);
+    core.wait_for_another(NAME, uuid);
+    core.query("SELECT pid FROM alt_process_open_sockets LIMIT 1").unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&extension),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    assert_eq!(extension.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn a_context_that_is_no_json_is_a_warning_once() {
     let said = said("{", &sound(), &[], None);
     let warning = "process_open_sockets: warning: the query context is not JSON: ";

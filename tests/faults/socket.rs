@@ -52,7 +52,8 @@ fn at_no_moment_is_the_socket_for_others() {
             modes
         });
         for _ in 0..2000 {
-            let requests = Requests::new(String::new(), Arc::new(Numbers::new(0, 0)), channel().0);
+            let table = Arc::new(Numbers::new(0, 0));
+            let requests = Requests::new(String::new(), table, Arc::default(), channel().0);
             let service = Arc::new(Service::new(requests, Limits::default()));
             drop(Listening::start(&path, service).unwrap());
         }

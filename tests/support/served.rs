@@ -31,7 +31,7 @@ impl Served {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let socket = dir.path().join("service");
         let (send, events) = channel();
-        let requests = Requests::new(NUMBERS.to_owned(), Arc::new(table), send);
+        let requests = Requests::new(NUMBERS.to_owned(), Arc::new(table), Arc::default(), send);
         let service = Arc::new(Service::new(requests, limits));
         let listening = Listening::start(&socket, service).expect("a socket");
         Served { socket, events, _listening: listening, _dir: dir }

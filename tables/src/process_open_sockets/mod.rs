@@ -6,15 +6,17 @@
 
 mod correlate;
 mod filter;
+mod gap_log;
 mod model;
 mod parse;
 mod sys;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use self::model::{GapKind, Gaps};
+use self::gap_log::GapLog;
+use self::model::Gaps;
 use crate::{Column, ColumnOptions, ColumnType, Error, QueryContext, Rows, Table};
 
 /// The table's name; in osquery it is taken by the built-in table.
@@ -97,26 +99,21 @@ impl Field {
 pub struct ProcessOpenSockets {
     options: Options,
     columns: Vec<Column>,
-    logged: Mutex<Vec<(GapKind, Instant)>>,
+    log: Mutex<GapLog>,
 }
-
-/// For how long a kind of gap is not logged again: a join can make a query of thousands of requests.
-const LOG_PAUSE: Duration = Duration::from_secs(10);
 
 impl ProcessOpenSockets {
     /// Nothing is opened before the first query.
     pub fn new(options: Options) -> Self {
         let columns = Field::ALL.map(Field::column).into();
-        ProcessOpenSockets { options, columns, logged: Mutex::default() }
+        ProcessOpenSockets { options, columns, log: Mutex::default() }
     }
 
     fn log(&self, gaps: &Gaps) {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        logged.retain(|(_, since)| since.elapsed() < LOG_PAUSE);
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         for gap in gaps.iter() {
-            if !logged.iter().any(|(kind, _)| *kind == gap.kind) {
-                logged.push((gap.kind, Instant::now()));
-                log::log!(gap.level(), "{gap}");
+            if let Some(line) = log.line(gap, Instant::now()) {
+                log::log!(gap.level(), "{line}");
             }
         }
     }

@@ -147,6 +147,12 @@ impl Socket {
         }
     }
 
+    /// Whether it is bound or connected to an IP address.
+    pub(crate) fn has_address(&self) -> bool {
+        let ends = [self.local(), self.remote()];
+        ends.into_iter().flatten().any(|endpoint| !endpoint.address.is_unspecified())
+    }
+
     /// The state as osquery prints it: empty for UDP, raw and UNIX sockets.
     pub(crate) fn state(&self) -> &'static str {
         match self.binding {

@@ -134,6 +134,15 @@ impl ProcNetFile {
         matches!(self, ProcNetFile::Unix | ProcNetFile::Icmp | ProcNetFile::Icmp6)
     }
 
+    /// The other file of ping sockets: a socket may stand in both.
+    pub(crate) fn twin(self) -> Option<ProcNetFile> {
+        match self {
+            ProcNetFile::Icmp => Some(ProcNetFile::Icmp6),
+            ProcNetFile::Icmp6 => Some(ProcNetFile::Icmp),
+            _ => None,
+        }
+    }
+
     /// Whether a socket whose protocol has that name in the kernel (`struct proto`) can be of this
     /// file. Only for files that may list others.
     pub(crate) fn lists_protocol(self, name: &[u8]) -> bool {

@@ -3,9 +3,9 @@
 //! Sees the descriptors of the process as a whole, not those of threads that have a table of their
 //! own. Reading another user's needs PTRACE_MODE_READ_FSCREDS (ptrace(2)).
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
-use rustix::fs::getxattr;
+use rustix::fs::{fstat, getxattr};
 
 use super::proc_root::{ProcRoot, Process, for_each_number, is_gone, read_link};
 use crate::process_open_sockets::model::{FdOwner, GapKind, Gaps};
@@ -59,12 +59,17 @@ pub(super) fn is_of_another_file(
     owner: &FdOwner,
     file: ProcNetFile,
 ) -> Option<bool> {
-    let path = root.path().join(format!("{}/fd/{}", owner.pid, owner.fd));
+    let process = root.process(owner.pid).ok()?;
+    let socket = process.pin(&format!("fd/{}", owner.fd)).ok()?;
+    if fstat(&socket).ok()?.st_ino != owner.inode {
+        return None;
+    }
+    // An attribute is read by path only: here the path is that of our own descriptor.
+    let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
     let mut name = [0; 32];
-    let length = getxattr(&path, "system.sockprotoname", &mut name[..]).ok()?;
+    let length = getxattr(path, "system.sockprotoname", &mut name[..]).ok()?;
     let name = name.get(..length)?.split(|&byte| byte == 0).next()?;
-    let link = read_link(rustix::fs::CWD, &path, proc_link::socket_inode).ok()?;
-    (link == Some(owner.inode)).then(|| !file.lists_protocol(name))
+    Some(!file.lists_protocol(name))
 }
 
 /// Calls `holds` with fd and inode of each socket; says whether there was any descriptor at all.

@@ -13,7 +13,9 @@ use self::proc_root::ProcRoot;
 use crate::Error;
 use crate::process_open_sockets::Options;
 use crate::process_open_sockets::filter::Filter;
-use crate::process_open_sockets::model::{FdOwner, GapKind, Gaps, Owners, Snapshot, Socket};
+use crate::process_open_sockets::model::{
+    Family, FdOwner, GapKind, Gaps, Owners, Snapshot, Socket,
+};
 use crate::process_open_sockets::parse::proc_net::ProcNetFile;
 
 /// Collects what the filter asks for.
@@ -183,7 +185,9 @@ impl Scan<'_> {
         let mut untrue = vec![false; self.sockets.len()];
         for source in sources {
             let Some(sockets) = self.sockets.get(source.sockets.clone()) else { continue };
-            let there = self.still_there(source, sockets, &owners);
+            let there = self.still_there(source, source.file, sockets, &owners);
+            let twin = source.file.twin();
+            let in_twin = twin.and_then(|twin| self.still_there(source, twin, sockets, &owners));
             let untrue = untrue.iter_mut().skip(source.sockets.start);
             for (socket, untrue) in sockets.iter().zip(untrue) {
                 *untrue = match owners.get(&socket.inode) {
@@ -191,14 +195,16 @@ impl Scan<'_> {
                         is_of_another_file(&self.root, owner, source.file, &mut self.gaps)
                     }
                     None if socket.inode == 0 => false,
-                    None => there.as_ref().is_some_and(|there| {
-                        let vanished = !there.contains(&socket.inode);
+                    None => {
+                        let vanished =
+                            there.as_ref().is_some_and(|there| !there.contains_key(&socket.inode));
                         if vanished {
                             let socket = || format!("socket:[{}]", socket.inode);
                             self.gaps.add(GapKind::Vanished, socket);
                         }
-                        vanished
-                    }),
+                        let twin = in_twin.as_ref().and_then(|twin| twin.get(&socket.inode));
+                        vanished || twin.is_some_and(|&twin| is_rather(socket, twin))
+                    }
                 };
             }
         }
@@ -206,22 +212,24 @@ impl Scan<'_> {
         self.sockets.retain(|_| !untrue.next().unwrap_or(false));
     }
 
-    /// The inodes that the file lists now; None if nobody needs to know, or it cannot be told.
+    /// The inodes that the file lists now where the source was read, and whether the socket has an
+    /// address there; None if nobody needs to know, or it cannot be told.
     fn still_there(
         &self,
         source: &Source,
+        file: ProcNetFile,
         sockets: &[Socket],
         owners: &HashMap<u64, FdOwner>,
-    ) -> Option<HashSet<u64>> {
+    ) -> Option<HashMap<u64, bool>> {
         let unowned = |socket: &Socket| socket.inode != 0 && !owners.contains_key(&socket.inode);
         if !sockets.iter().any(unowned) {
             return None;
         }
         let namespace = self.namespaces.iter().nth(source.namespace)?;
-        let mut there = HashSet::new();
+        let mut there = HashMap::new();
         let mut gaps = Gaps::default();
-        proc_net::for_each_socket(&self.root, namespace, source.file, &mut gaps, |socket| {
-            there.insert(socket.inode);
+        proc_net::for_each_socket(&self.root, namespace, file, &mut gaps, |socket| {
+            there.insert(socket.inode, socket.has_address());
         });
         // A file that was not read to its end says nothing about what is not in it.
         (!gaps.has(GapKind::SocketFile)).then_some(there)
@@ -231,6 +239,16 @@ impl Scan<'_> {
         self.namespaces.note_unnumbered(&self.root, &mut self.gaps);
         let owners: Owners = self.owners.into_iter().collect();
         Snapshot { sockets: self.sockets, owners, gaps: self.gaps }
+    }
+}
+
+/// Whether a ping socket that stands in the files of both families, and whose holder does not say
+/// which it is of, is shown as the other file has it: the one in which it has an address is right,
+/// and where neither has, it is taken for one of IPv4.
+fn is_rather(socket: &Socket, has_address_in_twin: bool) -> bool {
+    match socket.family() {
+        Family::Inet => has_address_in_twin,
+        _ => !socket.has_address(),
     }
 }
 

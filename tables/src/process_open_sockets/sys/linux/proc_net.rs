@@ -23,6 +23,12 @@ pub(super) fn for_each_socket(
     let hasher = RandomState::new();
     let mut seen = HashSet::new();
     let mut is_new = |socket: &Socket| match &socket.binding {
+        // One connection has these two ends, whatever has become of it.
+        Binding::Inet { state: Some(_), local, remote, .. }
+            if socket.inode == 0 && remote.port != 0 =>
+        {
+            seen.insert(hasher.hash_one((local, remote)))
+        }
         _ if socket.inode == 0 => true,
         // With the path, so that a line that somebody wrote into a path hides no true one.
         Binding::Unix { path, .. } => seen.insert(hasher.hash_one((socket.inode, path))),

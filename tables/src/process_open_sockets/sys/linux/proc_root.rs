@@ -102,6 +102,11 @@ impl Process {
         openat(&self.directory, path, DIRECTORY)
     }
 
+    /// A handle of what a path below it leads to, which is not opened.
+    pub(super) fn pin(&self, path: &str) -> rustix::io::Result<OwnedFd> {
+        openat(&self.directory, path, OFlags::PATH | OFlags::CLOEXEC)
+    }
+
     /// What a path below it leads to.
     pub(super) fn stat(&self, path: &str) -> rustix::io::Result<rustix::fs::Stat> {
         statat(&self.directory, path, AtFlags::empty())
