@@ -1,8 +1,4 @@
-//! The table as a plugin of osquery's `table` registry.
-//!
-//! An answer is a list of rows, and a row a map of column name to text: every asked column, with ''
-//! for what is not known, and a `rowid` (osquery takes a row's position for it otherwise, and then
-//! loses rows when it merges the branches of an `OR`).
+//! The table as a plugin of osquery's `table` registry, with rows as [`super::answer`] describes them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
