@@ -59,7 +59,7 @@ fn no_rows_are_an_answer() {
 
 #[test]
 fn the_longest_answer_is_below_what_osquery_was_seen_to_refuse() {
-    // 134,000,000 bytes were refused at times, 178,000,000 always.
+    // It took 134 million bytes and gave up on 178 million.
     assert_eq!(LONGEST_ANSWER, 128_000_000);
 }
 
