@@ -2,53 +2,237 @@
 //!
 //! Sees the descriptors of the process as a whole, not those of threads that have a table of their
 //! own. Reading another user's needs PTRACE_MODE_READ_FSCREDS (ptrace(2)).
+//!
+//! A link costs the kernel microseconds, and a host may have a million of them. So the walk calls in
+//! more threads as it finds more to do, and a process with many descriptors is shared among them.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::num::NonZero;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Scope};
 
 use rustix::fs::{fstat, getxattr};
+use rustix::io::Errno;
+use rustix::path::DecInt;
 
 use super::proc_root::{ProcRoot, Process, for_each_number, is_gone, read_link};
 use crate::process_open_sockets::model::{FdOwner, GapKind, Gaps};
 use crate::process_open_sockets::parse::proc_link;
 use crate::process_open_sockets::parse::proc_net::ProcNetFile;
 
-/// Adds the descriptors of one process that hold a socket and that `wanted` says yes to.
+/// The descriptors of these processes that hold a socket and that `wanted` says yes to, in no order.
 pub(super) fn walk(
     root: &ProcRoot,
-    pid: i32,
-    wanted: impl Fn(&FdOwner) -> bool,
-    owners: &mut Vec<FdOwner>,
+    pids: &[i32],
+    wanted: impl Fn(&FdOwner) -> bool + Sync,
     gaps: &mut Gaps,
-) {
-    let mut holds = |fd, inode| {
-        let owner = FdOwner { inode, pid, fd };
-        if wanted(&owner) {
-            owners.push(owner);
-        }
+) -> Vec<FdOwner> {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    walk_on(cores, root, pids, wanted, gaps)
+}
+
+/// The same on that many threads at the most.
+fn walk_on(
+    most: usize,
+    root: &ProcRoot,
+    pids: &[i32],
+    wanted: impl Fn(&FdOwner) -> bool + Sync,
+    gaps: &mut Gaps,
+) -> Vec<FdOwner> {
+    let walk = Walk {
+        root,
+        wanted,
+        pids,
+        begun: AtomicUsize::new(0),
+        batches: Mutex::default(),
+        walkers: AtomicUsize::new(1),
+        most,
+        found: Mutex::default(),
     };
-    let result = root.process(pid).and_then(|process| {
-        let own = for_each_descriptor(&process, &mut holds);
-        if own == Ok(true) {
-            return own;
+    thread::scope(|scope| walk.run(scope));
+    let found = walk.found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    gaps.extend(found.gaps);
+    found.owners
+}
+
+/// A walk that several threads are on.
+struct Walk<'a, W> {
+    root: &'a ProcRoot,
+    wanted: W,
+    pids: &'a [i32],
+    /// How many of these somebody has begun with.
+    begun: AtomicUsize,
+    /// What somebody has listed and nobody has begun with.
+    batches: Mutex<Vec<Batch>>,
+    walkers: AtomicUsize,
+    /// The most walkers at a time.
+    most: usize,
+    found: Mutex<Found>,
+}
+
+/// What a walker has found.
+#[derive(Default)]
+struct Found {
+    owners: Vec<FdOwner>,
+    gaps: Gaps,
+}
+
+/// Some descriptors of a process.
+struct Batch {
+    of: Arc<Descriptors>,
+    fds: Vec<i32>,
+}
+
+/// The open directory of a process's descriptors.
+struct Descriptors {
+    pid: i32,
+    directory: OwnedFd,
+    /// Whether it was said that a link cannot be read.
+    denied: AtomicBool,
+}
+
+/// How many descriptors are looked at together.
+const BATCH: usize = 512;
+/// How many processes are worth another thread.
+const PROCESSES: usize = 32;
+
+impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
+    /// Walks until nothing is left to begin with.
+    fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+        let mut found = Found::default();
+        loop {
+            let batch = self.batches().pop();
+            if let Some(batch) = batch {
+                self.look_at(&batch, &mut found);
+                continue;
+            }
+            let next = self.begun.fetch_add(1, Ordering::Relaxed);
+            let Some(&pid) = self.pids.get(next) else { break };
+            if self.pids.len() - next > PROCESSES {
+                self.call_another(scope);
+            }
+            self.list(pid, scope, &mut found);
         }
-        // The descriptors of a zombie are none, or root's; a thread of it that lives has them all.
-        for thread in process.other_threads() {
-            match for_each_descriptor(&thread, &mut holds) {
-                Ok(true) => return Ok(true),
-                Ok(false) => {}
-                Err(errno) if is_gone(errno) => {}
-                Err(_) => break,
+        self.walkers.fetch_sub(1, Ordering::Relaxed);
+        let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.owners.is_empty() {
+            all.owners = found.owners;
+        } else {
+            all.owners.append(&mut found.owners);
+        }
+        all.gaps.extend(found.gaps);
+    }
+
+    fn batches(&self) -> MutexGuard<'_, Vec<Batch>> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts another walker, unless there are as many as there may be.
+    fn call_another<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+        let one_more = |walkers| (walkers < self.most).then_some(walkers + 1);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        if self.walkers.fetch_update(set, fetch, one_more).is_ok() {
+            let walker = thread::Builder::new().name("walker".into());
+            // If the system has no thread for it, those that there are do the work.
+            if walker.spawn_scoped(scope, || self.run(scope)).is_err() {
+                self.walkers.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        own
-    });
-    match result {
-        Ok(_) => {}
-        Err(errno) if is_gone(errno) => {}
-        Err(errno) => gaps.add(GapKind::Fds, || {
-            let path = root.path().join(pid.to_string()).join("fd");
+    }
+
+    /// Lists the descriptors of a process, and looks at those that it does not leave to others.
+    fn list<'scope>(&'scope self, pid: i32, scope: &'scope Scope<'scope, '_>, found: &mut Found) {
+        let result = self.root.process(pid).and_then(|process| {
+            let own = self.list_one(pid, &process, scope, found);
+            if own == Ok(true) {
+                return own;
+            }
+            // The descriptors of a zombie are none, or root's; a thread of it that lives has them all.
+            for thread in process.other_threads() {
+                match self.list_one(pid, &thread, scope, found) {
+                    Ok(true) => return Ok(true),
+                    Ok(false) => {}
+                    Err(errno) if is_gone(errno) => {}
+                    Err(_) => break,
+                }
+            }
+            own
+        });
+        match result {
+            Ok(_) => {}
+            Err(errno) if is_gone(errno) => {}
+            Err(errno) => self.deny(pid, errno, found),
+        }
+    }
+
+    /// The same as one thread of it shows them; says whether there was any.
+    fn list_one<'scope>(
+        &'scope self,
+        pid: i32,
+        process: &Process,
+        scope: &'scope Scope<'scope, '_>,
+        found: &mut Found,
+    ) -> rustix::io::Result<bool> {
+        let directory = process.directory("fd")?;
+        let of = Arc::new(Descriptors { pid, directory, denied: AtomicBool::new(false) });
+        let mut any = false;
+        let mut fds = Vec::new();
+        let listed = for_each_number(of.directory.as_fd(), |fd, _| {
+            any = true;
+            if fds.len() == BATCH {
+                let fds = std::mem::replace(&mut fds, Vec::with_capacity(BATCH));
+                self.share(Batch { of: Arc::clone(&of), fds }, scope, found);
+            }
+            fds.push(fd);
+        });
+        self.look_at(&Batch { of, fds }, found);
+        listed.map(|()| any)
+    }
+
+    /// Leaves a batch to others, unless they have enough to do.
+    fn share<'scope>(
+        &'scope self,
+        batch: Batch,
+        scope: &'scope Scope<'scope, '_>,
+        found: &mut Found,
+    ) {
+        let mut batches = self.batches();
+        if self.most == 1 || batches.len() >= 2 * self.most {
+            drop(batches);
+            return self.look_at(&batch, found);
+        }
+        batches.push(batch);
+        drop(batches);
+        self.call_another(scope);
+    }
+
+    fn look_at(&self, batch: &Batch, found: &mut Found) {
+        let Descriptors { pid, directory, denied } = &*batch.of;
+        for &fd in &batch.fds {
+            match read_link(directory.as_fd(), DecInt::new(fd), proc_link::socket_inode) {
+                Ok(Some(inode)) => {
+                    let owner = FdOwner { inode, pid: *pid, fd };
+                    if (self.wanted)(&owner) {
+                        found.owners.push(owner);
+                    }
+                }
+                Ok(None) => {}
+                Err(errno) if is_gone(errno) => {}
+                Err(errno) => {
+                    if !denied.swap(true, Ordering::Relaxed) {
+                        self.deny(*pid, errno, found);
+                    }
+                }
+            }
+        }
+    }
+
+    fn deny(&self, pid: i32, errno: Errno, found: &mut Found) {
+        found.gaps.add(GapKind::Fds, || {
+            let path = self.root.path().join(pid.to_string()).join("fd");
             format!("{}: {}", path.display(), std::io::Error::from(errno))
-        }),
+        });
     }
 }
 
@@ -72,22 +256,71 @@ pub(super) fn is_of_another_file(
     Some(!file.lists_protocol(name))
 }
 
-/// Calls `holds` with fd and inode of each socket; says whether there was any descriptor at all.
-fn for_each_descriptor(
-    process: &Process,
-    mut holds: impl FnMut(i32, u64),
-) -> rustix::io::Result<bool> {
-    let directory = process.directory("fd")?;
-    let mut any = false;
-    let mut denied = None;
-    for_each_number(directory.as_fd(), |fd, name| {
-        any = true;
-        match read_link(directory.as_fd(), name, proc_link::socket_inode) {
-            Ok(Some(inode)) => holds(fd, inode),
-            Ok(None) => {}
-            Err(errno) if is_gone(errno) => {}
-            Err(errno) => denied = Some(errno),
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+
+    fn hold(root: &Path, pid: i32, fds: i32) {
+        let directory = root.join(format!("{pid}/fd"));
+        fs::create_dir_all(&directory).unwrap();
+        for fd in 0..fds {
+            let inode = u64::from(pid.unsigned_abs()) * 100_000 + u64::from(fd.unsigned_abs());
+            symlink(format!("socket:[{inode}]"), directory.join(fd.to_string())).unwrap();
         }
-    })?;
-    denied.map_or(Ok(any), Err)
+    }
+
+    /// However many walk, each descriptor of these processes is found once.
+    fn finds_all(processes: &[(i32, i32)]) {
+        let tree = tempfile::tempdir().unwrap();
+        symlink("1", tree.path().join("self")).unwrap();
+        let mut expected = Vec::new();
+        for &(pid, fds) in processes {
+            hold(tree.path(), pid, fds);
+            expected.extend((0..fds).map(|fd| (pid, fd)));
+        }
+        let root = ProcRoot::open(tree.path()).unwrap();
+        let pids: Vec<i32> = processes.iter().map(|(pid, _)| *pid).collect();
+        for most in [1, 2, 3, 8] {
+            let mut gaps = Gaps::default();
+            let owners = walk_on(most, &root, &pids, |_| true, &mut gaps);
+            let mut found: Vec<_> = owners.iter().map(|owner| (owner.pid, owner.fd)).collect();
+            found.sort_unstable();
+            assert_eq!((found, gaps), (expected.clone(), Gaps::default()), "on {most} threads");
+        }
+    }
+
+    #[test]
+    fn a_process_with_many_descriptors_is_shared_and_none_is_lost() {
+        finds_all(&[(1, 3), (2, 20 * BATCH as i32 + 1), (3, BATCH as i32), (4, 0)]);
+    }
+
+    #[test]
+    fn many_processes_are_shared_and_none_is_lost() {
+        let processes: Vec<_> = (1..=10 * PROCESSES as i32).map(|pid| (pid, pid % 5)).collect();
+        finds_all(&processes);
+    }
+
+    #[test]
+    fn a_process_whose_descriptors_are_denied_is_one_gap_and_the_others_are_walked() {
+        let tree = tempfile::tempdir().unwrap();
+        symlink("1", tree.path().join("self")).unwrap();
+        for pid in 1..=100 {
+            hold(tree.path(), pid, 1);
+        }
+        for pid in [7, 70] {
+            let directory = tree.path().join(format!("{pid}/fd"));
+            fs::remove_dir_all(&directory).unwrap();
+            fs::write(&directory, "").unwrap();
+        }
+        let root = ProcRoot::open(tree.path()).unwrap();
+        let pids: Vec<i32> = (1..=100).collect();
+        let mut gaps = Gaps::default();
+        let owners = walk_on(4, &root, &pids, |_| true, &mut gaps);
+        let counts: Vec<_> = gaps.iter().map(|gap| (gap.kind, gap.count)).collect();
+        assert_eq!((owners.len(), counts), (98, vec![(GapKind::Fds, 2)]));
+    }
 }

@@ -55,12 +55,9 @@ impl Scan<'_> {
         let wanted =
             |owner: &FdOwner| filter.admits_owner(owner) && filter.admits_inode(owner.inode);
         match filter.listed_pids() {
-            Some(pids) => {
-                for pid in pids.into_iter().filter(|&pid| filter.admits_pid(pid)) {
-                    if self.root.is_process(pid) {
-                        fds::walk(&self.root, pid, wanted, &mut self.owners, &mut self.gaps);
-                    }
-                }
+            Some(mut pids) => {
+                pids.retain(|&pid| filter.admits_pid(pid) && self.root.is_process(pid));
+                self.owners = fds::walk(&self.root, &pids, wanted, &mut self.gaps);
             }
             None => self.walk_all(self.root.pids()?, |pid| filter.admits_pid(pid), wanted)?,
         }
@@ -160,7 +157,7 @@ impl Scan<'_> {
         &mut self,
         pids: Vec<i32>,
         admits: impl Fn(i32) -> bool,
-        wanted: impl Fn(&FdOwner) -> bool,
+        wanted: impl Fn(&FdOwner) -> bool + Sync,
     ) -> Result<(), Error> {
         const ROUNDS: usize = 3;
         let mut walked = HashSet::new();
@@ -170,9 +167,8 @@ impl Scan<'_> {
             if listed.is_empty() {
                 break;
             }
-            for &pid in &listed {
-                fds::walk(&self.root, pid, &wanted, &mut self.owners, &mut self.gaps);
-            }
+            let mut owners = fds::walk(&self.root, &listed, &wanted, &mut self.gaps);
+            self.owners.append(&mut owners);
             listed = self.root.pids()?;
         }
         Ok(())
