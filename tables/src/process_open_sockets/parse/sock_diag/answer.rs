@@ -46,19 +46,21 @@ impl Request {
 }
 
 impl Listed {
-    /// The connections to a UNIX listener that it has not accepted. They have no inode, and
-    /// `/proc/net/unix` shows them with its path.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = Socket> + use<> {
+    /// The connections to a UNIX listener that it has not accepted; None if there are none. They
+    /// have no inode, and `/proc/net/unix` shows them with its path.
+    #[inline]
+    pub(crate) fn waiting(&self) -> Option<impl Iterator<Item = Socket> + use<>> {
+        if self.waiting == 0 {
+            return None;
+        }
         let Details { kind, ref name, .. } = self.socket.details;
-        let details = Details { kind, name: name.clone(), ..Details::default() };
-        let one = (self.waiting > 0).then(|| Socket {
+        let one = Socket {
             inode: 0,
             net_namespace: self.socket.net_namespace,
             binding: self.socket.binding.clone(),
-            details,
-        });
-        let count = usize::try_from(self.waiting).unwrap_or(usize::MAX);
-        one.into_iter().flat_map(move |one| std::iter::repeat_n(one, count))
+            details: Details { kind, name: name.clone(), ..Details::default() },
+        };
+        Some(std::iter::repeat_n(one, usize::try_from(self.waiting).unwrap_or(usize::MAX)))
     }
 }
 

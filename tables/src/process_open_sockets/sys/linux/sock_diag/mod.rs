@@ -18,7 +18,6 @@ mod tests;
 
 use std::collections::HashSet;
 use std::io;
-use std::iter;
 use std::ops::ControlFlow;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -131,14 +130,16 @@ impl SockDiag {
                 return ControlFlow::Continue(());
             }
             let waiting = listed.waiting();
-            for socket in iter::once(listed.socket).chain(waiting) {
-                match each(socket) {
-                    Handed::Kept => _ = kept.insert(listed.cookie),
-                    Handed::Dropped => {}
-                    Handed::Enough => return ControlFlow::Break(()),
+            let mut hand_over = |socket| match each(socket) {
+                Handed::Kept => {
+                    kept.insert(listed.cookie);
+                    ControlFlow::Continue(())
                 }
-            }
-            ControlFlow::Continue(())
+                Handed::Dropped => ControlFlow::Continue(()),
+                Handed::Enough => ControlFlow::Break(()),
+            };
+            hand_over(listed.socket)?;
+            waiting.into_iter().flatten().try_for_each(hand_over)
         };
         for _ in 0..ATTEMPTS {
             self.ask(request)?;

@@ -277,6 +277,49 @@ fn more_sockets_than_fit_into_a_datagram_come_each_once_and_only_what_is_kept_is
 }
 
 #[test]
+fn a_socket_that_the_kernel_shows_twice_comes_once_if_it_is_kept() {
+    in_quiet_namespace("a_socket_that_the_kernel_shows_twice_comes_once_if_it_is_kept", || {
+        let held: Vec<UnixDatagram> = (0..3000).map(|_| UnixDatagram::unbound().unwrap()).collect();
+        let request = Request::like(ProcNetFile::Unix).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let ordering = std::sync::atomic::Ordering::Relaxed;
+        let (mut doubled, mut hidden, mut unprinted) = (0, 0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(ordering) {
+                    let _passing: Vec<_> = (0..200).map(|_| UnixDatagram::unbound()).collect();
+                }
+            });
+            let mut diag = SockDiag::open().unwrap();
+            for handed in [Handed::Kept, Handed::Dropped].repeat(50) {
+                let (mut inodes, mut count) = (HashSet::new(), 0);
+                let dump = diag.dump(&request, |socket| {
+                    count += 1;
+                    inodes.insert(socket.inode);
+                    handed
+                });
+                assert_eq!(dump.unwrap(), Dump::Whole);
+                match handed {
+                    Handed::Kept => assert_eq!(count, inodes.len()),
+                    _ => doubled += count - inodes.len(),
+                }
+                let missing = |inodes: &HashSet<u64>| {
+                    let inode = |socket: &UnixDatagram| rustix::fs::fstat(socket).unwrap().st_ino;
+                    held.iter().filter(|socket| !inodes.contains(&inode(socket))).count()
+                };
+                hidden += missing(&inodes);
+                let printed = printed(ProcNetFile::Unix);
+                unprinted += missing(&printed.iter().map(|socket| socket.inode).collect());
+            }
+            done.store(true, ordering);
+        });
+        eprintln!(
+            "the kernel showed {doubled} of 150000 sockets twice, and hid {hidden} of 300000"
+        );
+    });
+}
+
+#[test]
 fn a_dump_that_was_stopped_or_failed_does_not_spoil_the_next() {
     in_quiet_namespace("a_dump_that_was_stopped_or_failed_does_not_spoil_the_next", || {
         let _held: Vec<UnixDatagram> = (0..800).map(|_| UnixDatagram::unbound().unwrap()).collect();
