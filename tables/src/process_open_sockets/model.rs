@@ -1,7 +1,9 @@
 //! What the kernel's sources tell, in the kernel's terms.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
 
 /// The network namespace of a socket: the number in the link text `net:[4026531840]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,8 +89,8 @@ pub(crate) enum Family {
 pub(crate) enum Binding {
     /// IPv4 or IPv6, by the addresses' kind.
     Inet {
-        /// IPPROTO_*; 255 for raw sockets, whose IP protocol is the local port.
-        protocol: u8,
+        /// IPPROTO_*; 255 for raw sockets, whose IP protocol is the local port; 262 is MPTCP.
+        protocol: u16,
         local: Endpoint,
         remote: Endpoint,
         /// None where the protocol has no states.
@@ -104,8 +106,34 @@ pub(crate) enum Binding {
     },
 }
 
+/// What the kernel tells of a socket beyond the columns of osquery's table.
+///
+/// Not every source tells all: `/proc/net` knows no peers and no exact names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Details {
+    /// SOCK_STREAM (1), SOCK_DGRAM (2), SOCK_RAW (3), SOCK_SEQPACKET (5), SOCK_PACKET (10).
+    pub(crate) kind: u8,
+    /// Who made it. None without an inode, since the kernel then says 0 whoever it was.
+    pub(crate) uid: Option<u32>,
+    /// The inode of the UNIX socket at the other end, once that has been accepted.
+    pub(crate) peer: Option<NonZeroU32>,
+    /// Bytes that wait to be read; of a listener, connections that wait to be accepted.
+    pub(crate) receive_queue: u32,
+    /// Bytes on their way; of a listener, how many connections may wait (0 from `/proc/net`).
+    pub(crate) send_queue: u32,
+    /// Index of the interface that it is bound to; 0 if to none.
+    pub(crate) interface: u32,
+    /// Only if its path does not tell it.
+    pub(crate) name: Option<Box<UnixName>>,
+}
+
+/// The exact name of a UNIX socket: begins with NUL if it is abstract, may hold more of them then,
+/// and is a file's path otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnixName(pub(crate) Vec<u8>);
+
 /// A socket as one of the kernel's tables lists it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Socket {
     /// Its number in sockfs, which `socket:[inode]` links name. 0 if it has no file: TIME_WAIT,
     /// SYN_RECV, not yet accepted, orphaned.
@@ -113,6 +141,15 @@ pub(crate) struct Socket {
     /// None if the number of its namespace could not be read.
     pub(crate) net_namespace: Option<NetNamespace>,
     pub(crate) binding: Binding,
+    pub(crate) details: Details,
+}
+
+/// Without the details, which differ between sources and change while the socket stays the same:
+/// the hash is the row's identity.
+impl Hash for Socket {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.inode, self.net_namespace, &self.binding).hash(state);
+    }
 }
 
 impl Socket {

@@ -3,3 +3,4 @@
 pub(super) mod proc_link;
 pub(super) mod proc_net;
 pub(super) mod proc_status;
+pub(super) mod sock_diag;

@@ -11,11 +11,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use nom::bytes::complete::{tag, take, take_till1};
 use nom::character::complete::{hex_digit1, space0, space1, u64 as decimal};
 use nom::combinator::{map_opt, rest};
-use nom::multi::count;
 use nom::sequence::{preceded, separated_pair, terminated};
 use nom::{IResult, Parser};
 
-use super::super::model::{Binding, Endpoint, Family, Socket, TcpState};
+use super::super::model::{Binding, Details, Endpoint, Family, Socket, TcpState};
 
 /// A file of `/proc/<pid>/net` that lists sockets. Any may be absent: its protocol is not compiled
 /// in, or its module not loaded.
@@ -46,6 +45,10 @@ const IPPROTO_UDP: u8 = 17;
 const IPPROTO_ICMPV6: u8 = 58;
 const IPPROTO_UDPLITE: u8 = 136;
 const IPPROTO_RAW: u8 = 255;
+
+const SOCK_STREAM: u8 = 1;
+const SOCK_DGRAM: u8 = 2;
+const SOCK_RAW: u8 = 3;
 
 impl ProcNetFile {
     pub(crate) const ALL: [ProcNetFile; 12] = [
@@ -185,15 +188,24 @@ fn inet(
     let (line, local) = terminated(endpoint(address), space1).parse(line)?;
     let (line, remote) = terminated(endpoint(address), space1).parse(line)?;
     let (line, state) = terminated(hex_u8, space1).parse(line)?;
-    let (line, _queues) = terminated((hex_u32, tag(&b":"[..]), hex_u32), space1).parse(line)?;
+    let (line, (send_queue, receive_queue)) =
+        terminated(separated_pair(hex_u32, tag(&b":"[..]), hex_u32), space1).parse(line)?;
     let (line, _timer) =
         terminated((hex_digit1, tag(&b":"[..]), hex_digit1), space1).parse(line)?;
     let (line, _retransmits) = terminated(hex_u32, space1).parse(line)?;
-    let (line, _uid_and_timeout) = count(terminated(decimal, space1), 2).parse(line)?;
+    let (line, (uid, _timeout)) =
+        (terminated(decimal, space1), terminated(decimal, space1)).parse(line)?;
     let (line, inode) = last_number(line)?;
     let state = (protocol == IPPROTO_TCP).then(|| TcpState::from(state));
-    let binding = Binding::Inet { protocol, local, remote, state };
-    Ok((line, Socket { inode, net_namespace: None, binding }))
+    let kind = match protocol {
+        IPPROTO_TCP => SOCK_STREAM,
+        IPPROTO_RAW => SOCK_RAW,
+        _ => SOCK_DGRAM,
+    };
+    let details =
+        Details { kind, uid: owner(inode, uid), receive_queue, send_queue, ..Details::default() };
+    let binding = Binding::Inet { protocol: protocol.into(), local, remote, state };
+    Ok((line, Socket { inode, net_namespace: None, binding, details }))
 }
 
 /// `Num: RefCount Protocol Flags Type St Inode[ Path]`, the path being all the rest of the line.
@@ -202,7 +214,7 @@ fn unix(line: &[u8]) -> IResult<&[u8], Socket> {
     let (line, _references) = terminated(hex_u32, tag(&b" "[..])).parse(line)?;
     let (line, _protocol) = tag(&b"00000000 "[..])(line)?;
     let (line, _flags) = terminated(hex_u32, tag(&b" "[..])).parse(line)?;
-    let (line, _type) = terminated(hex_u16, tag(&b" "[..])).parse(line)?;
+    let (line, kind) = terminated(hex_u16, tag(&b" "[..])).parse(line)?;
     let (line, _state) = terminated(hex_u8, space1).parse(line)?;
     let (line, inode) = last_number(line)?;
     let (line, path) = match line {
@@ -210,18 +222,33 @@ fn unix(line: &[u8]) -> IResult<&[u8], Socket> {
         _ => preceded(tag(&b" "[..]), rest).parse(line)?,
     };
     let binding = Binding::Unix { path: path.into() };
-    Ok((line, Socket { inode, net_namespace: None, binding }))
+    let details = Details { kind: kind.try_into().unwrap_or_default(), ..Details::default() };
+    Ok((line, Socket { inode, net_namespace: None, binding, details }))
 }
 
 /// `sk RefCnt Type Proto Iface R Rmem User Inode`
 fn packet(line: &[u8]) -> IResult<&[u8], Socket> {
     let (line, _pointer) = terminated(take_till1(|byte| byte == b' '), space1).parse(line)?;
-    let (line, _references_and_type) = count(terminated(decimal, space1), 2).parse(line)?;
+    let number = || terminated(decimal, space1);
+    let (line, (_references, kind)) = (number(), number()).parse(line)?;
     let (line, protocol) = terminated(hex_u16, space1).parse(line)?;
-    let (line, _interface_running_memory_user) =
-        count(terminated(decimal, space1), 4).parse(line)?;
+    let (line, (interface, _running, receive_queue, uid)) =
+        (number(), number(), number(), number()).parse(line)?;
     let (line, inode) = last_number(line)?;
-    Ok((line, Socket { inode, net_namespace: None, binding: Binding::Packet { protocol } }))
+    let details = Details {
+        kind: kind.try_into().unwrap_or_default(),
+        uid: owner(inode, uid),
+        receive_queue: receive_queue.try_into().unwrap_or(u32::MAX),
+        interface: interface.try_into().unwrap_or_default(),
+        ..Details::default()
+    };
+    let binding = Binding::Packet { protocol };
+    Ok((line, Socket { inode, net_namespace: None, binding, details }))
+}
+
+/// The uid of a socket that has an owner.
+fn owner(inode: u64, uid: u64) -> Option<u32> {
+    uid.try_into().ok().filter(|_| inode != 0)
 }
 
 /// A decimal number that a space or the line's end follows: half a number is no number.
@@ -284,8 +311,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Of root.
     fn inet_socket(
-        protocol: u8,
+        protocol: u16,
         local: (&str, u16),
         remote: (&str, u16),
         state: Option<TcpState>,
@@ -302,11 +330,26 @@ mod tests {
                 remote: endpoint(remote),
                 state,
             },
+            details: Details {
+                kind: match protocol {
+                    6 => SOCK_STREAM,
+                    255 => SOCK_RAW,
+                    _ => SOCK_DGRAM,
+                },
+                uid: Some(0),
+                ..Details::default()
+            },
         }
     }
 
+    fn of(uid: u32, socket: Socket) -> Socket {
+        let details = Details { uid: Some(uid), ..socket.details };
+        Socket { details, ..socket }
+    }
+
     fn unix_socket(inode: u64, path: &[u8]) -> Socket {
-        Socket { inode, net_namespace: None, binding: Binding::Unix { path: path.into() } }
+        let details = Details { kind: 1, ..Details::default() };
+        Socket { inode, net_namespace: None, binding: Binding::Unix { path: path.into() }, details }
     }
 
     // The lines below were printed by Linux 6.18 on x86_64.
@@ -331,12 +374,15 @@ mod tests {
             01 00000000:00000000 02:000A8C2E 00000000   107        0 26713 2 0000000000000000 20 4 30 10 -1";
         assert_eq!(
             ProcNetFile::Tcp6.parse(line),
-            Ok(inet_socket(
-                6,
-                ("2001:db8:2:1:4:3:6:5", 22),
-                ("::ffff:127.0.0.1", 50000),
-                Some(TcpState::Established),
-                26713
+            Ok(of(
+                107,
+                inet_socket(
+                    6,
+                    ("2001:db8:2:1:4:3:6:5", 22),
+                    ("::ffff:127.0.0.1", 50000),
+                    Some(TcpState::Established),
+                    26713
+                )
             ))
         );
     }
@@ -348,7 +394,7 @@ mod tests {
             65534        0 4294967296 2 0000000000000000 0";
         assert_eq!(
             ProcNetFile::Udp.parse(line),
-            Ok(inet_socket(17, ("127.0.0.1", 53), ("0.0.0.0", 0), None, 4294967296))
+            Ok(of(65534, inet_socket(17, ("127.0.0.1", 53), ("0.0.0.0", 0), None, 4294967296)))
         );
     }
 
@@ -379,6 +425,7 @@ mod tests {
                 0        0 0 3 0000000000000000";
         let socket = ProcNetFile::Tcp.parse(line).unwrap();
         assert_eq!((socket.inode, socket.state()), (0, "TIME_WAIT"));
+        assert_eq!(socket.details.uid, None);
     }
 
     #[test]
@@ -416,6 +463,34 @@ mod tests {
         let line = b"00000000fdbc2a1e 3      3    88cc   2     1 0      0      17823 ";
         let socket = ProcNetFile::Packet.parse(line).unwrap();
         assert_eq!((socket.inode, socket.binding), (17823, Binding::Packet { protocol: 0x88cc }));
+    }
+
+    #[test]
+    fn what_a_line_tells_beyond_the_columns_is_kept() {
+        let line = b"  31: 0100007F:2329 0100007F:A001 01 00000102:00000304 01:00000014 00000000  \
+            1000        0 5150 3 0000000000000000 20 4 30 10 -1";
+        let known = Details {
+            kind: SOCK_STREAM,
+            uid: Some(1000),
+            send_queue: 0x102,
+            receive_queue: 0x304,
+            ..Details::default()
+        };
+        assert_eq!(ProcNetFile::Tcp.parse(line).unwrap().details, known);
+
+        let line = b"00000000fdbc2a1e 3      3    88cc   2     1 768    1000   17823 ";
+        let known = Details {
+            kind: SOCK_RAW,
+            uid: Some(1000),
+            receive_queue: 768,
+            interface: 2,
+            ..Details::default()
+        };
+        assert_eq!(ProcNetFile::Packet.parse(line).unwrap().details, known);
+
+        let line = b"00000000879e4757: 00000002 00000000 00000000 0005 01  1578 /seqpacket";
+        let known = Details { kind: 5, ..Details::default() };
+        assert_eq!(ProcNetFile::Unix.parse(line).unwrap().details, known);
     }
 
     #[test]
@@ -478,7 +553,7 @@ mod tests {
             inode in any::<u64>(),
         ) {
             let mut line =
-                format!("00000000879e4757: 00000002 00000000 00010000 0005 01 {inode:5} ").into_bytes();
+                format!("00000000879e4757: 00000002 00000000 00010000 0001 01 {inode:5} ").into_bytes();
             line.extend(&path);
             prop_assert_eq!(ProcNetFile::Unix.parse(&line), Ok(unix_socket(inode, &path)));
         }

@@ -4,6 +4,7 @@ mod fds;
 mod netns;
 mod proc_net;
 mod proc_root;
+mod sock_diag;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;

@@ -1,0 +1,192 @@
+//! Sockets of a dump, made the same as the lines of `/proc/net`. Where the two differ:
+//!
+//! - A raw socket that was connected has a remote port in a dump: here 0.
+//! - A UNIX name comes as bytes: here a path ends before its NUL, and each NUL of an abstract name
+//!   is an `@`.
+//! - Connections that wait in the queue of a UNIX listener are not dumped, but counted in it: see
+//!   [`Listed::waiting`].
+//! - Whether a TCP handshake that is not over is called TCP_NEW_SYN_RECV inside, both say
+//!   TCP_SYN_RECV.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
+
+use super::super::super::model::{Binding, Details, Endpoint, Socket, TcpState, UnixName};
+use super::request::{
+    AF_INET, AF_INET6, AF_PACKET, AF_UNIX, DiagTable, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_TCP,
+    Request,
+};
+use super::{Malformed, attributes, take};
+
+/// A socket as a dump lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) socket: Socket,
+    /// Its number among all sockets since boot. It stays the same when a connection gets another
+    /// `struct sock`: when its handshake is over, and in TIME_WAIT.
+    pub(crate) cookie: u64,
+    /// How many connections wait in the queue of a UNIX listener.
+    waiting: u32,
+}
+
+const LISTEN: u8 = 10;
+const SOCK_STREAM: u8 = 1;
+const SOCK_DGRAM: u8 = 2;
+const SOCK_RAW: u8 = 3;
+
+impl Request {
+    /// Reads a message that answers this request. The socket's namespace is left open.
+    pub(crate) fn parse(&self, message: &[u8]) -> Result<Listed, Malformed> {
+        match self.table {
+            DiagTable::Inet { v6, protocol } => inet(message, v6, protocol),
+            DiagTable::Unix => unix(message),
+            DiagTable::Packet => packet(message),
+        }
+    }
+}
+
+impl Listed {
+    /// The connections to a UNIX listener that it has not accepted; None if there are none. They
+    /// have no inode, and `/proc/net/unix` shows them with its path.
+    #[inline]
+    pub(crate) fn waiting(&self) -> Option<impl Iterator<Item = Socket> + use<>> {
+        if self.waiting == 0 {
+            return None;
+        }
+        let Details { kind, ref name, .. } = self.socket.details;
+        let one = Socket {
+            inode: 0,
+            net_namespace: self.socket.net_namespace,
+            binding: self.socket.binding.clone(),
+            details: Details { kind, name: name.clone(), ..Details::default() },
+        };
+        Some(std::iter::repeat_n(one, usize::try_from(self.waiting).unwrap_or(usize::MAX)))
+    }
+}
+
+/// `struct inet_diag_msg`. The attributes after it tell nothing that is asked for.
+fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<Listed, Malformed> {
+    let fields: &mut &[u8] = &mut &message.first_chunk::<72>().ok_or(Malformed)?[..];
+    let [family, state, _timer, _retransmits] = take(fields)?;
+    if family != if v6 { AF_INET6 } else { AF_INET } {
+        return Err(Malformed);
+    }
+    let local_port = u16::from_be_bytes(take(fields)?);
+    let remote_port = u16::from_be_bytes(take(fields)?);
+    let local_address = address(take(fields)?, v6);
+    let remote_address = address(take(fields)?, v6);
+    let interface = u32::from_ne_bytes(take(fields)?);
+    let cookie = u64::from_ne_bytes(take(fields)?);
+    let _expires: [u8; 4] = take(fields)?;
+    let receive_queue = u32::from_ne_bytes(take(fields)?);
+    let send_queue = u32::from_ne_bytes(take(fields)?);
+    let uid = u32::from_ne_bytes(take(fields)?);
+    let inode = u32::from_ne_bytes(take(fields)?);
+    let (kind, state) = match protocol {
+        IPPROTO_TCP | IPPROTO_MPTCP => (SOCK_STREAM, Some(TcpState::from(state))),
+        IPPROTO_RAW => (SOCK_RAW, None),
+        _ => (SOCK_DGRAM, None),
+    };
+    let binding = Binding::Inet {
+        protocol,
+        local: Endpoint { address: local_address, port: local_port },
+        remote: Endpoint {
+            address: remote_address,
+            port: if protocol == IPPROTO_RAW { 0 } else { remote_port },
+        },
+        state,
+    };
+    let details = Details {
+        kind,
+        uid: (inode != 0).then_some(uid),
+        receive_queue,
+        send_queue,
+        interface,
+        ..Details::default()
+    };
+    let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
+    Ok(Listed { socket, cookie, waiting: 0 })
+}
+
+/// An IPv4 address is in the first four bytes.
+fn address(octets: [u8; 16], v6: bool) -> IpAddr {
+    let [a, b, c, d, ..] = octets;
+    if v6 { Ipv6Addr::from(octets).into() } else { Ipv4Addr::new(a, b, c, d).into() }
+}
+
+/// `struct unix_diag_msg` and attributes.
+fn unix(mut message: &[u8]) -> Result<Listed, Malformed> {
+    const UNIX_DIAG_NAME: u16 = 0;
+    const UNIX_DIAG_PEER: u16 = 2;
+    const UNIX_DIAG_RQLEN: u16 = 4;
+    const UNIX_DIAG_UID: u16 = 7;
+    let [family, kind, state, _] = take(&mut message)?;
+    if family != AF_UNIX {
+        return Err(Malformed);
+    }
+    let inode = u32::from_ne_bytes(take(&mut message)?);
+    let cookie = u64::from_ne_bytes(take(&mut message)?);
+    let mut path = Box::default();
+    let mut details = Details { kind, ..Details::default() };
+    for attribute in attributes(message) {
+        let (attribute, mut value) = attribute?;
+        match attribute {
+            UNIX_DIAG_NAME => (path, details.name) = unix_name(value),
+            UNIX_DIAG_PEER => {
+                details.peer = NonZeroU32::new(u32::from_ne_bytes(take(&mut value)?));
+            }
+            UNIX_DIAG_RQLEN => {
+                details.receive_queue = u32::from_ne_bytes(take(&mut value)?);
+                details.send_queue = u32::from_ne_bytes(take(&mut value)?);
+            }
+            UNIX_DIAG_UID => details.uid = Some(u32::from_ne_bytes(take(&mut value)?)),
+            _ => {}
+        }
+    }
+    let waiting = if state == LISTEN { details.receive_queue } else { 0 };
+    let binding = Binding::Unix { path };
+    let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
+    Ok(Listed { socket, cookie, waiting })
+}
+
+/// A name as `/proc/net/unix` prints it, and as it is if that does not tell it.
+fn unix_name(bytes: &[u8]) -> (Box<[u8]>, Option<Box<UnixName>>) {
+    let exact = |name: &[u8]| Some(Box::new(UnixName(name.to_vec())));
+    match bytes {
+        [0, rest @ ..] => {
+            let printed = |&byte: &u8| if byte == 0 { b'@' } else { byte };
+            let path = bytes.iter().map(printed).collect();
+            (path, if rest.contains(&0) { exact(bytes) } else { None })
+        }
+        _ => {
+            let path = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
+            (path.into(), if path.starts_with(b"@") { exact(path) } else { None })
+        }
+    }
+}
+
+/// `struct packet_diag_msg` and attributes.
+fn packet(mut message: &[u8]) -> Result<Listed, Malformed> {
+    const PACKET_DIAG_INFO: u16 = 0;
+    const PACKET_DIAG_UID: u16 = 5;
+    let [family, kind] = take(&mut message)?;
+    if family != AF_PACKET {
+        return Err(Malformed);
+    }
+    let protocol = u16::from_ne_bytes(take(&mut message)?);
+    let inode = u32::from_ne_bytes(take(&mut message)?);
+    let cookie = u64::from_ne_bytes(take(&mut message)?);
+    let mut details = Details { kind, ..Details::default() };
+    for attribute in attributes(message) {
+        let (attribute, mut value) = attribute?;
+        match attribute {
+            // `struct packet_diag_info` begins with it.
+            PACKET_DIAG_INFO => details.interface = u32::from_ne_bytes(take(&mut value)?),
+            PACKET_DIAG_UID => details.uid = Some(u32::from_ne_bytes(take(&mut value)?)),
+            _ => {}
+        }
+    }
+    let binding = Binding::Packet { protocol };
+    let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
+    Ok(Listed { socket, cookie, waiting: 0 })
+}

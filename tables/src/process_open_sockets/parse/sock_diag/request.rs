@@ -1,0 +1,245 @@
+//! Requests for a dump: all sockets of a family and protocol, or those that pass a condition which
+//! the kernel tests.
+
+use std::ops::RangeInclusive;
+
+use super::super::super::model::TcpState;
+use super::super::proc_net::ProcNetFile;
+use super::{ATTRIBUTE_HEADER, MESSAGE_HEADER, SOCK_DIAG_BY_FAMILY};
+
+/// What a dump is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(super) table: DiagTable,
+    states: States,
+    local_ports: RangeInclusive<u16>,
+    remote_ports: RangeInclusive<u16>,
+}
+
+/// A list of sockets that the kernel keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DiagTable {
+    Inet {
+        v6: bool,
+        /// IPPROTO_*.
+        protocol: u16,
+    },
+    Unix,
+    Packet,
+}
+
+/// A set of states, with a bit for each number in `include/net/tcp_states.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct States(u32);
+
+pub(super) const AF_UNIX: u8 = 1;
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_INET6: u8 = 10;
+pub(super) const AF_PACKET: u8 = 17;
+
+pub(super) const IPPROTO_TCP: u16 = 6;
+pub(super) const IPPROTO_RAW: u16 = 255;
+pub(super) const IPPROTO_MPTCP: u16 = 262;
+
+impl States {
+    const SYN_RECV: u32 = 3;
+    const CLOSING: u32 = 11;
+    /// What the kernel calls TCP_SYN_RECV until the handshake is over, and shows as that.
+    const NEW_SYN_RECV: u32 = 12;
+    const BOUND_INACTIVE: u32 = 13;
+
+    /// All that `/proc/net` lists.
+    pub(crate) const LISTED: States = States((1 << (Self::NEW_SYN_RECV + 1)) - 2);
+
+    /// The states that `admits` says yes to.
+    pub(crate) fn admitting(admits: impl Fn(TcpState) -> bool) -> States {
+        let mut states = 0;
+        for (number, bit) in (1u8..).zip(1..=Self::CLOSING) {
+            if admits(TcpState::from(number)) {
+                states |= 1 << bit;
+            }
+        }
+        if states & (1 << Self::SYN_RECV) != 0 {
+            states |= 1 << Self::NEW_SYN_RECV;
+        }
+        States(states)
+    }
+
+    /// These, and the TCP sockets that are bound to a port, but neither listen nor connect. They
+    /// come as CLOSED. Linux tells of them since 6.8, and `/proc/net` does not list them.
+    pub(crate) fn and_bound_inactive(self) -> States {
+        States(self.0 | 1 << Self::BOUND_INACTIVE)
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+const EVERY_PORT: RangeInclusive<u16> = 0..=u16::MAX;
+
+impl Request {
+    /// For the sockets that a file of `/proc/net` lists. None for ping sockets.
+    pub(crate) fn like(file: ProcNetFile) -> Option<Request> {
+        let v6 = matches!(
+            file,
+            ProcNetFile::Tcp6 | ProcNetFile::Udp6 | ProcNetFile::Udplite6 | ProcNetFile::Raw6
+        );
+        let table = match file {
+            ProcNetFile::Icmp | ProcNetFile::Icmp6 => return None,
+            ProcNetFile::Unix => DiagTable::Unix,
+            ProcNetFile::Packet => DiagTable::Packet,
+            _ => DiagTable::Inet { v6, protocol: file.protocol()?.into() },
+        };
+        Some(Request::every(table))
+    }
+
+    /// For MPTCP sockets, of which `/proc/net` knows the subflows only: as TCP sockets, the first
+    /// with the inode of the MPTCP socket that it belongs to, the others with none.
+    pub(crate) fn mptcp(v6: bool) -> Request {
+        Request::every(DiagTable::Inet { v6, protocol: IPPROTO_MPTCP })
+    }
+
+    fn every(table: DiagTable) -> Request {
+        Request { table, states: States::LISTED, local_ports: EVERY_PORT, remote_ports: EVERY_PORT }
+    }
+
+    /// Only sockets in these states. Protocols that have none in our model are not narrowed.
+    pub(crate) fn in_states(self, states: States) -> Request {
+        match self.table {
+            DiagTable::Inet { protocol: IPPROTO_TCP | IPPROTO_MPTCP, .. } => {
+                Request { states, ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// Only sockets with such a port here. A range that ends before it begins has none in it.
+    pub(crate) fn with_local_ports(self, ports: RangeInclusive<u16>) -> Request {
+        Request { local_ports: ports, ..self }
+    }
+
+    /// Only sockets with such a port at the other end.
+    ///
+    /// Raw sockets are not narrowed: a connected one has the port in the kernel that was given to
+    /// connect(2), and shows 0 in `/proc/net`, as it does here.
+    pub(crate) fn with_remote_ports(self, ports: RangeInclusive<u16>) -> Request {
+        match self.table {
+            DiagTable::Inet { protocol: IPPROTO_RAW, .. } => self,
+            _ => Request { remote_ports: ports, ..self },
+        }
+    }
+
+    /// The message that asks for it. The answers to it bear the same sequence number.
+    pub(crate) fn to_bytes(&self, sequence: u32) -> Vec<u8> {
+        const NLM_F_REQUEST: u16 = 0x1;
+        const NLM_F_DUMP: u16 = 0x300;
+        let body = match self.table {
+            DiagTable::Inet { v6, protocol } => self.inet_body(v6, protocol),
+            DiagTable::Unix => unix_body(),
+            DiagTable::Packet => packet_body(),
+        };
+        let mut message = Vec::with_capacity(MESSAGE_HEADER + body.len());
+        message.extend(length_u32(MESSAGE_HEADER + body.len()).to_ne_bytes());
+        message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        message.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        message.extend(sequence.to_ne_bytes());
+        message.extend(0u32.to_ne_bytes());
+        message.extend(body);
+        message
+    }
+
+    /// `struct inet_diag_req_v2` and attributes. No extension is asked for: all that is read is in
+    /// the fixed part of the answers.
+    fn inet_body(&self, v6: bool, protocol: u16) -> Vec<u8> {
+        const INET_DIAG_REQ_BYTECODE: u16 = 1;
+        const INET_DIAG_REQ_PROTOCOL: u16 = 3;
+        const SOCKET_ID: usize = 48;
+        let mut body = Vec::with_capacity(128);
+        body.push(if v6 { AF_INET6 } else { AF_INET });
+        // A number beyond 255 goes into an attribute. A kernel that does not know that one then
+        // finds 0 here, for which there is no list, instead of another protocol.
+        body.push(u8::try_from(protocol).unwrap_or(0));
+        body.extend([0; 2]);
+        body.extend(self.states.0.to_ne_bytes());
+        body.extend([0; SOCKET_ID]);
+        if u8::try_from(protocol).is_err() {
+            let number = u32::from(protocol).to_ne_bytes();
+            push_attribute(&mut body, INET_DIAG_REQ_PROTOCOL, &number);
+        }
+        let conditions = self.port_conditions();
+        if !conditions.is_empty() {
+            push_attribute(&mut body, INET_DIAG_REQ_BYTECODE, &conditions);
+        }
+        body
+    }
+
+    /// A program for the kernel (`inet_diag_bc_run`): it goes `yes` or `no` bytes on from an
+    /// instruction, and a socket is taken if that leads exactly to the end. So `yes` goes to the next
+    /// condition, and `no` four bytes beyond the end, which is as far as it may go.
+    fn port_conditions(&self) -> Vec<u8> {
+        const INET_DIAG_BC_S_GE: u8 = 2;
+        const INET_DIAG_BC_S_LE: u8 = 3;
+        const INET_DIAG_BC_D_GE: u8 = 4;
+        const INET_DIAG_BC_D_LE: u8 = 5;
+        /// Two `struct inet_diag_bc_op`: the code and the jumps, and the port in the place of a jump.
+        const CONDITION: u8 = 8;
+        let (local, remote) = (&self.local_ports, &self.remote_ports);
+        let conditions = [
+            (INET_DIAG_BC_S_GE, *local.start(), *local.start() > 0),
+            (INET_DIAG_BC_S_LE, *local.end(), *local.end() < u16::MAX),
+            (INET_DIAG_BC_D_GE, *remote.start(), *remote.start() > 0),
+            (INET_DIAG_BC_D_LE, *remote.end(), *remote.end() < u16::MAX),
+        ];
+        let mut program = Vec::new();
+        let mut beyond_end = 4;
+        for (code, port, _) in conditions.into_iter().rev().filter(|(.., needed)| *needed) {
+            beyond_end += u16::from(CONDITION);
+            let mut condition = vec![code, CONDITION];
+            condition.extend(beyond_end.to_ne_bytes());
+            condition.extend([0; 2]);
+            condition.extend(port.to_ne_bytes());
+            program.splice(..0, condition);
+        }
+        program
+    }
+}
+
+/// `struct unix_diag_req`: every state, and the cookie that stands for none.
+///
+/// UDIAG_SHOW_ICONS, which names the peers of pending connections, is left out: a listener with many
+/// of them does not fit into a datagram, and the kernel takes that for the end of the dump.
+fn unix_body() -> Vec<u8> {
+    const UDIAG_SHOW_NAME: u32 = 0x1;
+    const UDIAG_SHOW_PEER: u32 = 0x4;
+    const UDIAG_SHOW_RQLEN: u32 = 0x10;
+    const UDIAG_SHOW_UID: u32 = 0x40;
+    let show = UDIAG_SHOW_NAME | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN | UDIAG_SHOW_UID;
+    let mut body = vec![AF_UNIX, 0, 0, 0];
+    for field in [u32::MAX, 0, show, u32::MAX, u32::MAX] {
+        body.extend(field.to_ne_bytes());
+    }
+    body
+}
+
+/// `struct packet_diag_req`: the interface and the uid, and the cookie that stands for none.
+fn packet_body() -> Vec<u8> {
+    const PACKET_SHOW_INFO: u32 = 0x1;
+    let mut body = vec![AF_PACKET, 0, 0, 0];
+    for field in [0, PACKET_SHOW_INFO, u32::MAX, u32::MAX] {
+        body.extend(field.to_ne_bytes());
+    }
+    body
+}
+
+/// Values are at most 32 bytes, and multiples of 4.
+fn push_attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).unwrap_or(u16::MAX);
+    body.extend(length.to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(value);
+}
+
+fn length_u32(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,258 @@
+//! Dumps of NETLINK_SOCK_DIAG (sock_diag(7)): the sockets of one network namespace.
+//!
+//! The namespace is that of the thread which opened the netlink socket; any thread may ask through
+//! it then. It takes no privilege, and shows the sockets of all users.
+//!
+//! The kernel gives a datagram at a time and lets go of its locks in between. It finds its place
+//! again by counting, so what comes or goes near that place meanwhile may hide a socket that was
+//! there all the time, or show one twice; no kernel so far marks such an answer (NLM_F_DUMP_INTR).
+//! Twice is seen to here; what is hidden is as hidden in `/proc/net`, which counts in the same way.
+//!
+//! A kernel without a list for the protocol tries to load a module for it first, and then says
+//! ENOENT, so asking may load `tcp_diag` and the like once.
+
+#![cfg_attr(not(test), expect(dead_code, reason = "the scan does not ask for dumps yet"))]
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::netlink::{self, SocketAddrNetlink};
+use rustix::net::sockopt::{
+    Timeout, set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_timeout,
+};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::process_open_sockets::model::Socket;
+use crate::process_open_sockets::parse::sock_diag::{Listed, Message, Messages, Request};
+
+/// A netlink socket that answers for one network namespace.
+pub(super) struct SockDiag {
+    socket: OwnedFd,
+    /// Holds a datagram. The kernel makes them 32 KiB at most.
+    buffer: Box<[u8]>,
+    /// How much the kernel may hold for us.
+    kernel_buffer: usize,
+    /// Of the last request.
+    sequence: u32,
+    /// Whether more of the answer to it may come.
+    unfinished: bool,
+}
+
+/// What became of a socket that was handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Handed {
+    /// Kept: it must not be handed over again.
+    Kept,
+    /// Forgotten: it may be handed over again, which saves memory here.
+    Dropped,
+    /// Kept or not, it was the last that is needed.
+    Enough,
+}
+
+/// How a dump ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dump {
+    /// All sockets were handed over.
+    Whole,
+    /// The caller had enough.
+    Stopped,
+    /// Every attempt was interrupted, or lost a part. What all of them gave together was handed
+    /// over; something may be missing.
+    Torn,
+    /// The kernel has no such list. Nothing was handed over.
+    Unsupported,
+}
+
+/// How an answer ended.
+enum End {
+    /// With this error, or with 0; and whether all of it is known to have come together.
+    Ended {
+        errno: i32,
+        torn: bool,
+    },
+    Stopped,
+}
+
+const BUFFER: usize = 64 * 1024;
+const KERNEL_BUFFER: usize = 1024 * 1024;
+const LARGEST_KERNEL_BUFFER: usize = 16 * 1024 * 1024;
+const ATTEMPTS: usize = 4;
+/// For one datagram. Where few of many sockets pass the request's conditions, the kernel goes through
+/// all of them for it: some 10 ms for 100,000.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl SockDiag {
+    /// For the network namespace of the calling thread.
+    pub(super) fn open() -> io::Result<SockDiag> {
+        let socket = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            Some(netlink::SOCK_DIAG),
+        )?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+        // From here on the kernel lets nobody but itself send to it.
+        rustix::net::connect(&socket, &SocketAddrNetlink::new(0, 0))?;
+        let mut diag = SockDiag {
+            socket,
+            buffer: vec![0; BUFFER].into(),
+            kernel_buffer: 0,
+            sequence: 0,
+            unfinished: false,
+        };
+        diag.enlarge_kernel_buffer(KERNEL_BUFFER);
+        Ok(diag)
+    }
+
+    /// Hands over every socket that the request asks for, each once, unless it was dropped.
+    ///
+    /// A dump that was interrupted is asked for again, a few times. What was kept is known by its
+    /// cookie, so the caller gets the sockets of all attempts together, each as it was first seen.
+    ///
+    /// After an error the caller has some of the sockets, and no way to tell which: it should
+    /// forget them before it asks elsewhere. Both after that and when it had enough, the rest of the
+    /// answer is still to come, and the next dump has to wait for it; it is cheaper to open anew.
+    pub(super) fn dump(
+        &mut self,
+        request: &Request,
+        mut each: impl FnMut(Socket) -> Handed,
+    ) -> io::Result<Dump> {
+        let mut kept = HashSet::new();
+        let mut hand_over = |listed: Listed| {
+            if kept.contains(&listed.cookie) {
+                return ControlFlow::Continue(());
+            }
+            let waiting = listed.waiting();
+            let mut hand_over = |socket| match each(socket) {
+                Handed::Kept => {
+                    kept.insert(listed.cookie);
+                    ControlFlow::Continue(())
+                }
+                Handed::Dropped => ControlFlow::Continue(()),
+                Handed::Enough => ControlFlow::Break(()),
+            };
+            hand_over(listed.socket)?;
+            waiting.into_iter().flatten().try_for_each(hand_over)
+        };
+        for _ in 0..ATTEMPTS {
+            self.ask(request)?;
+            let end = self.receive(|message| {
+                let listed = request.parse(message).map_err(|_| malformed())?;
+                Ok(hand_over(listed))
+            })?;
+            match end {
+                End::Stopped => return Ok(Dump::Stopped),
+                End::Ended { errno: 0, torn: false } => return Ok(Dump::Whole),
+                End::Ended { errno: 0, torn: true } => {}
+                End::Ended { errno, .. } => match Errno::from_raw_os_error(errno) {
+                    Errno::NOENT | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT => {
+                        return Ok(Dump::Unsupported);
+                    }
+                    errno => return Err(errno.into()),
+                },
+            }
+        }
+        Ok(Dump::Torn)
+    }
+
+    /// Sends a request, once the last one is answered: the kernel refuses a second at a time.
+    fn ask(&mut self, request: &Request) -> io::Result<()> {
+        if self.unfinished {
+            self.receive(|_| Ok(ControlFlow::Continue(())))?;
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        let message = request.to_bytes(self.sequence);
+        self.unfinished = true;
+        retry_on_intr(|| rustix::net::send(&self.socket, &message, SendFlags::empty()))?;
+        Ok(())
+    }
+
+    /// Hands the sockets of an answer to `each`, until that breaks off or the answer ends.
+    fn receive(
+        &mut self,
+        mut each: impl FnMut(&[u8]) -> io::Result<ControlFlow<()>>,
+    ) -> io::Result<End> {
+        let mut torn = false;
+        loop {
+            let length = match receive_datagram(&self.socket, &mut self.buffer) {
+                Ok(Some(length)) => length,
+                Ok(None) => continue,
+                Err(Errno::NOBUFS) if self.kernel_buffer < LARGEST_KERNEL_BUFFER => {
+                    self.enlarge_kernel_buffer(self.kernel_buffer.saturating_mul(2));
+                    torn = true;
+                    continue;
+                }
+                Err(Errno::AGAIN) => return Err(Errno::TIMEDOUT.into()),
+                Err(errno) => return Err(errno.into()),
+            };
+            let datagram = self.buffer.get(..length).ok_or_else(|| {
+                let text =
+                    format!("netlink: the datagram has {length} bytes, room is for {BUFFER}");
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            })?;
+            let mut messages = Messages::new(datagram, self.sequence);
+            let mut stopped = false;
+            while let Some(message) = messages.next() {
+                match message.map_err(|_| malformed())? {
+                    Message::Socket(_) if stopped => {}
+                    Message::Socket(message) => stopped = each(message)?.is_break(),
+                    Message::Overrun => torn = true,
+                    Message::End(errno) => {
+                        self.unfinished = false;
+                        torn |= messages.interrupted();
+                        return Ok(if stopped { End::Stopped } else { End::Ended { errno, torn } });
+                    }
+                }
+            }
+            if stopped {
+                return Ok(End::Stopped);
+            }
+            torn |= messages.interrupted();
+        }
+    }
+
+    /// Beyond the system's limit if we may.
+    fn enlarge_kernel_buffer(&mut self, size: usize) {
+        let forced = set_socket_recv_buffer_size_force(&self.socket, size);
+        // Without it the answers are still right: the kernel says when it could not hold them.
+        let _ = forced.or_else(|_| set_socket_recv_buffer_size(&self.socket, size));
+        self.kernel_buffer = size;
+    }
+}
+
+/// The length of the next datagram, which may be more than fits; None if somebody else sent it.
+fn receive_datagram(socket: &OwnedFd, buffer: &mut [u8]) -> rustix::io::Result<Option<usize>> {
+    let (_, length, sender) =
+        retry_on_intr(|| rustix::net::recvfrom(socket, &mut *buffer, RecvFlags::TRUNC))?;
+    let sender = sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok());
+    Ok(sender.is_some_and(|sender| sender.pid() == 0).then_some(length))
+}
+
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "netlink: the kernel's answer is malformed")
+}
+
+/// Runs `f` in a thread of its own that has moved to a network namespace, and leaves the caller's
+/// where it is. It takes CAP_SYS_ADMIN here and in the user namespace that owns the other.
+///
+/// A `SockDiag` that `f` opens and returns keeps answering for that namespace.
+pub(super) fn in_net_namespace<T: Send>(
+    namespace: BorrowedFd<'_>,
+    f: impl FnOnce() -> T + Send,
+) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, || {
+            move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
+            Ok(f())
+        })?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

@@ -1,0 +1,437 @@
+//! Against the running kernel, in a network namespace where nothing else happens: each test runs
+//! itself once more, in a child process that has a namespace of its own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::fs::File;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use rustix::net::{RawProtocol, SocketAddrUnix};
+
+use super::*;
+use crate::process_open_sockets::model::TcpState;
+use crate::process_open_sockets::parse::proc_net::ProcNetFile;
+use crate::process_open_sockets::parse::sock_diag::States;
+
+/// Runs the test in a namespace with a loopback interface and nothing in it. As root, or as the root
+/// of a user namespace; where neither is allowed, it says so.
+fn in_quiet_namespace(test: &str, body: fn()) {
+    const INSIDE: &str = "SOCK_DIAG_TEST";
+    if std::env::var(INSIDE).is_ok_and(|inside| inside == test) {
+        return body();
+    }
+    let unshare = |command: &[&str]| {
+        let mut unshare = Command::new("unshare");
+        if !rustix::process::geteuid().is_root() {
+            unshare.arg("--map-root-user");
+        }
+        unshare.arg("--net").args(command).env(INSIDE, test);
+        unshare
+    };
+    let up = ["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"];
+    match unshare(&[&up[..], &["true"]].concat()).output() {
+        Ok(output) if output.status.success() => {}
+        other => {
+            eprintln!("not tested: {test}: no network namespace to be had here: {other:?}");
+            return;
+        }
+    }
+    let program = std::env::current_exe().unwrap();
+    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
+    let arguments = [program.to_str().unwrap(), "--exact", &name, "--nocapture"];
+    let output = unshare(&[&up[..], &arguments].concat()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    eprint!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && text.contains("1 passed"), "{test} failed in its namespace");
+}
+
+fn dumped(request: &Request) -> (Vec<Socket>, Dump) {
+    let mut sockets = Vec::new();
+    let dump = SockDiag::open().unwrap().dump(request, |socket| {
+        sockets.push(socket);
+        Handed::Kept
+    });
+    (sockets, dump.unwrap())
+}
+
+fn printed(file: ProcNetFile) -> Vec<Socket> {
+    let text = std::fs::read(format!("/proc/thread-self/net/{}", file.name())).unwrap();
+    let lines = text.strip_suffix(b"\n").unwrap().split(|&byte| byte == b'\n').skip(1);
+    lines.map(|line| file.parse(line).unwrap()).collect()
+}
+
+fn columns(sockets: Vec<Socket>) -> Vec<String> {
+    let columns = sockets.iter().map(|socket| format!("{} {:?}", socket.inode, socket.binding));
+    let mut columns: Vec<String> = columns.collect();
+    columns.sort();
+    columns
+}
+
+/// Sockets of many kinds, which live as long as this does.
+fn sockets() -> Vec<Box<dyn std::any::Any>> {
+    let mut held: Vec<Box<dyn std::any::Any>> = Vec::new();
+    for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
+        let listener = TcpListener::bind(address).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let host = if address.starts_with('[') { "::1" } else { "127.0.0.1" };
+        for _ in 0..4 {
+            held.push(Box::new(TcpStream::connect((host, port)).unwrap()));
+            held.push(Box::new(listener.accept().unwrap()));
+        }
+        // TIME_WAIT; CLOSE_WAIT and what is left of its other end; with bytes; not accepted.
+        drop(TcpStream::connect((host, port)).unwrap());
+        drop(listener.accept().unwrap());
+        let closing = TcpStream::connect((host, port)).unwrap();
+        held.push(Box::new(listener.accept().unwrap()));
+        drop(closing);
+        let mut writing = TcpStream::connect((host, port)).unwrap();
+        writing.write_all(b"bytes").unwrap();
+        held.push(Box::new(writing));
+        if address == "[::]:0" {
+            held.push(Box::new(TcpStream::connect(("127.0.0.1", port)).unwrap()));
+        }
+        held.push(Box::new(listener));
+        let udp = UdpSocket::bind(address).unwrap();
+        held.push(Box::new(udp.try_clone().unwrap()));
+        let connected = UdpSocket::bind((host, 0)).unwrap();
+        connected.connect((host, udp.local_addr().unwrap().port())).unwrap();
+        held.push(Box::new(connected));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a listener");
+    let listener = UnixListener::bind(&path).unwrap();
+    held.push(Box::new(UnixStream::connect(&path).unwrap()));
+    held.push(Box::new(listener.accept().unwrap()));
+    for _ in 0..5 {
+        held.push(Box::new(UnixStream::connect(&path).unwrap()));
+    }
+    held.push(Box::new(listener));
+    let name = SocketAddr::from_abstract_name(b"sock_diag\0test@").unwrap();
+    held.push(Box::new(UnixDatagram::bind_addr(&name).unwrap()));
+    held.push(Box::new(UnixDatagram::unbound().unwrap()));
+    held.push(Box::new(UnixStream::pair().unwrap()));
+    let longest = SocketAddrUnix::new(folder.path().join("x".repeat(60))).unwrap();
+    let datagram = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).unwrap();
+    rustix::net::bind(&datagram, &longest).unwrap();
+    held.push(Box::new(datagram));
+    let ethertype = RawProtocol::new(u32::from(0x88ccu16.to_be())).unwrap();
+    let packet = rustix::net::socket(
+        AddressFamily::PACKET,
+        SocketType::RAW,
+        Some(rustix::net::Protocol::from_raw(ethertype)),
+    );
+    held.push(Box::new(packet.unwrap()));
+    held.push(Box::new(folder));
+    wait_until_settled();
+    held
+}
+
+/// The acknowledgement of a FIN may take its time.
+fn wait_until_settled() {
+    let moving = |socket: &Socket| matches!(socket.state(), "FIN_WAIT1" | "LAST_ACK" | "CLOSING");
+    let end = Instant::now() + PATIENCE;
+    while [ProcNetFile::Tcp, ProcNetFile::Tcp6].into_iter().flat_map(printed).any(|s| moving(&s)) {
+        assert!(Instant::now() < end, "connections are still closing");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn dumps_have_the_same_rows_as_the_files_of_proc_net() {
+    in_quiet_namespace("dumps_have_the_same_rows_as_the_files_of_proc_net", || {
+        let _held = sockets();
+        for (file, at_least) in [
+            (ProcNetFile::Tcp, 14),
+            (ProcNetFile::Tcp6, 29),
+            (ProcNetFile::Udp, 2),
+            (ProcNetFile::Udp6, 4),
+            (ProcNetFile::Unix, 18),
+            (ProcNetFile::Packet, 1),
+        ] {
+            let (dumped, dump) = dumped(&Request::like(file).unwrap());
+            assert_eq!(dump, Dump::Whole, "{file:?}");
+            assert!(dumped.len() >= at_least, "{file:?}: {}", dumped.len());
+            assert_eq!(columns(dumped), columns(printed(file)), "{file:?}");
+        }
+    });
+}
+
+#[test]
+fn what_the_kernel_has_no_list_of_is_unsupported_and_the_next_dump_is_answered() {
+    in_quiet_namespace(
+        "what_the_kernel_has_no_list_of_is_unsupported_and_the_next_dump_is_answered",
+        || {
+            let raw = Request::like(ProcNetFile::Raw).unwrap();
+            let mut diag = SockDiag::open().unwrap();
+            match diag.dump(&raw, |_| Handed::Kept).unwrap() {
+                Dump::Unsupported => {}
+                dump => eprintln!("this kernel lists raw sockets: {dump:?}"),
+            }
+            let _listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut sockets = 0;
+            let tcp = Request::like(ProcNetFile::Tcp).unwrap();
+            let dump = diag.dump(&tcp, |_| {
+                sockets += 1;
+                Handed::Dropped
+            });
+            assert_eq!((dump.unwrap(), sockets), (Dump::Whole, 1));
+        },
+    );
+}
+
+fn port_ranges() -> Vec<RangeInclusive<u16>> {
+    let ports: Vec<u16> = dumped(&Request::like(ProcNetFile::Tcp).unwrap())
+        .0
+        .iter()
+        .flat_map(|socket| [socket.local().unwrap().port, socket.remote().unwrap().port])
+        .collect();
+    let (some, other) = (ports[ports.len() / 2], ports[ports.len() - 1]);
+    vec![
+        0..=u16::MAX,
+        0..=0,
+        u16::MAX..=u16::MAX,
+        1..=u16::MAX,
+        0..=some,
+        some..=u16::MAX,
+        some..=some,
+        some.min(other)..=some.max(other),
+        RangeInclusive::new(some.saturating_add(1), some),
+        RangeInclusive::new(u16::MAX, 0),
+        RangeInclusive::new(1, 0),
+        32768..=60999,
+    ]
+}
+
+#[test]
+fn the_kernel_takes_the_ports_that_are_in_the_ranges() {
+    in_quiet_namespace("the_kernel_takes_the_ports_that_are_in_the_ranges", || {
+        let _held = sockets();
+        let mut compared = 0;
+        for file in [ProcNetFile::Tcp, ProcNetFile::Tcp6, ProcNetFile::Udp, ProcNetFile::Udp6] {
+            let all = Request::like(file).unwrap();
+            for local in port_ranges() {
+                for remote in port_ranges() {
+                    let narrowed = all
+                        .clone()
+                        .with_local_ports(local.clone())
+                        .with_remote_ports(remote.clone());
+                    let (taken, dump) = dumped(&narrowed);
+                    assert_eq!(dump, Dump::Whole);
+                    let (mut expected, _) = dumped(&all);
+                    expected.retain(|socket| {
+                        local.contains(&socket.local().unwrap().port)
+                            && remote.contains(&socket.remote().unwrap().port)
+                    });
+                    compared += expected.len();
+                    assert_eq!(columns(taken), columns(expected), "{local:?} {remote:?}");
+                }
+            }
+        }
+        assert!(compared > 1000, "{compared}");
+    });
+}
+
+#[test]
+fn the_kernel_takes_the_states_that_are_asked_for() {
+    in_quiet_namespace("the_kernel_takes_the_states_that_are_asked_for", || {
+        let _held = sockets();
+        for file in [ProcNetFile::Tcp, ProcNetFile::Tcp6, ProcNetFile::Udp] {
+            let all = Request::like(file).unwrap();
+            let mut seen = 0;
+            for number in 1..=11 {
+                let state = TcpState::from(number);
+                let (taken, _) =
+                    dumped(&all.clone().in_states(States::admitting(|other| other == state)));
+                let (mut expected, _) = dumped(&all);
+                if file != ProcNetFile::Udp {
+                    expected.retain(|socket| socket.state() == state.name());
+                }
+                seen += expected.len();
+                assert_eq!(columns(taken), columns(expected), "{state:?}");
+            }
+            assert!(seen > 10, "{seen}");
+        }
+    });
+}
+
+#[test]
+fn more_sockets_than_fit_into_a_datagram_come_each_once_and_only_what_is_kept_is_remembered() {
+    in_quiet_namespace(
+        "more_sockets_than_fit_into_a_datagram_come_each_once_and_only_what_is_kept_is_remembered",
+        || {
+            let _held: Vec<UnixDatagram> =
+                (0..800).map(|_| UnixDatagram::unbound().unwrap()).collect();
+            let request = Request::like(ProcNetFile::Unix).unwrap();
+            let (sockets, dump) = dumped(&request);
+            let inodes: HashSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
+            assert_eq!((dump, sockets.len(), inodes.len()), (Dump::Whole, 800, 800));
+        },
+    );
+}
+
+#[test]
+fn a_socket_that_the_kernel_shows_twice_comes_once_if_it_is_kept() {
+    in_quiet_namespace("a_socket_that_the_kernel_shows_twice_comes_once_if_it_is_kept", || {
+        let held: Vec<UnixDatagram> = (0..3000).map(|_| UnixDatagram::unbound().unwrap()).collect();
+        let request = Request::like(ProcNetFile::Unix).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let ordering = std::sync::atomic::Ordering::Relaxed;
+        let (mut doubled, mut hidden, mut unprinted) = (0, 0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(ordering) {
+                    let _passing: Vec<_> = (0..200).map(|_| UnixDatagram::unbound()).collect();
+                }
+            });
+            let mut diag = SockDiag::open().unwrap();
+            for handed in [Handed::Kept, Handed::Dropped].repeat(50) {
+                let (mut inodes, mut count) = (HashSet::new(), 0);
+                let dump = diag.dump(&request, |socket| {
+                    count += 1;
+                    inodes.insert(socket.inode);
+                    handed
+                });
+                assert_eq!(dump.unwrap(), Dump::Whole);
+                match handed {
+                    Handed::Kept => assert_eq!(count, inodes.len()),
+                    _ => doubled += count - inodes.len(),
+                }
+                let missing = |inodes: &HashSet<u64>| {
+                    let inode = |socket: &UnixDatagram| rustix::fs::fstat(socket).unwrap().st_ino;
+                    held.iter().filter(|socket| !inodes.contains(&inode(socket))).count()
+                };
+                hidden += missing(&inodes);
+                let printed = printed(ProcNetFile::Unix);
+                unprinted += missing(&printed.iter().map(|socket| socket.inode).collect());
+            }
+            done.store(true, ordering);
+        });
+        eprintln!(
+            "of 300000 sockets {hidden} were hidden in dumps, {unprinted} in /proc/net/unix; \
+             of 150000 the kernel dumped {doubled} twice"
+        );
+    });
+}
+
+#[test]
+fn a_dump_that_was_stopped_or_failed_does_not_spoil_the_next() {
+    in_quiet_namespace("a_dump_that_was_stopped_or_failed_does_not_spoil_the_next", || {
+        let _held: Vec<UnixDatagram> = (0..800).map(|_| UnixDatagram::unbound().unwrap()).collect();
+        let request = Request::like(ProcNetFile::Unix).unwrap();
+        let mut diag = SockDiag::open().unwrap();
+        for enough in [1, 5, 799, 800] {
+            let mut handed = 0;
+            let dump = diag.dump(&request, |_| {
+                handed += 1;
+                if handed == enough { Handed::Enough } else { Handed::Kept }
+            });
+            assert_eq!((dump.unwrap(), handed), (Dump::Stopped, enough));
+        }
+        let mut handed = 0;
+        let dump = diag.dump(&request, |_| {
+            handed += 1;
+            Handed::Dropped
+        });
+        assert_eq!((dump.unwrap(), handed), (Dump::Whole, 800));
+    });
+}
+
+#[test]
+fn another_namespace_is_asked_without_the_caller_going_there() {
+    let child = Command::new("unshare")
+        .args(["--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 60"])
+        .stdout(Stdio::piped())
+        .spawn();
+    let (mut child, up) = match child {
+        Ok(mut child) => {
+            let mut up = [0; 2];
+            let read = std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up);
+            (child, read)
+        }
+        Err(error) => return eprintln!("not tested: another namespace: unshare: {error}"),
+    };
+    if up.is_err() {
+        child.wait().unwrap();
+        return eprintln!("not tested: another namespace: we may not make one");
+    }
+    let namespace = File::open(format!("/proc/{}/ns/net", child.id())).unwrap();
+    let before = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let result = in_net_namespace(namespace.as_fd(), || {
+        (SockDiag::open().unwrap(), TcpListener::bind("127.0.0.1:0").unwrap())
+    });
+    let (mut diag, listener) = result.unwrap();
+    // Asked from here, it answers for there.
+    let port = listener.local_addr().unwrap().port();
+    let mut ports = Vec::new();
+    let dump = diag.dump(&Request::like(ProcNetFile::Tcp).unwrap(), |socket| {
+        ports.push(socket.local().unwrap().port);
+        Handed::Kept
+    });
+    assert_eq!((dump.unwrap(), ports), (Dump::Whole, vec![port]));
+    assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), before);
+    let no_namespace = File::open("/proc/self/status").unwrap();
+    let error = in_net_namespace(no_namespace.as_fd(), || ()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(Errno::INVAL.raw_os_error()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// `cargo test --release -p process_open_sockets-tables measure -- --ignored --nocapture`, on a host
+/// with many TCP sockets.
+#[test]
+#[ignore = "prints how long a dump of this host's TCP sockets takes, and promises nothing"]
+fn measure() {
+    let request = Request::like(ProcNetFile::Tcp).unwrap();
+    let mut diag = SockDiag::open().unwrap();
+    let mut report = |what: &str, count: &mut dyn FnMut(&mut SockDiag) -> usize| {
+        let times = (0..5).map(|_| {
+            let start = Instant::now();
+            (count(&mut diag), start.elapsed())
+        });
+        let (sockets, best) = times.min_by_key(|(_, time)| *time).unwrap();
+        let each = best.as_nanos() / sockets.max(1) as u128;
+        eprintln!("{what}: {sockets} sockets in {best:?}, {each} ns each");
+    };
+    report("received only", &mut |diag| {
+        let mut messages = 0;
+        diag.ask(&request).unwrap();
+        diag.receive(|_| {
+            messages += 1;
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+        messages
+    });
+    for handed in [Handed::Dropped, Handed::Kept] {
+        report(&format!("dumped, {handed:?}"), &mut |diag| {
+            let mut sockets = Vec::new();
+            let mut count = 0;
+            diag.dump(&request, |socket| {
+                count += 1;
+                if handed == Handed::Kept {
+                    sockets.push(socket);
+                }
+                handed
+            })
+            .unwrap();
+            count
+        });
+    }
+    report("one state in which nothing is", &mut |diag| {
+        let states = States::admitting(|state| state == TcpState::Closing);
+        diag.dump(&request.clone().in_states(states), |_| Handed::Dropped).unwrap();
+        0
+    });
+    report("/proc/net/tcp, parsed", &mut |_| printed(ProcNetFile::Tcp).len());
+    report("/proc/net/tcp, read", &mut |_| {
+        let text = std::fs::read("/proc/thread-self/net/tcp").unwrap();
+        text.iter().filter(|&&byte| byte == b'\n').count() - 1
+    });
+}
