@@ -5,7 +5,6 @@
 //!     "SELECT * FROM mounted_sockets"
 //! ```
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Parser;
@@ -29,7 +28,7 @@ struct Flags {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let flags = Flags::parse();
-    let options = Options { procfs: PathBuf::from("/proc") };
+    let options = Options::default();
     let table = Arc::new(ProcessOpenSockets::new(options));
     let plugin = TablePlugin::new("mounted_sockets".to_owned(), table);
 

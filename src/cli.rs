@@ -142,7 +142,7 @@ pub struct TableFlags {
 impl TableFlags {
     /// The same as the table takes it.
     pub fn options(&self) -> Options {
-        Options { procfs: self.procfs.clone() }
+        Options { procfs: self.procfs.clone(), ..Options::default() }
     }
 }
 

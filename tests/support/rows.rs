@@ -6,7 +6,7 @@ use tables::process_open_sockets::{Options, ProcessOpenSockets};
 use tables::{Constraint, Operator, QueryContext, Rows, Table, Value};
 
 pub fn table(procfs: &Path) -> ProcessOpenSockets {
-    ProcessOpenSockets::new(Options { procfs: procfs.into() })
+    ProcessOpenSockets::new(Options { procfs: procfs.into(), ..Options::default() })
 }
 
 /// The rows that the table gives under `column = value` for each of these.

@@ -4,11 +4,14 @@
 //! as a number is no condition, and several `=` of one column mean any of them, whether they came
 //! from an `IN` or from an `AND`.
 
+use std::ops::RangeInclusive;
+
 use crate::{Constraint, Operator, QueryContext};
 
 use super::Field;
 use super::model::{FdOwner, NetNamespace, Socket};
 use super::parse::proc_net::ProcNetFile;
+use super::parse::sock_diag::{Request, States};
 
 /// What a row must be like to be asked for.
 #[derive(Debug, Default)]
@@ -82,6 +85,26 @@ impl Filter {
             && self.admits_net_namespace(socket.net_namespace)
     }
 
+    /// Whether the only conditions are on who holds a socket, and on the socket's number.
+    pub(crate) fn is_lookup(&self) -> bool {
+        let numbers = [&self.family, &self.protocol, &self.local_port, &self.remote_port];
+        numbers.into_iter().all(|condition| *condition == NumberCondition::default())
+            && self.state.is_open()
+            && self.net_namespace.is_open()
+    }
+
+    /// What netlink is asked for instead of the sockets that the file lists: those of them that the
+    /// kernel can tell to match. None if it has no dump of them.
+    pub(crate) fn request(&self, file: ProcNetFile) -> Option<Request> {
+        let states = States::admitting(|state| self.state.admits(state.name()));
+        let request = Request::like(file)?.in_states(states);
+        Some(
+            request
+                .with_local_ports(self.local_port.ports())
+                .with_remote_ports(self.remote_port.ports()),
+        )
+    }
+
     /// Whether the file can list a socket that is asked for.
     pub(crate) fn admits_file(&self, file: ProcNetFile) -> bool {
         self.family.admits(file.family() as i64)
@@ -153,6 +176,19 @@ impl NumberCondition {
             list.dedup();
         }
         condition
+    }
+
+    /// The ports from the first one that it lets through to the last.
+    fn ports(&self) -> RangeInclusive<u16> {
+        let listed = |end: fn(&[i64]) -> Option<&i64>, or| {
+            self.any_of.as_deref().map_or(or, |list| end(list).copied().unwrap_or(or))
+        };
+        let first = self.at_least.max(listed(<[i64]>::first, i64::MIN)).max(0);
+        let last = self.at_most.min(listed(<[i64]>::last, i64::MAX));
+        match (u16::try_from(first), u16::try_from(last.min(u16::MAX.into()))) {
+            (Ok(first), Ok(last)) => first..=last,
+            _ => RangeInclusive::new(1, 0),
+        }
     }
 
     fn admits(&self, number: i64) -> bool {

@@ -13,7 +13,7 @@ mod sys;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::gap_log::GapLog;
 use self::model::Gaps;
@@ -29,11 +29,32 @@ pub const ALTERNATIVE_NAME: &str = "alt_process_open_sockets";
 pub struct Options {
     /// The mount of proc that is read.
     pub procfs: PathBuf,
+    /// Who tells what sockets there are.
+    pub source: Source,
+    /// For how long tables of sockets that were read for one lookup by pid may answer others; zero
+    /// for not at all. What they show may be that old; whatever has come since is found.
+    pub snapshot_ttl: Duration,
+}
+
+/// Who tells what sockets there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Netlink, and `/proc/net` where there is no netlink.
+    Auto,
+    /// `/proc/net` alone (proc_pid_net(5)).
+    Procfs,
+    /// Netlink alone (sock_diag(7)), which does not know ping sockets, nor, on most kernels, all other
+    /// protocols.
+    Netlink,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { procfs: PathBuf::from("/proc") }
+        Options {
+            procfs: PathBuf::from("/proc"),
+            source: Source::Auto,
+            snapshot_ttl: Duration::from_secs(1),
+        }
     }
 }
 
@@ -97,7 +118,7 @@ impl Field {
 
 /// The table, as it looks from one place.
 pub struct ProcessOpenSockets {
-    options: Options,
+    collector: sys::Collector,
     columns: Vec<Column>,
     log: Mutex<GapLog>,
 }
@@ -106,7 +127,8 @@ impl ProcessOpenSockets {
     /// Nothing is opened before the first query.
     pub fn new(options: Options) -> Self {
         let columns = Field::ALL.map(Field::column).into();
-        ProcessOpenSockets { options, columns, log: Mutex::default() }
+        let collector = sys::Collector::new(options);
+        ProcessOpenSockets { collector, columns, log: Mutex::default() }
     }
 
     fn log(&self, gaps: &Gaps) {
@@ -126,7 +148,7 @@ impl Table for ProcessOpenSockets {
 
     fn generate(&self, query: &QueryContext) -> Result<Box<dyn Rows>, Error> {
         let filter = filter::Filter::new(query);
-        let snapshot = sys::collect(&self.options, &filter)?;
+        let snapshot = self.collector.collect(&filter)?;
         self.log(&snapshot.gaps);
         Ok(Box::new(correlate::correlate(snapshot, &filter)))
     }

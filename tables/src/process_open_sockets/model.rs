@@ -224,6 +224,15 @@ impl FromIterator<FdOwner> for Owners {
 }
 
 impl Owners {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &FdOwner> {
+        self.0.iter()
+    }
+
+    /// The sockets that they hold, each once.
+    pub(crate) fn inodes(&self) -> impl Iterator<Item = u64> {
+        self.0.chunk_by(|a, b| a.inode == b.inode).filter_map(<[_]>::first).map(|owner| owner.inode)
+    }
+
     /// All that hold this socket, by pid and fd.
     pub(crate) fn of(&self, inode: u64) -> &[FdOwner] {
         if inode == 0 {
@@ -247,6 +256,8 @@ pub(crate) enum GapKind {
     NetNamespaceNumber,
     /// A file of sockets, or its end.
     SocketFile,
+    /// A table of which the kernel has no dump, where nothing else may be asked.
+    NoDump,
     /// A line of such a file.
     Line,
     /// A line that somebody wrote into the path of a UNIX socket, about a socket of another kind.
@@ -293,6 +304,10 @@ impl fmt::Display for Gap {
             GapKind::SocketFile => {
                 ("files of sockets not read to their end", "sockets are missing")
             }
+            GapKind::NoDump => (
+                "tables that netlink does not give",
+                "their sockets are missing; --source auto reads /proc/net for them",
+            ),
             GapKind::Line => (
                 "malformed lines",
                 "each may be a socket that is missing, or the rest of a UNIX path with a newline",

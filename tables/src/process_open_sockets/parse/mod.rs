@@ -3,4 +3,5 @@
 pub(super) mod proc_link;
 pub(super) mod proc_net;
 pub(super) mod proc_status;
+pub(super) mod proto_name;
 pub(super) mod sock_diag;

@@ -146,16 +146,6 @@ impl ProcNetFile {
         }
     }
 
-    /// Whether a socket whose protocol has that name in the kernel (`struct proto`) can be of this
-    /// file. Only for files that may list others.
-    pub(crate) fn lists_protocol(self, name: &[u8]) -> bool {
-        match self {
-            ProcNetFile::Icmp => name == b"PING",
-            ProcNetFile::Icmp6 => name == b"PINGv6",
-            _ => name.starts_with(b"UNIX"),
-        }
-    }
-
     /// Whether that is the line of column titles with which the file begins.
     pub(crate) fn is_header(self, line: &[u8]) -> bool {
         let title: &[u8] = match self {

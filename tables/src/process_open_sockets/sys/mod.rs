@@ -1,9 +1,10 @@
 //! Asking the operating system: the only place that knows which one it is.
 //!
-//! Each platform gives one function,
+//! Each platform gives one type,
 //!
 //! ```text
-//! collect(&Options, &Filter) -> Result<Snapshot, Error>
+//! Collector::new(Options) -> Collector
+//! Collector::collect(&self, &Filter) -> Result<Snapshot, Error>
 //! ```
 //!
 //! and keeps these promises:
@@ -23,7 +24,7 @@
 mod linux;
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::collect;
+pub(super) use linux::Collector;
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("process_open_sockets can read the sockets of Linux only");

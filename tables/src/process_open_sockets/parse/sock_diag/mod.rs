@@ -10,15 +10,12 @@
 //! Read by hand and not with nom as `proc_net` is: there is no grammar here, only fixed places, and
 //! a dump has 100,000 of these.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the scan does not ask for dumps yet"))]
-
 mod answer;
 mod request;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use answer::Listed;
-#[cfg_attr(not(test), expect(unused_imports, reason = "the scan does not ask for dumps yet"))]
 pub(crate) use request::{Request, States};
 
 /// Bytes that are cut, or not of the form that was asked for.

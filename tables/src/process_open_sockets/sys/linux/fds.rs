@@ -19,7 +19,6 @@ use rustix::path::DecInt;
 use super::proc_root::{ProcRoot, Process, for_each_number, is_gone, read_link};
 use crate::process_open_sockets::model::{FdOwner, GapKind, Gaps};
 use crate::process_open_sockets::parse::proc_link;
-use crate::process_open_sockets::parse::proc_net::ProcNetFile;
 
 /// The descriptors of these processes that hold a socket and that `wanted` says yes to, in no order.
 pub(super) fn walk(
@@ -236,13 +235,13 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
     }
 }
 
-/// Whether the holder's descriptor says that its socket is of another kind than this file lists; None
-/// if it says nothing, or is no longer of that socket.
-pub(super) fn is_of_another_file(
+/// Calls `read` with the name of the socket's protocol, as the holder's descriptor gives it; None if
+/// it gives none, or is no longer of that socket.
+pub(super) fn protocol_name<T>(
     root: &ProcRoot,
     owner: &FdOwner,
-    file: ProcNetFile,
-) -> Option<bool> {
+    read: impl FnOnce(&[u8]) -> T,
+) -> Option<T> {
     let process = root.process(owner.pid).ok()?;
     let socket = process.pin(&format!("fd/{}", owner.fd)).ok()?;
     if fstat(&socket).ok()?.st_ino != owner.inode {
@@ -252,8 +251,7 @@ pub(super) fn is_of_another_file(
     let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
     let mut name = [0; 32];
     let length = getxattr(path, "system.sockprotoname", &mut name[..]).ok()?;
-    let name = name.get(..length)?.split(|&byte| byte == 0).next()?;
-    Some(!file.lists_protocol(name))
+    name.get(..length)?.split(|&byte| byte == 0).next().map(read)
 }
 
 #[cfg(test)]

@@ -1,155 +1,260 @@
-//! Linux: `/proc/<pid>/fd` for who, `/proc/<pid>/net` for what.
+//! Linux: `/proc/<pid>/fd` for who; netlink, or `/proc/<pid>/net`, for what.
 
 mod fds;
 mod netns;
 mod proc_net;
 mod proc_root;
+mod recent;
+mod search;
 mod sock_diag;
+mod tables;
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
+use std::time::Instant;
 
 use self::netns::{Namespace, Namespaces};
 use self::proc_root::ProcRoot;
+use self::recent::{Lookup, Recent};
+use self::search::{Search, is_of_another_file, note_forged};
+use self::tables::{Tables, Teller, Wanted};
 use crate::Error;
-use crate::process_open_sockets::Options;
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::model::{
     Family, FdOwner, GapKind, Gaps, Owners, Snapshot, Socket,
 };
 use crate::process_open_sockets::parse::proc_net::ProcNetFile;
+use crate::process_open_sockets::parse::sock_diag::Request;
+use crate::process_open_sockets::{Options, Source};
 
-/// Collects what the filter asks for.
-pub(crate) fn collect(options: &Options, filter: &Filter) -> Result<Snapshot, Error> {
-    let scan = Scan {
-        root: ProcRoot::open(&options.procfs)?,
-        filter,
-        namespaces: Namespaces::default(),
-        sockets: Vec::new(),
-        owners: Vec::new(),
-        gaps: Gaps::default(),
-    };
-    if filter.admits_unowned() { scan.all() } else { scan.held() }
+/// Collects, and remembers for a moment.
+pub(crate) struct Collector {
+    options: Options,
+    recent: Recent,
+}
+
+impl Collector {
+    /// Nothing is opened yet.
+    pub(crate) fn new(options: Options) -> Self {
+        let recent = Recent::new(options.snapshot_ttl);
+        Collector { options, recent }
+    }
+
+    /// Collects what the filter asks for.
+    pub(crate) fn collect(&self, filter: &Filter) -> Result<Snapshot, Error> {
+        let scan = Scan {
+            root: &ProcRoot::open(&self.options.procfs)?,
+            source: self.options.source,
+            filter,
+            namespaces: Namespaces::default(),
+            sockets: Vec::new(),
+            gaps: Gaps::default(),
+        };
+        if filter.admits_unowned() { scan.all() } else { scan.held(&self.recent) }
+    }
 }
 
 struct Scan<'a> {
-    root: ProcRoot,
+    root: &'a ProcRoot,
+    source: Source,
     filter: &'a Filter,
     namespaces: Namespaces,
     sockets: Vec<Socket>,
-    owners: Vec<FdOwner>,
     gaps: Gaps,
 }
 
 /// Where a run of sockets was read.
-struct Source {
+struct Run {
     namespace: usize,
     file: ProcNetFile,
+    teller: Teller,
     sockets: Range<usize>,
 }
 
 impl Scan<'_> {
     /// Sockets that somebody holds, of processes that are asked for: descriptors first, then only
-    /// the files that can list what they hold.
-    fn held(mut self) -> Result<Snapshot, Error> {
+    /// the tables that can list what they hold.
+    fn held(mut self, recent: &Recent) -> Result<Snapshot, Error> {
         let filter = self.filter;
         let wanted =
             |owner: &FdOwner| filter.admits_owner(owner) && filter.admits_inode(owner.inode);
-        match filter.listed_pids() {
+        let listed = filter.listed_pids();
+        let owners: Owners = match listed.clone() {
             Some(mut pids) => {
                 pids.retain(|&pid| filter.admits_pid(pid) && self.root.is_process(pid));
-                self.owners = fds::walk(&self.root, &pids, wanted, &mut self.gaps);
+                fds::walk(self.root, &pids, wanted, &mut self.gaps).into_iter().collect()
             }
             None => self.walk_all(self.root.pids()?, |pid| filter.admits_pid(pid), wanted)?,
+        };
+        let mut search = Search::of(self.root, &owners);
+        let is_lookup = listed.is_some() && filter.is_lookup();
+        let mut lookup = if is_lookup { recent.look_up() } else { None };
+        if let Some(lookup) = &lookup {
+            self.remember(lookup, &mut search);
         }
-        let mut unseen: HashSet<u64> = self.owners.iter().map(|owner| owner.inode).collect();
-        let holders: HashSet<i32> = self.owners.iter().map(|owner| owner.pid).collect();
+        if !search.is_over() {
+            self.find_held(&owners, &mut search, lookup.as_mut())?;
+        }
+        drop(lookup);
+        Ok(self.finish(owners))
+    }
+
+    /// Takes what was read a moment ago.
+    fn remember(&mut self, lookup: &Lookup, search: &mut Search) {
+        for table in lookup.tables() {
+            if table.teller.may_be_deceived_about(table.file) {
+                continue;
+            }
+            for inode in search.missing_in(table.file) {
+                for socket in table.of(inode) {
+                    if search.finds(socket, table.file, table.teller, &mut self.gaps) {
+                        self.sockets.push(socket.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads the tables of the holders' namespaces, and then, if something is still missing, those of
+    /// all others.
+    fn find_held(
+        &mut self,
+        owners: &Owners,
+        search: &mut Search,
+        mut lookup: Option<&mut Lookup>,
+    ) -> Result<(), Error> {
+        let holders: HashSet<i32> = owners.iter().map(|owner| owner.pid).collect();
         self.find_namespaces(holders.iter().copied());
         let mut read = 0;
         if self.namespaces.iter().all(|namespace| namespace.number().is_some()) {
-            read = self.read_namespaces(read, &mut unseen);
+            read = self.search_namespaces(read, search, lookup.as_deref_mut());
         }
         // Others may know the number of the holders' namespace; and a socket stays in the namespace
         // that it was made in, wherever its holder goes.
-        if !unseen.is_empty() {
+        if !search.is_over() {
             let others = self.root.pids()?.into_iter().filter(|pid| !holders.contains(pid));
             self.find_namespaces(others);
-            self.read_namespaces(read, &mut unseen);
+            self.search_namespaces(read, search, lookup);
         }
-        Ok(self.finish())
+        Ok(())
     }
 
     fn find_namespaces(&mut self, pids: impl Iterator<Item = i32>) {
         for pid in pids {
-            self.namespaces.add(&self.root, pid, &mut self.gaps);
+            self.namespaces.add(self.root, pid, &mut self.gaps);
         }
     }
 
-    /// Reads the namespaces from the first one on, for the sockets in `unseen`, and takes what it
-    /// finds out of there. Stops when nothing is left in it; returns how far it came.
-    fn read_namespaces(&mut self, first: usize, unseen: &mut HashSet<u64>) -> usize {
-        let owners: HashMap<u64, FdOwner> =
-            self.owners.iter().map(|owner| (owner.inode, *owner)).collect();
-        let mut read = first;
+    /// Searches the namespaces from the first one on, until nothing is missing; returns how far it
+    /// came.
+    fn search_namespaces(
+        &mut self,
+        first: usize,
+        search: &mut Search,
+        mut lookup: Option<&mut Lookup>,
+    ) -> usize {
+        let filter = self.filter;
+        let mut forged = Gaps::default();
+        let mut searched = first;
         for namespace in self.namespaces.iter().skip(first) {
-            if unseen.is_empty() {
+            if search.is_over() {
                 break;
             }
-            for file in files(self.filter, namespace) {
-                let mut forged = Gaps::default();
-                proc_net::for_each_socket(&self.root, namespace, file, &mut self.gaps, |socket| {
-                    let Some(owner) = owners.get(&socket.inode) else { return };
-                    if is_of_another_file(&self.root, owner, file, &mut forged) {
-                        return;
+            let mut tables = Tables::of(self.root, namespace, self.source);
+            for file in files(filter, namespace) {
+                if !search.is_on_for(file) {
+                    continue;
+                }
+                let mut take = |socket: &Socket, teller, search: &mut Search| {
+                    let found = search.finds(socket, file, teller, &mut forged);
+                    found && filter.admits_socket(socket)
+                };
+                if let Some(lookup) = lookup.as_deref_mut().filter(|lookup| lookup.is_one_of_many) {
+                    let (start, request) = (Instant::now(), Request::like(file));
+                    let mut sockets = Vec::new();
+                    let has_inode = |socket: &Socket, _| match socket.inode {
+                        0 => Wanted::No,
+                        _ => Wanted::Yes,
+                    };
+                    let teller = tables.read(
+                        file,
+                        request.as_ref(),
+                        &mut sockets,
+                        &mut self.gaps,
+                        has_inode,
+                    );
+                    let found = sockets.iter().filter(|socket| take(socket, teller, search));
+                    self.sockets.extend(found.cloned());
+                    lookup.keep(namespace.mark, file, teller, start, sockets);
+                    continue;
+                }
+                // All that the listed processes hold is looked for, so that the search is over as soon
+                // as possible.
+                let request = match filter.listed_pids() {
+                    Some(_) => Request::like(file),
+                    None => filter.request(file),
+                };
+                let wanted = |socket: &Socket, teller| {
+                    let is_wanted = take(socket, teller, search);
+                    match (search.is_on_for(file), is_wanted) {
+                        (false, is_wanted) => Wanted::Last(is_wanted),
+                        (true, true) => Wanted::Yes,
+                        (true, false) => Wanted::No,
                     }
-                    // A line of `unix` may be forged in a path, so it ends no search.
-                    if file != ProcNetFile::Unix {
-                        unseen.remove(&socket.inode);
-                    }
-                    if self.filter.admits_socket(&socket) {
-                        self.sockets.push(socket);
-                    }
-                });
-                self.gaps.extend(forged);
+                };
+                tables.read(file, request.as_ref(), &mut self.sockets, &mut self.gaps, wanted);
             }
-            read += 1;
+            searched += 1;
         }
-        read
+        self.gaps.extend(forged);
+        searched
     }
 
     /// Every socket, held or not.
     ///
-    /// While the descriptors are walked, sockets come, go and change hands. So the files are read
+    /// While the descriptors are walked, sockets come, go and change hands. So the tables are read
     /// before the walk, for all that exists; and what no walked process holds must stand there
     /// still after it, or it is left out: its holder closed it, or had not got it yet, when its
     /// descriptors were read.
     fn all(mut self) -> Result<Snapshot, Error> {
         let pids = self.root.pids()?;
         self.find_namespaces(pids.iter().copied());
-        let sources = self.read_all_namespaces();
-        if !self.sockets.is_empty() {
-            let inodes: HashSet<u64> = self.sockets.iter().map(|socket| socket.inode).collect();
-            self.walk_all(pids, |_| true, |owner| inodes.contains(&owner.inode))?;
+        let runs = self.read_all_namespaces();
+        let mut inodes: Vec<u64> = self.sockets.iter().map(|socket| socket.inode).collect();
+        inodes.retain(|&inode| inode != 0);
+        inodes.sort_unstable();
+        let mut owners = Owners::default();
+        if !inodes.is_empty() {
+            let wanted = |owner: &FdOwner| inodes.binary_search(&owner.inode).is_ok();
+            owners = self.walk_all(pids, |_| true, wanted)?;
         }
-        self.drop_untrue(&sources);
-        Ok(self.finish())
+        self.drop_untrue(&runs, &owners);
+        Ok(self.finish(owners))
     }
 
-    fn read_all_namespaces(&mut self) -> Vec<Source> {
-        let mut sources = Vec::new();
+    fn read_all_namespaces(&mut self) -> Vec<Run> {
+        let filter = self.filter;
+        let mut runs = Vec::new();
         for (index, namespace) in self.namespaces.iter().enumerate() {
-            for file in files(self.filter, namespace) {
+            let mut files = files(filter, namespace).peekable();
+            if files.peek().is_none() {
+                continue;
+            }
+            let mut tables = Tables::of(self.root, namespace, self.source);
+            for file in files {
                 let start = self.sockets.len();
-                proc_net::for_each_socket(&self.root, namespace, file, &mut self.gaps, |socket| {
-                    if self.filter.admits_socket(&socket) {
-                        self.sockets.push(socket);
-                    }
-                });
+                let wanted = |socket: &Socket, _| match filter.admits_socket(socket) {
+                    true => Wanted::Yes,
+                    false => Wanted::No,
+                };
+                let request = filter.request(file);
+                let teller =
+                    tables.read(file, request.as_ref(), &mut self.sockets, &mut self.gaps, wanted);
                 let sockets = start..self.sockets.len();
-                sources.push(Source { namespace: index, file, sockets });
+                runs.push(Run { namespace: index, file, teller, sockets });
             }
         }
-        sources
+        runs
     }
 
     /// Walks these processes and those that were started meanwhile, since a socket may have gone
@@ -159,8 +264,9 @@ impl Scan<'_> {
         pids: Vec<i32>,
         admits: impl Fn(i32) -> bool,
         wanted: impl Fn(&FdOwner) -> bool + Sync,
-    ) -> Result<(), Error> {
+    ) -> Result<Owners, Error> {
         const ROUNDS: usize = 3;
+        let mut owners = Vec::new();
         let mut walked = HashSet::new();
         let mut listed = pids;
         for _ in 0..ROUNDS {
@@ -168,31 +274,35 @@ impl Scan<'_> {
             if listed.is_empty() {
                 break;
             }
-            let mut owners = fds::walk(&self.root, &listed, &wanted, &mut self.gaps);
-            self.owners.append(&mut owners);
+            owners.append(&mut fds::walk(self.root, &listed, &wanted, &mut self.gaps));
             listed = self.root.pids()?;
         }
-        Ok(())
+        Ok(owners.into_iter().collect())
     }
 
     /// Drops what has no holder and is no longer there, and what its holder says is something else.
-    fn drop_untrue(&mut self, sources: &[Source]) {
-        let owners: HashMap<u64, FdOwner> =
-            self.owners.iter().map(|owner| (owner.inode, *owner)).collect();
+    fn drop_untrue(&mut self, runs: &[Run], owners: &Owners) {
         let mut untrue = vec![false; self.sockets.len()];
-        for source in sources {
-            let Some(sockets) = self.sockets.get(source.sockets.clone()) else { continue };
-            let there = self.still_there(source, source.file, sockets, &owners);
-            let twin = source.file.twin();
-            let in_twin = twin.and_then(|twin| self.still_there(source, twin, sockets, &owners));
-            let untrue = untrue.iter_mut().skip(source.sockets.start);
+        for run in runs {
+            let Some(sockets) = self.sockets.get(run.sockets.clone()) else { continue };
+            let unowned =
+                |socket: &&Socket| socket.inode != 0 && owners.of(socket.inode).is_empty();
+            let unowned: Vec<&Socket> = sockets.iter().filter(unowned).collect();
+            let there = self.look_again(run, run.file, &unowned);
+            let twin = run.file.twin();
+            let in_twin = twin.and_then(|twin| self.look_again(run, twin, &unowned));
+            let untrue = untrue.iter_mut().skip(run.sockets.start);
             for (socket, untrue) in sockets.iter().zip(untrue) {
-                *untrue = match owners.get(&socket.inode) {
-                    Some(owner) => {
-                        is_of_another_file(&self.root, owner, source.file, &mut self.gaps)
+                *untrue = match owners.of(socket.inode) {
+                    holders @ [_, ..] => {
+                        let is_other = is_of_another_file(self.root, holders, run.file, run.teller);
+                        if is_other {
+                            note_forged(socket.inode, run.file, &mut self.gaps);
+                        }
+                        is_other
                     }
-                    None if socket.inode == 0 => false,
-                    None => {
+                    [] if socket.inode == 0 => false,
+                    [] => {
                         let vanished =
                             there.as_ref().is_some_and(|there| !there.contains_key(&socket.inode));
                         if vanished {
@@ -209,34 +319,49 @@ impl Scan<'_> {
         self.sockets.retain(|_| !untrue.next().unwrap_or(false));
     }
 
-    /// The inodes that the file lists now where the source was read, and whether the socket has an
-    /// address there; None if nobody needs to know, or it cannot be told.
-    fn still_there(
+    /// Which of these sockets of a run the file lists now, and whether each has an address there;
+    /// None if there are none, or it cannot be told.
+    fn look_again(
         &self,
-        source: &Source,
+        run: &Run,
         file: ProcNetFile,
-        sockets: &[Socket],
-        owners: &HashMap<u64, FdOwner>,
+        sockets: &[&Socket],
     ) -> Option<HashMap<u64, bool>> {
-        let unowned = |socket: &Socket| socket.inode != 0 && !owners.contains_key(&socket.inode);
-        if !sockets.iter().any(unowned) {
+        let namespace = self.namespaces.iter().nth(run.namespace)?;
+        // A port stays the same whatever becomes of the socket.
+        let request = Request::like(file).map(|request| match local_ports(sockets) {
+            Some(ports) => request.with_local_ports(ports),
+            None => request,
+        });
+        let inodes: HashSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
+        if inodes.is_empty() {
             return None;
         }
-        let namespace = self.namespaces.iter().nth(source.namespace)?;
         let mut there = HashMap::new();
         let mut gaps = Gaps::default();
-        proc_net::for_each_socket(&self.root, namespace, file, &mut gaps, |socket| {
-            there.insert(socket.inode, socket.has_address());
+        let mut tables = Tables::of(self.root, namespace, self.source);
+        tables.read(file, request.as_ref(), &mut Vec::new(), &mut gaps, |socket, _| {
+            if inodes.contains(&socket.inode) {
+                there.insert(socket.inode, socket.has_address());
+            }
+            if there.len() == inodes.len() { Wanted::Last(false) } else { Wanted::No }
         });
-        // A file that was not read to its end says nothing about what is not in it.
+        // A table that was not read to its end says nothing about what is not in it.
         (!gaps.has(GapKind::SocketFile)).then_some(there)
     }
 
-    fn finish(mut self) -> Snapshot {
-        self.namespaces.note_unnumbered(&self.root, &mut self.gaps);
-        let owners: Owners = self.owners.into_iter().collect();
+    fn finish(mut self, owners: Owners) -> Snapshot {
+        self.namespaces.note_unnumbered(self.root, &mut self.gaps);
         Snapshot { sockets: self.sockets, owners, gaps: self.gaps }
     }
+}
+
+/// From the lowest port of these to the highest; None if one of them has no port.
+fn local_ports(sockets: &[&Socket]) -> Option<RangeInclusive<u16>> {
+    let ports: Option<Vec<u16>> =
+        sockets.iter().map(|socket| socket.local().map(|local| local.port)).collect();
+    let ports = ports?;
+    Some(*ports.iter().min()?..=*ports.iter().max()?)
 }
 
 /// Whether a ping socket that stands in the files of both families, and whose holder does not say
@@ -247,20 +372,6 @@ fn is_rather(socket: &Socket, has_address_in_twin: bool) -> bool {
         Family::Inet => has_address_in_twin,
         _ => !socket.has_address(),
     }
-}
-
-/// Whether the line of a file is about a socket that its holder says is none of that file's.
-fn is_of_another_file(
-    root: &ProcRoot,
-    owner: &FdOwner,
-    file: ProcNetFile,
-    gaps: &mut Gaps,
-) -> bool {
-    let is = file.may_list_others() && fds::is_of_another_file(root, owner, file) == Some(true);
-    if is && file == ProcNetFile::Unix {
-        gaps.add(GapKind::Forged, || format!("socket:[{}] in {}", owner.inode, file.name()));
-    }
-    is
 }
 
 /// The files of a namespace that can list a socket that is asked for.

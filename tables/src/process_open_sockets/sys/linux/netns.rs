@@ -9,8 +9,10 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use rustix::fs::{Stat, fstat, stat};
 use rustix::io::Errno;
 
 use super::proc_root::{ProcRoot, Process, is_gone};
@@ -19,12 +21,12 @@ use crate::process_open_sockets::parse::proc_link;
 
 /// Device and inode number of a file in a namespace's `/proc/<pid>/net`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Mark(u64, u64);
+pub(super) struct Mark(u64, u64);
 
 /// A network namespace and the processes through which it can be read.
 #[derive(Debug)]
 pub(super) struct Namespace {
-    mark: Mark,
+    pub(super) mark: Mark,
     number: Option<NetNamespace>,
     members: Vec<i32>,
 }
@@ -48,8 +50,9 @@ impl Namespaces {
             if let Some(namespace) = self.all.get_mut(index) {
                 namespace.members.push(pid);
                 if namespace.number.is_none() {
-                    let number = process.link("ns/net", proc_link::net_namespace);
-                    namespace.number = number.ok().flatten();
+                    let number = process.link("ns/net", proc_link::net_namespace).ok().flatten();
+                    // It may have moved on since.
+                    namespace.number = number.filter(|_| mark_of(&process) == Ok(mark));
                 }
             }
             Ok(())
@@ -82,6 +85,37 @@ impl Namespaces {
 }
 
 impl Namespace {
+    /// Whether the calling process is in it.
+    pub(super) fn is_own(&self, root: &ProcRoot) -> bool {
+        // The files are the same in every mount of proc, and their numbers with them.
+        root.is_real() && own_mark().is_ok_and(|own| own.1 == self.mark.1)
+    }
+
+    /// A handle of the namespace, to enter it.
+    ///
+    /// # Errors
+    /// ENOENT if its number is not known, or nobody is in it any more; and why its link cannot be
+    /// followed.
+    pub(super) fn handle(&self, root: &ProcRoot) -> rustix::io::Result<OwnedFd> {
+        const MEMBERS: usize = 8;
+        let mut result = Err(Errno::NOENT);
+        let Some(NetNamespace(number)) = self.number else { return result };
+        if !root.is_real() {
+            return result;
+        }
+        for &pid in self.members.iter().take(MEMBERS) {
+            result = root.process(pid).and_then(find_mark).and_then(|(_, process)| {
+                let handle = OwnedFd::from(process.file("ns/net")?);
+                let is_it = fstat(&handle)?.st_ino == number;
+                if is_it { Ok(handle) } else { Err(Errno::NOENT) }
+            });
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
     /// Its number, if the link of a member was readable.
     pub(super) fn number(&self) -> Option<NetNamespace> {
         self.number
@@ -133,8 +167,17 @@ fn find_mark(process: Process) -> rustix::io::Result<(Mark, Process)> {
 }
 
 fn mark_of(process: &Process) -> rustix::io::Result<Mark> {
-    // All are in every namespace; the second is for kernels without IPv4.
-    let stat = process.stat("net/tcp").or_else(|_| process.stat("net/unix"))?;
+    mark(|file| process.stat(&format!("net/{file}")))
+}
+
+/// That of the calling thread's namespace.
+fn own_mark() -> rustix::io::Result<Mark> {
+    mark(|file| stat(format!("/proc/thread-self/net/{file}")))
+}
+
+fn mark(stat: impl Fn(&str) -> rustix::io::Result<Stat>) -> rustix::io::Result<Mark> {
+    // Both are in every namespace; the second is for kernels without IPv4.
+    let stat = stat("tcp").or_else(|_| stat("unix"))?;
     Ok(Mark(stat.st_dev, stat.st_ino))
 }
 

@@ -6,19 +6,21 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader};
+use std::ops::ControlFlow;
 
 use super::netns::Namespace;
 use super::proc_root::ProcRoot;
+use super::sock_diag::Handed;
 use crate::process_open_sockets::model::{Binding, GapKind, Gaps, Socket};
 use crate::process_open_sockets::parse::proc_net::ProcNetFile;
 
-/// Calls `each` with every socket that a file of the namespace lists, each once.
+/// Hands over every socket that a file of the namespace lists, each once, until it is enough.
 pub(super) fn for_each_socket(
     root: &ProcRoot,
     namespace: &Namespace,
     file: ProcNetFile,
     gaps: &mut Gaps,
-    mut each: impl FnMut(Socket),
+    mut each: impl FnMut(Socket) -> Handed,
 ) {
     let hasher = RandomState::new();
     let mut seen = HashSet::new();
@@ -44,19 +46,20 @@ pub(super) fn for_each_socket(
         for_each_line(text, |line| {
             lines += 1;
             if lines == 1 && file.is_header(line.unwrap_or_default()) {
-                return;
+                return ControlFlow::Continue(());
             }
             match line.map(|line| file.parse(line)) {
                 Some(Ok(mut socket)) => {
                     socket.net_namespace = namespace.number();
-                    if is_new(&socket) {
-                        each(socket);
+                    if is_new(&socket) && each(socket) == Handed::Enough {
+                        return ControlFlow::Break(());
                     }
                 }
                 Some(Err(_)) | None => gaps.add(GapKind::Line, || {
                     format!("line {lines} of {}", namespace.path(root, file.name()).display())
                 }),
             }
+            ControlFlow::Continue(())
         })
     });
     if let Err(error) = result {
@@ -70,21 +73,24 @@ pub(super) fn for_each_socket(
 /// TCP over IPv6 about 230.
 const LONGEST_LINE: u64 = 4096;
 
-/// Calls `each` with every line, without its newline; with None for one that is too long, and for
-/// a last one that has no end and so may be cut.
-fn for_each_line(mut text: impl BufRead, mut each: impl FnMut(Option<&[u8]>)) -> io::Result<()> {
+/// Calls `each` with every line, without its newline, until it breaks off; with None for one that is
+/// too long, and for a last one that has no end and so may be cut.
+fn for_each_line(
+    mut text: impl BufRead,
+    mut each: impl FnMut(Option<&[u8]>) -> ControlFlow<()>,
+) -> io::Result<()> {
     let mut line = Vec::new();
     loop {
         line.clear();
         if io::Read::take(&mut text, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
             return Ok(());
         }
-        match line.strip_suffix(b"\n") {
-            Some(line) => each(Some(line)),
-            None => {
-                each(None);
-                text.skip_until(b'\n')?;
-            }
+        let whole = line.strip_suffix(b"\n");
+        if each(whole).is_break() {
+            return Ok(());
+        }
+        if whole.is_none() {
+            text.skip_until(b'\n')?;
         }
     }
 }
@@ -95,7 +101,11 @@ mod tests {
 
     fn lines(text: &[u8]) -> Vec<Option<Vec<u8>>> {
         let mut lines = Vec::new();
-        for_each_line(text, |line| lines.push(line.map(<[u8]>::to_vec))).unwrap();
+        let push = |line: Option<&[u8]>| {
+            lines.push(line.map(<[u8]>::to_vec));
+            ControlFlow::Continue(())
+        };
+        for_each_line(text, push).unwrap();
         lines
     }
 

@@ -6,7 +6,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, readlinkat_raw, statat};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, fstatfs, readlinkat_raw, statat,
+};
 use rustix::io::Errno;
 
 use crate::Error;
@@ -28,6 +30,11 @@ impl ProcRoot {
             Ok(_) => Ok(ProcRoot { path: path.into(), directory }),
             Err(_) => Err(Error::NotProc { path: path.into() }),
         }
+    }
+
+    /// Whether it is a mount of the kernel's proc, and no tree that looks like one.
+    pub(super) fn is_real(&self) -> bool {
+        fstatfs(&self.directory).is_ok_and(|filesystem| filesystem.f_type == PROC_SUPER_MAGIC)
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -11,8 +11,6 @@
 //! A kernel without a list for the protocol tries to load a module for it first, and then says
 //! ENOENT, so asking may load `tcp_diag` and the like once.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the scan does not ask for dumps yet"))]
-
 #[cfg(test)]
 mod tests;
 

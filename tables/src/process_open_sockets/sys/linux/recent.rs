@@ -1,0 +1,133 @@
+//! Tables of sockets that were read a moment ago, for bursts of lookups: a join asks for one process
+//! after the other, and reading a table costs a thousand times what a process does.
+//!
+//! Whatever existed before a request came is in its answer: the descriptors of the asked processes
+//! are always read anew, and a socket that is in no table here makes the tables be read anew that
+//! may list it. What a table shows of a socket may be as old as the time to live.
+//!
+//! The first lookup keeps nothing; one that follows within the time to live does.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::netns::Mark;
+use super::tables::Teller;
+use crate::process_open_sockets::model::Socket;
+use crate::process_open_sockets::parse::proc_net::ProcNetFile;
+
+/// What was read within the time to live.
+pub(super) struct Recent {
+    ttl: Duration,
+    kept: Arc<Mutex<Kept>>,
+}
+
+#[derive(Default)]
+struct Kept {
+    last_lookup: Option<Instant>,
+    tables: Vec<Table>,
+    /// Whether a thread waits to forget them.
+    is_watched: bool,
+}
+
+/// A table of a namespace.
+pub(super) struct Table {
+    namespace: Mark,
+    pub(super) file: ProcNetFile,
+    pub(super) teller: Teller,
+    /// When somebody began to read it.
+    read: Instant,
+    /// By inode.
+    sockets: Vec<Socket>,
+}
+
+/// A lookup, which no other one disturbs.
+pub(super) struct Lookup<'a> {
+    recent: &'a Recent,
+    kept: MutexGuard<'a, Kept>,
+    /// Whether there was another within the time to live.
+    pub(super) is_one_of_many: bool,
+}
+
+impl Recent {
+    pub(super) fn new(ttl: Duration) -> Self {
+        Recent { ttl, kept: Arc::default() }
+    }
+
+    /// Begins a lookup; None if nothing is to be kept.
+    pub(super) fn look_up(&self) -> Option<Lookup<'_>> {
+        if self.ttl.is_zero() {
+            return None;
+        }
+        let mut kept = lock(&self.kept);
+        kept.forget(self.ttl);
+        let last = kept.last_lookup.replace(Instant::now());
+        let is_one_of_many = last.is_some_and(|last| last.elapsed() < self.ttl);
+        Some(Lookup { recent: self, kept, is_one_of_many })
+    }
+
+    /// Sees to it that what nobody asks for any more is forgotten.
+    fn watch(&self) {
+        let (ttl, kept) = (self.ttl, Arc::clone(&self.kept));
+        let watch = move || {
+            loop {
+                thread::sleep(ttl);
+                let mut kept = lock(&kept);
+                kept.forget(ttl);
+                if kept.tables.is_empty() {
+                    kept.is_watched = false;
+                    return;
+                }
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("forgetter".into()).spawn(watch) {
+            log::debug!("tables are kept until the next lookup: {error}");
+        }
+    }
+}
+
+fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Kept {
+    fn forget(&mut self, ttl: Duration) {
+        self.tables.retain(|table| table.read.elapsed() < ttl);
+        if self.tables.is_empty() {
+            self.tables = Vec::new();
+        }
+    }
+}
+
+impl Lookup<'_> {
+    pub(super) fn tables(&self) -> &[Table] {
+        &self.kept.tables
+    }
+
+    /// Keeps a table in the place of an older one; `read` is when somebody began to read it.
+    pub(super) fn keep(
+        &mut self,
+        namespace: Mark,
+        file: ProcNetFile,
+        teller: Teller,
+        read: Instant,
+        mut sockets: Vec<Socket>,
+    ) {
+        sockets.sort_unstable_by_key(|socket| socket.inode);
+        self.kept.tables.retain(|table| (table.namespace, table.file) != (namespace, file));
+        self.kept.tables.push(Table { namespace, file, teller, read, sockets });
+        if !std::mem::replace(&mut self.kept.is_watched, true) {
+            self.recent.watch();
+        }
+    }
+}
+
+impl Table {
+    /// The sockets of that inode: one, unless a file is deceiving.
+    pub(super) fn of(&self, inode: u64) -> &[Socket] {
+        let start = self.sockets.partition_point(|socket| socket.inode < inode);
+        let from_start = self.sockets.get(start..).unwrap_or_default();
+        let length = from_start.partition_point(|socket| socket.inode == inode);
+        from_start.get(..length).unwrap_or_default()
+    }
+}

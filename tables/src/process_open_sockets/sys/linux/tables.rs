@@ -1,0 +1,155 @@
+//! The kernel's tables of sockets, one namespace at a time, each from the best source that there is:
+//! a dump of NETLINK_SOCK_DIAG, or the file in `/proc/<pid>/net` where the kernel has no such dump or
+//! the namespace cannot be entered.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::netns::Namespace;
+use super::proc_net;
+use super::proc_root::ProcRoot;
+use super::sock_diag::{Dump, Handed, SockDiag, in_net_namespace};
+use crate::process_open_sockets::Source;
+use crate::process_open_sockets::model::{GapKind, Gaps, Socket};
+use crate::process_open_sockets::parse::proc_net::ProcNetFile;
+use crate::process_open_sockets::parse::sock_diag::Request;
+
+/// Whether a socket that was read is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Yes,
+    No,
+    /// Nothing after it is: this one may be.
+    Last(bool),
+}
+
+/// Who told of the sockets of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Teller {
+    /// Netlink, which cannot be deceived.
+    SockDiag,
+    /// A file, with lines that a path may imitate.
+    ProcNet,
+}
+
+impl Teller {
+    /// Whether what it tells as this file may be somebody's invention: a path in `unix` can imitate
+    /// lines, so what they say ends no search.
+    pub(super) fn may_be_deceived_about(self, file: ProcNetFile) -> bool {
+        self == Teller::ProcNet && file == ProcNetFile::Unix
+    }
+
+    /// Whether what it tells as this file may be about a socket that is not of that file: see
+    /// [`ProcNetFile::may_list_others`].
+    pub(super) fn may_tell_of_others(self, file: ProcNetFile) -> bool {
+        self == Teller::ProcNet && file.may_list_others()
+    }
+}
+
+/// The tables of one namespace.
+pub(super) struct Tables<'a> {
+    root: &'a ProcRoot,
+    namespace: &'a Namespace,
+    source: Source,
+    diag: Option<SockDiag>,
+}
+
+impl<'a> Tables<'a> {
+    /// Gets ready to read those of that namespace.
+    pub(super) fn of(root: &'a ProcRoot, namespace: &'a Namespace, source: Source) -> Self {
+        let mut tables = Tables { root, namespace, source, diag: None };
+        tables.open();
+        tables
+    }
+
+    /// Opens a netlink socket in the namespace, if that can be done.
+    fn open(&mut self) {
+        let opened = match self.source {
+            Source::Procfs => return,
+            Source::Auto | Source::Netlink if self.namespace.is_own(self.root) => SockDiag::open(),
+            Source::Auto | Source::Netlink => self
+                .namespace
+                .handle(self.root)
+                .map_err(io::Error::from)
+                .and_then(|handle| in_net_namespace(handle.as_fd(), SockDiag::open).flatten()),
+        };
+        self.diag = opened
+            .inspect_err(|error| {
+                let namespace = self.namespace.path(self.root, "");
+                log::debug!("no sock_diag for {}: {error}", namespace.display());
+            })
+            .ok();
+    }
+
+    /// Adds the sockets of a table that are wanted, each once, and says who told of them. `request`
+    /// is what the kernel may be asked for instead of the whole table; None if it has no dump of it.
+    pub(super) fn read(
+        &mut self,
+        file: ProcNetFile,
+        request: Option<&Request>,
+        sockets: &mut Vec<Socket>,
+        gaps: &mut Gaps,
+        mut wanted: impl FnMut(&Socket, Teller) -> Wanted,
+    ) -> Teller {
+        let mut begun = false;
+        let dumped = request.and_then(|request| Some((self.diag.as_mut()?, request))).map(
+            |(diag, request)| {
+                diag.dump(request, |mut socket| {
+                    begun = true;
+                    socket.net_namespace = self.namespace.number();
+                    take(socket, sockets, |socket| wanted(socket, Teller::SockDiag))
+                })
+            },
+        );
+        let place = || self.namespace.path(self.root, file.name()).display().to_string();
+        match dumped {
+            Some(Ok(Dump::Whole)) => return Teller::SockDiag,
+            Some(Ok(Dump::Stopped)) => {
+                // The rest of the dump is on its way: a new socket is cheaper than to read it.
+                self.diag = None;
+                self.open();
+                return Teller::SockDiag;
+            }
+            Some(Ok(Dump::Torn)) => {
+                gaps.add(GapKind::SocketFile, || format!("the dump that is as {}", place()));
+                return Teller::SockDiag;
+            }
+            None | Some(Ok(Dump::Unsupported)) => {}
+            Some(Err(error)) => {
+                self.diag = None;
+                self.open();
+                if begun {
+                    gaps.add(GapKind::SocketFile, || {
+                        format!("the dump that is as {}: {error}", place())
+                    });
+                    return Teller::SockDiag;
+                }
+                log::debug!("no dump that is as {}: {error}", place());
+            }
+        }
+        if self.source == Source::Netlink {
+            gaps.add(GapKind::NoDump, || file.name().to_owned());
+        } else {
+            proc_net::for_each_socket(self.root, self.namespace, file, gaps, |socket| {
+                take(socket, sockets, |socket| wanted(socket, Teller::ProcNet))
+            });
+        }
+        Teller::ProcNet
+    }
+}
+
+fn take(
+    socket: Socket,
+    sockets: &mut Vec<Socket>,
+    wanted: impl FnOnce(&Socket) -> Wanted,
+) -> Handed {
+    let wanted = wanted(&socket);
+    if let Wanted::Yes | Wanted::Last(true) = wanted {
+        sockets.push(socket);
+    }
+    match wanted {
+        Wanted::Yes => Handed::Kept,
+        Wanted::No => Handed::Dropped,
+        Wanted::Last(_) => Handed::Enough,
+    }
+}
