@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use super::Field;
 use super::filter::{Filter, UNOWNED, net_namespace_text};
-use super::model::{Binding, Endpoint, FdOwner, Snapshot, Socket, inet_ntop};
+use super::model::{Binding, Endpoint, Snapshot, Socket, inet_ntop};
 use crate::{Rows, Value};
 
 /// The rows of a snapshot that are asked for, one for each holder of a socket, and one for each
@@ -19,19 +19,26 @@ pub(super) struct Answer {
 /// A row, by what it is made of: cells are made when they are asked for.
 struct Row {
     /// Index into the snapshot's sockets.
-    socket: usize,
-    owner: Option<FdOwner>,
-    /// How many rows before it are the same in every cell.
-    ordinal: u32,
+    socket: u32,
+    holder: Holder,
+}
+
+enum Holder {
+    /// By pid and fd.
+    Process(i32, i32),
+    /// None, and that many rows before it are the same in every cell.
+    Nobody(u32),
 }
 
 pub(super) fn correlate(snapshot: Snapshot, filter: &Filter) -> Answer {
     let mut rows = Vec::new();
     let mut alike: HashMap<u64, u32> = HashMap::new();
-    for (index, socket) in snapshot.sockets.iter().enumerate() {
-        let owners = snapshot.owners.of(socket.inode);
-        let asked = owners.iter().copied().filter(|owner| filter.admits_owner(owner));
-        rows.extend(asked.map(|owner| Row { socket: index, owner: Some(owner), ordinal: 0 }));
+    let held = snapshot.owners.of_each(&snapshot.sockets);
+    for (index, (socket, held)) in (0..).zip(snapshot.sockets.iter().zip(held)) {
+        let owners = snapshot.owners.at(&held);
+        let asked = owners.iter().filter(|owner| filter.admits_owner(owner));
+        let holders = asked.map(|owner| Holder::Process(owner.pid, owner.fd));
+        rows.extend(holders.map(|holder| Row { socket: index, holder }));
         if owners.is_empty() && filter.admits_unowned() {
             let mut ordinal = 0;
             // Only without an inode can two sockets be alike: pending connections to one UNIX
@@ -41,7 +48,7 @@ pub(super) fn correlate(snapshot: Snapshot, filter: &Filter) -> Answer {
                 ordinal = *count;
                 *count += 1;
             }
-            rows.push(Row { socket: index, owner: None, ordinal });
+            rows.push(Row { socket: index, holder: Holder::Nobody(ordinal) });
         }
     }
     Answer { snapshot, rows }
@@ -54,7 +61,7 @@ static IDENTITY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 impl Answer {
     fn parts(&self, row: usize) -> Option<(&Row, &Socket)> {
         let row = self.rows.get(row)?;
-        Some((row, self.snapshot.sockets.get(row.socket)?))
+        Some((row, self.snapshot.sockets.get(usize::try_from(row.socket).ok()?)?))
     }
 }
 
@@ -65,7 +72,10 @@ impl Rows for Answer {
 
     fn id(&self, row: usize) -> i64 {
         let Some((row, socket)) = self.parts(row) else { return 0 };
-        let holder = row.owner.map(|owner| (owner.pid, owner.fd));
+        let (holder, ordinal) = match row.holder {
+            Holder::Process(pid, fd) => (Some((pid, fd)), 0),
+            Holder::Nobody(ordinal) => (None, ordinal),
+        };
         let hash = match &socket.binding {
             Binding::Inet { protocol, local, .. } if socket.inode != 0 => IDENTITY.hash_one((
                 socket.net_namespace,
@@ -75,7 +85,7 @@ impl Rows for Answer {
                 holder,
             )),
             Binding::Inet { .. } | Binding::Unix { .. } | Binding::Packet { .. } => {
-                IDENTITY.hash_one((socket, holder, row.ordinal))
+                IDENTITY.hash_one((socket, holder, ordinal))
             }
         };
         (hash >> 1).cast_signed()
@@ -92,8 +102,14 @@ impl Rows for Answer {
             Value::Integer(endpoint.map_or(0, |endpoint| endpoint.port.into()))
         };
         match field {
-            Field::Pid => Value::Integer(row.owner.map_or(UNOWNED, |owner| owner.pid.into())),
-            Field::Fd => Value::Integer(row.owner.map_or(UNOWNED, |owner| owner.fd.into())),
+            Field::Pid => match row.holder {
+                Holder::Process(pid, _) => Value::Integer(pid.into()),
+                Holder::Nobody(_) => Value::Integer(UNOWNED),
+            },
+            Field::Fd => match row.holder {
+                Holder::Process(_, fd) => Value::Integer(fd.into()),
+                Holder::Nobody(_) => Value::Integer(UNOWNED),
+            },
             Field::Socket => Value::Integer(socket.inode.cast_signed()),
             Field::Family => Value::Integer(socket.family() as i64),
             Field::Protocol => Value::Integer(socket.protocol()),

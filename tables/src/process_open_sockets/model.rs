@@ -4,6 +4,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::ops::Range;
 
 /// The network namespace of a socket: the number in the link text `net:[4026531840]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -231,6 +232,37 @@ impl Owners {
     /// The sockets that they hold, each once.
     pub(crate) fn inodes(&self) -> impl Iterator<Item = u64> {
         self.0.chunk_by(|a, b| a.inode == b.inode).filter_map(<[_]>::first).map(|owner| owner.inode)
+    }
+
+    /// For each of these sockets the places of all that hold it, by pid and fd.
+    pub(crate) fn of_each(&self, sockets: &[Socket]) -> Vec<Range<usize>> {
+        let mut order: Vec<(u64, usize)> =
+            sockets.iter().enumerate().map(|(index, socket)| (socket.inode, index)).collect();
+        order.sort_unstable();
+        let mut held = vec![0..0; sockets.len()];
+        let (mut start, mut end) = (0, 0);
+        let inode = |place: usize| self.0.get(place).map(|owner| owner.inode);
+        for (socket, index) in order.into_iter().filter(|(socket, _)| *socket != 0) {
+            if inode(start) != Some(socket) {
+                start = end;
+                while inode(start).is_some_and(|inode| inode < socket) {
+                    start += 1;
+                }
+                end = start;
+                while inode(end) == Some(socket) {
+                    end += 1;
+                }
+            }
+            if let Some(held) = held.get_mut(index) {
+                *held = start..end;
+            }
+        }
+        held
+    }
+
+    /// Those at these places.
+    pub(crate) fn at(&self, places: &Range<usize>) -> &[FdOwner] {
+        self.0.get(places.clone()).unwrap_or_default()
     }
 
     /// All that hold this socket, by pid and fd.

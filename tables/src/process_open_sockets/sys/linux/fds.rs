@@ -101,17 +101,18 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
     fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         let mut found = Found::default();
         loop {
-            let batch = self.batches().pop();
-            if let Some(batch) = batch {
-                self.look_at(&batch, &mut found);
+            // A process of one's own first: two walkers in one are in each other's way in the kernel.
+            let next = self.begun.fetch_add(1, Ordering::Relaxed);
+            if let Some(&pid) = self.pids.get(next) {
+                if self.pids.len() - next > PROCESSES {
+                    self.call_another(scope);
+                }
+                self.list(pid, scope, &mut found);
                 continue;
             }
-            let next = self.begun.fetch_add(1, Ordering::Relaxed);
-            let Some(&pid) = self.pids.get(next) else { break };
-            if self.pids.len() - next > PROCESSES {
-                self.call_another(scope);
-            }
-            self.list(pid, scope, &mut found);
+            let batch = self.batches().pop();
+            let Some(batch) = batch else { break };
+            self.look_at(&batch, &mut found);
         }
         self.walkers.fetch_sub(1, Ordering::Relaxed);
         let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);

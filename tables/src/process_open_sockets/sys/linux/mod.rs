@@ -282,25 +282,25 @@ impl Scan<'_> {
 
     /// Drops what has no holder and is no longer there, and what its holder says is something else.
     fn drop_untrue(&mut self, runs: &[Run], owners: &Owners) {
+        let held = owners.of_each(&self.sockets);
         let mut untrue = vec![false; self.sockets.len()];
         for run in runs {
-            let Some(sockets) = self.sockets.get(run.sockets.clone()) else { continue };
-            let unowned =
-                |socket: &&Socket| socket.inode != 0 && owners.of(socket.inode).is_empty();
-            let unowned: Vec<&Socket> = sockets.iter().filter(unowned).collect();
+            let (Some(sockets), Some(held), Some(untrue)) = (
+                self.sockets.get(run.sockets.clone()),
+                held.get(run.sockets.clone()),
+                untrue.get_mut(run.sockets.clone()),
+            ) else {
+                continue;
+            };
+            let is_unowned =
+                |(socket, held): &(&Socket, &Range<usize>)| socket.inode != 0 && held.is_empty();
+            let unowned: Vec<&Socket> =
+                sockets.iter().zip(held).filter(is_unowned).map(|(socket, _)| socket).collect();
             let there = self.look_again(run, run.file, &unowned);
             let twin = run.file.twin();
             let in_twin = twin.and_then(|twin| self.look_again(run, twin, &unowned));
-            let untrue = untrue.iter_mut().skip(run.sockets.start);
-            for (socket, untrue) in sockets.iter().zip(untrue) {
-                *untrue = match owners.of(socket.inode) {
-                    holders @ [_, ..] => {
-                        let is_other = is_of_another_file(self.root, holders, run.file, run.teller);
-                        if is_other {
-                            note_forged(socket.inode, run.file, &mut self.gaps);
-                        }
-                        is_other
-                    }
+            for ((socket, held), untrue) in sockets.iter().zip(held).zip(untrue) {
+                *untrue = match owners.at(held) {
                     [] if socket.inode == 0 => false,
                     [] => {
                         let vanished =
@@ -311,6 +311,13 @@ impl Scan<'_> {
                         }
                         let twin = in_twin.as_ref().and_then(|twin| twin.get(&socket.inode));
                         vanished || twin.is_some_and(|&twin| is_rather(socket, twin))
+                    }
+                    holders => {
+                        let is_other = is_of_another_file(self.root, holders, run.file, run.teller);
+                        if is_other {
+                            note_forged(socket.inode, run.file, &mut self.gaps);
+                        }
+                        is_other
                     }
                 };
             }
@@ -327,16 +334,16 @@ impl Scan<'_> {
         file: ProcNetFile,
         sockets: &[&Socket],
     ) -> Option<HashMap<u64, bool>> {
+        let inodes: HashSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
+        if inodes.is_empty() {
+            return None;
+        }
         let namespace = self.namespaces.iter().nth(run.namespace)?;
         // A port stays the same whatever becomes of the socket.
         let request = Request::like(file).map(|request| match local_ports(sockets) {
             Some(ports) => request.with_local_ports(ports),
             None => request,
         });
-        let inodes: HashSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
-        if inodes.is_empty() {
-            return None;
-        }
         let mut there = HashMap::new();
         let mut gaps = Gaps::default();
         let mut tables = Tables::of(self.root, namespace, self.source);
