@@ -240,21 +240,19 @@ impl Owners {
             sockets.iter().enumerate().map(|(index, socket)| (socket.inode, index)).collect();
         order.sort_unstable();
         let mut held = vec![0..0; sockets.len()];
-        let (mut start, mut end) = (0, 0);
-        let inode = |place: usize| self.0.get(place).map(|owner| owner.inode);
-        for (socket, index) in order.into_iter().filter(|(socket, _)| *socket != 0) {
-            if inode(start) != Some(socket) {
-                start = end;
-                while inode(start).is_some_and(|inode| inode < socket) {
-                    start += 1;
+        let mut rest = 0;
+        for alike in order.chunk_by(|a, b| a.0 == b.0) {
+            let Some(&(socket, _)) = alike.first() else { continue };
+            let count = |from: usize, is: fn(&u64, &u64) -> bool| {
+                let owners = self.0.get(from..).unwrap_or_default().iter();
+                owners.take_while(|owner| is(&owner.inode, &socket)).count()
+            };
+            let start = rest + count(rest, u64::lt);
+            rest = start + count(start, u64::eq);
+            for (_, index) in alike.iter().filter(|_| socket != 0) {
+                if let Some(held) = held.get_mut(*index) {
+                    *held = start..rest;
                 }
-                end = start;
-                while inode(end) == Some(socket) {
-                    end += 1;
-                }
-            }
-            if let Some(held) = held.get_mut(index) {
-                *held = start..end;
             }
         }
         held
@@ -430,6 +428,25 @@ mod tests {
         assert_eq!(owners.of(5), [owner(5, 1, 3)]);
         assert_eq!(owners.of(6), []);
         assert_eq!(owners.of(10), []);
+    }
+
+    #[test]
+    fn each_socket_gets_the_owners_of_its_inode() {
+        let owners: Owners =
+            [owner(5, 1, 3), owner(7, 1, 4), owner(7, 2, 3), owner(9, 1, 1)].into_iter().collect();
+        for inodes in [&[7, 5, 0, 6, 7, 9][..], &[5], &[9, 8], &[9], &[4, 5, 6, 7, 8, 9, 10], &[]] {
+            let socket = |inode: &u64| Socket {
+                inode: *inode,
+                net_namespace: None,
+                binding: Binding::Packet { protocol: 3 },
+                details: Details::default(),
+            };
+            let sockets: Vec<Socket> = inodes.iter().map(socket).collect();
+            let held = owners.of_each(&sockets);
+            let held: Vec<&[FdOwner]> = held.iter().map(|places| owners.at(places)).collect();
+            let expected: Vec<_> = inodes.iter().map(|&inode| owners.of(inode)).collect();
+            assert_eq!(held, expected, "{inodes:?}");
+        }
     }
 
     #[test]
