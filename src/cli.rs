@@ -5,10 +5,12 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use log::{Level, LevelFilter};
-use tables::process_open_sockets::Options;
+use tables::process_open_sockets::{Options, Source};
 
 /// Every open socket of this host, with every process that holds it.
 ///
@@ -137,12 +139,46 @@ pub struct TableFlags {
         env = "PROCESS_OPEN_SOCKETS_PROCFS"
     )]
     pub procfs: PathBuf,
+    /// Who tells what sockets there are: netlink and, where there is no netlink, /proc/net; or one of
+    /// them alone
+    #[arg(
+        long,
+        global = true,
+        value_name = "SOURCE",
+        default_value = "auto",
+        value_parser = PossibleValuesParser::new(["auto", "procfs", "netlink"]).map(source),
+        env = "PROCESS_OPEN_SOCKETS_SOURCE"
+    )]
+    pub source: Source,
+    /// For how many milliseconds sockets that were read for one lookup by pid may answer others; 0 to
+    /// read them each time
+    #[arg(
+        long,
+        global = true,
+        value_name = "MILLISECONDS",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(..=60_000),
+        env = "PROCESS_OPEN_SOCKETS_SNAPSHOT_TTL_MS"
+    )]
+    pub snapshot_ttl_ms: u64,
+}
+
+fn source(name: String) -> Source {
+    match &*name {
+        "procfs" => Source::Procfs,
+        "netlink" => Source::Netlink,
+        _ => Source::Auto,
+    }
 }
 
 impl TableFlags {
     /// The same as the table takes it.
     pub fn options(&self) -> Options {
-        Options { procfs: self.procfs.clone(), ..Options::default() }
+        Options {
+            procfs: self.procfs.clone(),
+            source: self.source,
+            snapshot_ttl: Duration::from_millis(self.snapshot_ttl_ms),
+        }
     }
 }
 

@@ -173,6 +173,8 @@ fn every_flag_can_be_a_variable() {
             .env("PROCESS_OPEN_SOCKETS_INTERVAL", "1")
             .env("PROCESS_OPEN_SOCKETS_VERBOSE", "1")
             .env("PROCESS_OPEN_SOCKETS_PROCFS", "/proc")
+            .env("PROCESS_OPEN_SOCKETS_SOURCE", "procfs")
+            .env("PROCESS_OPEN_SOCKETS_SNAPSHOT_TTL_MS", "0")
             .env("PROCESS_OPEN_SOCKETS_TABLE_NAME", "from_a_variable"),
     );
     core.wait_for(NAME);
