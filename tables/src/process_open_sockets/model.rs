@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::ops::Range;
 
@@ -401,11 +401,30 @@ pub(crate) fn inet_ntop(address: IpAddr) -> String {
             [0, 0, 0, 0, 0, 0, high, _] if high != 0 => format!("::{}", embedded_ipv4(v6)),
             _ => v6.to_string(),
         },
-        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V4(v4) => ipv4_text(v4),
     }
 }
 
-fn embedded_ipv4(address: Ipv6Addr) -> std::net::Ipv4Addr {
+/// Without the machinery of formatting, since a large answer has hundreds of thousands of these.
+fn ipv4_text(address: Ipv4Addr) -> String {
+    let mut text = String::with_capacity("255.255.255.255".len());
+    let digit = |number: u8| char::from(b'0' + number % 10);
+    for (place, octet) in address.octets().into_iter().enumerate() {
+        if place > 0 {
+            text.push('.');
+        }
+        if octet >= 100 {
+            text.push(digit(octet / 100));
+        }
+        if octet >= 10 {
+            text.push(digit(octet / 10));
+        }
+        text.push(digit(octet));
+    }
+    text
+}
+
+fn embedded_ipv4(address: Ipv6Addr) -> Ipv4Addr {
     let [.., a, b, c, d] = address.octets();
     [a, b, c, d].into()
 }
@@ -488,6 +507,14 @@ mod tests {
             ([0x2001, 0xdb8, 0, 1, 1, 1, 1, 1], "2001:db8:0:1:1:1:1:1"),
         ] {
             assert_eq!(inet_ntop(IpAddr::V6(segments.into())), text);
+        }
+    }
+
+    #[test]
+    fn every_octet_of_an_ipv4_address_is_printed_in_decimal() {
+        for octet in 0..=255 {
+            let address = Ipv4Addr::new(octet, 0, 255 - octet, octet);
+            assert_eq!(inet_ntop(address.into()), address.to_string());
         }
     }
 

@@ -5,3 +5,4 @@ pub(super) mod proc_net;
 pub(super) mod proc_status;
 pub(super) mod proto_name;
 pub(super) mod sock_diag;
+pub(super) mod sockstat;

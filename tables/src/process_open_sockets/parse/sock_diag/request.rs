@@ -14,6 +14,17 @@ pub(crate) struct Request {
     states: States,
     local_ports: RangeInclusive<u16>,
     remote_ports: RangeInclusive<u16>,
+    half: Option<Half>,
+}
+
+/// Half of all TCP sockets: of two that are asked for at once, each takes about half the time.
+///
+/// Mostly one end of a connection has a port of its own, and the other a service's. So the local port
+/// decides if it is one that the kernel gives out by default, and the remote port otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Half {
+    Lower,
+    Upper,
 }
 
 /// A list of sockets that the kernel keeps.
@@ -99,7 +110,20 @@ impl Request {
     }
 
     fn every(table: DiagTable) -> Request {
-        Request { table, states: States::LISTED, local_ports: EVERY_PORT, remote_ports: EVERY_PORT }
+        Request {
+            table,
+            states: States::LISTED,
+            local_ports: EVERY_PORT,
+            remote_ports: EVERY_PORT,
+            half: None,
+        }
+    }
+
+    /// Two requests whose answers together are that to this one: no socket is in both, since ports do
+    /// not change. None if it is not for TCP.
+    pub(crate) fn halves(&self) -> Option<[Request; 2]> {
+        let DiagTable::Inet { protocol: IPPROTO_TCP, .. } = self.table else { return None };
+        Some([Half::Lower, Half::Upper].map(|half| Request { half: Some(half), ..self.clone() }))
     }
 
     /// Only sockets in these states. Protocols that have none in our model are not narrowed.
@@ -165,7 +189,7 @@ impl Request {
             let number = u32::from(protocol).to_ne_bytes();
             push_attribute(&mut body, INET_DIAG_REQ_PROTOCOL, &number);
         }
-        let conditions = self.port_conditions();
+        let conditions = self.conditions();
         if !conditions.is_empty() {
             push_attribute(&mut body, INET_DIAG_REQ_BYTECODE, &conditions);
         }
@@ -175,13 +199,7 @@ impl Request {
     /// A program for the kernel (`inet_diag_bc_run`): it goes `yes` or `no` bytes on from an
     /// instruction, and a socket is taken if that leads exactly to the end. So `yes` goes to the next
     /// condition, and `no` four bytes beyond the end, which is as far as it may go.
-    fn port_conditions(&self) -> Vec<u8> {
-        const INET_DIAG_BC_S_GE: u8 = 2;
-        const INET_DIAG_BC_S_LE: u8 = 3;
-        const INET_DIAG_BC_D_GE: u8 = 4;
-        const INET_DIAG_BC_D_LE: u8 = 5;
-        /// Two `struct inet_diag_bc_op`: the code and the jumps, and the port in the place of a jump.
-        const CONDITION: u8 = 8;
+    fn conditions(&self) -> Vec<u8> {
         let (local, remote) = (&self.local_ports, &self.remote_ports);
         let conditions = [
             (INET_DIAG_BC_S_GE, *local.start(), *local.start() > 0),
@@ -189,18 +207,52 @@ impl Request {
             (INET_DIAG_BC_D_GE, *remote.start(), *remote.start() > 0),
             (INET_DIAG_BC_D_LE, *remote.end(), *remote.end() < u16::MAX),
         ];
-        let mut program = Vec::new();
-        let mut beyond_end = 4;
+        let mut program = self.half.map(Half::program).unwrap_or_default();
         for (code, port, _) in conditions.into_iter().rev().filter(|(.., needed)| *needed) {
-            beyond_end += u16::from(CONDITION);
-            let mut condition = vec![code, CONDITION];
-            condition.extend(beyond_end.to_ne_bytes());
-            condition.extend([0; 2]);
-            condition.extend(port.to_ne_bytes());
-            program.splice(..0, condition);
+            let beyond_end = length_u16(program.len()) + u16::from(CONDITION) + 4;
+            program.splice(..0, condition(code, port, beyond_end));
         }
         program
     }
+}
+
+impl Half {
+    /// Either both of the first two conditions hold, or both of the last two.
+    fn program(self) -> Vec<u8> {
+        const INET_DIAG_BC_JMP: u8 = 1;
+        /// Where `net.ipv4.ip_local_port_range` begins, and its middle.
+        const FIRST: u16 = 32_768;
+        const MIDDLE: u16 = 46_884;
+        const BOTH: u16 = 2 * CONDITION as u16;
+        let (local, remote, port) = match self {
+            Half::Lower => (INET_DIAG_BC_S_LE, INET_DIAG_BC_D_LE, MIDDLE - 1),
+            Half::Upper => (INET_DIAG_BC_S_GE, INET_DIAG_BC_D_GE, MIDDLE),
+        };
+        // From the first of two conditions to what is after both and the jump, or beyond the end.
+        let over_both = BOTH + 4;
+        let over_one = over_both - u16::from(CONDITION);
+        let mut program = Vec::new();
+        program.extend(condition(INET_DIAG_BC_S_GE, FIRST, over_both));
+        program.extend(condition(local, port, over_one));
+        program.extend([INET_DIAG_BC_JMP, 4]);
+        program.extend((BOTH + 4).to_ne_bytes());
+        program.extend(condition(INET_DIAG_BC_S_LE, FIRST - 1, over_both));
+        program.extend(condition(remote, port, over_one));
+        program
+    }
+}
+
+const INET_DIAG_BC_S_GE: u8 = 2;
+const INET_DIAG_BC_S_LE: u8 = 3;
+const INET_DIAG_BC_D_GE: u8 = 4;
+const INET_DIAG_BC_D_LE: u8 = 5;
+/// Two `struct inet_diag_bc_op`: the code and the jumps, and the port in the place of a jump.
+const CONDITION: u8 = 8;
+
+/// An instruction that compares a port, and goes on with the next one or `no` bytes further.
+fn condition(code: u8, port: u16, no: u16) -> [u8; CONDITION as usize] {
+    let ([a, b], [c, d]) = (no.to_ne_bytes(), port.to_ne_bytes());
+    [code, CONDITION, a, b, 0, 0, c, d]
 }
 
 /// `struct unix_diag_req`: every state, and the cookie that stands for none.
@@ -230,12 +282,15 @@ fn packet_body() -> Vec<u8> {
     body
 }
 
-/// Values are at most 32 bytes, and multiples of 4.
+/// Values are at most 68 bytes, and multiples of 4.
 fn push_attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).unwrap_or(u16::MAX);
-    body.extend(length.to_ne_bytes());
+    body.extend(length_u16(ATTRIBUTE_HEADER + value.len()).to_ne_bytes());
     body.extend(kind.to_ne_bytes());
     body.extend(value);
+}
+
+fn length_u16(length: usize) -> u16 {
+    u16::try_from(length).unwrap_or(u16::MAX)
 }
 
 fn length_u32(length: usize) -> u32 {

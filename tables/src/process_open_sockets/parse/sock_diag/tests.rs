@@ -487,34 +487,68 @@ proptest! {
             .with_local_ports(local.clone())
             .with_remote_ports(remote.clone());
         let taken = narrowed.to_bytes(1).get(76..).is_none_or(|program| run(program, ports));
-        prop_assert_eq!(taken, local.contains(&ports.0) && remote.contains(&ports.1));
+        let expected = local.contains(&ports.0) && remote.contains(&ports.1);
+        prop_assert_eq!(taken, expected);
+        let halves = narrowed.halves().unwrap().map(|half| run(&half.to_bytes(1)[76..], ports));
+        prop_assert_eq!(halves.into_iter().filter(|taken| *taken).count(), usize::from(expected));
     }
+}
+
+#[test]
+fn a_half_is_asked_for_by_the_port_that_differs_from_socket_to_socket() {
+    let [lower, upper] = request(ProcNetFile::Tcp).halves().unwrap();
+    let program = |half: Request| half.to_bytes(1)[72..].to_vec();
+    let expected = [
+        "2800 0100",            // attribute: length, INET_DIAG_REQ_BYTECODE
+        "02 08 1400 0000 0080", // local port >= 32768, or 20 on
+        "03 08 0c00 0000 23b7", // local port <= 46883, or 12 on
+        "01 04 1400",           // to the end
+        "03 08 1400 0000 ff7f", // local port <= 32767, or beyond the end
+        "05 08 0c00 0000 23b7", // remote port <= 46883, or beyond the end
+    ];
+    assert_eq!(program(lower), bytes(&expected.concat()));
+    let expected = [
+        "2800 0100",
+        "02 08 1400 0000 0080",
+        "02 08 0c00 0000 24b7", // local port >= 46884
+        "01 04 1400",
+        "03 08 1400 0000 ff7f",
+        "04 08 0c00 0000 24b7", // remote port >= 46884
+    ];
+    assert_eq!(program(upper), bytes(&expected.concat()));
+    assert_eq!(request(ProcNetFile::Udp).halves(), None);
 }
 
 /// Runs a program of port comparisons as `inet_diag_bc_run` does, after the checks that
 /// `inet_diag_bc_audit` makes.
 fn run(program: &[u8], (local, remote): (u16, u16)) -> bool {
-    let mut left = program.len();
-    assert!(left.is_multiple_of(8));
-    for condition in program.chunks(8) {
-        let no = usize::from(u16::from_ne_bytes([condition[2], condition[3]]));
-        assert_eq!(condition[1], 8);
-        assert!(no >= 8 && no <= left + 4 && no.is_multiple_of(4));
-        left -= 8;
+    let yes = |place: usize| usize::from(program[place + 1]);
+    let no =
+        |place: usize| usize::from(u16::from_ne_bytes([program[place + 2], program[place + 3]]));
+    // What is reached by going on and on.
+    let mut on_the_way = vec![0];
+    while let Some(&place) = on_the_way.last().filter(|place| **place < program.len()) {
+        on_the_way.push(place + yes(place));
+    }
+    assert_eq!(on_the_way.pop(), Some(program.len()));
+    for &place in &on_the_way {
+        let (least, left) = (if program[place] == 1 { 4 } else { 8 }, program.len() - place);
+        assert!(yes(place) >= least && yes(place).is_multiple_of(4));
+        assert!(no(place) >= least && no(place) <= left + 4 && no(place).is_multiple_of(4));
+        assert!(no(place) >= left || on_the_way.contains(&(place + no(place))));
     }
     let mut place = 0;
     while place < program.len() {
-        let condition = &program[place..place + 8];
-        let bound = u16::from_ne_bytes([condition[6], condition[7]]);
-        let holds = match condition[0] {
-            2 => local >= bound,
-            3 => local <= bound,
-            4 => remote >= bound,
-            5 => remote <= bound,
+        let bound = || u16::from_ne_bytes([program[place + 6], program[place + 7]]);
+        let holds = match program[place] {
+            1 => false,
+            2 => local >= bound(),
+            3 => local <= bound(),
+            4 => remote >= bound(),
+            5 => remote <= bound(),
             code => panic!("{code}"),
         };
-        let no = usize::from(u16::from_ne_bytes([condition[2], condition[3]]));
-        place += if holds { usize::from(condition[1]) } else { no };
+        place += if holds { yes(place) } else { no(place) };
     }
     place == program.len()
 }

@@ -6,7 +6,6 @@
 //! A link costs the kernel microseconds, and a host may have a million of them. So the walk calls in
 //! more threads as it finds more to do, and a process with many descriptors is shared among them.
 
-use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +15,7 @@ use rustix::fs::{fstat, getxattr};
 use rustix::io::Errno;
 use rustix::path::DecInt;
 
+use super::cores;
 use super::proc_root::{ProcRoot, Process, for_each_number, is_gone, read_link};
 use crate::process_open_sockets::model::{FdOwner, GapKind, Gaps};
 use crate::process_open_sockets::parse::proc_link;
@@ -27,8 +27,7 @@ pub(super) fn walk(
     wanted: impl Fn(&FdOwner) -> bool + Sync,
     gaps: &mut Gaps,
 ) -> Vec<FdOwner> {
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    walk_on(cores, root, pids, wanted, gaps)
+    walk_on(cores(), root, pids, wanted, gaps)
 }
 
 /// The same on that many threads at the most.

@@ -10,7 +10,10 @@ mod sock_diag;
 mod tables;
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZero;
 use std::ops::{Range, RangeInclusive};
+use std::sync::LazyLock;
+use std::thread;
 use std::time::Instant;
 
 use self::netns::{Namespace, Namespaces};
@@ -26,6 +29,13 @@ use crate::process_open_sockets::model::{
 use crate::process_open_sockets::parse::proc_net::ProcNetFile;
 use crate::process_open_sockets::parse::sock_diag::Request;
 use crate::process_open_sockets::{Options, Source};
+
+/// How many threads the machine has, or as many as we are given of them.
+fn cores() -> usize {
+    static CORES: LazyLock<usize> =
+        LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
+    *CORES
+}
 
 /// Collects, and remembers for a moment.
 pub(crate) struct Collector {
@@ -243,13 +253,11 @@ impl Scan<'_> {
             let mut tables = Tables::of(self.root, namespace, self.source);
             for file in files {
                 let start = self.sockets.len();
-                let wanted = |socket: &Socket, _| match filter.admits_socket(socket) {
-                    true => Wanted::Yes,
-                    false => Wanted::No,
-                };
                 let request = filter.request(file);
-                let teller =
-                    tables.read(file, request.as_ref(), &mut self.sockets, &mut self.gaps, wanted);
+                let (sockets, gaps) = (&mut self.sockets, &mut self.gaps);
+                let teller = tables.read_all(file, request.as_ref(), sockets, gaps, |socket| {
+                    filter.admits_socket(socket)
+                });
                 let sockets = start..self.sockets.len();
                 runs.push(Run { namespace: index, file, teller, sockets });
             }

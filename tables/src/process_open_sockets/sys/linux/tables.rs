@@ -2,9 +2,11 @@
 //! a dump of NETLINK_SOCK_DIAG, or the file in `/proc/<pid>/net` where the kernel has no such dump or
 //! the namespace cannot be entered.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::thread;
 
+use super::cores;
 use super::netns::Namespace;
 use super::proc_net;
 use super::proc_root::ProcRoot;
@@ -13,6 +15,7 @@ use crate::process_open_sockets::Source;
 use crate::process_open_sockets::model::{GapKind, Gaps, Socket};
 use crate::process_open_sockets::parse::proc_net::ProcNetFile;
 use crate::process_open_sockets::parse::sock_diag::Request;
+use crate::process_open_sockets::parse::sockstat;
 
 /// Whether a socket that was read is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +138,53 @@ impl<'a> Tables<'a> {
             });
         }
         Teller::ProcNet
+    }
+}
+
+impl Tables<'_> {
+    /// The same for all sockets that are admitted; a large table in two halves at once.
+    pub(super) fn read_all(
+        &mut self,
+        file: ProcNetFile,
+        request: Option<&Request>,
+        sockets: &mut Vec<Socket>,
+        gaps: &mut Gaps,
+        admits: impl Fn(&Socket) -> bool + Sync,
+    ) -> Teller {
+        let wanted = |socket: &Socket, _| if admits(socket) { Wanted::Yes } else { Wanted::No };
+        let halves = request.filter(|_| self.diag.is_some() && cores() > 1);
+        let halves = halves.and_then(Request::halves).filter(|_| self.is_large(file));
+        if let Some([lower, upper]) = halves {
+            let start = sockets.len();
+            let (mut more, mut more_gaps) = (Vec::new(), Gaps::default());
+            let mut other = Tables::of(self.root, self.namespace, self.source);
+            let tellers = thread::scope(|scope| {
+                let thread = thread::Builder::new().name("dump".into());
+                let upper = thread.spawn_scoped(scope, || {
+                    other.read(file, Some(&upper), &mut more, &mut more_gaps, wanted)
+                });
+                let lower = self.read(file, Some(&lower), sockets, gaps, wanted);
+                [Some(lower), upper.ok().and_then(|upper| upper.join().ok())]
+            });
+            if tellers == [Some(Teller::SockDiag); 2] {
+                sockets.append(&mut more);
+                gaps.extend(more_gaps);
+                return Teller::SockDiag;
+            }
+            // A file knows no halves.
+            sockets.truncate(start);
+        }
+        self.read(file, request, sockets, gaps, wanted)
+    }
+
+    /// Whether the table is worth another thread.
+    fn is_large(&self, file: ProcNetFile) -> bool {
+        const LARGE: u64 = 10_000;
+        let name = if file == ProcNetFile::Tcp6 { "sockstat6" } else { "sockstat" };
+        let Ok(Some(mut sockstat)) = self.namespace.open(self.root, name) else { return false };
+        let mut text = [0; 1024];
+        let length = sockstat.read(&mut text).unwrap_or_default();
+        sockstat::tcp_sockets(text.get(..length).unwrap_or_default()) > LARGE
     }
 }
 
