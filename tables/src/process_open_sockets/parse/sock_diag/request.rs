@@ -152,6 +152,12 @@ impl Request {
         }
     }
 
+    /// Whether many sockets share a chain of the kernel's hash table, so that one that goes may hide
+    /// another from a dump.
+    pub(crate) fn is_of_long_chains(&self) -> bool {
+        !matches!(self.table, DiagTable::Inet { protocol: IPPROTO_TCP, .. })
+    }
+
     /// The message that asks for it. The answers to it bear the same sequence number.
     pub(crate) fn to_bytes(&self, sequence: u32) -> Vec<u8> {
         const NLM_F_REQUEST: u16 = 0x1;

@@ -1,11 +1,14 @@
 //! The sockets of a namespace, from the files in `/proc/<pid>/net`.
 //!
-//! The kernel prints a file page by page and lets go of its locks in between. What stays where it
-//! is meanwhile is printed once; what comes, goes or moves may be printed twice or not at all.
+//! The kernel prints a file page by page and lets go of its locks in between. It finds its place again
+//! by counting, so what comes or goes meanwhile may hide another socket, or show it twice. So a file
+//! of more than a page is read again, until nothing new is in it, but for those of TCP, where the
+//! kernel counts along short hash chains.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Seek};
 use std::ops::ControlFlow;
 
 use super::netns::Namespace;
@@ -22,45 +25,53 @@ pub(super) fn for_each_socket(
     gaps: &mut Gaps,
     mut each: impl FnMut(Socket) -> Handed,
 ) {
-    let hasher = RandomState::new();
-    let mut seen = HashSet::new();
-    let mut is_new = |socket: &Socket| match &socket.binding {
-        // One connection has these two ends, whatever has become of it.
-        Binding::Inet { state: Some(_), local, remote, .. }
-            if socket.inode == 0 && remote.port != 0 =>
-        {
-            seen.insert(hasher.hash_one((local, remote)))
-        }
-        _ if socket.inode == 0 => true,
-        // With the path, so that a line that somebody wrote into a path hides no true one.
-        Binding::Unix { path, .. } => seen.insert(hasher.hash_one((socket.inode, path))),
-        Binding::Inet { .. } | Binding::Packet { .. } => seen.insert(socket.inode),
-    };
     let opened = match namespace.open(root, file.name()) {
         Ok(Some(opened)) => Ok(BufReader::with_capacity(64 * 1024, opened)),
         Ok(None) => return,
         Err(errno) => Err(io::Error::from(errno)),
     };
-    let mut lines = 0u64;
-    let result = opened.and_then(|text| {
-        for_each_line(text, |line| {
+    let mut seen = Seen::default();
+    let mut read = |text: &mut BufReader<File>, is_first: bool| {
+        let mut lines = 0u64;
+        let mut any_new = false;
+        let end = for_each_line(text, |line| {
             lines += 1;
             if lines == 1 && file.is_header(line.unwrap_or_default()) {
                 return ControlFlow::Continue(());
             }
             match line.map(|line| file.parse(line)) {
+                // Those without an inode cannot be told apart: the first time counts.
+                Some(Ok(socket)) if socket.inode == 0 && !is_first => {}
                 Some(Ok(mut socket)) => {
                     socket.net_namespace = namespace.number();
-                    if is_new(&socket) && each(socket) == Handed::Enough {
-                        return ControlFlow::Break(());
+                    if seen.is_new(&socket) {
+                        any_new = true;
+                        if each(socket) == Handed::Enough {
+                            return ControlFlow::Break(());
+                        }
                     }
                 }
+                Some(Err(_)) | None if !is_first => {}
                 Some(Err(_)) | None => gaps.add(GapKind::Line, || {
                     format!("line {lines} of {}", namespace.path(root, file.name()).display())
                 }),
             }
             ControlFlow::Continue(())
-        })
+        });
+        end.map(|end| end.is_continue() && any_new)
+    };
+    let result = opened.and_then(|mut text| {
+        let mut go_on = read(&mut text, true)?;
+        let has_short_chains = matches!(file, ProcNetFile::Tcp | ProcNetFile::Tcp6);
+        let is_long = text.stream_position().is_ok_and(|length| length > PAGE);
+        for _ in 1..ATTEMPTS {
+            if !go_on || has_short_chains || !is_long {
+                break;
+            }
+            text.rewind()?;
+            go_on = read(&mut text, false)?;
+        }
+        Ok(())
     });
     if let Err(error) = result {
         gaps.add(GapKind::SocketFile, || {
@@ -68,6 +79,38 @@ pub(super) fn for_each_socket(
         });
     }
 }
+
+/// The sockets that a file has listed so far.
+#[derive(Default)]
+struct Seen {
+    hasher: RandomState,
+    hashes: HashSet<u64>,
+}
+
+impl Seen {
+    fn is_new(&mut self, socket: &Socket) -> bool {
+        match &socket.binding {
+            // One connection has these two ends, whatever has become of it.
+            Binding::Inet { state: Some(_), local, remote, .. }
+                if socket.inode == 0 && remote.port != 0 =>
+            {
+                self.hashes.insert(self.hasher.hash_one((local, remote)))
+            }
+            _ if socket.inode == 0 => true,
+            // With the path, so that a line that somebody wrote into a path hides no true one.
+            Binding::Unix { path, .. } => {
+                self.hashes.insert(self.hasher.hash_one((socket.inode, path)))
+            }
+            Binding::Inet { .. } | Binding::Packet { .. } => self.hashes.insert(socket.inode),
+        }
+    }
+}
+
+/// How often a file is read that shows something new each time.
+const ATTEMPTS: usize = 4;
+
+/// The kernel prints at most that much at a time.
+const PAGE: u64 = 4096;
 
 /// Longer than any line that the kernel prints: those of UNIX sockets reach about 170 bytes, of
 /// TCP over IPv6 about 230.
@@ -78,16 +121,16 @@ const LONGEST_LINE: u64 = 4096;
 fn for_each_line(
     mut text: impl BufRead,
     mut each: impl FnMut(Option<&[u8]>) -> ControlFlow<()>,
-) -> io::Result<()> {
+) -> io::Result<ControlFlow<()>> {
     let mut line = Vec::new();
     loop {
         line.clear();
         if io::Read::take(&mut text, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
         let whole = line.strip_suffix(b"\n");
         if each(whole).is_break() {
-            return Ok(());
+            return Ok(ControlFlow::Break(()));
         }
         if whole.is_none() {
             text.skip_until(b'\n')?;
@@ -105,7 +148,7 @@ mod tests {
             lines.push(line.map(<[u8]>::to_vec));
             ControlFlow::Continue(())
         };
-        for_each_line(text, push).unwrap();
+        assert_eq!(for_each_line(text, push).unwrap(), ControlFlow::Continue(()));
         lines
     }
 

@@ -4,9 +4,10 @@
 //! it then. It takes no privilege, and shows the sockets of all users.
 //!
 //! The kernel gives a datagram at a time and lets go of its locks in between. It finds its place
-//! again by counting, so what comes or goes near that place meanwhile may hide a socket that was
-//! there all the time, or show one twice; no kernel so far marks such an answer (NLM_F_DUMP_INTR).
-//! Twice is seen to here; what is hidden is as hidden in `/proc/net`, which counts in the same way.
+//! again by counting along a hash chain, so what comes or goes on that chain meanwhile may hide a
+//! socket that was there all the time, or show one twice; no kernel so far marks such an answer
+//! (NLM_F_DUMP_INTR). Twice is seen to here. Where chains are long the dump is asked for again, which
+//! shows what was hidden; TCP has so many chains that hardly two sockets share one.
 //!
 //! A kernel without a list for the protocol tries to load a module for it first, and then says
 //! ENOENT, so asking may load `tcp_diag` and the like once.
@@ -71,10 +72,12 @@ pub(super) enum Dump {
 
 /// How an answer ended.
 enum End {
-    /// With this error, or with 0; and whether all of it is known to have come together.
+    /// With this error, or with 0; and whether a part of it is known to be lost.
     Ended {
         errno: i32,
         torn: bool,
+        /// How many datagrams had sockets in them.
+        parts: usize,
     },
     Stopped,
 }
@@ -112,8 +115,8 @@ impl SockDiag {
 
     /// Hands over every socket that the request asks for, each once, unless it was dropped.
     ///
-    /// A dump that was interrupted is asked for again, a few times. What was kept is known by its
-    /// cookie, so the caller gets the sockets of all attempts together, each as it was first seen.
+    /// A dump that was interrupted is asked for again, a few times, and so is one that may hide
+    /// something, as long as the last attempt showed something new. What was kept is known by its cookie, so the caller gets the sockets of all attempts together, each as it was first seen.
     ///
     /// After an error the caller has some of the sockets, and no way to tell which: it should
     /// forget them before it asks elsewhere. Both after that and when it had enough, the rest of the
@@ -123,33 +126,31 @@ impl SockDiag {
         request: &Request,
         mut each: impl FnMut(Socket) -> Handed,
     ) -> io::Result<Dump> {
-        let mut kept = HashSet::new();
-        let mut hand_over = |listed: Listed| {
-            if kept.contains(&listed.cookie) {
-                return ControlFlow::Continue(());
-            }
-            let waiting = listed.waiting();
-            let mut hand_over = |socket| match each(socket) {
-                Handed::Kept => {
-                    kept.insert(listed.cookie);
-                    ControlFlow::Continue(())
-                }
-                Handed::Dropped => ControlFlow::Continue(()),
-                Handed::Enough => ControlFlow::Break(()),
-            };
-            hand_over(listed.socket)?;
-            waiting.into_iter().flatten().try_for_each(hand_over)
-        };
+        let has_long_chains = request.is_of_long_chains();
+        let mut seen = HashSet::new();
+        let mut is_whole = false;
         for _ in 0..ATTEMPTS {
+            let seen_before = seen.len();
             self.ask(request)?;
             let end = self.receive(|message| {
                 let listed = request.parse(message).map_err(|_| malformed())?;
-                Ok(hand_over(listed))
+                let is_new = !seen.contains(&listed.cookie);
+                if is_new && has_long_chains {
+                    seen.insert(listed.cookie);
+                }
+                Ok(if is_new { hand_over(listed, &mut seen, &mut each) } else { GO_ON })
             })?;
             match end {
                 End::Stopped => return Ok(Dump::Stopped),
-                End::Ended { errno: 0, torn: false } => return Ok(Dump::Whole),
-                End::Ended { errno: 0, torn: true } => {}
+                End::Ended { errno: 0, torn, parts } => {
+                    is_whole |= !torn;
+                    // Between two datagrams something may have been hidden, which another attempt
+                    // shows.
+                    let hides = has_long_chains && parts > 1 && seen.len() > seen_before;
+                    if !torn && !hides {
+                        break;
+                    }
+                }
                 End::Ended { errno, .. } => match Errno::from_raw_os_error(errno) {
                     Errno::NOENT | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT => {
                         return Ok(Dump::Unsupported);
@@ -158,13 +159,13 @@ impl SockDiag {
                 },
             }
         }
-        Ok(Dump::Torn)
+        Ok(if is_whole { Dump::Whole } else { Dump::Torn })
     }
 
     /// Sends a request, once the last one is answered: the kernel refuses a second at a time.
     fn ask(&mut self, request: &Request) -> io::Result<()> {
         if self.unfinished {
-            self.receive(|_| Ok(ControlFlow::Continue(())))?;
+            self.receive(|_| Ok(GO_ON))?;
         }
         self.sequence = self.sequence.wrapping_add(1);
         let message = request.to_bytes(self.sequence);
@@ -178,7 +179,7 @@ impl SockDiag {
         &mut self,
         mut each: impl FnMut(&[u8]) -> io::Result<ControlFlow<()>>,
     ) -> io::Result<End> {
-        let mut torn = false;
+        let (mut torn, mut parts) = (false, 0);
         loop {
             let length = match receive_datagram(&self.socket, &mut self.buffer) {
                 Ok(Some(length)) => length,
@@ -197,19 +198,25 @@ impl SockDiag {
                 io::Error::new(io::ErrorKind::InvalidData, text)
             })?;
             let mut messages = Messages::new(datagram, self.sequence);
-            let mut stopped = false;
+            let (mut stopped, mut has_sockets) = (false, false);
             while let Some(message) = messages.next() {
                 match message.map_err(|_| malformed())? {
                     Message::Socket(_) if stopped => {}
-                    Message::Socket(message) => stopped = each(message)?.is_break(),
+                    Message::Socket(message) => {
+                        has_sockets = true;
+                        stopped = each(message)?.is_break();
+                    }
                     Message::Overrun => torn = true,
                     Message::End(errno) => {
                         self.unfinished = false;
                         torn |= messages.interrupted();
-                        return Ok(if stopped { End::Stopped } else { End::Ended { errno, torn } });
+                        parts += usize::from(has_sockets);
+                        let end = End::Ended { errno, torn, parts };
+                        return Ok(if stopped { End::Stopped } else { end });
                     }
                 }
             }
+            parts += usize::from(has_sockets);
             if stopped {
                 return Ok(End::Stopped);
             }
@@ -224,6 +231,27 @@ impl SockDiag {
         let _ = forced.or_else(|_| set_socket_recv_buffer_size(&self.socket, size));
         self.kernel_buffer = size;
     }
+}
+
+const GO_ON: ControlFlow<()> = ControlFlow::Continue(());
+
+/// Hands over a socket, and those that wait in its queue.
+fn hand_over(
+    listed: Listed,
+    kept: &mut HashSet<u64>,
+    each: &mut impl FnMut(Socket) -> Handed,
+) -> ControlFlow<()> {
+    let waiting = listed.waiting();
+    let mut hand_over = |socket| match each(socket) {
+        Handed::Kept => {
+            kept.insert(listed.cookie);
+            GO_ON
+        }
+        Handed::Dropped => GO_ON,
+        Handed::Enough => ControlFlow::Break(()),
+    };
+    hand_over(listed.socket)?;
+    waiting.into_iter().flatten().try_for_each(hand_over)
 }
 
 /// The length of the next datagram, which may be more than fits; None if somebody else sent it.
