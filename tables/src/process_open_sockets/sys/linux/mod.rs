@@ -4,10 +4,14 @@ mod fds;
 mod netns;
 mod proc_net;
 mod proc_root;
+#[cfg(test)]
+mod quiet;
 mod recent;
 mod search;
 mod sock_diag;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZero;

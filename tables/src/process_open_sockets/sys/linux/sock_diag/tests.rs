@@ -4,56 +4,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs::File;
-use std::io::Write;
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::TcpListener;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Instant;
-
-use rustix::net::{RawProtocol, SocketAddrUnix};
 
 use super::super::netns::Namespaces;
 use super::super::proc_net;
 use super::super::proc_root::ProcRoot;
+use super::super::quiet::{in_quiet_namespace, printed, say_left_out, sockets};
 use super::*;
 use crate::process_open_sockets::model::{Gaps, TcpState};
 use crate::process_open_sockets::parse::proc_net::ProcNetFile;
 use crate::process_open_sockets::parse::sock_diag::States;
-
-/// Runs the test in a namespace with a loopback interface and nothing in it. As root, or as the root
-/// of a user namespace; where neither is allowed, it says so.
-fn in_quiet_namespace(test: &str, body: fn()) {
-    const INSIDE: &str = "SOCK_DIAG_TEST";
-    if std::env::var(INSIDE).is_ok_and(|inside| inside == test) {
-        return body();
-    }
-    let unshare = |command: &[&str]| {
-        let mut unshare = Command::new("unshare");
-        if !rustix::process::geteuid().is_root() {
-            unshare.arg("--map-root-user");
-        }
-        unshare.arg("--net").args(command).env(INSIDE, test);
-        unshare
-    };
-    let up = ["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"];
-    match unshare(&[&up[..], &["true"]].concat()).output() {
-        Ok(output) if output.status.success() => {}
-        other => {
-            eprintln!("not tested: {test}: no network namespace to be had here: {other:?}");
-            return;
-        }
-    }
-    let program = std::env::current_exe().unwrap();
-    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
-    let arguments = [program.to_str().unwrap(), "--exact", &name, "--nocapture"];
-    let output = unshare(&[&up[..], &arguments].concat()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    eprint!("{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && text.contains("1 passed"), "{test} failed in its namespace");
-}
 
 fn dumped(request: &Request) -> (Vec<Socket>, Dump) {
     let mut sockets = Vec::new();
@@ -62,12 +27,6 @@ fn dumped(request: &Request) -> (Vec<Socket>, Dump) {
         Handed::Kept
     });
     (sockets, dump.unwrap())
-}
-
-fn printed(file: ProcNetFile) -> Vec<Socket> {
-    let text = std::fs::read(format!("/proc/thread-self/net/{}", file.name())).unwrap();
-    let lines = text.strip_suffix(b"\n").unwrap().split(|&byte| byte == b'\n').skip(1);
-    lines.map(|line| file.parse(line).unwrap()).collect()
 }
 
 /// The inodes of UNIX sockets, as our reader of `/proc/net/unix` hands them over.
@@ -93,78 +52,9 @@ fn columns(sockets: Vec<Socket>) -> Vec<String> {
     columns
 }
 
-/// Sockets of many kinds, which live as long as this does.
-fn sockets() -> Vec<Box<dyn std::any::Any>> {
-    let mut held: Vec<Box<dyn std::any::Any>> = Vec::new();
-    for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
-        let listener = TcpListener::bind(address).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let host = if address.starts_with('[') { "::1" } else { "127.0.0.1" };
-        for _ in 0..4 {
-            held.push(Box::new(TcpStream::connect((host, port)).unwrap()));
-            held.push(Box::new(listener.accept().unwrap()));
-        }
-        // TIME_WAIT; CLOSE_WAIT and what is left of its other end; with bytes; not accepted.
-        drop(TcpStream::connect((host, port)).unwrap());
-        drop(listener.accept().unwrap());
-        let closing = TcpStream::connect((host, port)).unwrap();
-        held.push(Box::new(listener.accept().unwrap()));
-        drop(closing);
-        let mut writing = TcpStream::connect((host, port)).unwrap();
-        writing.write_all(b"bytes").unwrap();
-        held.push(Box::new(writing));
-        if address == "[::]:0" {
-            held.push(Box::new(TcpStream::connect(("127.0.0.1", port)).unwrap()));
-        }
-        held.push(Box::new(listener));
-        let udp = UdpSocket::bind(address).unwrap();
-        held.push(Box::new(udp.try_clone().unwrap()));
-        let connected = UdpSocket::bind((host, 0)).unwrap();
-        connected.connect((host, udp.local_addr().unwrap().port())).unwrap();
-        held.push(Box::new(connected));
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a listener");
-    let listener = UnixListener::bind(&path).unwrap();
-    held.push(Box::new(UnixStream::connect(&path).unwrap()));
-    held.push(Box::new(listener.accept().unwrap()));
-    for _ in 0..5 {
-        held.push(Box::new(UnixStream::connect(&path).unwrap()));
-    }
-    held.push(Box::new(listener));
-    let name = SocketAddr::from_abstract_name(b"sock_diag\0test@").unwrap();
-    held.push(Box::new(UnixDatagram::bind_addr(&name).unwrap()));
-    held.push(Box::new(UnixDatagram::unbound().unwrap()));
-    held.push(Box::new(UnixStream::pair().unwrap()));
-    let longest = SocketAddrUnix::new(folder.path().join("x".repeat(60))).unwrap();
-    let datagram = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).unwrap();
-    rustix::net::bind(&datagram, &longest).unwrap();
-    held.push(Box::new(datagram));
-    let ethertype = RawProtocol::new(u32::from(0x88ccu16.to_be())).unwrap();
-    let packet = rustix::net::socket(
-        AddressFamily::PACKET,
-        SocketType::RAW,
-        Some(rustix::net::Protocol::from_raw(ethertype)),
-    );
-    held.push(Box::new(packet.unwrap()));
-    held.push(Box::new(folder));
-    wait_until_settled();
-    held
-}
-
-/// The acknowledgement of a FIN may take its time.
-fn wait_until_settled() {
-    let moving = |socket: &Socket| matches!(socket.state(), "FIN_WAIT1" | "LAST_ACK" | "CLOSING");
-    let end = Instant::now() + PATIENCE;
-    while [ProcNetFile::Tcp, ProcNetFile::Tcp6].into_iter().flat_map(printed).any(|s| moving(&s)) {
-        assert!(Instant::now() < end, "connections are still closing");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
 fn dumps_have_the_same_rows_as_the_files_of_proc_net() {
-    in_quiet_namespace("dumps_have_the_same_rows_as_the_files_of_proc_net", || {
+    in_quiet_namespace(module_path!(), "dumps_have_the_same_rows_as_the_files_of_proc_net", || {
         let _held = sockets();
         for (file, at_least) in [
             (ProcNetFile::Tcp, 14),
@@ -185,6 +75,7 @@ fn dumps_have_the_same_rows_as_the_files_of_proc_net() {
 #[test]
 fn what_the_kernel_has_no_list_of_is_unsupported_and_the_next_dump_is_answered() {
     in_quiet_namespace(
+        module_path!(),
         "what_the_kernel_has_no_list_of_is_unsupported_and_the_next_dump_is_answered",
         || {
             let raw = Request::like(ProcNetFile::Raw).unwrap();
@@ -230,7 +121,7 @@ fn port_ranges() -> Vec<RangeInclusive<u16>> {
 
 #[test]
 fn the_kernel_takes_the_ports_that_are_in_the_ranges() {
-    in_quiet_namespace("the_kernel_takes_the_ports_that_are_in_the_ranges", || {
+    in_quiet_namespace(module_path!(), "the_kernel_takes_the_ports_that_are_in_the_ranges", || {
         let _held = sockets();
         let mut compared = 0;
         for file in [ProcNetFile::Tcp, ProcNetFile::Tcp6, ProcNetFile::Udp, ProcNetFile::Udp6] {
@@ -258,13 +149,13 @@ fn the_kernel_takes_the_ports_that_are_in_the_ranges() {
                 }
             }
         }
-        assert!(compared > 1000, "{compared}");
+        assert!(compared > 500, "{compared}");
     });
 }
 
 #[test]
 fn the_kernel_takes_the_states_that_are_asked_for() {
-    in_quiet_namespace("the_kernel_takes_the_states_that_are_asked_for", || {
+    in_quiet_namespace(module_path!(), "the_kernel_takes_the_states_that_are_asked_for", || {
         let _held = sockets();
         for file in [ProcNetFile::Tcp, ProcNetFile::Tcp6, ProcNetFile::Udp] {
             let all = Request::like(file).unwrap();
@@ -288,6 +179,7 @@ fn the_kernel_takes_the_states_that_are_asked_for() {
 #[test]
 fn more_sockets_than_fit_into_a_datagram_come_each_once_and_only_what_is_kept_is_remembered() {
     in_quiet_namespace(
+        module_path!(),
         "more_sockets_than_fit_into_a_datagram_come_each_once_and_only_what_is_kept_is_remembered",
         || {
             let _held: Vec<UnixDatagram> =
@@ -303,7 +195,7 @@ fn more_sockets_than_fit_into_a_datagram_come_each_once_and_only_what_is_kept_is
 #[test]
 fn while_others_come_and_go_lasting_sockets_are_hidden_from_none_and_come_once() {
     let test = "while_others_come_and_go_lasting_sockets_are_hidden_from_none_and_come_once";
-    in_quiet_namespace(test, || {
+    in_quiet_namespace(module_path!(), test, || {
         let held: Vec<UnixDatagram> = (0..3000).map(|_| UnixDatagram::unbound().unwrap()).collect();
         let request = Request::like(ProcNetFile::Unix).unwrap();
         let done = std::sync::atomic::AtomicBool::new(false);
@@ -342,25 +234,30 @@ fn while_others_come_and_go_lasting_sockets_are_hidden_from_none_and_come_once()
 
 #[test]
 fn a_dump_that_was_stopped_or_failed_does_not_spoil_the_next() {
-    in_quiet_namespace("a_dump_that_was_stopped_or_failed_does_not_spoil_the_next", || {
-        let _held: Vec<UnixDatagram> = (0..800).map(|_| UnixDatagram::unbound().unwrap()).collect();
-        let request = Request::like(ProcNetFile::Unix).unwrap();
-        let mut diag = SockDiag::open().unwrap();
-        for enough in [1, 5, 799, 800] {
+    in_quiet_namespace(
+        module_path!(),
+        "a_dump_that_was_stopped_or_failed_does_not_spoil_the_next",
+        || {
+            let _held: Vec<UnixDatagram> =
+                (0..800).map(|_| UnixDatagram::unbound().unwrap()).collect();
+            let request = Request::like(ProcNetFile::Unix).unwrap();
+            let mut diag = SockDiag::open().unwrap();
+            for enough in [1, 5, 799, 800] {
+                let mut handed = 0;
+                let dump = diag.dump(&request, |_| {
+                    handed += 1;
+                    if handed == enough { Handed::Enough } else { Handed::Kept }
+                });
+                assert_eq!((dump.unwrap(), handed), (Dump::Stopped, enough));
+            }
             let mut handed = 0;
             let dump = diag.dump(&request, |_| {
                 handed += 1;
-                if handed == enough { Handed::Enough } else { Handed::Kept }
+                Handed::Dropped
             });
-            assert_eq!((dump.unwrap(), handed), (Dump::Stopped, enough));
-        }
-        let mut handed = 0;
-        let dump = diag.dump(&request, |_| {
-            handed += 1;
-            Handed::Dropped
-        });
-        assert_eq!((dump.unwrap(), handed), (Dump::Whole, 800));
-    });
+            assert_eq!((dump.unwrap(), handed), (Dump::Whole, 800));
+        },
+    );
 }
 
 #[test]
@@ -375,11 +272,19 @@ fn another_namespace_is_asked_without_the_caller_going_there() {
             let read = std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up);
             (child, read)
         }
-        Err(error) => return eprintln!("not tested: another namespace: unshare: {error}"),
+        Err(error) => {
+            return say_left_out(
+                "another_namespace_is_asked_without_the_caller_going_there",
+                &format!("no unshare: {error}"),
+            );
+        }
     };
     if up.is_err() {
         child.wait().unwrap();
-        return eprintln!("not tested: another namespace: we may not make one");
+        return say_left_out(
+            "another_namespace_is_asked_without_the_caller_going_there",
+            "needs root: a network namespace needs CAP_SYS_ADMIN",
+        );
     }
     let namespace = File::open(format!("/proc/{}/ns/net", child.id())).unwrap();
     let before = std::fs::read_link("/proc/thread-self/ns/net").unwrap();

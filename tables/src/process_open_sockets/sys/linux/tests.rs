@@ -1,0 +1,346 @@
+//! The table against the running kernel, in a network namespace where nothing else happens.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::any::Any;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketType, ipproto};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use super::quiet::{in_quiet_namespace, sockets};
+use crate::process_open_sockets::model::GapKind;
+use crate::process_open_sockets::{Field, Options, ProcessOpenSockets, Source, filter, sys};
+use crate::{Constraint, Operator, QueryContext, Rows, Table, Value};
+
+/// A table of that source, which remembers for so long.
+fn table(source: Source, snapshot_ttl: Duration) -> ProcessOpenSockets {
+    ProcessOpenSockets::new(Options { source, snapshot_ttl, procfs: PathBuf::from("/proc") })
+}
+
+fn is(field: Field, operator: Operator, text: impl ToString) -> Constraint {
+    Constraint { column: field as usize, operator, text: text.to_string() }
+}
+
+/// The rows, each a list of cells, in order.
+fn rows(table: &ProcessOpenSockets, constraints: &[Constraint]) -> Vec<Vec<String>> {
+    let query = QueryContext { constraints: constraints.to_vec(), ..Default::default() };
+    let rows = table.generate(&query).unwrap();
+    let cell = |row: usize, field: Field| match rows.cell(row, field as usize) {
+        Value::Null => "NULL".to_owned(),
+        Value::Integer(number) => number.to_string(),
+        Value::Text(text) => text.into_owned(),
+    };
+    let row = |row| Field::ALL.map(|field| cell(row, field)).to_vec();
+    let mut rows: Vec<_> = (0..Rows::len(&*rows)).map(row).collect();
+    rows.sort();
+    rows
+}
+
+/// This namespace's sockets alone.
+fn here() -> Constraint {
+    let link = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let link = link.to_str().unwrap();
+    let number = link.strip_prefix("net:[").unwrap().strip_suffix(']').unwrap();
+    is(Field::NetNamespace, Operator::Equals, number)
+}
+
+/// Sockets of all kinds that the kernel has, ping sockets included.
+fn zoo() -> Vec<Box<dyn Any>> {
+    let mut zoo = sockets();
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+    for (family, kind, protocol) in [
+        (AddressFamily::INET, SocketType::DGRAM, ipproto::ICMP),
+        (AddressFamily::INET6, SocketType::DGRAM, ipproto::ICMPV6),
+        (AddressFamily::INET, SocketType::RAW, ipproto::ICMP),
+        (AddressFamily::INET6, SocketType::RAW, ipproto::ICMPV6),
+        (AddressFamily::INET, SocketType::DGRAM, ipproto::UDPLITE),
+    ] {
+        let Ok(socket) = rustix::net::socket(family, kind, Some(protocol)) else {
+            // Not every kernel has UDP-Lite.
+            assert_eq!(protocol, ipproto::UDPLITE);
+            continue;
+        };
+        let any = if family == AddressFamily::INET { "0.0.0.0:0" } else { "[::]:0" };
+        let any: std::net::SocketAddr = any.parse().unwrap();
+        rustix::net::bind(&socket, &any).unwrap();
+        zoo.push(Box::new(socket));
+    }
+    zoo
+}
+
+#[test]
+fn netlink_and_proc_net_give_the_same_rows() {
+    in_quiet_namespace(module_path!(), "netlink_and_proc_net_give_the_same_rows", || {
+        let _zoo = zoo();
+        let [auto, procfs, netlink] = [Source::Auto, Source::Procfs, Source::Netlink]
+            .map(|source| rows(&table(source, Duration::ZERO), &[here()]));
+        assert!(procfs.len() > 70, "{}", procfs.len());
+        assert_eq!(auto, procfs);
+        // What this kernel has no dump of is missing, and nothing else.
+        let (protocol, unknown) = (Field::Protocol as usize, ["1", "58", "255"]);
+        let missing: Vec<_> = auto.iter().filter(|row| !netlink.contains(row)).collect();
+        assert!(missing.iter().all(|row| unknown.contains(&&*row[protocol])), "{missing:?}");
+        assert!(netlink.iter().all(|row| auto.contains(row)));
+        assert_eq!(netlink.len() + missing.len(), auto.len());
+    });
+}
+
+#[test]
+fn netlink_alone_says_which_tables_it_does_not_give() {
+    in_quiet_namespace(module_path!(), "netlink_alone_says_which_tables_it_does_not_give", || {
+        let options = Options { source: Source::Netlink, ..Options::default() };
+        let query = QueryContext { constraints: vec![here()], ..Default::default() };
+        let snapshot = sys::Collector::new(options).collect(&filter::Filter::new(&query)).unwrap();
+        let gap = snapshot.gaps.iter().find(|gap| gap.kind == GapKind::NoDump).unwrap();
+        // There is none of ping sockets; of raw ones there may be.
+        assert!(matches!((gap.count, &*gap.first), (2, "icmp") | (4, "raw")), "{gap}");
+    });
+}
+
+#[test]
+fn no_constraint_changes_the_answer_of_any_source() {
+    in_quiet_namespace(module_path!(), "no_constraint_changes_the_answer_of_any_source", || {
+        let _zoo = zoo();
+        let me = std::process::id();
+        for source in [Source::Auto, Source::Procfs, Source::Netlink] {
+            let table = table(source, Duration::ZERO);
+            let all = rows(&table, &[here()]);
+            let values = |field: Field| {
+                let mut values: Vec<String> =
+                    all.iter().map(|row| row[field as usize].clone()).collect();
+                values.sort();
+                values.dedup();
+                values
+            };
+            let mut compared = 0;
+            let mut holds = |constraints: &[(Field, Operator, String)]| {
+                let keeps = |row: &&Vec<String>| {
+                    constraints.iter().all(|(field, operator, text)| {
+                        let cell = &row[*field as usize];
+                        let number = |text: &str| text.parse::<i64>().unwrap();
+                        match operator {
+                            Operator::Equals => cell == text,
+                            Operator::NotEquals => cell != text,
+                            Operator::LessThanOrEquals => number(cell) <= number(text),
+                            _ => number(cell) > number(text),
+                        }
+                    })
+                };
+                let expected: Vec<_> = all.iter().filter(keeps).cloned().collect();
+                compared += expected.len();
+                let mut asked: Vec<_> = constraints
+                    .iter()
+                    .map(|(field, operator, text)| is(*field, *operator, text))
+                    .collect();
+                asked.push(here());
+                let mut came = rows(&table, &asked);
+                // More than asked for may come: SQLite looks at every row again.
+                came.retain(|row| keeps(&row));
+                assert_eq!(came, expected, "{source:?} {asked:?}");
+            };
+            let (equals, not, most, more) = (
+                Operator::Equals,
+                Operator::NotEquals,
+                Operator::LessThanOrEquals,
+                Operator::GreaterThan,
+            );
+            for field in [Field::Family, Field::Protocol, Field::LocalPort, Field::RemotePort] {
+                for value in values(field) {
+                    for operator in [equals, not, most, more] {
+                        holds(&[(field, operator, value.clone())]);
+                    }
+                    holds(&[(field, equals, value.clone()), (Field::Pid, equals, me.to_string())]);
+                }
+            }
+            for state in values(Field::State) {
+                holds(&[(Field::State, equals, state.clone())]);
+                holds(&[(Field::State, not, state.clone())]);
+                holds(&[(Field::State, equals, state.clone()), (Field::Pid, equals, "-1".into())]);
+                holds(&[(Field::State, equals, state), (Field::Pid, equals, me.to_string())]);
+            }
+            for inode in values(Field::Socket) {
+                holds(&[(Field::Socket, equals, inode.clone())]);
+                holds(&[(Field::Socket, equals, inode), (Field::Pid, equals, me.to_string())]);
+            }
+            assert!(compared > 1000, "{compared}");
+        }
+    });
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn another_namespace_gives_the_same_rows_through_netlink_as_through_proc_net() {
+    let test = "another_namespace_gives_the_same_rows_through_netlink_as_through_proc_net";
+    in_quiet_namespace(module_path!(), test, || {
+        let (there, listener, mut sleeper) = std::thread::spawn(|| {
+            // SAFETY: no descriptors are unshared, only this thread's network namespace.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+            let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+            // A namespace is found through a process in it.
+            (here(), listener, Command::new("sleep").arg("600").spawn().unwrap())
+        })
+        .join()
+        .unwrap();
+        let [auto, procfs, netlink] = [Source::Auto, Source::Procfs, Source::Netlink]
+            .map(|source| rows(&table(source, Duration::ZERO), std::slice::from_ref(&there)));
+        let by_pid = rows(
+            &table(Source::Auto, Duration::ZERO),
+            &[is(Field::Pid, Operator::Equals, std::process::id()), there],
+        );
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        assert_eq!(procfs.len(), 1);
+        assert_eq!(procfs[0][Field::Fd as usize], listener.as_raw_fd().to_string());
+        assert_eq!([&auto, &netlink, &by_pid], [&procfs; 3]);
+    });
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+/// The rows of this process, as a join asks for them.
+fn lookup(table: &ProcessOpenSockets) -> Vec<Vec<String>> {
+    rows(table, &[is(Field::Pid, Operator::Equals, std::process::id())])
+}
+
+/// The rows among these that show the socket.
+fn of(rows: &[Vec<String>], socket: &impl AsFd) -> Vec<Vec<String>> {
+    let inode = rustix::fs::fstat(socket).unwrap().st_ino.to_string();
+    rows.iter().filter(|row| row[Field::Socket as usize] == inode).cloned().collect()
+}
+
+fn state(rows: &[Vec<String>], socket: &impl AsFd) -> String {
+    let [row] = &of(rows, socket)[..] else { return format!("{} rows", of(rows, socket).len()) };
+    row[Field::State as usize].clone()
+}
+
+/// A table that has answered lookups, and a connection that it knows, whose other end is closed since
+/// then: what was kept shows it as ESTABLISHED, and what is read now as CLOSE_WAIT.
+fn remembering(ttl: Duration) -> (ProcessOpenSockets, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    let table = table(Source::Auto, ttl);
+    // The first lookup keeps nothing, the second does.
+    assert_eq!(lookup(&table), lookup(&table));
+    drop(server);
+    let end = Instant::now() + Duration::from_secs(5);
+    let fresh = || rows(&super::tests::table(Source::Auto, Duration::ZERO), &[here()]);
+    while state(&fresh(), &client) != "CLOSE_WAIT" {
+        assert!(Instant::now() < end, "the other end is not closed");
+    }
+    (table, client)
+}
+
+/// Runs a test of the snapshot where nobody else opens sockets.
+fn quietly(test: &str, body: fn()) {
+    in_quiet_namespace(module_path!(), test, body);
+}
+
+#[test]
+fn a_lookup_in_a_burst_shows_what_was_read_a_moment_ago() {
+    quietly("a_lookup_in_a_burst_shows_what_was_read_a_moment_ago", || {
+        let (table, client) = remembering(LONG);
+        assert_eq!(state(&lookup(&table), &client), "ESTABLISHED");
+    });
+}
+
+#[test]
+fn a_lookup_after_the_time_to_live_shows_what_is() {
+    quietly("a_lookup_after_the_time_to_live_shows_what_is", || {
+        let ttl = Duration::from_millis(200);
+        let (table, client) = remembering(ttl);
+        std::thread::sleep(ttl);
+        assert_eq!(state(&lookup(&table), &client), "CLOSE_WAIT");
+    });
+}
+
+#[test]
+fn without_a_time_to_live_nothing_is_remembered() {
+    quietly("without_a_time_to_live_nothing_is_remembered", || {
+        let (table, client) = remembering(Duration::ZERO);
+        assert_eq!(state(&lookup(&table), &client), "CLOSE_WAIT");
+    });
+}
+
+#[test]
+fn a_socket_that_was_opened_just_before_a_lookup_is_in_its_answer() {
+    quietly("a_socket_that_was_opened_just_before_a_lookup_is_in_its_answer", || {
+        let (table, client) = remembering(LONG);
+        for _ in 0..20 {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            assert_eq!(state(&lookup(&table), &listener), "LISTEN");
+            let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+            let rows = lookup(&table);
+            assert_eq!(of(&rows, &unix).len(), 1);
+            // The table of TCP was read anew for the new socket.
+            assert_eq!(state(&rows, &client), "CLOSE_WAIT");
+        }
+    });
+}
+
+#[test]
+fn a_descriptor_that_came_or_went_just_before_a_lookup_is_seen() {
+    quietly("a_descriptor_that_came_or_went_just_before_a_lookup_is_seen", || {
+        let (table, client) = remembering(LONG);
+        let another = OwnedFd::from(client.try_clone().unwrap());
+        assert_eq!(of(&lookup(&table), &client).len(), 2);
+        drop(another);
+        assert_eq!(of(&lookup(&table), &client).len(), 1);
+        let inode = rustix::fs::fstat(&client).unwrap().st_ino.to_string();
+        drop(client);
+        assert!(lookup(&table).iter().all(|row| row[Field::Socket as usize] != inode));
+    });
+}
+
+#[test]
+fn a_bound_socket_that_began_to_listen_just_before_a_lookup_is_in_its_answer() {
+    let test = "a_bound_socket_that_began_to_listen_just_before_a_lookup_is_in_its_answer";
+    quietly(test, || {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&socket, &"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap())
+            .unwrap();
+        let (table, _client) = remembering(LONG);
+        assert_eq!(of(&lookup(&table), &socket).len(), 0);
+        rustix::net::listen(&socket, 1).unwrap();
+        assert_eq!(state(&lookup(&table), &socket), "LISTEN");
+    });
+}
+
+#[test]
+fn a_constraint_on_what_changes_is_answered_by_the_kernel() {
+    quietly("a_constraint_on_what_changes_is_answered_by_the_kernel", || {
+        let (table, client) = remembering(LONG);
+        let me = is(Field::Pid, Operator::Equals, std::process::id());
+        let port = client.local_addr().unwrap().port();
+        for changing in [
+            is(Field::State, Operator::Equals, "CLOSE_WAIT"),
+            is(Field::State, Operator::NotEquals, "LISTEN"),
+            is(Field::LocalPort, Operator::Equals, port),
+            is(Field::RemotePort, Operator::GreaterThan, 0),
+            is(Field::Family, Operator::Equals, 2),
+        ] {
+            let rows = rows(&table, &[me.clone(), changing.clone()]);
+            assert_eq!(state(&rows, &client), "CLOSE_WAIT", "{changing:?}");
+        }
+        // And yet the next lookup is not.
+        assert_eq!(state(&lookup(&table), &client), "ESTABLISHED");
+    });
+}
+
+#[test]
+fn a_scan_without_a_pid_is_always_fresh() {
+    quietly("a_scan_without_a_pid_is_always_fresh", || {
+        let (table, client) = remembering(LONG);
+        assert_eq!(state(&rows(&table, &[]), &client), "CLOSE_WAIT");
+        let inode = rustix::fs::fstat(&client).unwrap().st_ino;
+        let by_inode = rows(&table, &[is(Field::Socket, Operator::Equals, inode)]);
+        assert_eq!(state(&by_inode, &client), "CLOSE_WAIT");
+        let above = rows(&table, &[is(Field::Pid, Operator::GreaterThan, 0)]);
+        assert_eq!(state(&above, &client), "CLOSE_WAIT");
+    });
+}
