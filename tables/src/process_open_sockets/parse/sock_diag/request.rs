@@ -136,6 +136,12 @@ impl Request {
         }
     }
 
+    /// The same for sockets in states that `admits` says yes to; None if they have none.
+    pub(crate) fn in_states_only(self, admits: impl Fn(TcpState) -> bool) -> Option<Request> {
+        let narrowed = self.clone().in_states(States::admitting(admits));
+        (narrowed != self).then_some(narrowed)
+    }
+
     /// Only sockets with such a port here. A range that ends before it begins has none in it.
     pub(crate) fn with_local_ports(self, ports: RangeInclusive<u16>) -> Request {
         Request { local_ports: ports, ..self }

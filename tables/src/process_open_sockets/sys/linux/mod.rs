@@ -28,7 +28,7 @@ use self::tables::{Tables, Teller, Wanted};
 use crate::Error;
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::model::{
-    Family, FdOwner, GapKind, Gaps, Owners, Snapshot, Socket,
+    Family, FdOwner, GapKind, Gaps, Owners, Snapshot, Socket, TcpState,
 };
 use crate::process_open_sockets::parse::proc_net::ProcNetFile;
 use crate::process_open_sockets::parse::sock_diag::Request;
@@ -351,20 +351,28 @@ impl Scan<'_> {
             return None;
         }
         let namespace = self.namespaces.iter().nth(run.namespace)?;
-        // A port stays the same whatever becomes of the socket.
+        let mut tables = Tables::of(self.root, namespace, self.source);
+        let mut there = HashMap::new();
+        let mut gaps = Gaps::default();
+        let mut look = |request: Option<Request>| {
+            tables.read(file, request.as_ref(), &mut Vec::new(), &mut gaps, |socket, _| {
+                if inodes.contains(&socket.inode) {
+                    there.insert(socket.inode, socket.has_address());
+                }
+                if there.len() == inodes.len() { Wanted::Last(false) } else { Wanted::No }
+            });
+            there.len() == inodes.len()
+        };
+        // A port stays the same whatever becomes of the socket, and a state mostly does.
         let request = Request::like(file).map(|request| match local_ports(sockets) {
             Some(ports) => request.with_local_ports(ports),
             None => request,
         });
-        let mut there = HashMap::new();
-        let mut gaps = Gaps::default();
-        let mut tables = Tables::of(self.root, namespace, self.source);
-        tables.read(file, request.as_ref(), &mut Vec::new(), &mut gaps, |socket, _| {
-            if inodes.contains(&socket.inode) {
-                there.insert(socket.inode, socket.has_address());
-            }
-            if there.len() == inodes.len() { Wanted::Last(false) } else { Wanted::No }
-        });
+        let is_state = |state: TcpState| sockets.iter().any(|it| it.state() == state.name());
+        let narrow = request.clone().and_then(|request| request.in_states_only(is_state));
+        if !(narrow.is_some() && look(narrow)) {
+            look(request);
+        }
         // A table that was not read to its end says nothing about what is not in it.
         (!gaps.has(GapKind::SocketFile)).then_some(there)
     }
