@@ -100,6 +100,11 @@ impl Launch {
         std::env::var_os("OSQUERY_EXTENSION").is_some()
     }
 
+    /// The time between two looks at osquery: a second at the least.
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs(self.interval.max(1))
+    }
+
     /// What to do when osquery is gone.
     pub fn when_gone(&self) -> WhenGone {
         let default = if self.by_osquery() { WhenGone::Exit } else { WhenGone::Wait };

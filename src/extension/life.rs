@@ -24,7 +24,7 @@ use crate::cli::{Launch, WhenGone};
 /// How long the core has for a whole answer. It gives an extension as much for a ping.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// How long it has at the end, when somebody waits for the process to be gone.
-const FAREWELL_TIME: Duration = Duration::from_millis(500);
+const FAREWELL_TIME: Duration = Duration::from_millis(400);
 /// The first and the longest wait between two looks for the core, when there is no hurry.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
@@ -115,11 +115,11 @@ impl<'a> Life<'a> {
                 }
                 Stop::CoreEnds | Stop::CoreGone(_) | Stop::NoCore(_) => {
                     log::warn!("osquery is gone from {}: waiting for it", self.socket.display());
-                    self.interval()
+                    Some(self.launch.interval())
                 }
                 Stop::Dropped => {
                     log::warn!("osquery no longer lists the extension: registering anew");
-                    Duration::ZERO
+                    None
                 }
                 // A core that dies, hangs or begins anew while it is asked is as good as gone.
                 Stop::Failed(
@@ -129,14 +129,26 @@ impl<'a> Life<'a> {
                     )),
                 ) if waits || was_registered => {
                     log::warn!("{failure}");
-                    self.interval()
+                    Some(self.launch.interval())
                 }
                 Stop::Failed(failure) => return Err(failure),
             };
             patience = (!waits).then_some(timeout);
-            // A `shutdown` that comes now is of the core that is gone.
-            if let Err(Stop::Asked) = self.pause(pause) {
+            if pause.is_some_and(|pause| self.is_ended_within(pause)) {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Whether somebody else than the core wants an end before that time is over: a `shutdown` is of a
+    /// core that is taken for gone.
+    fn is_ended_within(&self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        loop {
+            match self.pause(end.saturating_duration_since(Instant::now())) {
+                Ok(()) => return false,
+                Err(Stop::Asked) => return true,
+                Err(_) => {}
             }
         }
     }
@@ -150,8 +162,7 @@ impl<'a> Life<'a> {
         };
         let stop = self.serve(uuid, name);
         if !matches!(stop, Stop::CoreGone(_) | Stop::Dropped) {
-            let farewell = self.manager.with_timeout(FAREWELL_TIME).deregister(uuid);
-            let _ = farewell.inspect_err(|error| log::debug!("{error}"));
+            self.say_farewell(uuid);
         }
         stop
     }
@@ -181,7 +192,9 @@ impl<'a> Life<'a> {
         let longest = if patience.is_some() { FIRST_RETRY } else { LONGEST_RETRY };
         let mut retry = FIRST_RETRY;
         loop {
-            match self.ask(Manager::look) {
+            let left = patience.map(|patience| patience.saturating_sub(start.elapsed()));
+            let time = left.unwrap_or(ANSWER_TIME).clamp(FIRST_RETRY, ANSWER_TIME);
+            match self.ask(move |manager| manager.with_timeout(time).look()) {
                 Err(
                     Stop::CoreGone(error)
                     | Stop::Failed(Failure::Manager(error @ manager::Error::Silent { .. })),
@@ -199,13 +212,13 @@ impl<'a> Life<'a> {
 
     /// Registers under the first name that the core takes.
     fn register(&self) -> Result<(ExtensionRouteUUID, String), Stop> {
-        let give_up = Instant::now() + 2 * self.interval();
+        let give_up = Instant::now() + 2 * self.launch.interval();
         loop {
             match self.register_once() {
                 Err(Stop::Failed(Failure::AlreadyRegistered(_))) if Instant::now() < give_up => {}
                 result => return result,
             }
-            self.pause(self.interval() / 4)?;
+            self.pause(self.launch.interval() / 4)?;
         }
     }
 
@@ -250,7 +263,18 @@ impl<'a> Life<'a> {
         );
         let tables = BTreeMap::from([(name.to_owned(), routes::routes(self.table.columns()))]);
         let registry = BTreeMap::from([("table".to_owned(), tables)]);
-        self.ask(move |manager| manager.register(&info, &registry))
+        let question = move |manager: &Manager| manager.register(&info, &registry);
+        self.ask_to_the_end(question, |answer| {
+            // The core may have taken us, although nobody wants to know any more.
+            if let Ok(Ok(uuid)) = answer.recv_timeout(FAREWELL_TIME) {
+                self.say_farewell(uuid);
+            }
+        })
+    }
+
+    fn say_farewell(&self, uuid: ExtensionRouteUUID) {
+        let farewell = self.manager.with_timeout(FAREWELL_TIME).deregister(uuid);
+        let _ = farewell.inspect_err(|error| log::debug!("{error}"));
     }
 
     /// `<the core's socket>.<uuid>`, where the core calls.
@@ -263,7 +287,7 @@ impl<'a> Life<'a> {
     /// Asks every interval whether the core still lists the extension.
     fn watch(&self, uuid: ExtensionRouteUUID) -> Stop {
         loop {
-            if let Err(stop) = self.pause(self.interval()) {
+            if let Err(stop) = self.pause(self.launch.interval()) {
                 return stop;
             }
             match self.ask(Manager::extensions) {
@@ -281,6 +305,15 @@ impl<'a> Life<'a> {
         &self,
         question: impl FnOnce(&Manager) -> Result<T, manager::Error> + Send + 'static,
     ) -> Result<T, Stop> {
+        self.ask_to_the_end(question, |_| {})
+    }
+
+    /// The same; if there is a reason to stop before the answer is there, `at_stop` may wait for it.
+    fn ask_to_the_end<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Manager) -> Result<T, manager::Error> + Send + 'static,
+        at_stop: impl FnOnce(&Receiver<Result<T, manager::Error>>),
+    ) -> Result<T, Stop> {
         let (send, answer) = mpsc::channel();
         let manager = self.manager.clone();
         thread::Builder::new()
@@ -293,13 +326,14 @@ impl<'a> Life<'a> {
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(Failure::System(io::ErrorKind::BrokenPipe.into()).into());
                 }
-                Err(_) => self.pause(Duration::ZERO)?,
+                Err(_) => {
+                    if let Err(stop) = self.pause(Duration::ZERO) {
+                        at_stop(&answer);
+                        return Err(stop);
+                    }
+                }
             }
         }
-    }
-
-    fn interval(&self) -> Duration {
-        Duration::from_secs(self.launch.interval.max(1))
     }
 
     /// Waits that long, unless something happens that is a reason to stop.

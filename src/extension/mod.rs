@@ -42,7 +42,7 @@ pub const EXTENSION_NAME: &str = "process_open_sockets";
 
 /// Whoever starts an extension that ended anew, as osquery does without limit, is not to spin: the
 /// longest wait before ending.
-const LONGEST_LINGER: u64 = 10;
+const LONGEST_LINGER: Duration = Duration::from_secs(10);
 
 /// What ends the extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub fn run(launch: &Launch, options: Options) -> ExitCode {
     let Err(failure) = serve(launch, options, &send, &events) else { return ExitCode::SUCCESS };
     say(&failure.to_string());
     if !matches!(failure, Failure::NoSocket) {
-        let _ = events.recv_timeout(Duration::from_secs(launch.interval.min(LONGEST_LINGER)));
+        let _ = events.recv_timeout(launch.interval().min(LONGEST_LINGER));
     }
     failure.exit_code()
 }

@@ -59,8 +59,8 @@ fn no_rows_are_an_answer() {
 
 #[test]
 fn the_longest_answer_is_below_what_osquery_was_seen_to_refuse() {
-    // It took 134 million bytes and gave up on 178 million.
-    assert_eq!(LONGEST_ANSWER, 128_000_000);
+    // osquery took 134 million bytes and gave up on 178 million.
+    assert!((100_000_000..134_000_000).contains(&LONGEST_ANSWER), "{LONGEST_ANSWER}");
 }
 
 const ROWS: usize = 1000;

@@ -1,7 +1,7 @@
 //! A core that dies, comes back, forgets, is slow, or does not finish what it says.
 
-use std::io::Write;
-use std::os::unix::net::UnixListener;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -57,11 +57,90 @@ fn a_sidecar_whose_core_says_shutdown_leaves_it_and_serves_it_again() {
     let uuid = core.wait_for(NAME);
     let socket = core.socket_of(uuid);
     extension.wait_until_it_says("registered with osquery");
+    let start = Instant::now();
     remote::shutdown(&socket);
     extension.wait_until_it_says(": waiting for it\n");
     assert!(!socket.exists());
     core.wait_for_another(NAME, uuid);
+    assert!(start.elapsed() >= Duration::from_secs(1), "after an interval: {:?}", start.elapsed());
     core.query(QUERY).unwrap();
+}
+
+#[test]
+fn a_signal_while_the_core_answers_a_registration_leaves_none_behind() {
+    let core = Core::stock();
+    core.faults().answer_after(Duration::from_millis(200));
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    let end = Instant::now() + Duration::from_secs(10);
+    // The core has it, and has not said so yet.
+    while core.uuid_of(NAME).is_none() {
+        assert!(Instant::now() < end, "it does not register");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let start = Instant::now();
+    extension.terminate();
+    assert_eq!(extension.end().0.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(core.uuid_of(NAME), None);
+}
+
+#[test]
+fn a_core_that_trickles_its_answer_is_given_up_after_the_time_for_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = socket_in(dir.path());
+    let listener = UnixListener::bind(&socket).unwrap();
+    let core = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut answer = message(REPLY, "query", 1, &[0; 1000]).into_iter();
+        while answer.next().is_some_and(|byte| stream.write_all(&[byte]).is_ok()) {
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let start = Instant::now();
+    let error = Manager::new(&socket, Duration::from_millis(500)).query("SELECT 1").unwrap_err();
+    assert!(matches!(error, Error::Silent { .. }), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    core.join().unwrap();
+}
+
+#[test]
+fn the_timeout_holds_for_a_core_whose_queue_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = socket_in(dir.path());
+    let address = rustix::net::SocketAddrUnix::new(&socket).unwrap();
+    let kind = rustix::net::SocketType::STREAM;
+    let listener = rustix::net::socket(rustix::net::AddressFamily::UNIX, kind, None).unwrap();
+    rustix::net::bind(&listener, &address).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let _first_in_the_queue = UnixStream::connect(&socket).unwrap();
+    let start = Instant::now();
+    let (status, said) = Extension::launch(&socket, &["--timeout=1"]).end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_sidecar_whose_registration_was_lost_tries_again() {
+    let core = Core::stock();
+    core.faults().forget_registrations();
+    let extension = Extension::sidecar(core.socket(), &[]);
+    extension.wait_until_it_says("and does not list it");
+    let core = Core::start(core.die(), &[NAME]);
+    core.wait_for(NAME);
+    core.query(QUERY).unwrap();
+}
+
+#[test]
+fn a_connection_that_waits_for_nothing_is_closed_with_its_registration() {
+    let core = Core::stock();
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    let uuid = core.wait_for(NAME);
+    extension.wait_until_it_says("registered with osquery");
+    let mut idle = UnixStream::connect(core.socket_of(uuid)).unwrap();
+    idle.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    core.forget(uuid);
+    // Within an interval, and long before it would be closed for its silence.
+    assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0);
 }
 
 #[test]
@@ -124,8 +203,9 @@ fn a_signal_ends_the_wait_for_a_core() {
 #[test]
 fn dropped_twice_it_registers_twice_with_new_numbers() {
     let core = Core::stock();
-    let _extension = Extension::launch::<&str>(core.socket(), &[]);
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
     let first = core.wait_for(NAME);
+    extension.wait_until_it_says("registered with osquery");
     core.forget(first);
     let second = core.wait_for_another(NAME, first);
     core.forget(second);

@@ -51,6 +51,16 @@ fn a_refused_sidecar_pauses_too() {
 }
 
 #[test]
+fn an_interval_of_zero_does_not_take_the_pause_away() {
+    let core = Core::stock();
+    core.faults().refuse(TOO_OLD);
+    let start = Instant::now();
+    let (status, _) = Extension::sidecar(core.socket(), &["--interval=0"]).end();
+    assert_eq!(status.code(), Some(1));
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_signal_ends_the_pause_after_a_refusal() {
     let core = Core::stock();
     core.faults().refuse(TOO_OLD);
