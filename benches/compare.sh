@@ -17,13 +17,13 @@ usage: benches/compare.sh [--growth] [--sockets N] [--processes P] [--idle-proce
   --sockets N         established TCP sockets (100000)
   --processes P       that hold them (3, or as many as the hard limit of descriptors asks for)
   --idle-processes M  beside them, each with three sockets (500)
-  --rounds R          after the first, which only warms up (7)
+  --rounds R          after the first, which only warms up (5)
 
 Run it as root: what others hold is hidden from anybody else.
 END
 }
 
-growth='' sockets=100000 processes='' idle_processes=500 rounds=7
+growth='' sockets=100000 processes='' idle_processes=500 rounds=5
 while [ $# -gt 0 ]; do
     case $1 in
         --growth) growth=yes ;;
@@ -38,8 +38,8 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-# What takes longer than this many seconds is measured once; what takes longer than that, not at all.
-slow=20 limit=120
+# What takes longer than this many seconds is measured once, and is stopped after the limit.
+slow=20 limit=60
 
 install() { # COMMAND PACKAGE
     type -P "$1" >/dev/null && return
@@ -79,7 +79,7 @@ end_load() {
     load=''
 }
 trap 'end_load; rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM
+trap 'echo interrupted >&2; exit 130' INT TERM
 
 start_load() { # FLAGS OF LOAD
     end_load
@@ -216,7 +216,7 @@ header() {
         versions+=", $crate $(grep -A 1 "^name = \"$crate\"" benches/compare/Cargo.lock | sed -n 's/version = "\(.*\)"/\1/p')"
     done
     echo "$(date +%F), Linux $(uname -r) on $(uname -m), $(nproc) CPUs; $rounds rounds; $(ss -V | sed 's/.*, //')," \
-        "lsof $(lsof -v 2>&1 | sed -n 's/ *revision: //p')${versions}"
+        "lsof $(lsof -v 2>&1 | sed -n 's/^ *revision: //p')${versions}"
 }
 
 grow() {
