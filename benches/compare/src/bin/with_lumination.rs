@@ -1,9 +1,15 @@
-//! All connections and their processes, with the crate lumination.
+//! Every TCP, UDP and ICMP socket with its process, by the crate lumination.
+//!
+//! It knows neither UNIX sockets nor descriptors, reads the namespace that it runs in, and compares
+//! each descriptor with each socket: its time grows with the square of their number.
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let connections =
-        lumination::connections::connections().map_err(|error| format!("{error:?}"))?;
-    let owned = connections.iter().filter(|connection| connection.pid != 0).count();
-    println!("{} sockets, {owned} with a process", connections.len());
+use std::hint::black_box;
+
+fn main() -> Result<(), String> {
+    let sockets = lumination::connections::connections().map_err(|error| format!("{error:?}"))?;
+    for socket in &sockets {
+        black_box(socket);
+    }
+    println!("{}", sockets.len());
     Ok(())
 }
