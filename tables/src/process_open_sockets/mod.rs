@@ -4,6 +4,8 @@
 //! The query's constraints become a `Filter`, `sys` collects a `Snapshot` of what it lets through, and
 //! `correlate` makes rows of it.
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod correlate;
 mod filter;
 mod gap_log;

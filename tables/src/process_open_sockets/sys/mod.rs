@@ -25,6 +25,8 @@ mod linux;
 
 #[cfg(target_os = "linux")]
 pub(super) use linux::Collector;
+#[cfg(all(target_os = "linux", feature = "bench"))]
+pub(super) use linux::bench;
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("process_open_sockets can read the sockets of Linux only");

@@ -1,5 +1,7 @@
 //! Linux: `/proc/<pid>/fd` for who; netlink, or `/proc/<pid>/net`, for what.
 
+#[cfg(feature = "bench")]
+pub(crate) mod bench;
 mod fds;
 mod netns;
 mod proc_net;

@@ -1,0 +1,62 @@
+//! The steps of a scan, each on its own, for the benchmarks. With the feature `bench` only.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::correlate::correlate;
+use super::filter::Filter;
+use super::model::{Binding, Details, Endpoint, FdOwner, Gaps, Owners, Snapshot, Socket, TcpState};
+use super::parse::proc_net::ProcNetFile;
+use super::parse::sock_diag::{Message, Messages, Request};
+use crate::{QueryContext, Rows};
+
+pub use super::sys::bench::{dump_tcp, walk};
+
+/// Parses the lines of `/proc/net/tcp`; returns how many are sockets.
+pub fn parse_proc_net(text: &[u8]) -> usize {
+    let lines = text.split(|&byte| byte == b'\n');
+    lines.filter(|line| black_box(ProcNetFile::Tcp.parse(line)).is_ok()).count()
+}
+
+/// Parses the messages of a dump of TCP sockets with the sequence number 1; returns how many are
+/// sockets.
+pub fn parse_dump(datagrams: &[u8]) -> usize {
+    let Some(request) = Request::like(ProcNetFile::Tcp) else { return 0 };
+    let messages = Messages::new(datagrams, 1).flatten();
+    let is_socket = |message: &Message| match message {
+        Message::Socket(message) => black_box(request.parse(message)).is_ok(),
+        Message::End(_) | Message::Overrun => false,
+    };
+    messages.filter(is_socket).count()
+}
+
+/// So many TCP sockets and as many holders, not yet brought together.
+pub struct Collected(Snapshot);
+
+impl Collected {
+    /// Of this size.
+    pub fn new(size: u32) -> Self {
+        let end = |port| Endpoint { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port };
+        let socket = |number: u32| Socket {
+            inode: u64::from(number.reverse_bits()) + 1,
+            net_namespace: None,
+            binding: Binding::Inet {
+                protocol: 6,
+                local: end(443),
+                remote: end(u16::try_from(number % 65_536).unwrap_or_default()),
+                state: Some(TcpState::Established),
+            },
+            details: Details::default(),
+        };
+        let sockets: Vec<Socket> = (0..size).map(socket).collect();
+        let owner = |(fd, socket): (i32, &Socket)| FdOwner { inode: socket.inode, pid: 1, fd };
+        let owners: Owners = (0..).zip(&sockets).map(owner).collect();
+        Collected(Snapshot { sockets, owners, gaps: Gaps::default() })
+    }
+
+    /// Makes rows of them; returns how many.
+    pub fn correlate(self) -> usize {
+        let filter = Filter::new(&QueryContext::default());
+        black_box(correlate(self.0, &filter)).len()
+    }
+}

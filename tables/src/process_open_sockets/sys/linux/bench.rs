@@ -1,0 +1,34 @@
+//! The two halves of the kernel's work, each on its own, for the benchmarks.
+
+use super::fds;
+use super::proc_root::ProcRoot;
+use super::sock_diag::{Handed, SockDiag};
+use crate::Error;
+use crate::process_open_sockets::model::Gaps;
+use crate::process_open_sockets::parse::proc_net::ProcNetFile;
+use crate::process_open_sockets::parse::sock_diag::Request;
+
+/// Walks the descriptors of all processes; returns how many hold a socket.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn walk() -> Result<usize, Error> {
+    let root = ProcRoot::open("/proc".as_ref())?;
+    let pids = root.pids()?;
+    Ok(fds::walk(&root, &pids, |_| true, &mut Gaps::default()).len())
+}
+
+/// Dumps the TCP sockets over IPv4 of this network namespace; returns how many there are.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn dump_tcp() -> std::io::Result<usize> {
+    let mut sockets = Vec::new();
+    if let Some(request) = Request::like(ProcNetFile::Tcp) {
+        SockDiag::open()?.dump(&request, |socket| {
+            sockets.push(socket);
+            Handed::Kept
+        })?;
+    }
+    Ok(sockets.len())
+}
