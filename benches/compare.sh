@@ -209,13 +209,21 @@ expect() { # WHAT IS CONDITION
     (($2)) || { echo "$1: this run shows nothing" >&2; exit 1; }
 }
 
+# Before anything is measured: a neighbour takes from whoever uses two threads.
+busy() {
+    { grep '^cpu ' /proc/stat; sleep 3; grep '^cpu ' /proc/stat; } | awk '
+        { all = 0; for (i = 2; i <= 9; i++) all += $i; idle = $5 + $6 }
+        NR == 1 { all0 = all; idle0 = idle }
+        END { printf "%.0f", 100 - 100 * (idle - idle0) / (all - all0) }'
+}
+
 full='ours: full scan, every column'
 header() {
     local versions crate
     for crate in "${crates[@]}"; do
         versions+=", $crate $(grep -A 1 "^name = \"$crate\"" benches/compare/Cargo.lock | sed -n 's/version = "\(.*\)"/\1/p')"
     done
-    echo "$(date +%F), Linux $(uname -r) on $(uname -m), $(nproc) CPUs; $rounds rounds; $(ss -V | sed 's/.*, //')," \
+    echo "$(date +%F), Linux $(uname -r) on $(uname -m), $(nproc) CPUs, $(busy) % of them busy with other things before the run; $rounds rounds; $(ss -V | sed 's/.*, //')," \
         "lsof $(lsof -v 2>&1 | sed -n 's/^ *revision: //p')${versions}"
 }
 
