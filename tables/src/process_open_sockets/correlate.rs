@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU32;
 use std::sync::LazyLock;
 
 use super::Field;
@@ -101,6 +102,7 @@ impl Rows for Answer {
         let port = |endpoint: Option<Endpoint>| {
             Value::Integer(endpoint.map_or(0, |endpoint| endpoint.port.into()))
         };
+        let details = &socket.details;
         match field {
             Field::Pid => match row.holder {
                 Holder::Process(pid, _) => Value::Integer(pid.into()),
@@ -123,10 +125,40 @@ impl Rows for Answer {
             },
             Field::State => Value::Text(socket.state().into()),
             Field::NetNamespace => text(net_namespace_text(socket.net_namespace)),
+            Field::Tid => match row.holder {
+                Holder::Process(pid, _) => Value::Integer(pid.into()),
+                Holder::Nobody(_) => Value::Null,
+            },
+            Field::OwnerUnknown => match row.holder {
+                Holder::Process(..) => Value::Text("".into()),
+                Holder::Nobody(_) => Value::Text(self.snapshot.owner_unknown(socket).name().into()),
+            },
+            Field::Type => number(Some(details.kind).filter(|&kind| kind != 0)),
+            Field::Uid => number(details.uid),
+            Field::PeerSocket => number(details.peer.map(NonZeroU32::get)),
+            Field::RxQueue => number(details.receive_queue),
+            Field::TxQueue => number(details.send_queue),
+            Field::Interface => {
+                let interface = details.interface.as_deref();
+                let name = interface.and_then(|interface| interface.name.as_deref());
+                Value::Text(name.unwrap_or_default().into())
+            }
+            Field::CgroupPath => {
+                let path = details.cgroup.and_then(|inode| self.snapshot.cgroups.get(&inode));
+                Value::Text(String::from_utf8_lossy(path.map(|path| &**path).unwrap_or_default()))
+            }
+            Field::Scope => {
+                let both = socket.net_namespace.zip(self.snapshot.host);
+                number(both.map(|(namespace, host)| namespace == host))
+            }
         }
     }
 }
 
 fn text(text: String) -> Value<'static> {
     Value::Text(text.into())
+}
+
+fn number(number: Option<impl Into<i64>>) -> Value<'static> {
+    number.map_or(Value::Null, |number| Value::Integer(number.into()))
 }

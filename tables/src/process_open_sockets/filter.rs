@@ -6,7 +6,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::{Constraint, Operator, QueryContext};
+use crate::{ColumnsUsed, Constraint, Operator, QueryContext};
 
 use super::Field;
 use super::model::{FdOwner, NetNamespace, Socket};
@@ -14,7 +14,7 @@ use super::parse::proc_net::ProcNetFile;
 use super::parse::sock_diag::{Request, States};
 
 /// What a row must be like to be asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Filter {
     pid: NumberCondition,
     fd: NumberCondition,
@@ -25,6 +25,7 @@ pub(crate) struct Filter {
     remote_port: NumberCondition,
     state: TextCondition,
     net_namespace: TextCondition,
+    columns_used: ColumnsUsed,
 }
 
 impl Filter {
@@ -44,7 +45,13 @@ impl Filter {
             remote_port: number(Field::RemotePort),
             state: text(Field::State),
             net_namespace: text(Field::NetNamespace),
+            columns_used: query.columns_used,
         }
+    }
+
+    /// Whether the query looks at this column.
+    pub(crate) fn shows(&self, field: Field) -> bool {
+        self.columns_used.contains(field as usize)
     }
 
     /// Whether rows of sockets that nobody holds are asked for.

@@ -60,7 +60,7 @@ impl Default for Options {
     }
 }
 
-/// A column; its number is its place in `SELECT *`.
+/// A column; its number is its place among all, the hidden ones after those of `SELECT *`.
 ///
 /// `tables/process_open_sockets.table` says what each holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,10 +77,20 @@ enum Field {
     Path,
     State,
     NetNamespace,
+    Tid,
+    OwnerUnknown,
+    Type,
+    Uid,
+    PeerSocket,
+    RxQueue,
+    TxQueue,
+    Interface,
+    CgroupPath,
+    Scope,
 }
 
 impl Field {
-    const ALL: [Field; 12] = [
+    const ALL: [Field; 22] = [
         Field::Pid,
         Field::Fd,
         Field::Socket,
@@ -93,6 +103,16 @@ impl Field {
         Field::Path,
         Field::State,
         Field::NetNamespace,
+        Field::Tid,
+        Field::OwnerUnknown,
+        Field::Type,
+        Field::Uid,
+        Field::PeerSocket,
+        Field::RxQueue,
+        Field::TxQueue,
+        Field::Interface,
+        Field::CgroupPath,
+        Field::Scope,
     ];
 
     fn column(self) -> Column {
@@ -100,6 +120,8 @@ impl Field {
         // a request for each value that a join compares with.
         let filterable = ColumnOptions::ADDITIONAL | ColumnOptions::OPTIMIZED;
         let other = ColumnOptions::OPTIMIZED;
+        // What osquery's own table does not have is there for who names it.
+        let hidden = other | ColumnOptions::HIDDEN;
         let (name, kind, options) = match self {
             Field::Pid => ("pid", ColumnType::Integer, filterable),
             Field::Fd => ("fd", ColumnType::BigInt, filterable),
@@ -113,6 +135,16 @@ impl Field {
             Field::Path => ("path", ColumnType::Text, other),
             Field::State => ("state", ColumnType::Text, filterable),
             Field::NetNamespace => ("net_namespace", ColumnType::Text, filterable),
+            Field::Tid => ("tid", ColumnType::Integer, hidden),
+            Field::OwnerUnknown => ("owner_unknown", ColumnType::Text, hidden),
+            Field::Type => ("type", ColumnType::Integer, hidden),
+            Field::Uid => ("uid", ColumnType::BigInt, hidden),
+            Field::PeerSocket => ("peer_socket", ColumnType::BigInt, hidden),
+            Field::RxQueue => ("rx_queue", ColumnType::BigInt, hidden),
+            Field::TxQueue => ("tx_queue", ColumnType::BigInt, hidden),
+            Field::Interface => ("interface", ColumnType::Text, hidden),
+            Field::CgroupPath => ("cgroup_path", ColumnType::Text, hidden),
+            Field::Scope => ("scope", ColumnType::Integer, hidden),
         };
         Column { name: name.into(), kind, options }
     }

@@ -1,9 +1,10 @@
 //! What the kernel's sources tell, in the kernel's terms.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
 
 /// The network namespace of a socket: the number in the link text `net:[4026531840]`.
@@ -109,29 +110,41 @@ pub(crate) enum Binding {
 
 /// What the kernel tells of a socket beyond the columns of osquery's table.
 ///
-/// Not every source tells all: `/proc/net` knows no peers and no exact names.
+/// Not every source tells all: `/proc/net` knows no peers and no control groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Details {
-    /// SOCK_STREAM (1), SOCK_DGRAM (2), SOCK_RAW (3), SOCK_SEQPACKET (5), SOCK_PACKET (10).
+    /// SOCK_STREAM (1), SOCK_DGRAM (2), SOCK_RAW (3), SOCK_SEQPACKET (5), SOCK_PACKET (10); 0 if it
+    /// is not known.
     pub(crate) kind: u8,
     /// Who made it. None without an inode, since the kernel then says 0 whoever it was.
     pub(crate) uid: Option<u32>,
     /// The inode of the UNIX socket at the other end, once that has been accepted.
     pub(crate) peer: Option<NonZeroU32>,
     /// Bytes that wait to be read; of a listener, connections that wait to be accepted.
-    pub(crate) receive_queue: u32,
-    /// Bytes on their way; of a listener, how many connections may wait (0 from `/proc/net`).
-    pub(crate) send_queue: u32,
-    /// Index of the interface that it is bound to; 0 if to none.
-    pub(crate) interface: u32,
-    /// Only if its path does not tell it.
-    pub(crate) name: Option<Box<UnixName>>,
+    pub(crate) receive_queue: Option<u32>,
+    /// Bytes on their way; of a listener, how many connections may wait.
+    pub(crate) send_queue: Option<u32>,
+    /// The interface that it is bound to.
+    pub(crate) interface: Option<Box<Interface>>,
+    /// The inode of the control group (v2) in which it was made.
+    pub(crate) cgroup: Option<NonZeroU64>,
 }
 
-/// The exact name of a UNIX socket: begins with NUL if it is abstract, may hold more of them then,
-/// and is a file's path otherwise.
+/// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct UnixName(pub(crate) Vec<u8>);
+pub(crate) struct Interface {
+    /// Its number in its namespace.
+    pub(crate) index: u32,
+    /// None until the namespace was asked for it.
+    pub(crate) name: Option<String>,
+}
+
+impl Interface {
+    /// The one of that number; 0 is none.
+    pub(crate) fn of_index(index: u32) -> Option<Box<Interface>> {
+        (index != 0).then(|| Box::new(Interface { index, name: None }))
+    }
+}
 
 /// A socket as one of the kernel's tables lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,12 +204,59 @@ impl Socket {
         ends.into_iter().flatten().any(|endpoint| !endpoint.address.is_unspecified())
     }
 
+    /// Why nobody can hold it; None if somebody could.
+    fn is_without_file(&self) -> Option<OwnerUnknown> {
+        if self.inode != 0 {
+            return None;
+        }
+        Some(match self.binding {
+            Binding::Inet { state: Some(state), .. } => match state {
+                TcpState::TimeWait => OwnerUnknown::TimeWait,
+                TcpState::SynRecv => OwnerUnknown::SynRecv,
+                TcpState::Established | TcpState::CloseWait => OwnerUnknown::AcceptQueue,
+                _ => OwnerUnknown::Orphan,
+            },
+            Binding::Unix { .. } => OwnerUnknown::AcceptQueue,
+            Binding::Inet { .. } | Binding::Packet { .. } => OwnerUnknown::NoProcess,
+        })
+    }
+
     /// The state as osquery prints it: empty for UDP, raw and UNIX sockets.
     pub(crate) fn state(&self) -> &'static str {
         match self.binding {
             Binding::Inet { state, .. } => state.map_or("", TcpState::name),
             Binding::Unix { .. } => "",
             Binding::Packet { .. } => "NONE",
+        }
+    }
+}
+
+/// Why no process is known that holds a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OwnerUnknown {
+    /// The connection is over; the kernel only keeps its addresses.
+    TimeWait,
+    /// The handshake is not over.
+    SynRecv,
+    /// A listener has not accepted the connection yet.
+    AcceptQueue,
+    /// Its last descriptor was closed before the connection was over.
+    Orphan,
+    /// It has a file, but not every process could be looked into.
+    Unreadable,
+    /// No process has it: it is the kernel's, or on its way from one process to another.
+    NoProcess,
+}
+
+impl OwnerUnknown {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            OwnerUnknown::TimeWait => "time_wait",
+            OwnerUnknown::SynRecv => "syn_recv",
+            OwnerUnknown::AcceptQueue => "accept_queue",
+            OwnerUnknown::Orphan => "orphan",
+            OwnerUnknown::Unreadable => "unreadable",
+            OwnerUnknown::NoProcess => "no_process",
         }
     }
 }
@@ -280,6 +340,8 @@ impl Owners {
 pub(crate) enum GapKind {
     /// The file descriptors of a process: its sockets look as if nobody held them.
     Fds,
+    /// Processes that the mount of proc does not show.
+    Processes,
     /// The network namespace of a process: its sockets may be missing.
     NetNamespace,
     /// The number of a network namespace: its sockets have no net_namespace.
@@ -311,6 +373,8 @@ impl Gap {
     pub(crate) fn level(&self) -> log::Level {
         match self.kind {
             GapKind::Vanished => log::Level::Debug,
+            // It is so for as long as the extension lives.
+            GapKind::Processes => log::Level::Info,
             _ => log::Level::Warn,
         }
     }
@@ -322,6 +386,10 @@ impl fmt::Display for Gap {
             GapKind::Fds => (
                 "processes whose file descriptors could not be read",
                 "they are not shown as holders",
+            ),
+            GapKind::Processes => (
+                "mounts of proc that do not show all processes",
+                "sockets of the others have pid -1",
             ),
             GapKind::NetNamespace => (
                 "processes whose network namespace could not be told",
@@ -389,6 +457,20 @@ pub(crate) struct Snapshot {
     pub(crate) sockets: Vec<Socket>,
     pub(crate) owners: Owners,
     pub(crate) gaps: Gaps,
+    /// The network namespace of the host's first process, if it is asked for.
+    pub(crate) host: Option<NetNamespace>,
+    /// The paths of the sockets' control groups by inode, if they are asked for.
+    pub(crate) cgroups: HashMap<NonZeroU64, Box<[u8]>>,
+}
+
+impl Snapshot {
+    /// Why nobody in the snapshot holds this socket of it.
+    pub(crate) fn owner_unknown(&self, socket: &Socket) -> OwnerUnknown {
+        let not_all_seen = self.gaps.has(GapKind::Fds) || self.gaps.has(GapKind::Processes);
+        let with_file =
+            if not_all_seen { OwnerUnknown::Unreadable } else { OwnerUnknown::NoProcess };
+        socket.is_without_file().unwrap_or(with_file)
+    }
 }
 
 /// An address as glibc's `inet_ntop` prints it.

@@ -12,6 +12,11 @@ pub(crate) fn net_namespace(link: &[u8]) -> Option<NetNamespace> {
     bracketed_number(link, b"net:[").map(NetNamespace)
 }
 
+/// The number in `pid:[number]`.
+pub(crate) fn pid_namespace(link: &[u8]) -> Option<u64> {
+    bracketed_number(link, b"pid:[")
+}
+
 /// A file name that is a pid or a descriptor: decimal digits and nothing else.
 pub(crate) fn number(name: &[u8]) -> Option<i32> {
     decimal(name)?.try_into().ok()

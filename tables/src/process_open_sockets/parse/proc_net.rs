@@ -14,7 +14,7 @@ use nom::combinator::{map_opt, rest};
 use nom::sequence::{preceded, separated_pair, terminated};
 use nom::{IResult, Parser};
 
-use super::super::model::{Binding, Details, Endpoint, Family, Socket, TcpState};
+use super::super::model::{Binding, Details, Endpoint, Family, Interface, Socket, TcpState};
 
 /// A file of `/proc/<pid>/net` that lists sockets. Any may be absent: its protocol is not compiled
 /// in, or its module not loaded.
@@ -192,8 +192,14 @@ fn inet(
         IPPROTO_RAW => SOCK_RAW,
         _ => SOCK_DGRAM,
     };
-    let details =
-        Details { kind, uid: owner(inode, uid), receive_queue, send_queue, ..Details::default() };
+    let details = Details {
+        kind,
+        uid: owner(inode, uid),
+        receive_queue: Some(receive_queue),
+        // How long a listener's queue may get is not here.
+        send_queue: (state != Some(TcpState::Listen)).then_some(send_queue),
+        ..Details::default()
+    };
     let binding = Binding::Inet { protocol: protocol.into(), local, remote, state };
     Ok((line, Socket { inode, net_namespace: None, binding, details }))
 }
@@ -228,8 +234,8 @@ fn packet(line: &[u8]) -> IResult<&[u8], Socket> {
     let details = Details {
         kind: kind.try_into().unwrap_or_default(),
         uid: owner(inode, uid),
-        receive_queue: receive_queue.try_into().unwrap_or(u32::MAX),
-        interface: interface.try_into().unwrap_or_default(),
+        receive_queue: receive_queue.try_into().ok(),
+        interface: interface.try_into().ok().and_then(Interface::of_index),
         ..Details::default()
     };
     let binding = Binding::Packet { protocol };
@@ -327,6 +333,8 @@ mod tests {
                     _ => SOCK_DGRAM,
                 },
                 uid: Some(0),
+                receive_queue: Some(0),
+                send_queue: (state != Some(TcpState::Listen)).then_some(0),
                 ..Details::default()
             },
         }
@@ -462,8 +470,8 @@ mod tests {
         let known = Details {
             kind: SOCK_STREAM,
             uid: Some(1000),
-            send_queue: 0x102,
-            receive_queue: 0x304,
+            send_queue: Some(0x102),
+            receive_queue: Some(0x304),
             ..Details::default()
         };
         assert_eq!(ProcNetFile::Tcp.parse(line).unwrap().details, known);
@@ -472,8 +480,8 @@ mod tests {
         let known = Details {
             kind: SOCK_RAW,
             uid: Some(1000),
-            receive_queue: 768,
-            interface: 2,
+            receive_queue: Some(768),
+            interface: Interface::of_index(2),
             ..Details::default()
         };
         assert_eq!(ProcNetFile::Packet.parse(line).unwrap().details, known);

@@ -9,9 +9,9 @@
 //!   TCP_SYN_RECV.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
-use super::super::super::model::{Binding, Details, Endpoint, Socket, TcpState, UnixName};
+use super::super::super::model::{Binding, Details, Endpoint, Interface, Socket, TcpState};
 use super::request::{
     AF_INET, AF_INET6, AF_PACKET, AF_UNIX, DiagTable, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_TCP,
     Request,
@@ -53,20 +53,21 @@ impl Listed {
         if self.waiting == 0 {
             return None;
         }
-        let Details { kind, ref name, .. } = self.socket.details;
         let one = Socket {
             inode: 0,
             net_namespace: self.socket.net_namespace,
             binding: self.socket.binding.clone(),
-            details: Details { kind, name: name.clone(), ..Details::default() },
+            details: Details { kind: self.socket.details.kind, ..Details::default() },
         };
         Some(std::iter::repeat_n(one, usize::try_from(self.waiting).unwrap_or(usize::MAX)))
     }
 }
 
-/// `struct inet_diag_msg`. The attributes after it tell nothing that is asked for.
+/// `struct inet_diag_msg` and attributes.
 fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<Listed, Malformed> {
-    let fields: &mut &[u8] = &mut &message.first_chunk::<72>().ok_or(Malformed)?[..];
+    const INET_DIAG_CGROUP_ID: u16 = 21;
+    let (fixed, rest) = message.split_first_chunk::<72>().ok_or(Malformed)?;
+    let fields: &mut &[u8] = &mut &fixed[..];
     let [family, state, _timer, _retransmits] = take(fields)?;
     if family != if v6 { AF_INET6 } else { AF_INET } {
         return Err(Malformed);
@@ -96,14 +97,20 @@ fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<Listed, Malformed> {
         },
         state,
     };
-    let details = Details {
+    let mut details = Details {
         kind,
         uid: (inode != 0).then_some(uid),
-        receive_queue,
-        send_queue,
-        interface,
+        receive_queue: Some(receive_queue),
+        send_queue: Some(send_queue),
+        interface: Interface::of_index(interface),
         ..Details::default()
     };
+    for attribute in attributes(rest) {
+        let (attribute, mut value) = attribute?;
+        if attribute == INET_DIAG_CGROUP_ID {
+            details.cgroup = NonZeroU64::new(u64::from_ne_bytes(take(&mut value)?));
+        }
+    }
     let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
     Ok(Listed { socket, cookie, waiting: 0 })
 }
@@ -131,43 +138,36 @@ fn unix(mut message: &[u8]) -> Result<Listed, Malformed> {
     for attribute in attributes(message) {
         let (attribute, mut value) = attribute?;
         match attribute {
-            UNIX_DIAG_NAME => (path, details.name) = unix_name(value),
+            UNIX_DIAG_NAME => path = unix_name(value),
             UNIX_DIAG_PEER => {
                 details.peer = NonZeroU32::new(u32::from_ne_bytes(take(&mut value)?));
             }
             UNIX_DIAG_RQLEN => {
-                details.receive_queue = u32::from_ne_bytes(take(&mut value)?);
-                details.send_queue = u32::from_ne_bytes(take(&mut value)?);
+                details.receive_queue = Some(u32::from_ne_bytes(take(&mut value)?));
+                details.send_queue = Some(u32::from_ne_bytes(take(&mut value)?));
             }
             UNIX_DIAG_UID => details.uid = Some(u32::from_ne_bytes(take(&mut value)?)),
             _ => {}
         }
     }
-    let waiting = if state == LISTEN { details.receive_queue } else { 0 };
+    let waiting = details.receive_queue.filter(|_| state == LISTEN).unwrap_or_default();
     let binding = Binding::Unix { path };
     let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
     Ok(Listed { socket, cookie, waiting })
 }
 
-/// A name as `/proc/net/unix` prints it, and as it is if that does not tell it.
-fn unix_name(bytes: &[u8]) -> (Box<[u8]>, Option<Box<UnixName>>) {
-    let exact = |name: &[u8]| Some(Box::new(UnixName(name.to_vec())));
+/// A name as `/proc/net/unix` prints it.
+fn unix_name(bytes: &[u8]) -> Box<[u8]> {
     match bytes {
-        [0, rest @ ..] => {
-            let printed = |&byte: &u8| if byte == 0 { b'@' } else { byte };
-            let path = bytes.iter().map(printed).collect();
-            (path, if rest.contains(&0) { exact(bytes) } else { None })
-        }
-        _ => {
-            let path = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
-            (path.into(), if path.starts_with(b"@") { exact(path) } else { None })
-        }
+        [0, ..] => bytes.iter().map(|&byte| if byte == 0 { b'@' } else { byte }).collect(),
+        _ => bytes.split(|&byte| byte == 0).next().unwrap_or_default().into(),
     }
 }
 
 /// `struct packet_diag_msg` and attributes.
 fn packet(mut message: &[u8]) -> Result<Listed, Malformed> {
     const PACKET_DIAG_INFO: u16 = 0;
+    const PACKET_DIAG_MEMINFO: u16 = 6;
     const PACKET_DIAG_UID: u16 = 5;
     let [family, kind] = take(&mut message)?;
     if family != AF_PACKET {
@@ -181,7 +181,16 @@ fn packet(mut message: &[u8]) -> Result<Listed, Malformed> {
         let (attribute, mut value) = attribute?;
         match attribute {
             // `struct packet_diag_info` begins with it.
-            PACKET_DIAG_INFO => details.interface = u32::from_ne_bytes(take(&mut value)?),
+            PACKET_DIAG_INFO => {
+                details.interface = Interface::of_index(u32::from_ne_bytes(take(&mut value)?));
+            }
+            // Numbers of 32 bits (`SK_MEMINFO_*`): the first is of what was received, the third of
+            // what is to be sent.
+            PACKET_DIAG_MEMINFO => {
+                details.receive_queue = Some(u32::from_ne_bytes(take(&mut value)?));
+                let _limit: [u8; 4] = take(&mut value)?;
+                details.send_queue = Some(u32::from_ne_bytes(take(&mut value)?));
+            }
             PACKET_DIAG_UID => details.uid = Some(u32::from_ne_bytes(take(&mut value)?)),
             _ => {}
         }

@@ -284,11 +284,13 @@ fn unix_body() -> Vec<u8> {
     body
 }
 
-/// `struct packet_diag_req`: the interface and the uid, and the cookie that stands for none.
+/// `struct packet_diag_req`: the interface, the uid and the queues, and the cookie that stands for
+/// none.
 fn packet_body() -> Vec<u8> {
     const PACKET_SHOW_INFO: u32 = 0x1;
+    const PACKET_SHOW_MEMINFO: u32 = 0x10;
     let mut body = vec![AF_PACKET, 0, 0, 0];
-    for field in [0, PACKET_SHOW_INFO, u32::MAX, u32::MAX] {
+    for field in [0, PACKET_SHOW_INFO | PACKET_SHOW_MEMINFO, u32::MAX, u32::MAX] {
         body.extend(field.to_ne_bytes());
     }
     body

@@ -6,7 +6,7 @@
 
 use proptest::prelude::*;
 
-use super::super::super::model::{Binding, Details, Endpoint, Socket, TcpState, UnixName};
+use super::super::super::model::{Binding, Details, Endpoint, Interface, Socket, TcpState};
 use super::super::proc_net::ProcNetFile;
 use super::*;
 
@@ -148,7 +148,8 @@ const INET: &str = "
     05000000    # idiag_wqueue
     e8030000    # idiag_uid: 1000
     c0e19f00    # idiag_inode: 10478016
-    05000800 00000000                       # INET_DIAG_SHUTDOWN";
+    05000800 00000000                       # INET_DIAG_SHUTDOWN
+    0c001500 15170000 00000000              # INET_DIAG_CGROUP_ID: 5909";
 
 #[test]
 fn an_answer_about_tcp_gives_a_socket() {
@@ -162,9 +163,10 @@ fn an_answer_about_tcp_gives_a_socket() {
     let details = Details {
         kind: 1,
         uid: Some(1000),
-        receive_queue: 4,
-        send_queue: 5,
-        interface: 2,
+        receive_queue: Some(4),
+        send_queue: Some(5),
+        interface: Interface::of_index(2),
+        cgroup: std::num::NonZeroU64::new(5909),
         ..Details::default()
     };
     let socket = Socket { inode: 10478016, net_namespace: None, binding, details };
@@ -228,28 +230,26 @@ fn a_unix_listener_comes_with_the_connections_that_wait_in_its_queue() {
         kind: 1,
         uid: Some(1000),
         peer: std::num::NonZeroU32::new(43),
-        receive_queue: 2,
-        send_queue: 5,
+        receive_queue: Some(2),
+        send_queue: Some(5),
         ..Details::default()
     };
     assert_eq!(socket.details, details);
 }
 
 #[test]
-fn a_unix_name_that_its_path_does_not_tell_is_kept() {
-    for (name, path, kept) in [
-        (&b"/run/a\nb\0"[..], &b"/run/a\nb"[..], None),
-        (b"/run/no end", b"/run/no end", None),
-        (b"\0abstract", b"@abstract", None),
-        (b"\0at@", b"@at@", None),
-        (b"\0", b"@", None),
-        (b"", b"", None),
-        (b"\0a\0b", b"@a@b", Some(b"\0a\0b".to_vec())),
-        (b"@relative\0", b"@relative", Some(b"@relative".to_vec())),
+fn a_unix_name_is_what_proc_net_prints_and_whole() {
+    for (name, path) in [
+        (&b"/run/a\nb\0"[..], &b"/run/a\nb"[..]),
+        (b"/run/no end", b"/run/no end"),
+        (b"\0abstract", b"@abstract"),
+        (b"\0at@", b"@at@"),
+        (b"\0", b"@"),
+        (b"", b""),
+        (b"\0a\0b", b"@a@b"),
+        (b"@relative\0", b"@relative"),
     ] {
-        let socket = unix(name);
-        assert_eq!(socket.binding, Binding::Unix { path: path.into() });
-        assert_eq!(socket.details.name.map(|name| *name), kept.map(UnixName));
+        assert_eq!(unix(name).binding, Binding::Unix { path: path.into() });
     }
 }
 
@@ -264,9 +264,17 @@ fn an_answer_about_a_packet_socket_gives_ethertype_and_interface() {
          1c00 0000   # PACKET_DIAG_INFO
          02000000    #   pdi_index
          00000000 00000000 00000000 00000000 01000000
-         0800 0500 e8030000                      # PACKET_DIAG_UID",
+         0800 0500 e8030000                      # PACKET_DIAG_UID
+         1000 0600 00030000 00400300 00010000    # PACKET_DIAG_MEMINFO, the first three of it",
     );
-    let details = Details { kind: 3, uid: Some(1000), interface: 2, ..Details::default() };
+    let details = Details {
+        kind: 3,
+        uid: Some(1000),
+        receive_queue: Some(768),
+        send_queue: Some(256),
+        interface: Interface::of_index(2),
+        ..Details::default()
+    };
     let binding = Binding::Packet { protocol: 0x88cc };
     let socket = Socket { inode: 42, net_namespace: None, binding, details };
     assert_eq!(request(ProcNetFile::Packet).parse(&message).unwrap().socket, socket);
@@ -447,8 +455,8 @@ fn a_dump_cut_anywhere_is_malformed_or_has_no_end() {
 
 #[test]
 fn details_take_little_memory() {
-    assert!(size_of::<Details>() <= 40, "{}", size_of::<Details>());
-    assert!(size_of::<Socket>() <= 112, "{}", size_of::<Socket>());
+    assert!(size_of::<Details>() <= 48, "{}", size_of::<Details>());
+    assert!(size_of::<Socket>() <= 120, "{}", size_of::<Socket>());
 }
 
 proptest! {

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "bench")]
 pub(crate) mod bench;
+mod cgroup;
 mod fds;
 mod netns;
 mod proc_net;
@@ -34,7 +35,7 @@ use crate::process_open_sockets::model::{
 };
 use crate::process_open_sockets::parse::proc_net::ProcNetFile;
 use crate::process_open_sockets::parse::sock_diag::Request;
-use crate::process_open_sockets::{Options, Source};
+use crate::process_open_sockets::{Field, Options, Source};
 
 /// How many threads the machine has, or as many as we are given of them.
 fn cores() -> usize {
@@ -381,7 +382,17 @@ impl Scan<'_> {
 
     fn finish(mut self, owners: Owners) -> Snapshot {
         self.namespaces.note_unnumbered(self.root, &mut self.gaps);
-        Snapshot { sockets: self.sockets, owners, gaps: self.gaps }
+        let Scan { root, filter, namespaces, sockets, mut gaps, .. } = self;
+        if filter.shows(Field::OwnerUnknown) && !root.shows_all_processes() {
+            gaps.add(GapKind::Processes, || root.path().display().to_string());
+        }
+        let host = if filter.shows(Field::Scope) { namespaces.host(root) } else { None };
+        let cgroups = if filter.shows(Field::CgroupPath) {
+            cgroup::paths(root, sockets.iter().filter_map(|socket| socket.details.cgroup))
+        } else {
+            HashMap::new()
+        };
+        Snapshot { sockets, owners, gaps, host, cgroups }
     }
 }
 

@@ -73,6 +73,23 @@ impl Namespaces {
         self.all.iter()
     }
 
+    /// The number of the namespace that the host's first process is in, as this mount of proc shows it.
+    /// Where the link of that one cannot be read, another member knows it.
+    pub(super) fn host(&self, root: &ProcRoot) -> Option<NetNamespace> {
+        let first = root.process(1).ok()?;
+        let number = |process: &Process| process.link("ns/net", proc_link::net_namespace).ok()?;
+        if let Some(number) = number(&first) {
+            return Some(number);
+        }
+        let mark = mark_of(&first).ok()?;
+        if let Some(number) = self.by_mark.get(&mark).and_then(|&index| self.all.get(index)?.number)
+        {
+            return Some(number);
+        }
+        let own = root.own_process().ok()?;
+        (mark_of(&own) == Ok(mark)).then(|| number(&own)).flatten()
+    }
+
     /// Counts those whose number no member's link gave.
     pub(super) fn note_unnumbered(&self, root: &ProcRoot, gaps: &mut Gaps) {
         for namespace in self.all.iter().filter(|namespace| namespace.number.is_none()) {

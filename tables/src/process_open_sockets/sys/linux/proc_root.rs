@@ -65,6 +65,23 @@ impl ProcRoot {
             .is_none_or(|group| group == pid)
     }
 
+    /// Whether it shows every process of the machine: it is of the first PID namespace, and not
+    /// mounted with hidepid (proc(5)), under which others' processes are not there.
+    pub(super) fn shows_all_processes(&self) -> bool {
+        /// The same on every machine (`PROC_PID_INIT_INO` in `include/linux/proc_ns.h`).
+        const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
+        let Ok(first) = self.process(1) else { return !self.is_real() };
+        let read = |process: &Process| process.link("ns/pid", proc_link::pid_namespace).ok()?;
+        let number = read(&first).or_else(|| read(&self.own_process().ok()?));
+        number.is_none_or(|number| number == FIRST_PID_NAMESPACE)
+    }
+
+    /// The calling process, if the mount shows it.
+    pub(super) fn own_process(&self) -> rustix::io::Result<Process> {
+        let pid = read_link(self.directory.as_fd(), "self", proc_link::number)?;
+        self.process(pid.ok_or(Errno::NOENT)?)
+    }
+
     pub(super) fn process(&self, pid: i32) -> rustix::io::Result<Process> {
         let directory = openat(&self.directory, pid.to_string(), DIRECTORY | OFlags::PATH)?;
         Ok(Process { pid, directory })
@@ -102,6 +119,15 @@ impl Process {
     /// Opens a file below the process's directory for reading.
     pub(super) fn file(&self, path: &str) -> rustix::io::Result<File> {
         openat(&self.directory, path, OFlags::RDONLY | OFlags::CLOEXEC).map(File::from)
+    }
+
+    /// Reads a file below it whole, unless it is longer than any that the kernel should write: then it
+    /// is cut.
+    pub(super) fn read(&self, path: &str) -> std::io::Result<Vec<u8>> {
+        const MOST: u64 = 16 * 1024 * 1024;
+        let mut text = Vec::new();
+        self.file(path)?.take(MOST).read_to_end(&mut text)?;
+        Ok(text)
     }
 
     /// Opens a directory below it, to be listed.

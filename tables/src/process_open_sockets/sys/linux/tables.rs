@@ -2,6 +2,7 @@
 //! a dump of NETLINK_SOCK_DIAG, or the file in `/proc/<pid>/net` where the kernel has no such dump or
 //! the namespace cannot be entered.
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::thread;
@@ -87,6 +88,31 @@ impl<'a> Tables<'a> {
     /// Adds the sockets of a table that are wanted, each once, and says who told of them. `request`
     /// is what the kernel may be asked for instead of the whole table; None if it has no dump of it.
     pub(super) fn read(
+        &mut self,
+        file: ProcNetFile,
+        request: Option<&Request>,
+        sockets: &mut Vec<Socket>,
+        gaps: &mut Gaps,
+        wanted: impl FnMut(&Socket, Teller) -> Wanted,
+    ) -> Teller {
+        let start = sockets.len();
+        let teller = self.read_numbered(file, request, sockets, gaps, wanted);
+        let read = sockets.get_mut(start..).unwrap_or_default().iter_mut();
+        let interfaces = read.filter_map(|socket| socket.details.interface.as_deref_mut());
+        // Without netlink nothing here can be asked for names.
+        if let Some(diag) = &self.diag {
+            let mut names: HashMap<u32, Option<String>> = HashMap::new();
+            for interface in interfaces {
+                let index = interface.index;
+                let name = names.entry(index).or_insert_with(|| diag.interface_name(index));
+                interface.name.clone_from(name);
+            }
+        }
+        teller
+    }
+
+    /// The same; interfaces have their numbers only.
+    fn read_numbered(
         &mut self,
         file: ProcNetFile,
         request: Option<&Request>,

@@ -22,6 +22,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::{Errno, retry_on_intr};
+use rustix::net::netdevice::index_to_name;
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::sockopt::{
     Timeout, set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_timeout,
@@ -160,6 +161,11 @@ impl SockDiag {
             }
         }
         Ok(if is_whole { Dump::Whole } else { Dump::Torn })
+    }
+
+    /// What an interface of the namespace is called now.
+    pub(super) fn interface_name(&self, index: u32) -> Option<String> {
+        index_to_name(&self.socket, index).ok()
     }
 
     /// Sends a request, once the last one is answered: the kernel refuses a second at a time.

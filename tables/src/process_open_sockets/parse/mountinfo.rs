@@ -1,0 +1,98 @@
+//! Lines of `/proc/<pid>/mountinfo` (proc_pid_mountinfo(5)): what is mounted where, as the process
+//! sees it.
+
+/// A mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// The path of what is mounted within its file system; for a namespace the text of its link,
+    /// such as `net:[4026531840]`.
+    pub(crate) root: Vec<u8>,
+    /// Where it is mounted, from the process's root directory on.
+    pub(crate) mount_point: Vec<u8>,
+}
+
+/// The mounts of a type of file system. Lines of another form than the kernel's are skipped.
+pub(crate) fn mounts_of<'a>(
+    text: &'a [u8],
+    file_system: &'a [u8],
+) -> impl Iterator<Item = Mount> + 'a {
+    text.split(|&byte| byte == b'\n').filter_map(move |line| {
+        let mut fields = line.split(|&byte| byte == b' ');
+        // Mount, parent, and device come first; then what we look for, the options, and a number of
+        // optional fields that a dash ends.
+        let root = fields.nth(3)?;
+        let mount_point = fields.next()?;
+        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+        (kind == file_system)
+            .then(|| Mount { root: unescaped(root), mount_point: unescaped(mount_point) })
+    })
+}
+
+/// The kernel writes blanks, newlines and backslashes in a path as a backslash and three octal digits.
+fn unescaped(mut field: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(field.len());
+    loop {
+        field = match field {
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', rest @ ..] => {
+                path.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest
+            }
+            [byte, rest @ ..] => {
+                path.push(*byte);
+                rest
+            }
+            [] => return path,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Printed by Linux 6.18.
+    const TEXT: &[u8] = b"\
+        1 1 0:1 / / rw,relatime - rootfs rootfs rw\n\
+        98 62 0:29 / /sys/fs/cgroup/unified rw,relatime shared:7 - cgroup2 cgroup2 rw\n\
+        227 98 0:4 net:[4026532229] /run/netns/a\\040b\\134c rw shared:3 master:1 - nsfs nsfs rw\n\
+        228 98 0:4 mnt:[4026532230] /run/other rw - nsfs nsfs rw\n";
+
+    #[test]
+    fn mounts_of_a_type_come_with_root_and_place() {
+        let nsfs: Vec<Mount> = mounts_of(TEXT, b"nsfs").collect();
+        let mount = |root: &[u8], mount_point: &[u8]| Mount {
+            root: root.to_vec(),
+            mount_point: mount_point.to_vec(),
+        };
+        assert_eq!(
+            nsfs,
+            [
+                mount(b"net:[4026532229]", b"/run/netns/a b\\c"),
+                mount(b"mnt:[4026532230]", b"/run/other")
+            ]
+        );
+        let cgroup: Vec<Mount> = mounts_of(TEXT, b"cgroup2").collect();
+        assert_eq!(cgroup, [mount(b"/", b"/sys/fs/cgroup/unified")]);
+    }
+
+    #[test]
+    fn what_is_no_mount_is_skipped() {
+        for line in ["", "1 2 0:4", "1 2 0:4 net:[1] /a rw shared:1", "1 2 0:4 net:[1] /a rw -"] {
+            assert_eq!(mounts_of(line.as_bytes(), b"nsfs").count(), 0, "{line}");
+        }
+        assert_eq!(mounts_of(b"1 2 0:4 net:[1] /a rw - nsfs", b"nsfs").count(), 1);
+    }
+
+    #[test]
+    fn only_three_octal_digits_are_an_escape() {
+        for (field, path) in [
+            (&b"\\040"[..], &b" "[..]),
+            (b"\\377x", b"\xffx"),
+            (b"\\04", b"\\04"),
+            (b"\\477", b"\\477"),
+            (b"a\\", b"a\\"),
+        ] {
+            assert_eq!(unescaped(field), path);
+        }
+    }
+}
