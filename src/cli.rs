@@ -166,6 +166,14 @@ pub struct TableFlags {
         env = "PROCESS_OPEN_SOCKETS_SNAPSHOT_TTL_MS"
     )]
     pub snapshot_ttl_ms: u64,
+    /// Look at the descriptors of threads that have a table of their own, too
+    #[arg(
+        long,
+        global = true,
+        env = "PROCESS_OPEN_SOCKETS_THREADS",
+        value_parser = clap::builder::FalseyValueParser::new()
+    )]
+    pub threads: bool,
 }
 
 fn source(name: String) -> Source {
@@ -183,6 +191,7 @@ impl TableFlags {
             procfs: self.procfs.clone(),
             source: self.source,
             snapshot_ttl: Duration::from_millis(self.snapshot_ttl_ms),
+            threads: self.threads,
         }
     }
 }

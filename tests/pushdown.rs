@@ -26,14 +26,17 @@ fn database(procfs: &Path) -> Connection {
     let columns = vtab::create_table("plain", table.columns());
     vtab::mount(&connection, "mounted", table).unwrap();
     connection
-        .execute_batch(&format!("{columns}; INSERT INTO plain SELECT * FROM mounted"))
+        .execute_batch(&format!(
+            "{columns}; INSERT INTO plain SELECT {} FROM mounted",
+            COLUMNS.join(", ")
+        ))
         .unwrap();
     connection
 }
 
 /// The rows that the query picks of this table, those alone that the test can answer for, as text.
 fn answer(connection: &Connection, table: &str, rest: &str, is_ours: &str) -> Vec<String> {
-    let sql = format!("SELECT *, {is_ours} FROM {table} t {rest}");
+    let sql = format!("SELECT {}, {is_ours} FROM {table} t {rest}", COLUMNS.join(", "));
     let mut statement = connection.prepare(&sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
     let cells = statement.column_count() - 1;
     let mut rows = statement.query([]).unwrap();
@@ -48,7 +51,7 @@ fn answer(connection: &Connection, table: &str, rest: &str, is_ours: &str) -> Ve
     answer
 }
 
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 22] = [
     "pid",
     "fd",
     "socket",
@@ -61,6 +64,16 @@ const COLUMNS: [&str; 12] = [
     "path",
     "state",
     "net_namespace",
+    "tid",
+    "owner_unknown",
+    "type",
+    "uid",
+    "peer_socket",
+    "rx_queue",
+    "tx_queue",
+    "interface",
+    "cgroup_path",
+    "scope",
 ];
 
 const NONSENSE: [&str; 26] = [

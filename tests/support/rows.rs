@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tables::process_open_sockets::{Options, ProcessOpenSockets};
-use tables::{Constraint, Operator, QueryContext, Rows, Table, Value};
+use tables::{ColumnOptions, Constraint, Operator, QueryContext, Rows, Table, Value};
 
 pub fn table(procfs: &Path) -> ProcessOpenSockets {
     ProcessOpenSockets::new(Options { procfs: procfs.into(), ..Options::default() })
@@ -23,8 +23,12 @@ pub fn rows_where(table: &dyn Table, equals: &[(&str, &str)]) -> Vec<String> {
     texts(table, &*table.generate(&query).unwrap())
 }
 
-/// Each row with `|` between its cells, in order.
+/// Each row as `SELECT *` shows it, with `|` between its cells, in order.
 pub fn texts(table: &dyn Table, rows: &dyn Rows) -> Vec<String> {
+    let is_shown = |&column: &usize| {
+        let column = table.columns().get(column);
+        column.is_some_and(|column| !column.options.contains(ColumnOptions::HIDDEN))
+    };
     let cell = |row, column| match rows.cell(row, column) {
         Value::Null => "NULL".into(),
         Value::Integer(number) => number.to_string(),
@@ -32,9 +36,8 @@ pub fn texts(table: &dyn Table, rows: &dyn Rows) -> Vec<String> {
     };
     let mut texts: Vec<String> = (0..rows.len())
         .map(|row| {
-            let cells: Vec<_> =
-                (0..table.columns().len()).map(|column| cell(row, column)).collect();
-            cells.join("|")
+            let shown = (0..table.columns().len()).filter(is_shown);
+            shown.map(|column| cell(row, column)).collect::<Vec<_>>().join("|")
         })
         .collect();
     texts.sort();

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use super::Field;
 use super::filter::{Filter, UNOWNED, net_namespace_text};
-use super::model::{Binding, Endpoint, Snapshot, Socket, inet_ntop};
+use super::model::{Binding, Endpoint, FdOwner, Snapshot, Socket, inet_ntop};
 use crate::{Rows, Value};
 
 /// The rows of a snapshot that are asked for, one for each holder of a socket, and one for each
@@ -25,8 +25,12 @@ struct Row {
 }
 
 enum Holder {
-    /// By pid and fd.
-    Process(i32, i32),
+    Process {
+        pid: i32,
+        fd: i32,
+        /// None where it is the process's own table of descriptors.
+        tid: Option<i32>,
+    },
     /// None, and that many rows before it are the same in every cell.
     Nobody(u32),
 }
@@ -38,8 +42,10 @@ pub(super) fn correlate(snapshot: Snapshot, filter: &Filter) -> Answer {
     for (index, (socket, held)) in (0..).zip(snapshot.sockets.iter().zip(held)) {
         let owners = snapshot.owners.at(&held);
         let asked = owners.iter().filter(|owner| filter.admits_owner(owner));
-        let holders = asked.map(|owner| Holder::Process(owner.pid, owner.fd));
-        rows.extend(holders.map(|holder| Row { socket: index, holder }));
+        rows.extend(asked.map(|&FdOwner { pid, fd, tid, .. }| {
+            let holder = Holder::Process { pid, fd, tid };
+            Row { socket: index, holder }
+        }));
         if owners.is_empty() && filter.admits_unowned() {
             let mut ordinal = 0;
             // Only without an inode can two sockets be alike: pending connections to one UNIX
@@ -74,7 +80,7 @@ impl Rows for Answer {
     fn id(&self, row: usize) -> i64 {
         let Some((row, socket)) = self.parts(row) else { return 0 };
         let (holder, ordinal) = match row.holder {
-            Holder::Process(pid, fd) => (Some((pid, fd)), 0),
+            Holder::Process { pid, fd, tid } => (Some((pid, fd, tid)), 0),
             Holder::Nobody(ordinal) => (None, ordinal),
         };
         let hash = match &socket.binding {
@@ -105,11 +111,11 @@ impl Rows for Answer {
         let details = &socket.details;
         match field {
             Field::Pid => match row.holder {
-                Holder::Process(pid, _) => Value::Integer(pid.into()),
+                Holder::Process { pid, .. } => Value::Integer(pid.into()),
                 Holder::Nobody(_) => Value::Integer(UNOWNED),
             },
             Field::Fd => match row.holder {
-                Holder::Process(_, fd) => Value::Integer(fd.into()),
+                Holder::Process { fd, .. } => Value::Integer(fd.into()),
                 Holder::Nobody(_) => Value::Integer(UNOWNED),
             },
             Field::Socket => Value::Integer(socket.inode.cast_signed()),
@@ -126,11 +132,11 @@ impl Rows for Answer {
             Field::State => Value::Text(socket.state().into()),
             Field::NetNamespace => text(net_namespace_text(socket.net_namespace)),
             Field::Tid => match row.holder {
-                Holder::Process(pid, _) => Value::Integer(pid.into()),
+                Holder::Process { pid, tid, .. } => Value::Integer(tid.unwrap_or(pid).into()),
                 Holder::Nobody(_) => Value::Null,
             },
             Field::OwnerUnknown => match row.holder {
-                Holder::Process(..) => Value::Text("".into()),
+                Holder::Process { .. } => Value::Text("".into()),
                 Holder::Nobody(_) => Value::Text(self.snapshot.owner_unknown(socket).name().into()),
             },
             Field::Type => number(Some(details.kind).filter(|&kind| kind != 0)),

@@ -36,6 +36,9 @@ pub struct Options {
     /// For how long tables of sockets that were read for one lookup by pid may answer others; zero
     /// for not at all. What they show may be that old; whatever has come since is found.
     pub snapshot_ttl: Duration,
+    /// Whether the descriptors of threads are looked at that have a table of their own (CLONE_FILES in
+    /// clone(2)).
+    pub threads: bool,
 }
 
 /// Who tells what sockets there are.
@@ -56,6 +59,7 @@ impl Default for Options {
             procfs: PathBuf::from("/proc"),
             source: Source::Auto,
             snapshot_ttl: Duration::from_secs(1),
+            threads: false,
         }
     }
 }

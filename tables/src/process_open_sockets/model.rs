@@ -269,6 +269,8 @@ pub(crate) struct FdOwner {
     pub(crate) inode: u64,
     pub(crate) pid: i32,
     pub(crate) fd: i32,
+    /// The thread in whose own table it is; None where it is in the process's.
+    pub(crate) tid: Option<i32>,
 }
 
 /// The file descriptors that were found to hold sockets.
@@ -279,7 +281,11 @@ impl FromIterator<FdOwner> for Owners {
     fn from_iter<I: IntoIterator<Item = FdOwner>>(owners: I) -> Self {
         let mut owners: Vec<FdOwner> = owners.into_iter().collect();
         owners.sort_unstable();
-        owners.dedup();
+        // A thread's own table begins as a copy of the process's, and counts where it differs.
+        owners.dedup_by(|later, earlier| {
+            let is_copy = earlier.tid.is_none() || earlier.tid == later.tid;
+            is_copy && FdOwner { tid: None, ..*later } == FdOwner { tid: None, ..*earlier }
+        });
         Owners(owners)
     }
 }
@@ -344,6 +350,8 @@ pub(crate) enum GapKind {
     Processes,
     /// The network namespace of a process: its sockets may be missing.
     NetNamespace,
+    /// A network namespace that is mounted and that no process was seen in: its sockets are missing.
+    MountedNetNamespace,
     /// The number of a network namespace: its sockets have no net_namespace.
     NetNamespaceNumber,
     /// A file of sockets, or its end.
@@ -394,6 +402,10 @@ impl fmt::Display for Gap {
             GapKind::NetNamespace => (
                 "processes whose network namespace could not be told",
                 "sockets of a namespace that no other process is in are missing",
+            ),
+            GapKind::MountedNetNamespace => (
+                "network namespaces without processes that could not be entered",
+                "their sockets are missing",
             ),
             GapKind::NetNamespaceNumber => (
                 "network namespaces whose number could not be read",
@@ -516,7 +528,7 @@ mod tests {
     use super::*;
 
     fn owner(inode: u64, pid: i32, fd: i32) -> FdOwner {
-        FdOwner { inode, pid, fd }
+        FdOwner { inode, pid, fd, tid: None }
     }
 
     #[test]
@@ -554,6 +566,23 @@ mod tests {
     fn a_descriptor_that_was_read_twice_counts_once() {
         let owners: Owners = [owner(7, 1, 3), owner(7, 1, 3)].into_iter().collect();
         assert_eq!(owners.of(7), [owner(7, 1, 3)]);
+    }
+
+    #[test]
+    fn a_descriptor_of_a_thread_counts_where_its_process_lacks_it() {
+        let of_thread = |inode, fd, tid| FdOwner { tid: Some(tid), ..owner(inode, 9, fd) };
+        let owners: Owners = [
+            of_thread(7, 3, 2),
+            owner(7, 9, 3),
+            of_thread(7, 4, 2),
+            of_thread(7, 4, 2),
+            of_thread(7, 4, 12),
+            of_thread(8, 3, 12),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(owners.of(7), [owner(7, 9, 3), of_thread(7, 4, 2), of_thread(7, 4, 12)]);
+        assert_eq!(owners.of(8), [of_thread(8, 3, 12)]);
     }
 
     #[test]

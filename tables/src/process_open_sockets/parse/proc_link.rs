@@ -12,6 +12,11 @@ pub(crate) fn net_namespace(link: &[u8]) -> Option<NetNamespace> {
     bracketed_number(link, b"net:[").map(NetNamespace)
 }
 
+/// The number in `mnt:[number]`.
+pub(crate) fn mount_namespace(link: &[u8]) -> Option<u64> {
+    bracketed_number(link, b"mnt:[")
+}
+
 /// The number in `pid:[number]`.
 pub(crate) fn pid_namespace(link: &[u8]) -> Option<u64> {
     bracketed_number(link, b"pid:[")

@@ -84,6 +84,11 @@ impl ProcNetFile {
         }
     }
 
+    /// Its path in `/proc/<pid>`.
+    pub(crate) fn path(self) -> String {
+        format!("net/{}", self.name())
+    }
+
     /// The family of all its sockets.
     pub(crate) fn family(self) -> Family {
         match self {

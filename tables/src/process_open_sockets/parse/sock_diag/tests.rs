@@ -101,14 +101,14 @@ fn a_request_for_unix_sockets_asks_for_names_peers_queues_and_uids() {
 }
 
 #[test]
-fn a_request_for_packet_sockets_asks_for_the_interface() {
+fn a_request_for_packet_sockets_asks_for_the_interface_and_the_queues() {
     let expected = bytes(
         "24000000 1400 0103 01000000 00000000    # nlmsghdr
          11          # sdiag_family: AF_PACKET
          00          # sdiag_protocol
          0000        # pad
          00000000    # pdiag_ino
-         01000000    # pdiag_show: PACKET_SHOW_INFO
+         11000000    # pdiag_show: PACKET_SHOW_INFO | PACKET_SHOW_MEMINFO
          ffffffff ffffffff                       # pdiag_cookie",
     );
     assert_eq!(request(ProcNetFile::Packet).to_bytes(1), expected);

@@ -1,7 +1,8 @@
 //! Who holds what: the links `/proc/<pid>/fd/N` → `socket:[inode]` (proc_pid_fd(5)).
 //!
-//! Sees the descriptors of the process as a whole, not those of threads that have a table of their
-//! own. Reading another user's needs PTRACE_MODE_READ_FSCREDS (ptrace(2)).
+//! A thread can have a table of descriptors of its own, in `/proc/<pid>/task/<tid>/fd`. Few have, and to
+//! find them costs a call for each thread, so they are looked for only if that is asked for. Reading another
+//! user's needs PTRACE_MODE_READ_FSCREDS (ptrace(2)).
 //!
 //! A link costs the kernel microseconds, and a host may have a million of them. So the walk calls in
 //! more threads as it finds more to do, and a process with many descriptors is shared among them.
@@ -16,18 +17,21 @@ use rustix::io::Errno;
 use rustix::path::DecInt;
 
 use super::cores;
+use super::kcmp;
 use super::proc_root::{ProcRoot, Process, for_each_number, is_gone, read_link};
 use crate::process_open_sockets::model::{FdOwner, GapKind, Gaps};
 use crate::process_open_sockets::parse::proc_link;
 
 /// The descriptors of these processes that hold a socket and that `wanted` says yes to, in no order.
+/// With `threads` those of threads with a table of their own are among them, copies too.
 pub(super) fn walk(
     root: &ProcRoot,
     pids: &[i32],
+    threads: bool,
     wanted: impl Fn(&FdOwner) -> bool + Sync,
     gaps: &mut Gaps,
 ) -> Vec<FdOwner> {
-    walk_on(cores(), root, pids, wanted, gaps)
+    walk_on(cores(), root, pids, threads, wanted, gaps)
 }
 
 /// The same on that many threads at the most.
@@ -35,6 +39,7 @@ fn walk_on(
     most: usize,
     root: &ProcRoot,
     pids: &[i32],
+    threads: bool,
     wanted: impl Fn(&FdOwner) -> bool + Sync,
     gaps: &mut Gaps,
 ) -> Vec<FdOwner> {
@@ -42,6 +47,8 @@ fn walk_on(
         root,
         wanted,
         pids,
+        threads,
+        can_compare: threads && root.has_own_pids(),
         begun: AtomicUsize::new(0),
         batches: Mutex::default(),
         walkers: AtomicUsize::new(1),
@@ -59,6 +66,10 @@ struct Walk<'a, W> {
     root: &'a ProcRoot,
     wanted: W,
     pids: &'a [i32],
+    /// Whether threads are looked at.
+    threads: bool,
+    /// Whether the kernel can be asked if two of them share a table.
+    can_compare: bool,
     /// How many of these somebody has begun with.
     begun: AtomicUsize,
     /// What somebody has listed and nobody has begun with.
@@ -85,6 +96,7 @@ struct Batch {
 /// The open directory of a process's descriptors.
 struct Descriptors {
     pid: i32,
+    tid: Option<i32>,
     directory: OwnedFd,
     /// Whether it was said that a link cannot be read.
     denied: AtomicBool,
@@ -143,13 +155,17 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
     /// Lists the descriptors of a process, and looks at those that it does not leave to others.
     fn list<'scope>(&'scope self, pid: i32, scope: &'scope Scope<'scope, '_>, found: &mut Found) {
         let result = self.root.process(pid).and_then(|process| {
-            let own = self.list_one(pid, &process, scope, found);
+            let own = self.list_one(pid, None, &process, scope, found);
+            if self.threads && own.is_ok() {
+                self.list_threads(pid, &process, scope, found);
+            }
             if own == Ok(true) {
                 return own;
             }
             // The descriptors of a zombie are none, or root's; a thread of it that lives has them all.
-            for thread in process.other_threads() {
-                match self.list_one(pid, &thread, scope, found) {
+            let Some(tasks) = process.tasks() else { return own };
+            for thread in tasks.others().into_iter().map(|tid| tasks.thread(tid)) {
+                match thread.and_then(|thread| self.list_one(pid, None, &thread, scope, found)) {
                     Ok(true) => return Ok(true),
                     Ok(false) => {}
                     Err(errno) if is_gone(errno) => {}
@@ -165,16 +181,40 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
         }
     }
 
-    /// The same as one thread of it shows them; says whether there was any.
-    fn list_one<'scope>(
+    /// Lists the tables of its threads that are not the process's own.
+    fn list_threads<'scope>(
         &'scope self,
         pid: i32,
         process: &Process,
         scope: &'scope Scope<'scope, '_>,
         found: &mut Found,
+    ) {
+        let Some(tasks) = process.tasks() else { return };
+        let mut listed = vec![pid];
+        for tid in tasks.others() {
+            let shares = |&other: &i32| kcmp::share_descriptors(other, tid);
+            if self.can_compare && listed.iter().any(shares) {
+                continue;
+            }
+            listed.push(tid);
+            if let Ok(thread) = tasks.thread(tid) {
+                // It ends when it likes; and who may read the process may read it.
+                let _ = self.list_one(pid, Some(tid), &thread, scope, found);
+            }
+        }
+    }
+
+    /// The same as one thread of it shows them; says whether there was any.
+    fn list_one<'scope>(
+        &'scope self,
+        pid: i32,
+        tid: Option<i32>,
+        process: &Process,
+        scope: &'scope Scope<'scope, '_>,
+        found: &mut Found,
     ) -> rustix::io::Result<bool> {
         let directory = process.directory("fd")?;
-        let of = Arc::new(Descriptors { pid, directory, denied: AtomicBool::new(false) });
+        let of = Arc::new(Descriptors { pid, tid, directory, denied: AtomicBool::new(false) });
         let mut any = false;
         let mut fds = Vec::new();
         let listed = for_each_number(of.directory.as_fd(), |fd, _| {
@@ -207,11 +247,11 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
     }
 
     fn look_at(&self, batch: &Batch, found: &mut Found) {
-        let Descriptors { pid, directory, denied } = &*batch.of;
+        let Descriptors { pid, tid, directory, denied } = &*batch.of;
         for &fd in &batch.fds {
             match read_link(directory.as_fd(), DecInt::new(fd), proc_link::socket_inode) {
                 Ok(Some(inode)) => {
-                    let owner = FdOwner { inode, pid: *pid, fd };
+                    let owner = FdOwner { inode, pid: *pid, fd, tid: *tid };
                     if (self.wanted)(&owner) {
                         found.owners.push(owner);
                     }
@@ -219,7 +259,8 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
                 Ok(None) => {}
                 Err(errno) if is_gone(errno) => {}
                 Err(errno) => {
-                    if !denied.swap(true, Ordering::Relaxed) {
+                    // Who may not read a thread's may not read its process's, and that is said.
+                    if tid.is_none() && !denied.swap(true, Ordering::Relaxed) {
                         self.deny(*pid, errno, found);
                     }
                 }
@@ -243,7 +284,11 @@ pub(super) fn protocol_name<T>(
     read: impl FnOnce(&[u8]) -> T,
 ) -> Option<T> {
     let process = root.process(owner.pid).ok()?;
-    let socket = process.pin(&format!("fd/{}", owner.fd)).ok()?;
+    let socket = match owner.tid {
+        None => process.pin(format!("fd/{}", owner.fd)),
+        Some(tid) => process.pin(format!("task/{tid}/fd/{}", owner.fd)),
+    };
+    let socket = socket.ok()?;
     if fstat(&socket).ok()?.st_ino != owner.inode {
         return None;
     }
@@ -284,7 +329,7 @@ mod tests {
         let pids: Vec<i32> = processes.iter().map(|(pid, _)| *pid).collect();
         for most in [1, 2, 3, 8] {
             let mut gaps = Gaps::default();
-            let owners = walk_on(most, &root, &pids, |_| true, &mut gaps);
+            let owners = walk_on(most, &root, &pids, false, |_| true, &mut gaps);
             let mut found: Vec<_> = owners.iter().map(|owner| (owner.pid, owner.fd)).collect();
             found.sort_unstable();
             assert_eq!((found, gaps), (expected.clone(), Gaps::default()), "on {most} threads");
@@ -317,7 +362,7 @@ mod tests {
         let root = ProcRoot::open(tree.path()).unwrap();
         let pids: Vec<i32> = (1..=100).collect();
         let mut gaps = Gaps::default();
-        let owners = walk_on(4, &root, &pids, |_| true, &mut gaps);
+        let owners = walk_on(4, &root, &pids, false, |_| true, &mut gaps);
         let counts: Vec<_> = gaps.iter().map(|gap| (gap.kind, gap.count)).collect();
         assert_eq!((owners.len(), counts), (98, vec![(GapKind::Fds, 2)]));
     }

@@ -4,6 +4,7 @@
 pub(crate) mod bench;
 mod cgroup;
 mod fds;
+mod kcmp;
 mod netns;
 mod proc_net;
 mod proc_root;
@@ -35,7 +36,7 @@ use crate::process_open_sockets::model::{
 };
 use crate::process_open_sockets::parse::proc_net::ProcNetFile;
 use crate::process_open_sockets::parse::sock_diag::Request;
-use crate::process_open_sockets::{Field, Options, Source};
+use crate::process_open_sockets::{Field, Options};
 
 /// How many threads the machine has, or as many as we are given of them.
 fn cores() -> usize {
@@ -61,7 +62,7 @@ impl Collector {
     pub(crate) fn collect(&self, filter: &Filter) -> Result<Snapshot, Error> {
         let scan = Scan {
             root: &ProcRoot::open(&self.options.procfs)?,
-            source: self.options.source,
+            options: &self.options,
             filter,
             namespaces: Namespaces::default(),
             sockets: Vec::new(),
@@ -73,7 +74,7 @@ impl Collector {
 
 struct Scan<'a> {
     root: &'a ProcRoot,
-    source: Source,
+    options: &'a Options,
     filter: &'a Filter,
     namespaces: Namespaces,
     sockets: Vec<Socket>,
@@ -99,7 +100,7 @@ impl Scan<'_> {
         let owners: Owners = match listed.clone() {
             Some(mut pids) => {
                 pids.retain(|&pid| filter.admits_pid(pid) && self.root.is_process(pid));
-                fds::walk(self.root, &pids, wanted, &mut self.gaps).into_iter().collect()
+                self.walk(&pids, wanted).into_iter().collect()
             }
             None => self.walk_all(self.root.pids()?, |pid| filter.admits_pid(pid), wanted)?,
         };
@@ -149,9 +150,13 @@ impl Scan<'_> {
         // Others may know the number of the holders' namespace; and a socket stays in the namespace
         // that it was made in, wherever its holder goes.
         if !search.is_over() {
-            let others = self.root.pids()?.into_iter().filter(|pid| !holders.contains(pid));
-            self.find_namespaces(others);
-            self.search_namespaces(read, search, lookup);
+            let pids = self.root.pids()?;
+            self.find_namespaces(pids.iter().copied().filter(|pid| !holders.contains(pid)));
+            read = self.search_namespaces(read, search, lookup.as_deref_mut());
+            if !search.is_over() {
+                self.find_unusual_namespaces(&pids);
+                self.search_namespaces(read, search, lookup);
+            }
         }
         Ok(())
     }
@@ -162,8 +167,16 @@ impl Scan<'_> {
         }
     }
 
-    /// Searches the namespaces from the first one on, until nothing is missing; returns how far it
-    /// came.
+    /// Those that no process's first thread is in.
+    fn find_unusual_namespaces(&mut self, pids: &[i32]) {
+        for &pid in pids {
+            self.namespaces.add_threads(self.root, pid);
+        }
+        self.namespaces.add_mounted(self.root, pids.iter().copied(), &mut self.gaps);
+    }
+
+    /// Searches the namespaces from that one on, until nothing is missing; returns the first that it
+    /// left.
     fn search_namespaces(
         &mut self,
         first: usize,
@@ -177,7 +190,7 @@ impl Scan<'_> {
             if search.is_over() {
                 break;
             }
-            let mut tables = Tables::of(self.root, namespace, self.source);
+            let mut tables = Tables::of(self.root, namespace, self.options.source);
             for file in files(filter, namespace) {
                 if !search.is_on_for(file) {
                     continue;
@@ -236,6 +249,7 @@ impl Scan<'_> {
     fn all(mut self) -> Result<Snapshot, Error> {
         let pids = self.root.pids()?;
         self.find_namespaces(pids.iter().copied());
+        self.find_unusual_namespaces(&pids);
         let runs = self.read_all_namespaces();
         let mut inodes: Vec<u64> = self.sockets.iter().map(|socket| socket.inode).collect();
         inodes.retain(|&inode| inode != 0);
@@ -257,7 +271,7 @@ impl Scan<'_> {
             if files.peek().is_none() {
                 continue;
             }
-            let mut tables = Tables::of(self.root, namespace, self.source);
+            let mut tables = Tables::of(self.root, namespace, self.options.source);
             for file in files {
                 let start = self.sockets.len();
                 let request = filter.request(file);
@@ -270,6 +284,10 @@ impl Scan<'_> {
             }
         }
         runs
+    }
+
+    fn walk(&mut self, pids: &[i32], wanted: impl Fn(&FdOwner) -> bool + Sync) -> Vec<FdOwner> {
+        fds::walk(self.root, pids, self.options.threads, wanted, &mut self.gaps)
     }
 
     /// Walks these processes and those that were started meanwhile, since a socket may have gone
@@ -289,7 +307,7 @@ impl Scan<'_> {
             if listed.is_empty() {
                 break;
             }
-            owners.append(&mut fds::walk(self.root, &listed, &wanted, &mut self.gaps));
+            owners.append(&mut self.walk(&listed, &wanted));
             listed = self.root.pids()?;
         }
         Ok(owners.into_iter().collect())
@@ -354,7 +372,7 @@ impl Scan<'_> {
             return None;
         }
         let namespace = self.namespaces.iter().nth(run.namespace)?;
-        let mut tables = Tables::of(self.root, namespace, self.source);
+        let mut tables = Tables::of(self.root, namespace, self.options.source);
         let mut there = HashMap::new();
         let mut gaps = Gaps::default();
         let mut look = |request: Option<Request>| {

@@ -25,7 +25,7 @@ pub(super) fn for_each_socket(
     gaps: &mut Gaps,
     mut each: impl FnMut(Socket) -> Handed,
 ) {
-    let opened = match namespace.open(root, file.name()) {
+    let opened = match namespace.open(root, &file.path()) {
         Ok(Some(opened)) => Ok(BufReader::with_capacity(64 * 1024, opened)),
         Ok(None) => return,
         Err(errno) => Err(io::Error::from(errno)),
@@ -53,7 +53,7 @@ pub(super) fn for_each_socket(
                 }
                 Some(Err(_)) | None if !is_first => {}
                 Some(Err(_)) | None => gaps.add(GapKind::Line, || {
-                    format!("line {lines} of {}", namespace.path(root, file.name()).display())
+                    format!("line {lines} of {}", namespace.path(root, &file.path()))
                 }),
             }
             ControlFlow::Continue(())
@@ -75,7 +75,7 @@ pub(super) fn for_each_socket(
     });
     if let Err(error) = result {
         gaps.add(GapKind::SocketFile, || {
-            format!("{}: {error}", namespace.path(root, file.name()).display())
+            format!("{}: {error}", namespace.path(root, &file.path()))
         });
     }
 }

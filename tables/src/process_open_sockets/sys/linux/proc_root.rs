@@ -76,6 +76,17 @@ impl ProcRoot {
         number.is_none_or(|number| number == FIRST_PID_NAMESPACE)
     }
 
+    /// Whether its pids are those that system calls take: it is of the calling process's PID namespace.
+    pub(super) fn has_own_pids(&self) -> bool {
+        let status = self.own_process().map_err(std::io::Error::from);
+        status.and_then(|own| own.read("status")).is_ok_and(|status| {
+            // Its pid in the namespace of the mount, and then in each one within.
+            let pids = status.split(|&byte| byte == b'\n').find_map(|l| l.strip_prefix(b"NSpid:"));
+            let count = |pids: &[u8]| String::from_utf8_lossy(pids).split_whitespace().count();
+            pids.is_some_and(|pids| count(pids) == 1)
+        })
+    }
+
     /// The calling process, if the mount shows it.
     pub(super) fn own_process(&self) -> rustix::io::Result<Process> {
         let pid = read_link(self.directory.as_fd(), "self", proc_link::number)?;
@@ -97,23 +108,16 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The process as each of its threads but the first shows it, one after the other.
-    ///
-    /// Where the first has ended and others live on, the process itself looks like a zombie,
-    /// without descriptors and namespaces, and only the others show them.
-    pub(super) fn other_threads(&self) -> impl Iterator<Item = Process> + '_ {
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Its threads; None if it has but one.
+    pub(super) fn tasks(&self) -> Option<Tasks> {
         // A directory has a link for itself, one for its name, and one for each directory in it.
         let several = self.stat("task").is_ok_and(|task| task.st_nlink > 3);
-        let mut tids = Vec::new();
-        if several && let Ok(task) = self.directory("task") {
-            // What was listed before an error is as good as without it.
-            let _ = for_each_number(task.as_fd(), |tid, _| tids.push(tid));
-        }
-        tids.into_iter().filter(|&tid| tid != self.pid).filter_map(|tid| {
-            let path = format!("task/{tid}");
-            let directory = openat(&self.directory, path, DIRECTORY | OFlags::PATH).ok()?;
-            Some(Process { pid: self.pid, directory })
-        })
+        let directory = several.then(|| self.directory("task").ok())??;
+        Some(Tasks { pid: self.pid, directory })
     }
 
     /// Opens a file below the process's directory for reading.
@@ -136,7 +140,7 @@ impl Process {
     }
 
     /// A handle of what a path below it leads to, which is not opened.
-    pub(super) fn pin(&self, path: &str) -> rustix::io::Result<OwnedFd> {
+    pub(super) fn pin(&self, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
         openat(&self.directory, path, OFlags::PATH | OFlags::CLOEXEC)
     }
 
@@ -148,6 +152,43 @@ impl Process {
     /// Hands the text of a symbolic link below it to `read`.
     pub(super) fn link<T>(&self, path: &str, read: impl Fn(&[u8]) -> T) -> rustix::io::Result<T> {
         read_link(self.directory.as_fd(), path, read)
+    }
+}
+
+/// The threads of a process, each of which shows the process as it sees it.
+///
+/// Where the first has ended and others live on, the process itself looks like a zombie, without
+/// descriptors and namespaces, and only the others show them.
+#[derive(Debug)]
+pub(super) struct Tasks {
+    pid: i32,
+    directory: OwnedFd,
+}
+
+impl Tasks {
+    /// The ids of all but the first.
+    pub(super) fn others(&self) -> Vec<i32> {
+        let mut tids = Vec::new();
+        // What was listed before an error is as good as without it.
+        let _ = for_each_number(self.directory.as_fd(), |tid, _| tids.push(tid));
+        tids.retain(|&tid| tid != self.pid);
+        tids
+    }
+
+    /// The process as that thread shows it.
+    pub(super) fn thread(&self, tid: i32) -> rustix::io::Result<Process> {
+        let directory = openat(&self.directory, tid.to_string(), DIRECTORY | OFlags::PATH)?;
+        Ok(Process { pid: self.pid, directory })
+    }
+
+    /// Hands the text of a symbolic link of that thread to `read`.
+    pub(super) fn link<T>(
+        &self,
+        tid: i32,
+        path: &str,
+        read: impl Fn(&[u8]) -> T,
+    ) -> rustix::io::Result<T> {
+        read_link(self.directory.as_fd(), format!("{tid}/{path}"), read)
     }
 }
 

@@ -3,15 +3,14 @@
 //! the namespace cannot be entered.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::io::Read;
 use std::thread;
 
 use super::cores;
 use super::netns::Namespace;
 use super::proc_net;
 use super::proc_root::ProcRoot;
-use super::sock_diag::{Dump, Handed, SockDiag, in_net_namespace};
+use super::sock_diag::{Dump, Handed, SockDiag};
 use crate::process_open_sockets::Source;
 use crate::process_open_sockets::model::{GapKind, Gaps, Socket};
 use crate::process_open_sockets::parse::proc_net::ProcNetFile;
@@ -71,16 +70,13 @@ impl<'a> Tables<'a> {
         let opened = match self.source {
             Source::Procfs => return,
             Source::Auto | Source::Netlink if self.namespace.is_own(self.root) => SockDiag::open(),
-            Source::Auto | Source::Netlink => self
-                .namespace
-                .handle(self.root)
-                .map_err(io::Error::from)
-                .and_then(|handle| in_net_namespace(handle.as_fd(), SockDiag::open).flatten()),
+            Source::Auto | Source::Netlink => {
+                self.namespace.enter(self.root, SockDiag::open).flatten()
+            }
         };
         self.diag = opened
             .inspect_err(|error| {
-                let namespace = self.namespace.path(self.root, "");
-                log::debug!("no sock_diag for {}: {error}", namespace.display());
+                log::debug!("no sock_diag: {}: {error}", self.namespace.path(self.root, "net"));
             })
             .ok();
     }
@@ -130,7 +126,7 @@ impl<'a> Tables<'a> {
                 })
             },
         );
-        let place = || self.namespace.path(self.root, file.name()).display().to_string();
+        let place = || self.namespace.path(self.root, &file.path());
         match dumped {
             Some(Ok(Dump::Whole)) => return Teller::SockDiag,
             Some(Ok(Dump::Stopped)) => {
@@ -206,7 +202,7 @@ impl Tables<'_> {
     /// Whether the table is worth another thread.
     fn is_large(&self, file: ProcNetFile) -> bool {
         const LARGE: u64 = 10_000;
-        let name = if file == ProcNetFile::Tcp6 { "sockstat6" } else { "sockstat" };
+        let name = if file == ProcNetFile::Tcp6 { "net/sockstat6" } else { "net/sockstat" };
         let Ok(Some(mut sockstat)) = self.namespace.open(self.root, name) else { return false };
         let mut text = [0; 1024];
         let length = sockstat.read(&mut text).unwrap_or_default();

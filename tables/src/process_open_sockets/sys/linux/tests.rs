@@ -5,7 +5,6 @@
 use std::any::Any;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use crate::{Constraint, Operator, QueryContext, Rows, Table, Value};
 
 /// A table of that source, which remembers for so long.
 fn table(source: Source, snapshot_ttl: Duration) -> ProcessOpenSockets {
-    ProcessOpenSockets::new(Options { source, snapshot_ttl, procfs: PathBuf::from("/proc") })
+    ProcessOpenSockets::new(Options { source, snapshot_ttl, ..Options::default() })
 }
 
 fn is(field: Field, operator: Operator, text: impl ToString) -> Constraint {
@@ -35,7 +34,8 @@ fn rows(table: &ProcessOpenSockets, constraints: &[Constraint]) -> Vec<Vec<Strin
         Value::Integer(number) => number.to_string(),
         Value::Text(text) => text.into_owned(),
     };
-    let row = |row| Field::ALL.map(|field| cell(row, field)).to_vec();
+    // Of the hidden columns the sources know more or less.
+    let row = |row| Field::ALL.iter().take(12).map(|&field| cell(row, field)).collect();
     let mut rows: Vec<_> = (0..Rows::len(&*rows)).map(row).collect();
     rows.sort();
     rows

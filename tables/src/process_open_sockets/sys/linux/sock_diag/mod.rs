@@ -18,7 +18,7 @@ mod tests;
 use std::collections::HashSet;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::io::{Errno, retry_on_intr};
@@ -28,7 +28,6 @@ use rustix::net::sockopt::{
     Timeout, set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_timeout,
 };
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::process_open_sockets::model::Socket;
 use crate::process_open_sockets::parse::sock_diag::{Listed, Message, Messages, Request};
@@ -270,21 +269,4 @@ fn receive_datagram(socket: &OwnedFd, buffer: &mut [u8]) -> rustix::io::Result<O
 
 fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "netlink: the kernel's answer is malformed")
-}
-
-/// Runs `f` in a thread of its own that has moved to a network namespace, and leaves the caller's
-/// where it is. It takes CAP_SYS_ADMIN here and in the user namespace that owns the other.
-///
-/// A `SockDiag` that `f` opens and returns keeps answering for that namespace.
-pub(super) fn in_net_namespace<T: Send>(
-    namespace: BorrowedFd<'_>,
-    f: impl FnOnce() -> T + Send,
-) -> io::Result<T> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().spawn_scoped(scope, || {
-            move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
-            Ok(f())
-        })?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
 }

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use super::super::netns::Namespaces;
+use super::super::netns::{Namespaces, in_net_namespace};
 use super::super::proc_net;
 use super::super::proc_root::ProcRoot;
 use super::super::quiet::{in_quiet_namespace, printed, say_left_out, sockets};
