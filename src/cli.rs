@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use log::{Level, LevelFilter};
-use tables::process_open_sockets::{Options, Source};
+use tables::process_open_sockets::{Families, Options, Source};
 
 /// Every open socket of this host, with every process that holds it.
 ///
@@ -174,6 +174,42 @@ pub struct TableFlags {
         value_parser = clap::builder::FalseyValueParser::new()
     )]
     pub threads: bool,
+    /// Which sockets there are rows of: a list, with commas between, of unix, inet, packet, netlink,
+    /// vsock, mptcp, sctp, unlisted (held, and in no table of the kernel's), default (the first three)
+    /// and all
+    #[arg(
+        long,
+        global = true,
+        value_name = "LIST",
+        default_value = "default",
+        value_parser = families,
+        env = "PROCESS_OPEN_SOCKETS_FAMILIES"
+    )]
+    pub families: Families,
+}
+
+fn families(list: &str) -> Result<Families, String> {
+    let mut families = Families::empty();
+    for name in list.split(',') {
+        families |= match name.trim() {
+            "unix" => Families::UNIX,
+            "inet" => Families::INET,
+            "packet" => Families::PACKET,
+            "netlink" => Families::NETLINK,
+            "vsock" => Families::VSOCK,
+            "mptcp" => Families::MPTCP,
+            "sctp" => Families::SCTP,
+            "unlisted" => Families::UNLISTED,
+            "default" => Families::default(),
+            "all" => Families::all(),
+            other => {
+                return Err(format!(
+                    "'{other}' is none of unix, inet, packet, netlink, vsock, mptcp, sctp, unlisted, default, all"
+                ));
+            }
+        };
+    }
+    Ok(families)
 }
 
 fn source(name: String) -> Source {
@@ -192,6 +228,7 @@ impl TableFlags {
             source: self.source,
             snapshot_ttl: Duration::from_millis(self.snapshot_ttl_ms),
             threads: self.threads,
+            families: self.families,
         }
     }
 }

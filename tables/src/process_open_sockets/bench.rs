@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::correlate::correlate;
 use super::filter::Filter;
 use super::model::{Binding, Details, Endpoint, FdOwner, Gaps, Owners, Snapshot, Socket, TcpState};
-use super::parse::proc_net::ProcNetFile;
 use super::parse::sock_diag::{Message, Messages, Request};
+use super::socket_table::SocketTable;
 use crate::{QueryContext, Rows};
 
 pub use super::sys::bench::{dump_tcp, walk};
@@ -15,13 +15,13 @@ pub use super::sys::bench::{dump_tcp, walk};
 /// Parses the lines of `/proc/net/tcp`; returns how many are sockets.
 pub fn parse_proc_net(text: &[u8]) -> usize {
     let lines = text.split(|&byte| byte == b'\n');
-    lines.filter(|line| black_box(ProcNetFile::Tcp.parse(line)).is_ok()).count()
+    lines.filter(|line| black_box(SocketTable::Tcp.parse(line)).is_ok()).count()
 }
 
 /// Parses the messages of a dump of TCP sockets with the sequence number 1; returns how many are
 /// sockets.
 pub fn parse_dump(datagrams: &[u8]) -> usize {
-    let Some(request) = Request::like(ProcNetFile::Tcp) else { return 0 };
+    let Some(request) = Request::of(SocketTable::Tcp) else { return 0 };
     let messages = Messages::new(datagrams, 1).flatten();
     let is_socket = |message: &Message| match message {
         Message::Socket(message) => black_box(request.parse(message)).is_ok(),
@@ -49,14 +49,15 @@ impl Collected {
             details: Details::default(),
         };
         let sockets: Vec<Socket> = (0..size).map(socket).collect();
-        let owner = |(fd, socket): (i32, &Socket)| FdOwner { inode: socket.inode, pid: 1, fd };
+        let owner =
+            |(fd, socket): (i32, &Socket)| FdOwner { inode: socket.inode, pid: 1, fd, tid: None };
         let owners: Owners = (0..).zip(&sockets).map(owner).collect();
-        Collected(Snapshot { sockets, owners, gaps: Gaps::default() })
+        Collected(Snapshot { sockets, owners, ..Snapshot::default() })
     }
 
     /// Makes rows of them; returns how many.
     pub fn correlate(self) -> usize {
-        let filter = Filter::new(&QueryContext::default());
+        let filter = Filter::new(&QueryContext::default(), Families::default());
         black_box(correlate(self.0, &filter)).len()
     }
 }

@@ -83,17 +83,19 @@ impl Rows for Answer {
             Holder::Process { pid, fd, tid } => (Some((pid, fd, tid)), 0),
             Holder::Nobody(ordinal) => (None, ordinal),
         };
+        let key = (socket.net_namespace, socket.inode);
         let hash = match &socket.binding {
-            Binding::Inet { protocol, local, .. } if socket.inode != 0 => IDENTITY.hash_one((
-                socket.net_namespace,
-                socket.inode,
-                protocol,
-                local.address.is_ipv4(),
-                holder,
-            )),
-            Binding::Inet { .. } | Binding::Unix { .. } | Binding::Packet { .. } => {
-                IDENTITY.hash_one((socket, holder, ordinal))
+            _ if socket.inode == 0 => IDENTITY.hash_one((socket, holder, ordinal)),
+            // The subflows of an MPTCP connection share an inode, and each has its own ends. The state
+            // is left out, since it changes.
+            Binding::Inet { local, remote, state: Some(_), .. }
+            | Binding::Sctp { local, remote, .. } => {
+                IDENTITY.hash_one((key, socket.protocol(), local, remote, holder))
             }
+            Binding::Unix { path } if socket.details.may_be_forged => {
+                IDENTITY.hash_one((key, path, holder))
+            }
+            _ => IDENTITY.hash_one((key, socket.protocol(), socket.family(), holder)),
         };
         (hash >> 1).cast_signed()
     }
@@ -104,9 +106,6 @@ impl Rows for Answer {
         };
         let address = |endpoint: Option<Endpoint>| {
             text(endpoint.map_or_else(String::new, |endpoint| inet_ntop(endpoint.address)))
-        };
-        let port = |endpoint: Option<Endpoint>| {
-            Value::Integer(endpoint.map_or(0, |endpoint| endpoint.port.into()))
         };
         let details = &socket.details;
         match field {
@@ -119,15 +118,21 @@ impl Rows for Answer {
                 Holder::Nobody(_) => Value::Integer(UNOWNED),
             },
             Field::Socket => Value::Integer(socket.inode.cast_signed()),
-            Field::Family => Value::Integer(socket.family() as i64),
-            Field::Protocol => Value::Integer(socket.protocol()),
-            Field::LocalAddress => address(socket.local()),
-            Field::RemoteAddress => address(socket.remote()),
-            Field::LocalPort => port(socket.local()),
-            Field::RemotePort => port(socket.remote()),
+            Field::Family => number(socket.family()),
+            Field::Protocol => number(socket.protocol()),
+            Field::LocalAddress => match socket.binding {
+                Binding::Vsock { local, .. } => text(local.cid.to_string()),
+                _ => address(socket.local()),
+            },
+            Field::RemoteAddress => match socket.binding {
+                Binding::Vsock { remote, .. } => text(remote.cid.to_string()),
+                _ => address(socket.remote()),
+            },
+            Field::LocalPort => Value::Integer(socket.local_port().into()),
+            Field::RemotePort => Value::Integer(socket.remote_port().into()),
             Field::Path => match &socket.binding {
                 Binding::Unix { path, .. } => Value::Text(String::from_utf8_lossy(path)),
-                Binding::Inet { .. } | Binding::Packet { .. } => Value::Text("".into()),
+                _ => Value::Text("".into()),
             },
             Field::State => Value::Text(socket.state().into()),
             Field::NetNamespace => text(net_namespace_text(socket.net_namespace)),

@@ -8,10 +8,10 @@ use std::ops::RangeInclusive;
 
 use crate::{ColumnsUsed, Constraint, Operator, QueryContext};
 
-use super::Field;
-use super::model::{FdOwner, NetNamespace, Socket};
-use super::parse::proc_net::ProcNetFile;
+use super::model::{FdOwner, NetNamespace, Socket, TcpState};
 use super::parse::sock_diag::{Request, States};
+use super::socket_table::SocketTable;
+use super::{Families, Field};
 
 /// What a row must be like to be asked for.
 #[derive(Debug)]
@@ -26,10 +26,13 @@ pub(crate) struct Filter {
     state: TextCondition,
     net_namespace: TextCondition,
     columns_used: ColumnsUsed,
+    families: Families,
+    is_lookup: bool,
 }
 
 impl Filter {
-    pub(crate) fn new(query: &QueryContext) -> Filter {
+    /// Of all rows of these families.
+    pub(crate) fn new(query: &QueryContext, families: Families) -> Filter {
         let of = |field: Field| {
             query.constraints.iter().filter(move |constraint| constraint.column == field as usize)
         };
@@ -46,6 +49,11 @@ impl Filter {
             state: text(Field::State),
             net_namespace: text(Field::NetNamespace),
             columns_used: query.columns_used,
+            families,
+            is_lookup: query.constraints.iter().all(|constraint| {
+                let lookup = [Field::Pid, Field::Fd, Field::Socket].map(|field| field as usize);
+                lookup.contains(&constraint.column)
+            }),
         }
     }
 
@@ -80,31 +88,50 @@ impl Filter {
 
     /// Whether rows of this socket are asked for.
     pub(crate) fn admits_socket(&self, socket: &Socket) -> bool {
-        let port = |endpoint: Option<super::model::Endpoint>| {
-            endpoint.map_or(0, |endpoint| i64::from(endpoint.port))
-        };
         self.admits_inode(socket.inode)
-            && self.family.admits(socket.family() as i64)
-            && self.protocol.admits(socket.protocol())
-            && self.local_port.admits(port(socket.local()))
-            && self.remote_port.admits(port(socket.remote()))
+            && socket.family().is_none_or(|family| self.family.admits(family.into()))
+            && socket.protocol().is_none_or(|protocol| self.protocol.admits(protocol.into()))
+            && self.local_port.admits(socket.local_port().into())
+            && self.remote_port.admits(socket.remote_port().into())
             && self.state.admits(socket.state())
             && self.admits_net_namespace(socket.net_namespace)
     }
 
-    /// Whether the only conditions are on who holds a socket, and on the socket's number.
+    /// Whether all that the query says is about who holds a socket, and about the socket's number: none
+    /// of that changes as long as the socket is held.
     pub(crate) fn is_lookup(&self) -> bool {
-        let numbers = [&self.family, &self.protocol, &self.local_port, &self.remote_port];
-        numbers.into_iter().all(|condition| *condition == NumberCondition::default())
-            && self.state.is_open()
-            && self.net_namespace.is_open()
+        self.is_lookup
     }
 
-    /// What netlink is asked for instead of the sockets that the file lists: those of them that the
-    /// kernel can tell to match. None if it has no dump of them.
-    pub(crate) fn request(&self, file: ProcNetFile) -> Option<Request> {
-        let states = States::admitting(|state| self.state.admits(state.name()));
-        let request = Request::like(file)?.in_states(states);
+    /// Whether sockets are asked for that are in no table of the kernel.
+    pub(crate) fn admits_unlisted(&self) -> bool {
+        self.families.contains(Families::UNLISTED)
+            && self.state.admits("")
+            && self.local_port.admits(0)
+            && self.remote_port.admits(0)
+            && self.admits_net_namespace(None)
+    }
+
+    /// The dump of all sockets of a table; None if there is none of it. What a user asked to see who
+    /// asked for everything is in it although `/proc/net` does not list it.
+    pub(crate) fn whole(&self, table: SocketTable) -> Option<Request> {
+        let request = Request::of(table)?;
+        let bound_only = self.families.contains(Families::UNLISTED);
+        Some(if bound_only {
+            request.in_states(States::LISTED.and_bound_inactive())
+        } else {
+            request
+        })
+    }
+
+    /// The dump of those of them that the kernel can tell to match.
+    pub(crate) fn request(&self, table: SocketTable) -> Option<Request> {
+        let admits = |state: TcpState| self.state.admits(state.name());
+        let mut states = States::admitting(admits);
+        if self.families.contains(Families::UNLISTED) && admits(TcpState::Closed) {
+            states = states.and_bound_inactive();
+        }
+        let request = Request::of(table)?.in_states(states);
         Some(
             request
                 .with_local_ports(self.local_port.ports())
@@ -112,12 +139,18 @@ impl Filter {
         )
     }
 
-    /// Whether the file can list a socket that is asked for.
-    pub(crate) fn admits_file(&self, file: ProcNetFile) -> bool {
-        self.family.admits(file.family() as i64)
-            && file.protocol().is_none_or(|protocol| self.protocol.admits(protocol.into()))
-            && file.state().is_none_or(|state| self.state.admits(state))
-            && (file.has_ports() || (self.local_port.admits(0) && self.remote_port.admits(0)))
+    /// Whether the user has chosen to see its sockets.
+    pub(crate) fn admits_families_of(&self, table: SocketTable) -> bool {
+        self.families.contains(table.families())
+    }
+
+    /// Whether the table can have a socket that is asked for.
+    pub(crate) fn admits_table(&self, table: SocketTable) -> bool {
+        self.admits_families_of(table)
+            && self.family.admits(table.family() as i64)
+            && table.protocol().is_none_or(|protocol| self.protocol.admits(protocol.into()))
+            && table.state().is_none_or(|state| self.state.admits(state))
+            && (table.has_ports() || (self.local_port.admits(0) && self.remote_port.admits(0)))
     }
 
     pub(crate) fn admits_net_namespace(&self, namespace: Option<NetNamespace>) -> bool {
@@ -326,18 +359,22 @@ mod tests {
     }
 
     #[test]
-    fn a_file_whose_sockets_cannot_match_is_not_read() {
+    fn a_table_whose_sockets_cannot_match_is_not_read() {
         let files = |constraints: Vec<Constraint>| -> Vec<&'static str> {
-            let filter = Filter::new(&QueryContext { constraints, ..Default::default() });
-            let all = ProcNetFile::ALL.into_iter();
-            all.filter(|&file| filter.admits_file(file)).map(ProcNetFile::name).collect()
+            let query = QueryContext { constraints, ..Default::default() };
+            let filter = Filter::new(&query, Families::default());
+            let all = SocketTable::ALL.into_iter();
+            all.filter(|&table| filter.admits_table(table)).map(SocketTable::name).collect()
         };
         let equals = |field, text| constraint(field, Operator::Equals, text);
-        assert_eq!(files(vec![]).len(), ProcNetFile::ALL.len());
+        let all = files(vec![]).len();
+        assert_eq!(all, 12);
         assert_eq!(files(vec![equals(Field::Protocol, "6")]), ["tcp", "tcp6", "packet"]);
         assert_eq!(files(vec![equals(Field::State, "LISTEN")]), ["tcp", "tcp6"]);
         assert_eq!(files(vec![equals(Field::State, "NONE")]), ["tcp", "tcp6", "packet"]);
-        assert_eq!(files(vec![equals(Field::State, "")]).len(), ProcNetFile::ALL.len() - 1);
+        let without_states = files(vec![equals(Field::State, "")]);
+        assert_eq!(without_states.len(), all - 1);
+        assert!(!without_states.contains(&"packet"));
         assert_eq!(files(vec![equals(Field::Family, "1")]), ["unix"]);
         assert_eq!(
             files(vec![equals(Field::Family, "10"), equals(Field::LocalPort, "53")]),
@@ -350,7 +387,8 @@ mod tests {
         let filter = |texts: &[&str]| {
             let constraints =
                 texts.iter().map(|text| constraint(Field::Pid, Operator::Equals, text)).collect();
-            Filter::new(&QueryContext { constraints, ..Default::default() })
+            let query = QueryContext { constraints, ..Default::default() };
+            Filter::new(&query, Families::default())
         };
         assert_eq!(filter(&["7", "-1", "0", "99999999999", "7"]).listed_pids(), Some(vec![7]));
         assert!(filter(&["7", "-1"]).admits_unowned());

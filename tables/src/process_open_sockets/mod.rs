@@ -11,11 +11,14 @@ mod filter;
 mod gap_log;
 mod model;
 mod parse;
+mod socket_table;
 mod sys;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use bitflags::bitflags;
 
 use self::gap_log::GapLog;
 use self::model::Gaps;
@@ -39,6 +42,39 @@ pub struct Options {
     /// Whether the descriptors of threads are looked at that have a table of their own (CLONE_FILES in
     /// clone(2)).
     pub threads: bool,
+    /// Which sockets there are rows of.
+    pub families: Families,
+}
+
+bitflags! {
+    /// Kinds of sockets that a user can choose.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Families: u16 {
+        /// AF_UNIX.
+        const UNIX = 1;
+        /// AF_INET and AF_INET6: TCP, UDP, UDP-Lite, raw and ping sockets.
+        const INET = 1 << 1;
+        /// AF_PACKET.
+        const PACKET = 1 << 2;
+        /// AF_NETLINK.
+        const NETLINK = 1 << 3;
+        /// AF_VSOCK.
+        const VSOCK = 1 << 4;
+        /// The connections of MPTCP. Their subflows are TCP sockets.
+        const MPTCP = 1 << 5;
+        /// SCTP.
+        const SCTP = 1 << 6;
+        /// Those that somebody holds and that no table of the kernel has: of other families, or neither
+        /// bound nor connected; and TCP sockets that are bound and do nothing else.
+        const UNLISTED = 1 << 7;
+    }
+}
+
+impl Default for Families {
+    /// Those of osquery's own table.
+    fn default() -> Self {
+        Families::UNIX | Families::INET | Families::PACKET
+    }
 }
 
 /// Who tells what sockets there are.
@@ -60,6 +96,7 @@ impl Default for Options {
             source: Source::Auto,
             snapshot_ttl: Duration::from_secs(1),
             threads: false,
+            families: Families::default(),
         }
     }
 }
@@ -158,6 +195,7 @@ impl Field {
 pub struct ProcessOpenSockets {
     collector: sys::Collector,
     columns: Vec<Column>,
+    families: Families,
     log: Mutex<GapLog>,
 }
 
@@ -165,8 +203,9 @@ impl ProcessOpenSockets {
     /// Nothing is opened before the first query.
     pub fn new(options: Options) -> Self {
         let columns = Field::ALL.map(Field::column).into();
+        let families = options.families;
         let collector = sys::Collector::new(options);
-        ProcessOpenSockets { collector, columns, log: Mutex::default() }
+        ProcessOpenSockets { collector, columns, families, log: Mutex::default() }
     }
 
     fn log(&self, gaps: &Gaps) {
@@ -185,7 +224,7 @@ impl Table for ProcessOpenSockets {
     }
 
     fn generate(&self, query: &QueryContext) -> Result<Box<dyn Rows>, Error> {
-        let filter = filter::Filter::new(query);
+        let filter = filter::Filter::new(query, self.families);
         let snapshot = self.collector.collect(&filter)?;
         self.log(&snapshot.gaps);
         Ok(Box::new(correlate::correlate(snapshot, &filter)))

@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
 
+use super::socket_table::{IPPROTO_IP, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_TCP};
+
 /// The network namespace of a socket: the number in the link text `net:[4026531840]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct NetNamespace(pub(crate) u64);
@@ -58,7 +60,7 @@ impl From<u8> for TcpState {
 
 impl TcpState {
     /// The name that osquery prints.
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             TcpState::Established => "ESTABLISHED",
             TcpState::SynSent => "SYN_SENT",
@@ -83,7 +85,56 @@ pub(crate) enum Family {
     Unix = 1,
     Inet = 2,
     Inet6 = 10,
+    Netlink = 16,
     Packet = 17,
+    Vsock = 40,
+}
+
+/// The type of a protocol's sockets (SOCK_*), where each protocol has but one; else 0.
+pub(crate) fn socket_type(protocol: u16) -> u8 {
+    const SOCK_STREAM: u8 = 1;
+    const SOCK_DGRAM: u8 = 2;
+    const SOCK_RAW: u8 = 3;
+    match protocol {
+        IPPROTO_TCP | IPPROTO_MPTCP => SOCK_STREAM,
+        IPPROTO_RAW => SOCK_RAW,
+        IPPROTO_SCTP => 0,
+        _ => SOCK_DGRAM,
+    }
+}
+
+/// State of an SCTP socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum SctpState {
+    /// Of an endpoint, with TCP's numbers (`enum sctp_sock_state` in `include/net/sctp/constants.h`).
+    Endpoint(TcpState),
+    /// Of an association: a number of `enum sctp_state` there.
+    Association(u8),
+}
+
+impl SctpState {
+    fn name(self) -> &'static str {
+        match self {
+            SctpState::Endpoint(state) => state.name(),
+            SctpState::Association(0) => "CLOSED",
+            SctpState::Association(1) => "COOKIE_WAIT",
+            SctpState::Association(2) => "COOKIE_ECHOED",
+            SctpState::Association(3) => "ESTABLISHED",
+            SctpState::Association(4) => "SHUTDOWN_PENDING",
+            SctpState::Association(5) => "SHUTDOWN_SENT",
+            SctpState::Association(6) => "SHUTDOWN_RECEIVED",
+            SctpState::Association(7) => "SHUTDOWN_ACK_SENT",
+            SctpState::Association(_) => "UNKNOWN",
+        }
+    }
+}
+
+/// An address of AF_VSOCK (vsock(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct VsockAddress {
+    /// Which machine: 2 is the host, 4294967295 any.
+    pub(crate) cid: u32,
+    pub(crate) port: u32,
 }
 
 /// What a socket is bound and connected to, by family.
@@ -105,6 +156,30 @@ pub(crate) enum Binding {
     Packet {
         /// The ethertype.
         protocol: u16,
+    },
+    Sctp {
+        local: Endpoint,
+        remote: Endpoint,
+        state: SctpState,
+    },
+    Netlink {
+        /// NETLINK_*.
+        protocol: u8,
+        /// Its own address, often a pid; 0 if unbound, and for the kernel's.
+        port: u32,
+        remote_port: u32,
+    },
+    Vsock {
+        local: VsockAddress,
+        remote: VsockAddress,
+        state: TcpState,
+    },
+    /// Somebody holds it, and no table of the kernel has it; from what the descriptor tells.
+    Unlisted {
+        /// AF_*; None if the protocol's name is not known here.
+        family: Option<u8>,
+        /// None if the name does not tell it.
+        protocol: Option<u16>,
     },
 }
 
@@ -128,6 +203,8 @@ pub(crate) struct Details {
     pub(crate) interface: Option<Box<Interface>>,
     /// The inode of the control group (v2) in which it was made.
     pub(crate) cgroup: Option<NonZeroU64>,
+    /// Whether a stranger's path may have told all this.
+    pub(crate) may_be_forged: bool,
 }
 
 /// A network interface.
@@ -167,34 +244,63 @@ impl Hash for Socket {
 }
 
 impl Socket {
-    pub(crate) fn family(&self) -> Family {
-        match &self.binding {
-            Binding::Inet { local: Endpoint { address: IpAddr::V4(_), .. }, .. } => Family::Inet,
-            Binding::Inet { .. } => Family::Inet6,
-            Binding::Unix { .. } => Family::Unix,
-            Binding::Packet { .. } => Family::Packet,
-        }
+    /// AF_*; None if it is not known.
+    pub(crate) fn family(&self) -> Option<u8> {
+        Some(match &self.binding {
+            Binding::Inet { local, .. } | Binding::Sctp { local, .. } => {
+                (if local.address.is_ipv4() { Family::Inet } else { Family::Inet6 }) as u8
+            }
+            Binding::Unix { .. } => Family::Unix as u8,
+            Binding::Packet { .. } => Family::Packet as u8,
+            Binding::Netlink { .. } => Family::Netlink as u8,
+            Binding::Vsock { .. } => Family::Vsock as u8,
+            Binding::Unlisted { family, .. } => return *family,
+        })
     }
 
-    pub(crate) fn protocol(&self) -> i64 {
+    /// None if it is not known.
+    pub(crate) fn protocol(&self) -> Option<u16> {
         match self.binding {
-            Binding::Inet { protocol, .. } => protocol.into(),
-            Binding::Unix { .. } => 0,
-            Binding::Packet { protocol } => protocol.into(),
+            Binding::Inet { protocol, .. } | Binding::Packet { protocol } => Some(protocol),
+            Binding::Sctp { .. } => Some(IPPROTO_SCTP),
+            Binding::Unix { .. } | Binding::Vsock { .. } => Some(IPPROTO_IP),
+            Binding::Netlink { protocol, .. } => Some(protocol.into()),
+            Binding::Unlisted { protocol, .. } => protocol,
         }
     }
 
+    /// Its address and port, if it is of IPv4 or IPv6.
     pub(crate) fn local(&self) -> Option<Endpoint> {
         match self.binding {
-            Binding::Inet { local, .. } => Some(local),
-            Binding::Unix { .. } | Binding::Packet { .. } => None,
+            Binding::Inet { local, .. } | Binding::Sctp { local, .. } => Some(local),
+            _ => None,
         }
     }
 
+    /// Those at the other end.
     pub(crate) fn remote(&self) -> Option<Endpoint> {
         match self.binding {
-            Binding::Inet { remote, .. } => Some(remote),
-            Binding::Unix { .. } | Binding::Packet { .. } => None,
+            Binding::Inet { remote, .. } | Binding::Sctp { remote, .. } => Some(remote),
+            _ => None,
+        }
+    }
+
+    /// Its port; 0 if it has none. One of 32 bits comes as the signed number of the same bits, since
+    /// osquery's column has no room for more.
+    pub(crate) fn local_port(&self) -> i32 {
+        match self.binding {
+            Binding::Netlink { port, .. } => port.cast_signed(),
+            Binding::Vsock { local, .. } => local.port.cast_signed(),
+            _ => self.local().map_or(0, |local| local.port.into()),
+        }
+    }
+
+    /// The port at the other end, likewise.
+    pub(crate) fn remote_port(&self) -> i32 {
+        match self.binding {
+            Binding::Netlink { remote_port, .. } => remote_port.cast_signed(),
+            Binding::Vsock { remote, .. } => remote.port.cast_signed(),
+            _ => self.remote().map_or(0, |remote| remote.port.into()),
         }
     }
 
@@ -217,16 +323,18 @@ impl Socket {
                 _ => OwnerUnknown::Orphan,
             },
             Binding::Unix { .. } => OwnerUnknown::AcceptQueue,
-            Binding::Inet { .. } | Binding::Packet { .. } => OwnerUnknown::NoProcess,
+            _ => OwnerUnknown::NoProcess,
         })
     }
 
-    /// The state as osquery prints it: empty for UDP, raw and UNIX sockets.
+    /// The state as osquery prints it: empty for UDP, raw and UNIX sockets, and what else has none.
     pub(crate) fn state(&self) -> &'static str {
         match self.binding {
             Binding::Inet { state, .. } => state.map_or("", TcpState::name),
-            Binding::Unix { .. } => "",
+            Binding::Sctp { state, .. } => state.name(),
+            Binding::Vsock { state, .. } => state.name(),
             Binding::Packet { .. } => "NONE",
+            Binding::Unix { .. } | Binding::Netlink { .. } | Binding::Unlisted { .. } => "",
         }
     }
 }
@@ -354,6 +462,9 @@ pub(crate) enum GapKind {
     MountedNetNamespace,
     /// The number of a network namespace: its sockets have no net_namespace.
     NetNamespaceNumber,
+    /// A namespace that all processes had left when its files were to be read, if it was not gone with
+    /// them.
+    Left,
     /// A file of sockets, or its end.
     SocketFile,
     /// A table of which the kernel has no dump, where nothing else may be asked.
@@ -380,7 +491,7 @@ impl Gap {
     /// How loud the log should be about it: sockets come and go all the time.
     pub(crate) fn level(&self) -> log::Level {
         match self.kind {
-            GapKind::Vanished => log::Level::Debug,
+            GapKind::Vanished | GapKind::Left => log::Level::Debug,
             // It is so for as long as the extension lives.
             GapKind::Processes => log::Level::Info,
             _ => log::Level::Warn,
@@ -410,6 +521,10 @@ impl fmt::Display for Gap {
             GapKind::NetNamespaceNumber => (
                 "network namespaces whose number could not be read",
                 "their sockets have an empty net_namespace",
+            ),
+            GapKind::Left => (
+                "network namespaces that all processes left during the scan",
+                "if they are still there, their sockets are missing",
             ),
             GapKind::SocketFile => {
                 ("files of sockets not read to their end", "sockets are missing")
@@ -452,6 +567,11 @@ impl Gaps {
                 None => self.0.push(gap),
             }
         }
+    }
+
+    /// Whether some of them mean that sockets were not read.
+    pub(crate) fn has_missing_sockets(&self) -> bool {
+        self.has(GapKind::SocketFile) || self.has(GapKind::NoDump) || self.has(GapKind::Left)
     }
 
     pub(crate) fn has(&self, kind: GapKind) -> bool {

@@ -14,148 +14,21 @@ use nom::combinator::{map_opt, rest};
 use nom::sequence::{preceded, separated_pair, terminated};
 use nom::{IResult, Parser};
 
-use super::super::model::{Binding, Details, Endpoint, Family, Interface, Socket, TcpState};
-
-/// A file of `/proc/<pid>/net` that lists sockets. Any may be absent: its protocol is not compiled
-/// in, or its module not loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum ProcNetFile {
-    Tcp,
-    Tcp6,
-    Udp,
-    Udp6,
-    Udplite,
-    Udplite6,
-    Raw,
-    Raw6,
-    Icmp,
-    Icmp6,
-    Unix,
-    Packet,
-}
+use super::super::model::{
+    Binding, Details, Endpoint, Family, Interface, Socket, TcpState, socket_type,
+};
+use super::super::socket_table::{IPPROTO_TCP, SocketTable};
 
 /// A line that is not of its file's form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-const IPPROTO_IP: u8 = 0;
-const IPPROTO_ICMP: u8 = 1;
-const IPPROTO_TCP: u8 = 6;
-const IPPROTO_UDP: u8 = 17;
-const IPPROTO_ICMPV6: u8 = 58;
-const IPPROTO_UDPLITE: u8 = 136;
-const IPPROTO_RAW: u8 = 255;
-
-const SOCK_STREAM: u8 = 1;
-const SOCK_DGRAM: u8 = 2;
-const SOCK_RAW: u8 = 3;
-
-impl ProcNetFile {
-    pub(crate) const ALL: [ProcNetFile; 12] = [
-        ProcNetFile::Tcp,
-        ProcNetFile::Tcp6,
-        ProcNetFile::Udp,
-        ProcNetFile::Udp6,
-        ProcNetFile::Udplite,
-        ProcNetFile::Udplite6,
-        ProcNetFile::Raw,
-        ProcNetFile::Raw6,
-        ProcNetFile::Icmp,
-        ProcNetFile::Icmp6,
-        ProcNetFile::Unix,
-        ProcNetFile::Packet,
-    ];
-
-    /// Its name in `/proc/<pid>/net`.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            ProcNetFile::Tcp => "tcp",
-            ProcNetFile::Tcp6 => "tcp6",
-            ProcNetFile::Udp => "udp",
-            ProcNetFile::Udp6 => "udp6",
-            ProcNetFile::Udplite => "udplite",
-            ProcNetFile::Udplite6 => "udplite6",
-            ProcNetFile::Raw => "raw",
-            ProcNetFile::Raw6 => "raw6",
-            ProcNetFile::Icmp => "icmp",
-            ProcNetFile::Icmp6 => "icmp6",
-            ProcNetFile::Unix => "unix",
-            ProcNetFile::Packet => "packet",
-        }
-    }
-
-    /// Its path in `/proc/<pid>`.
-    pub(crate) fn path(self) -> String {
-        format!("net/{}", self.name())
-    }
-
-    /// The family of all its sockets.
-    pub(crate) fn family(self) -> Family {
-        match self {
-            ProcNetFile::Tcp
-            | ProcNetFile::Udp
-            | ProcNetFile::Udplite
-            | ProcNetFile::Raw
-            | ProcNetFile::Icmp => Family::Inet,
-            ProcNetFile::Tcp6
-            | ProcNetFile::Udp6
-            | ProcNetFile::Udplite6
-            | ProcNetFile::Raw6
-            | ProcNetFile::Icmp6 => Family::Inet6,
-            ProcNetFile::Unix => Family::Unix,
-            ProcNetFile::Packet => Family::Packet,
-        }
-    }
-
-    /// The protocol of all its sockets; None where a line says it.
-    pub(crate) fn protocol(self) -> Option<u8> {
-        match self {
-            ProcNetFile::Tcp | ProcNetFile::Tcp6 => Some(IPPROTO_TCP),
-            ProcNetFile::Udp | ProcNetFile::Udp6 => Some(IPPROTO_UDP),
-            ProcNetFile::Udplite | ProcNetFile::Udplite6 => Some(IPPROTO_UDPLITE),
-            ProcNetFile::Raw | ProcNetFile::Raw6 => Some(IPPROTO_RAW),
-            ProcNetFile::Icmp => Some(IPPROTO_ICMP),
-            ProcNetFile::Icmp6 => Some(IPPROTO_ICMPV6),
-            ProcNetFile::Unix => Some(IPPROTO_IP),
-            ProcNetFile::Packet => None,
-        }
-    }
-
-    /// What the column state shows for all its sockets; None where a line says it.
-    pub(crate) fn state(self) -> Option<&'static str> {
-        match self {
-            ProcNetFile::Tcp | ProcNetFile::Tcp6 => None,
-            ProcNetFile::Packet => Some("NONE"),
-            _ => Some(""),
-        }
-    }
-
-    /// Whether its sockets have ports; the columns show 0 where they have none.
-    pub(crate) fn has_ports(self) -> bool {
-        !matches!(self, ProcNetFile::Unix | ProcNetFile::Packet)
-    }
-
-    /// Whether a line may be about a socket that is not of this file, so that its holder should be
-    /// asked: `unix`, where a path can imitate a line, and the ping sockets' files, of which each
-    /// lists some of the other's sockets too (`ping_get_next` skips the check of the family).
-    pub(crate) fn may_list_others(self) -> bool {
-        matches!(self, ProcNetFile::Unix | ProcNetFile::Icmp | ProcNetFile::Icmp6)
-    }
-
-    /// The other file of ping sockets: a socket may stand in both.
-    pub(crate) fn twin(self) -> Option<ProcNetFile> {
-        match self {
-            ProcNetFile::Icmp => Some(ProcNetFile::Icmp6),
-            ProcNetFile::Icmp6 => Some(ProcNetFile::Icmp),
-            _ => None,
-        }
-    }
-
+impl SocketTable {
     /// Whether that is the line of column titles with which the file begins.
     pub(crate) fn is_header(self, line: &[u8]) -> bool {
         let title: &[u8] = match self {
-            ProcNetFile::Unix => b"Num ",
-            ProcNetFile::Packet => b"sk ",
+            SocketTable::Unix => b"Num ",
+            SocketTable::Packet | SocketTable::Netlink => b"sk ",
             _ => b"sl ",
         };
         line.trim_ascii_start().starts_with(title)
@@ -167,7 +40,9 @@ impl ProcNetFile {
             (Family::Inet, Some(protocol)) => inet(line, protocol, ipv4_address),
             (Family::Inet6, Some(protocol)) => inet(line, protocol, ipv6_address),
             (Family::Unix, _) => unix(line),
-            (Family::Packet, _) | (_, None) => packet(line),
+            (Family::Packet, _) => packet(line),
+            (Family::Netlink, _) => netlink(line),
+            (Family::Inet | Family::Inet6 | Family::Vsock, _) => return Err(Malformed),
         };
         parsed.map(|(_, socket)| socket).map_err(|_| Malformed)
     }
@@ -176,7 +51,7 @@ impl ProcNetFile {
 /// `sl local:port remote:port st tx:rx tr:when retrnsmt uid timeout inode …`
 fn inet(
     line: &[u8],
-    protocol: u8,
+    protocol: u16,
     address: fn(&[u8]) -> IResult<&[u8], IpAddr>,
 ) -> IResult<&[u8], Socket> {
     let (line, _) = (space0, decimal, tag(&b":"[..]), space1).parse(line)?;
@@ -192,20 +67,15 @@ fn inet(
         (terminated(decimal, space1), terminated(decimal, space1)).parse(line)?;
     let (line, inode) = last_number(line)?;
     let state = (protocol == IPPROTO_TCP).then(|| TcpState::from(state));
-    let kind = match protocol {
-        IPPROTO_TCP => SOCK_STREAM,
-        IPPROTO_RAW => SOCK_RAW,
-        _ => SOCK_DGRAM,
-    };
     let details = Details {
-        kind,
+        kind: socket_type(protocol),
         uid: owner(inode, uid),
         receive_queue: Some(receive_queue),
         // How long a listener's queue may get is not here.
         send_queue: (state != Some(TcpState::Listen)).then_some(send_queue),
         ..Details::default()
     };
-    let binding = Binding::Inet { protocol: protocol.into(), local, remote, state };
+    let binding = Binding::Inet { protocol, local, remote, state };
     Ok((line, Socket { inode, net_namespace: None, binding, details }))
 }
 
@@ -223,7 +93,8 @@ fn unix(line: &[u8]) -> IResult<&[u8], Socket> {
         _ => preceded(tag(&b" "[..]), rest).parse(line)?,
     };
     let binding = Binding::Unix { path: path.into() };
-    let details = Details { kind: kind.try_into().unwrap_or_default(), ..Details::default() };
+    let kind = kind.try_into().unwrap_or_default();
+    let details = Details { kind, may_be_forged: true, ..Details::default() };
     Ok((line, Socket { inode, net_namespace: None, binding, details }))
 }
 
@@ -244,6 +115,27 @@ fn packet(line: &[u8]) -> IResult<&[u8], Socket> {
         ..Details::default()
     };
     let binding = Binding::Packet { protocol };
+    Ok((line, Socket { inode, net_namespace: None, binding, details }))
+}
+
+/// `sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode`, the third being the socket's port.
+fn netlink(line: &[u8]) -> IResult<&[u8], Socket> {
+    let (line, _pointer) = terminated(take_till1(|byte| byte == b' '), space1).parse(line)?;
+    let (line, protocol) =
+        terminated(map_opt(decimal, |n| n.try_into().ok()), space1).parse(line)?;
+    let (line, port) = terminated(map_opt(decimal, |n| n.try_into().ok()), space1).parse(line)?;
+    let (line, _groups) = terminated(hex_digit1, space1).parse(line)?;
+    let number = || terminated(decimal, space1);
+    let (line, (receive_queue, send_queue)) = (number(), number()).parse(line)?;
+    let skipped = || terminated(take_till1(|byte| byte == b' '), space1);
+    let (line, _dump_locks_drops) = (skipped(), skipped(), skipped()).parse(line)?;
+    let (line, inode) = last_number(line)?;
+    let details = Details {
+        receive_queue: receive_queue.try_into().ok(),
+        send_queue: send_queue.try_into().ok(),
+        ..Details::default()
+    };
+    let binding = Binding::Netlink { protocol, port, remote_port: 0 };
     Ok((line, Socket { inode, net_namespace: None, binding, details }))
 }
 
@@ -333,9 +225,9 @@ mod tests {
             },
             details: Details {
                 kind: match protocol {
-                    6 => SOCK_STREAM,
-                    255 => SOCK_RAW,
-                    _ => SOCK_DGRAM,
+                    6 => 1,
+                    255 => 3,
+                    _ => 2,
                 },
                 uid: Some(0),
                 receive_queue: Some(0),
@@ -351,7 +243,7 @@ mod tests {
     }
 
     fn unix_socket(inode: u64, path: &[u8]) -> Socket {
-        let details = Details { kind: 1, ..Details::default() };
+        let details = Details { kind: 1, may_be_forged: true, ..Details::default() };
         Socket { inode, net_namespace: None, binding: Binding::Unix { path: path.into() }, details }
     }
 
@@ -365,7 +257,7 @@ mod tests {
     #[cfg(target_endian = "little")]
     fn a_tcp_line_gives_addresses_ports_state_and_inode() {
         assert_eq!(
-            ProcNetFile::Tcp.parse(TCP),
+            SocketTable::Tcp.parse(TCP),
             Ok(inet_socket(6, ("127.0.0.1", 8080), ("0.0.0.0", 0), Some(TcpState::Listen), 1582))
         );
     }
@@ -376,7 +268,7 @@ mod tests {
         let line = b"   1: B80D0120010002000300040005000600:0016 0000000000000000FFFF00000100007F:C350 \
             01 00000000:00000000 02:000A8C2E 00000000   107        0 26713 2 0000000000000000 20 4 30 10 -1";
         assert_eq!(
-            ProcNetFile::Tcp6.parse(line),
+            SocketTable::Tcp6.parse(line),
             Ok(of(
                 107,
                 inet_socket(
@@ -396,7 +288,7 @@ mod tests {
         let line = b"  354: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000 \
             65534        0 4294967296 2 0000000000000000 0";
         assert_eq!(
-            ProcNetFile::Udp.parse(line),
+            SocketTable::Udp.parse(line),
             Ok(of(65534, inet_socket(17, ("127.0.0.1", 53), ("0.0.0.0", 0), None, 4294967296)))
         );
     }
@@ -406,7 +298,7 @@ mod tests {
         let line = b"    1: 00000000:0001 00000000:0000 07 00000000:00000000 00:00000000 00000000 \
                 0        0 31337 2 0000000000000000 0";
         assert_eq!(
-            ProcNetFile::Raw.parse(line),
+            SocketTable::Raw.parse(line),
             Ok(inet_socket(255, ("0.0.0.0", 1), ("0.0.0.0", 0), None, 31337))
         );
     }
@@ -417,7 +309,7 @@ mod tests {
             b"    1: 00000000000000000000000000000000:0007 00000000000000000000000000000000:0000 \
             07 00000000:00000000 00:00000000 00000000     0        0 8 2 0000000000000000 0";
         assert_eq!(
-            ProcNetFile::Icmp6.parse(line),
+            SocketTable::Icmp6.parse(line),
             Ok(inet_socket(58, ("::", 7), ("::", 0), None, 8))
         );
     }
@@ -426,7 +318,7 @@ mod tests {
     fn a_time_wait_line_gives_inode_0() {
         let line = b"   3: 0100007F:1F90 0100007F:D431 06 00000000:00000000 03:00001771 00000000 \
                 0        0 0 3 0000000000000000";
-        let socket = ProcNetFile::Tcp.parse(line).unwrap();
+        let socket = SocketTable::Tcp.parse(line).unwrap();
         assert_eq!((socket.inode, socket.state()), (0, "TIME_WAIT"));
         assert_eq!(socket.details.uid, None);
     }
@@ -434,7 +326,7 @@ mod tests {
     #[test]
     fn a_state_without_a_name_is_kept() {
         let line = String::from_utf8(TCP.to_vec()).unwrap().replace(" 0A ", " 2F ");
-        let socket = ProcNetFile::Tcp.parse(line.as_bytes()).unwrap();
+        let socket = SocketTable::Tcp.parse(line.as_bytes()).unwrap();
         assert_eq!(socket.state(), "UNKNOWN");
         let Binding::Inet { state, .. } = socket.binding else { panic!("{socket:?}") };
         assert_eq!(state, Some(TcpState::Unknown(0x2f)));
@@ -442,29 +334,29 @@ mod tests {
 
     #[test]
     fn a_unix_path_runs_to_the_end_of_the_line() {
-        assert_eq!(ProcNetFile::Unix.parse(UNIX), Ok(unix_socket(1578, b"/run/a b/socket")));
+        assert_eq!(SocketTable::Unix.parse(UNIX), Ok(unix_socket(1578, b"/run/a b/socket")));
         let line = b"00000000879e4757: 00000002 00000000 00010000 0001 01  1578   two blanks ";
-        assert_eq!(ProcNetFile::Unix.parse(line), Ok(unix_socket(1578, b"  two blanks ")));
+        assert_eq!(SocketTable::Unix.parse(line), Ok(unix_socket(1578, b"  two blanks ")));
     }
 
     #[test]
     fn a_unix_path_is_bytes_and_may_be_abstract_or_missing() {
         let line = b"00000000879e4757: 00000002 00000000 00010000 0001 01 157800 @a\xff@";
-        assert_eq!(ProcNetFile::Unix.parse(line), Ok(unix_socket(157800, b"@a\xff@")));
+        assert_eq!(SocketTable::Unix.parse(line), Ok(unix_socket(157800, b"@a\xff@")));
         let line = b"00000000879e4757: 00000003 00000000 00000000 0001 03  1578";
-        assert_eq!(ProcNetFile::Unix.parse(line), Ok(unix_socket(1578, b"")));
+        assert_eq!(SocketTable::Unix.parse(line), Ok(unix_socket(1578, b"")));
     }
 
     #[test]
     fn a_kernel_that_prints_no_pointer_yet_is_understood() {
         let line = b"(____ptrval____): 00000003 00000000 00000000 0001 03  1578";
-        assert_eq!(ProcNetFile::Unix.parse(line), Ok(unix_socket(1578, b"")));
+        assert_eq!(SocketTable::Unix.parse(line), Ok(unix_socket(1578, b"")));
     }
 
     #[test]
     fn a_packet_line_gives_the_ethertype() {
         let line = b"00000000fdbc2a1e 3      3    88cc   2     1 0      0      17823 ";
-        let socket = ProcNetFile::Packet.parse(line).unwrap();
+        let socket = SocketTable::Packet.parse(line).unwrap();
         assert_eq!((socket.inode, socket.binding), (17823, Binding::Packet { protocol: 0x88cc }));
     }
 
@@ -473,37 +365,50 @@ mod tests {
         let line = b"  31: 0100007F:2329 0100007F:A001 01 00000102:00000304 01:00000014 00000000  \
             1000        0 5150 3 0000000000000000 20 4 30 10 -1";
         let known = Details {
-            kind: SOCK_STREAM,
+            kind: 1,
             uid: Some(1000),
             send_queue: Some(0x102),
             receive_queue: Some(0x304),
             ..Details::default()
         };
-        assert_eq!(ProcNetFile::Tcp.parse(line).unwrap().details, known);
+        assert_eq!(SocketTable::Tcp.parse(line).unwrap().details, known);
 
         let line = b"00000000fdbc2a1e 3      3    88cc   2     1 768    1000   17823 ";
         let known = Details {
-            kind: SOCK_RAW,
+            kind: 3,
             uid: Some(1000),
             receive_queue: Some(768),
             interface: Interface::of_index(2),
             ..Details::default()
         };
-        assert_eq!(ProcNetFile::Packet.parse(line).unwrap().details, known);
+        assert_eq!(SocketTable::Packet.parse(line).unwrap().details, known);
 
         let line = b"00000000879e4757: 00000002 00000000 00000000 0005 01  1578 /seqpacket";
-        let known = Details { kind: 5, ..Details::default() };
-        assert_eq!(ProcNetFile::Unix.parse(line).unwrap().details, known);
+        let known = Details { kind: 5, may_be_forged: true, ..Details::default() };
+        assert_eq!(SocketTable::Unix.parse(line).unwrap().details, known);
+    }
+
+    #[test]
+    fn a_netlink_line_gives_protocol_and_port() {
+        let line = b"000000007e5783c2 15  4294963199 00000002 128      0        0     2        0        1506    ";
+        let socket = SocketTable::Netlink.parse(line).unwrap();
+        let binding = Binding::Netlink { protocol: 15, port: 4_294_963_199, remote_port: 0 };
+        assert_eq!((socket.inode, socket.binding), (1506, binding));
+        assert_eq!(socket.details.receive_queue, Some(128));
+        // Up to Linux 3.5 the sixth was a pointer.
+        let line =
+            b"ffff88003d1f2000 0   1234   00000000 0        0        (null)   2        0        77";
+        assert_eq!(SocketTable::Netlink.parse(line).unwrap().inode, 77);
     }
 
     #[test]
     fn headers_are_known_and_lines_are_no_headers() {
-        assert!(ProcNetFile::Tcp.is_header(b"  sl  local_address rem_address   st"));
-        assert!(ProcNetFile::Udp6.is_header(b"   sl  local_address"));
-        assert!(ProcNetFile::Unix.is_header(b"Num       RefCount Protocol Flags    Type St Inode"));
-        assert!(ProcNetFile::Packet.is_header(b"sk               RefCnt Type Proto"));
-        assert!(!ProcNetFile::Tcp.is_header(TCP));
-        assert!(!ProcNetFile::Unix.is_header(UNIX));
+        assert!(SocketTable::Tcp.is_header(b"  sl  local_address rem_address   st"));
+        assert!(SocketTable::Udp6.is_header(b"   sl  local_address"));
+        assert!(SocketTable::Unix.is_header(b"Num       RefCount Protocol Flags    Type St Inode"));
+        assert!(SocketTable::Packet.is_header(b"sk               RefCnt Type Proto"));
+        assert!(!SocketTable::Tcp.is_header(TCP));
+        assert!(!SocketTable::Unix.is_header(UNIX));
     }
 
     #[test]
@@ -511,11 +416,11 @@ mod tests {
         let inode_ends = TCP.windows(5).position(|part| part == b" 1582").unwrap() + 2;
         for length in 0..inode_ends {
             let cut = &TCP[..length];
-            assert_eq!(ProcNetFile::Tcp.parse(cut), Err(Malformed), "{length}");
+            assert_eq!(SocketTable::Tcp.parse(cut), Err(Malformed), "{length}");
         }
         let inode_ends = UNIX.windows(5).position(|part| part == b" 1578").unwrap() + 1;
         for length in 0..inode_ends {
-            assert_eq!(ProcNetFile::Unix.parse(&UNIX[..length]), Err(Malformed), "{length}");
+            assert_eq!(SocketTable::Unix.parse(&UNIX[..length]), Err(Malformed), "{length}");
         }
     }
 
@@ -523,7 +428,7 @@ mod tests {
     fn an_inode_beyond_64_bits_is_malformed_and_the_largest_is_not() {
         let with_inode = |inode: &str| {
             let line = String::from_utf8(UNIX.to_vec()).unwrap().replace("1578", inode);
-            ProcNetFile::Unix.parse(line.as_bytes()).map(|socket| socket.inode)
+            SocketTable::Unix.parse(line.as_bytes()).map(|socket| socket.inode)
         };
         assert_eq!(with_inode("18446744073709551615"), Ok(u64::MAX));
         assert_eq!(with_inode("18446744073709551616"), Err(Malformed));
@@ -534,7 +439,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(line in prop::collection::vec(any::<u8>(), 0..200)) {
-            for file in ProcNetFile::ALL {
+            for file in SocketTable::ALL {
                 let _ = file.parse(&line);
             }
         }
@@ -545,8 +450,8 @@ mod tests {
         ) {
             let mut line = TCP.to_vec();
             line[position] = byte;
-            if let Ok(socket) = ProcNetFile::Tcp.parse(&line) {
-                prop_assert_eq!((socket.family(), socket.protocol()), (Family::Inet, 6));
+            if let Ok(socket) = SocketTable::Tcp.parse(&line) {
+                prop_assert_eq!((socket.family(), socket.protocol()), (Some(2), Some(6)));
             }
         }
 
@@ -558,7 +463,7 @@ mod tests {
             let mut line =
                 format!("00000000879e4757: 00000002 00000000 00010000 0001 01 {inode:5} ").into_bytes();
             line.extend(&path);
-            prop_assert_eq!(ProcNetFile::Unix.parse(&line), Ok(unix_socket(inode, &path)));
+            prop_assert_eq!(SocketTable::Unix.parse(&line), Ok(unix_socket(inode, &path)));
         }
 
         #[test]
@@ -576,7 +481,7 @@ mod tests {
                 "   1: {}:{:04X} {}:{:04X} {state:02X} 00000000:00000000 00:00000000 00000000     0        0 {inode} 1",
                 hex(local), ports.0, hex(remote), ports.1,
             );
-            let socket = ProcNetFile::Tcp6.parse(line.as_bytes()).unwrap();
+            let socket = SocketTable::Tcp6.parse(line.as_bytes()).unwrap();
             prop_assert_eq!(socket.inode, inode);
             prop_assert_eq!(socket.local(), Some(Endpoint { address: local.into(), port: ports.0 }));
             prop_assert_eq!(socket.remote(), Some(Endpoint { address: remote.into(), port: ports.1 }));

@@ -8,13 +8,16 @@
 //! - Whether a TCP handshake that is not over is called TCP_NEW_SYN_RECV inside, both say
 //!   TCP_SYN_RECV.
 
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU32, NonZeroU64};
 
-use super::super::super::model::{Binding, Details, Endpoint, Interface, Socket, TcpState};
+use super::super::super::model::{
+    Binding, Details, Endpoint, Interface, SctpState, Socket, TcpState, VsockAddress, socket_type,
+};
+use super::super::super::socket_table::{IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_TCP};
 use super::request::{
-    AF_INET, AF_INET6, AF_PACKET, AF_UNIX, DiagTable, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_TCP,
-    Request,
+    AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, DiagTable, Request,
 };
 use super::{Malformed, attributes, take};
 
@@ -30,9 +33,6 @@ pub(crate) struct Listed {
 }
 
 const LISTEN: u8 = 10;
-const SOCK_STREAM: u8 = 1;
-const SOCK_DGRAM: u8 = 2;
-const SOCK_RAW: u8 = 3;
 
 impl Request {
     /// Reads a message that answers this request. The socket's namespace is left open.
@@ -41,6 +41,8 @@ impl Request {
             DiagTable::Inet { v6, protocol } => inet(message, v6, protocol),
             DiagTable::Unix => unix(message),
             DiagTable::Packet => packet(message),
+            DiagTable::Netlink => netlink(message),
+            DiagTable::Vsock => vsock(message),
         }
     }
 }
@@ -65,6 +67,8 @@ impl Listed {
 
 /// `struct inet_diag_msg` and attributes.
 fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<Listed, Malformed> {
+    /// Of an SCTP association only (`inet_sctp_diag_fill`).
+    const INET_DIAG_PEERS: u16 = 13;
     const INET_DIAG_CGROUP_ID: u16 = 21;
     let (fixed, rest) = message.split_first_chunk::<72>().ok_or(Malformed)?;
     let fields: &mut &[u8] = &mut &fixed[..];
@@ -77,28 +81,19 @@ fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<Listed, Malformed> {
     let local_address = address(take(fields)?, v6);
     let remote_address = address(take(fields)?, v6);
     let interface = u32::from_ne_bytes(take(fields)?);
-    let cookie = u64::from_ne_bytes(take(fields)?);
+    let mut cookie = u64::from_ne_bytes(take(fields)?);
     let _expires: [u8; 4] = take(fields)?;
     let receive_queue = u32::from_ne_bytes(take(fields)?);
     let send_queue = u32::from_ne_bytes(take(fields)?);
     let uid = u32::from_ne_bytes(take(fields)?);
     let inode = u32::from_ne_bytes(take(fields)?);
-    let (kind, state) = match protocol {
-        IPPROTO_TCP | IPPROTO_MPTCP => (SOCK_STREAM, Some(TcpState::from(state))),
-        IPPROTO_RAW => (SOCK_RAW, None),
-        _ => (SOCK_DGRAM, None),
-    };
-    let binding = Binding::Inet {
-        protocol,
-        local: Endpoint { address: local_address, port: local_port },
-        remote: Endpoint {
-            address: remote_address,
-            port: if protocol == IPPROTO_RAW { 0 } else { remote_port },
-        },
-        state,
-    };
+    let has_states = matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP);
+    let local = Endpoint { address: local_address, port: local_port };
+    let remote_port = if protocol == IPPROTO_RAW { 0 } else { remote_port };
+    let remote = Endpoint { address: remote_address, port: remote_port };
+    let mut is_association = false;
     let mut details = Details {
-        kind,
+        kind: socket_type(protocol),
         uid: (inode != 0).then_some(uid),
         receive_queue: Some(receive_queue),
         send_queue: Some(send_queue),
@@ -107,10 +102,25 @@ fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<Listed, Malformed> {
     };
     for attribute in attributes(rest) {
         let (attribute, mut value) = attribute?;
-        if attribute == INET_DIAG_CGROUP_ID {
-            details.cgroup = NonZeroU64::new(u64::from_ne_bytes(take(&mut value)?));
+        match attribute {
+            INET_DIAG_CGROUP_ID => {
+                details.cgroup = NonZeroU64::new(u64::from_ne_bytes(take(&mut value)?));
+            }
+            INET_DIAG_PEERS => is_association = true,
+            _ => {}
         }
     }
+    let binding = if protocol != IPPROTO_SCTP {
+        let state = has_states.then(|| TcpState::from(state));
+        Binding::Inet { protocol, local, remote, state }
+    } else if is_association {
+        // All of an endpoint have its cookie.
+        let identity = (cookie, local, remote);
+        cookie = BuildHasherDefault::<DefaultHasher>::new().hash_one(identity);
+        Binding::Sctp { local, remote, state: SctpState::Association(state) }
+    } else {
+        Binding::Sctp { local, remote, state: SctpState::Endpoint(TcpState::from(state)) }
+    };
     let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
     Ok(Listed { socket, cookie, waiting: 0 })
 }
@@ -184,18 +194,63 @@ fn packet(mut message: &[u8]) -> Result<Listed, Malformed> {
             PACKET_DIAG_INFO => {
                 details.interface = Interface::of_index(u32::from_ne_bytes(take(&mut value)?));
             }
-            // Numbers of 32 bits (`SK_MEMINFO_*`): the first is of what was received, the third of
-            // what is to be sent.
-            PACKET_DIAG_MEMINFO => {
-                details.receive_queue = Some(u32::from_ne_bytes(take(&mut value)?));
-                let _limit: [u8; 4] = take(&mut value)?;
-                details.send_queue = Some(u32::from_ne_bytes(take(&mut value)?));
-            }
             PACKET_DIAG_UID => details.uid = Some(u32::from_ne_bytes(take(&mut value)?)),
+            PACKET_DIAG_MEMINFO => {
+                (details.receive_queue, details.send_queue) = memory(value)?;
+            }
             _ => {}
         }
     }
     let binding = Binding::Packet { protocol };
+    let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
+    Ok(Listed { socket, cookie, waiting: 0 })
+}
+
+/// What was received and what is to be sent: the first and the third of some numbers
+/// (`SK_MEMINFO_*` in `sock_diag.h`).
+fn memory(mut value: &[u8]) -> Result<(Option<u32>, Option<u32>), Malformed> {
+    let received = u32::from_ne_bytes(take(&mut value)?);
+    let _limit: [u8; 4] = take(&mut value)?;
+    let to_send = u32::from_ne_bytes(take(&mut value)?);
+    Ok((Some(received), Some(to_send)))
+}
+
+/// `struct netlink_diag_msg` and attributes.
+fn netlink(mut message: &[u8]) -> Result<Listed, Malformed> {
+    const NETLINK_DIAG_MEMINFO: u16 = 0;
+    let [family, kind, protocol, _state] = take(&mut message)?;
+    if family != AF_NETLINK {
+        return Err(Malformed);
+    }
+    let port = u32::from_ne_bytes(take(&mut message)?);
+    let remote_port = u32::from_ne_bytes(take(&mut message)?);
+    let _remote_group: [u8; 4] = take(&mut message)?;
+    let inode = u32::from_ne_bytes(take(&mut message)?);
+    let cookie = u64::from_ne_bytes(take(&mut message)?);
+    let mut details = Details { kind, ..Details::default() };
+    for attribute in attributes(message) {
+        if let (NETLINK_DIAG_MEMINFO, value) = attribute? {
+            (details.receive_queue, details.send_queue) = memory(value)?;
+        }
+    }
+    let binding = Binding::Netlink { protocol, port, remote_port };
+    let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
+    Ok(Listed { socket, cookie, waiting: 0 })
+}
+
+/// `struct vsock_diag_msg`.
+fn vsock(mut message: &[u8]) -> Result<Listed, Malformed> {
+    let [family, kind, state, _shutdown] = take(&mut message)?;
+    if family != AF_VSOCK {
+        return Err(Malformed);
+    }
+    let mut number = || Ok(u32::from_ne_bytes(take(&mut message)?));
+    let local = VsockAddress { cid: number()?, port: number()? };
+    let remote = VsockAddress { cid: number()?, port: number()? };
+    let inode = number()?;
+    let cookie = u64::from_ne_bytes(take(&mut message)?);
+    let binding = Binding::Vsock { local, remote, state: TcpState::from(state) };
+    let details = Details { kind, ..Details::default() };
     let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
     Ok(Listed { socket, cookie, waiting: 0 })
 }

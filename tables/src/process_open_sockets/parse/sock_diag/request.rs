@@ -3,14 +3,17 @@
 
 use std::ops::RangeInclusive;
 
-use super::super::super::model::TcpState;
-use super::super::proc_net::ProcNetFile;
+use super::super::super::model::{Family, TcpState};
+use super::super::super::socket_table::{
+    Crowded, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_TCP, SocketTable,
+};
 use super::{ATTRIBUTE_HEADER, MESSAGE_HEADER, SOCK_DIAG_BY_FAMILY};
 
 /// What a dump is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(super) table: DiagTable,
+    crowded: Crowded,
     states: States,
     local_ports: RangeInclusive<u16>,
     remote_ports: RangeInclusive<u16>,
@@ -37,6 +40,8 @@ pub(super) enum DiagTable {
     },
     Unix,
     Packet,
+    Netlink,
+    Vsock,
 }
 
 /// A set of states, with a bit for each number in `include/net/tcp_states.h`.
@@ -46,11 +51,9 @@ pub(crate) struct States(u32);
 pub(super) const AF_UNIX: u8 = 1;
 pub(super) const AF_INET: u8 = 2;
 pub(super) const AF_INET6: u8 = 10;
+pub(super) const AF_NETLINK: u8 = 16;
 pub(super) const AF_PACKET: u8 = 17;
-
-pub(super) const IPPROTO_TCP: u16 = 6;
-pub(super) const IPPROTO_RAW: u16 = 255;
-pub(super) const IPPROTO_MPTCP: u16 = 262;
+pub(super) const AF_VSOCK: u8 = 40;
 
 impl States {
     const SYN_RECV: u32 = 3;
@@ -76,9 +79,14 @@ impl States {
         States(states)
     }
 
+    /// Those of them in which a socket listens, or is bound and does nothing else.
+    fn that_listen(self) -> States {
+        const LISTEN: u32 = 10;
+        States(self.0 & (1 << LISTEN | 1 << Self::BOUND_INACTIVE))
+    }
+
     /// These, and the TCP sockets that are bound to a port, but neither listen nor connect. They
     /// come as CLOSED. Linux tells of them since 6.8, and `/proc/net` does not list them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the table does not show them yet"))]
     pub(crate) fn and_bound_inactive(self) -> States {
         States(self.0 | 1 << Self::BOUND_INACTIVE)
     }
@@ -87,36 +95,26 @@ impl States {
 const EVERY_PORT: RangeInclusive<u16> = 0..=u16::MAX;
 
 impl Request {
-    /// For the sockets that a file of `/proc/net` lists. None for ping sockets.
-    pub(crate) fn like(file: ProcNetFile) -> Option<Request> {
-        let v6 = matches!(
-            file,
-            ProcNetFile::Tcp6 | ProcNetFile::Udp6 | ProcNetFile::Udplite6 | ProcNetFile::Raw6
-        );
-        let table = match file {
-            ProcNetFile::Icmp | ProcNetFile::Icmp6 => return None,
-            ProcNetFile::Unix => DiagTable::Unix,
-            ProcNetFile::Packet => DiagTable::Packet,
-            _ => DiagTable::Inet { v6, protocol: file.protocol()?.into() },
+    /// For the sockets of a table; those of TCP that `/proc/net` lists. None for ping sockets.
+    pub(crate) fn of(table: SocketTable) -> Option<Request> {
+        let crowded = table.crowded();
+        let v6 = table.family() == Family::Inet6;
+        let table = match table {
+            SocketTable::Icmp | SocketTable::Icmp6 => return None,
+            SocketTable::Unix => DiagTable::Unix,
+            SocketTable::Packet => DiagTable::Packet,
+            SocketTable::Netlink => DiagTable::Netlink,
+            SocketTable::Vsock => DiagTable::Vsock,
+            _ => DiagTable::Inet { v6, protocol: table.protocol()? },
         };
-        Some(Request::every(table))
-    }
-
-    /// For MPTCP sockets, of which `/proc/net` knows the subflows only: as TCP sockets, the first
-    /// with the inode of the MPTCP socket that it belongs to, the others with none.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the table does not show them yet"))]
-    pub(crate) fn mptcp(v6: bool) -> Request {
-        Request::every(DiagTable::Inet { v6, protocol: IPPROTO_MPTCP })
-    }
-
-    fn every(table: DiagTable) -> Request {
-        Request {
+        Some(Request {
             table,
+            crowded,
             states: States::LISTED,
             local_ports: EVERY_PORT,
             remote_ports: EVERY_PORT,
             half: None,
-        }
+        })
     }
 
     /// Two requests whose answers together are that to this one: no socket is in both, since ports do
@@ -158,10 +156,16 @@ impl Request {
         }
     }
 
-    /// Whether many sockets share a chain of the kernel's hash table, so that one that goes may hide
-    /// another from a dump.
-    pub(crate) fn is_of_long_chains(&self) -> bool {
-        !matches!(self.table, DiagTable::Inet { protocol: IPPROTO_TCP, .. })
+    /// What has to be asked for again, until nothing new comes, for what may have been hidden from an
+    /// answer to this; see [`Crowded`]. None if nothing was.
+    pub(crate) fn again(&self) -> Option<Request> {
+        match self.crowded {
+            Crowded::All => Some(self.clone()),
+            Crowded::Listeners => {
+                let states = self.states.that_listen();
+                (states != States(0)).then(|| Request { states, ..self.clone() })
+            }
+        }
     }
 
     /// The message that asks for it. The answers to it bear the same sequence number.
@@ -172,6 +176,8 @@ impl Request {
             DiagTable::Inet { v6, protocol } => self.inet_body(v6, protocol),
             DiagTable::Unix => unix_body(),
             DiagTable::Packet => packet_body(),
+            DiagTable::Netlink => netlink_body(),
+            DiagTable::Vsock => vsock_body(),
         };
         let mut message = Vec::with_capacity(MESSAGE_HEADER + body.len());
         message.extend(length_u32(MESSAGE_HEADER + body.len()).to_ne_bytes());
@@ -291,6 +297,26 @@ fn packet_body() -> Vec<u8> {
     const PACKET_SHOW_MEMINFO: u32 = 0x10;
     let mut body = vec![AF_PACKET, 0, 0, 0];
     for field in [0, PACKET_SHOW_INFO | PACKET_SHOW_MEMINFO, u32::MAX, u32::MAX] {
+        body.extend(field.to_ne_bytes());
+    }
+    body
+}
+
+/// `struct netlink_diag_req`: all protocols, with the queues.
+fn netlink_body() -> Vec<u8> {
+    const NDIAG_PROTO_ALL: u8 = u8::MAX;
+    const NDIAG_SHOW_MEMINFO: u32 = 0x1;
+    let mut body = vec![AF_NETLINK, NDIAG_PROTO_ALL, 0, 0];
+    for field in [0, NDIAG_SHOW_MEMINFO, 0, 0] {
+        body.extend(field.to_ne_bytes());
+    }
+    body
+}
+
+/// `struct vsock_diag_req`: every state.
+fn vsock_body() -> Vec<u8> {
+    let mut body = vec![AF_VSOCK, 0, 0, 0];
+    for field in [u32::MAX, 0, 0, 0, 0] {
         body.extend(field.to_ne_bytes());
     }
     body

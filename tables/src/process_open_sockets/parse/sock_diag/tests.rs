@@ -7,7 +7,7 @@
 use proptest::prelude::*;
 
 use super::super::super::model::{Binding, Details, Endpoint, Interface, Socket, TcpState};
-use super::super::proc_net::ProcNetFile;
+use super::super::super::socket_table::SocketTable;
 use super::*;
 
 /// Bytes in hexadecimal, with anything after `#` to the end of the line as a comment.
@@ -19,8 +19,8 @@ fn bytes(text: &str) -> Vec<u8> {
         .collect()
 }
 
-fn request(file: ProcNetFile) -> Request {
-    Request::like(file).unwrap()
+fn request(file: SocketTable) -> Request {
+    Request::of(file).unwrap()
 }
 
 #[test]
@@ -42,12 +42,12 @@ fn a_request_for_tcp_asks_for_every_state_that_proc_net_lists() {
          00000000    # idiag_if
          00000000 00000000                       # idiag_cookie",
     );
-    assert_eq!(request(ProcNetFile::Tcp).to_bytes(7), expected);
+    assert_eq!(request(SocketTable::Tcp).to_bytes(7), expected);
 }
 
 #[test]
 fn a_request_for_ports_carries_a_program_that_jumps_over_the_end_when_one_does_not_fit() {
-    let ports = request(ProcNetFile::Udp6).with_local_ports(53..=80).with_remote_ports(0..=1023);
+    let ports = request(SocketTable::Udp6).with_local_ports(53..=80).with_remote_ports(0..=1023);
     let expected = bytes(
         "1c00        # nla_len: 4 + 24
          0100        # nla_type: INET_DIAG_REQ_BYTECODE
@@ -66,16 +66,16 @@ fn a_request_for_ports_carries_a_program_that_jumps_over_the_end_when_one_does_n
 
 #[test]
 fn a_request_without_a_condition_on_ports_carries_no_program() {
-    let open = request(ProcNetFile::Udp).with_local_ports(0..=65535);
+    let open = request(SocketTable::Udp).with_local_ports(0..=65535);
     assert_eq!(open.to_bytes(1).len(), 72);
     // The remote port of a raw socket is not what the kernel would compare with.
-    let raw = request(ProcNetFile::Raw).with_remote_ports(0..=0);
+    let raw = request(SocketTable::Raw).with_remote_ports(0..=0);
     assert_eq!(raw.to_bytes(1).len(), 72);
 }
 
 #[test]
 fn a_request_for_mptcp_names_it_in_an_attribute() {
-    let message = Request::mptcp(true).to_bytes(1);
+    let message = request(SocketTable::Mptcp6).to_bytes(1);
     assert_eq!(message[16..18], bytes("0a 00"));
     let expected = bytes(
         "0800        # nla_len: 4 + 4
@@ -97,7 +97,7 @@ fn a_request_for_unix_sockets_asks_for_names_peers_queues_and_uids() {
          55000000    # udiag_show: NAME | PEER | RQLEN | UID
          ffffffff ffffffff                       # udiag_cookie: INET_DIAG_NOCOOKIE",
     );
-    assert_eq!(request(ProcNetFile::Unix).to_bytes(1), expected);
+    assert_eq!(request(SocketTable::Unix).to_bytes(1), expected);
 }
 
 #[test]
@@ -111,24 +111,24 @@ fn a_request_for_packet_sockets_asks_for_the_interface_and_the_queues() {
          11000000    # pdiag_show: PACKET_SHOW_INFO | PACKET_SHOW_MEMINFO
          ffffffff ffffffff                       # pdiag_cookie",
     );
-    assert_eq!(request(ProcNetFile::Packet).to_bytes(1), expected);
+    assert_eq!(request(SocketTable::Packet).to_bytes(1), expected);
 }
 
 #[test]
 fn ping_sockets_cannot_be_asked_for() {
-    assert_eq!(Request::like(ProcNetFile::Icmp), None);
-    assert_eq!(Request::like(ProcNetFile::Icmp6), None);
+    assert_eq!(Request::of(SocketTable::Icmp), None);
+    assert_eq!(Request::of(SocketTable::Icmp6), None);
 }
 
 #[test]
 fn states_are_the_bits_of_their_numbers_and_an_unfinished_handshake_has_two() {
-    let mask = |states| request(ProcNetFile::Tcp).in_states(states).to_bytes(1)[20..24].to_vec();
+    let mask = |states| request(SocketTable::Tcp).in_states(states).to_bytes(1)[20..24].to_vec();
     assert_eq!(mask(States::admitting(|state| state == TcpState::Listen)), bytes("00040000"));
     assert_eq!(mask(States::admitting(|state| state == TcpState::SynRecv)), bytes("08100000"));
     assert_eq!(mask(States::admitting(|_| true)), bytes("fe1f0000"));
     assert_eq!(mask(States::LISTED.and_bound_inactive()), bytes("fe3f0000"));
     assert_eq!(mask(States::admitting(|_| false)), bytes("00000000"));
-    let udp = request(ProcNetFile::Udp);
+    let udp = request(SocketTable::Udp);
     assert_eq!(udp.clone().in_states(States::admitting(|_| false)), udp);
 }
 
@@ -170,26 +170,29 @@ fn an_answer_about_tcp_gives_a_socket() {
         ..Details::default()
     };
     let socket = Socket { inode: 10478016, net_namespace: None, binding, details };
-    let listed = request(ProcNetFile::Tcp6).parse(&bytes(INET)).unwrap();
+    let listed = request(SocketTable::Tcp6).parse(&bytes(INET)).unwrap();
     assert_eq!((listed.socket.clone(), listed.cookie), (socket, 0x1_00019c0d));
     assert!(listed.waiting().is_none());
 }
 
 #[test]
 fn protocols_without_states_have_none_and_a_raw_socket_has_no_remote_port() {
-    let raw = request(ProcNetFile::Raw6).parse(&bytes(INET)).unwrap().socket;
-    assert_eq!((raw.protocol(), raw.state(), raw.details.kind), (255, "", 3));
+    let raw = request(SocketTable::Raw6).parse(&bytes(INET)).unwrap().socket;
+    assert_eq!((raw.protocol(), raw.state(), raw.details.kind), (Some(255), "", 3));
     assert_eq!((raw.local().unwrap().port, raw.remote().unwrap().port), (8080, 0));
-    let udp = request(ProcNetFile::Udp6).parse(&bytes(INET)).unwrap().socket;
-    assert_eq!((udp.protocol(), udp.state(), udp.details.kind), (17, "", 2));
+    let udp = request(SocketTable::Udp6).parse(&bytes(INET)).unwrap().socket;
+    assert_eq!((udp.protocol(), udp.state(), udp.details.kind), (Some(17), "", 2));
     assert_eq!(udp.remote().unwrap().port, 50000);
-    let mptcp = Request::mptcp(true).parse(&bytes(INET)).unwrap().socket;
-    assert_eq!((mptcp.protocol(), mptcp.state(), mptcp.details.kind), (262, "ESTABLISHED", 1));
+    let mptcp = request(SocketTable::Mptcp6).parse(&bytes(INET)).unwrap().socket;
+    assert_eq!(
+        (mptcp.protocol(), mptcp.state(), mptcp.details.kind),
+        (Some(262), "ESTABLISHED", 1)
+    );
 }
 
 #[test]
 fn an_answer_of_another_family_than_asked_for_is_malformed() {
-    for file in [ProcNetFile::Tcp, ProcNetFile::Unix, ProcNetFile::Packet] {
+    for file in [SocketTable::Tcp, SocketTable::Unix, SocketTable::Packet] {
         assert_eq!(request(file).parse(&bytes(INET)), Err(Malformed));
     }
 }
@@ -211,7 +214,7 @@ fn unix(name: &[u8]) -> Socket {
     // UNIX_DIAG_NAME, without the filling behind it.
     message.extend([0, 0]);
     message.extend(name);
-    let listed = request(ProcNetFile::Unix).parse(&message).unwrap();
+    let listed = request(SocketTable::Unix).parse(&message).unwrap();
     let waiting: Vec<Socket> = listed.waiting().unwrap().collect();
     assert_eq!(waiting.len(), 2);
     for one in waiting {
@@ -277,7 +280,7 @@ fn an_answer_about_a_packet_socket_gives_ethertype_and_interface() {
     };
     let binding = Binding::Packet { protocol: 0x88cc };
     let socket = Socket { inode: 42, net_namespace: None, binding, details };
-    assert_eq!(request(ProcNetFile::Packet).parse(&message).unwrap().socket, socket);
+    assert_eq!(request(SocketTable::Packet).parse(&message).unwrap().socket, socket);
 }
 
 #[test]
@@ -316,7 +319,7 @@ fn messages_end_with_what_ended_them_and_those_of_other_requests_are_skipped() {
 macro_rules! capture {
     ($($file:ident $name:literal),*) => {
         [$((
-            ProcNetFile::$file,
+            SocketTable::$file,
             include_bytes!(concat!("../../../../../fixtures/sock_diag/every-state/dump/", $name))
                 .as_slice(),
             include_bytes!(concat!("../../../../../fixtures/sock_diag/every-state/net/", $name))
@@ -324,7 +327,7 @@ macro_rules! capture {
         )),*]
     };
 }
-const CAPTURE: [(ProcNetFile, &[u8], &[u8]); 8] = capture!(
+const CAPTURE: [(SocketTable, &[u8], &[u8]); 8] = capture!(
     Tcp "tcp", Tcp6 "tcp6", Udp "udp", Udp6 "udp6", Udplite "udplite", Udplite6 "udplite6",
     Unix "unix", Packet "packet"
 );
@@ -359,7 +362,7 @@ fn columns(sockets: impl IntoIterator<Item = Socket>) -> Vec<String> {
     columns
 }
 
-fn printed(file: ProcNetFile, text: &[u8]) -> Vec<Socket> {
+fn printed(file: SocketTable, text: &[u8]) -> Vec<Socket> {
     let lines = text.split(|&byte| byte == b'\n').skip(1);
     lines.filter_map(|line| file.parse(line).ok()).collect()
 }
@@ -371,7 +374,7 @@ fn captured_dumps_give_the_same_rows_as_the_files_of_proc_net() {
         let (dumped, end) = replay(&request(file), dump).unwrap();
         assert_eq!(end, Some(0));
         let (dumped, mut printed) = (columns(dumped), columns(printed(file, text)));
-        if file == ProcNetFile::Unix {
+        if file == SocketTable::Unix {
             // Only the dump has the whole of a path with a newline.
             let path = |path: &[u8]| format!("{:?}", Binding::Unix { path: path.into() });
             for line in &mut printed {
@@ -394,10 +397,10 @@ fn captured_dumps_tell_more_than_the_files_and_never_another_thing() {
             };
             assert_eq!(socket.details.kind, twin.details.kind);
             let state = socket.state();
-            if !matches!(file, ProcNetFile::Unix) {
+            if !matches!(file, SocketTable::Unix) {
                 assert_eq!(socket.details.uid, twin.details.uid);
             }
-            if socket.inode != 0 && !matches!(file, ProcNetFile::Unix | ProcNetFile::Packet) {
+            if socket.inode != 0 && !matches!(file, SocketTable::Unix | SocketTable::Packet) {
                 assert_eq!(socket.details.receive_queue, twin.details.receive_queue, "{state}");
             }
         }
@@ -406,29 +409,29 @@ fn captured_dumps_tell_more_than_the_files_and_never_another_thing() {
 
 #[test]
 fn a_captured_mptcp_dump_has_the_inodes_of_the_first_subflows() {
-    let (mptcp, end) = replay(&Request::mptcp(false), MPTCP).unwrap();
+    let (mptcp, end) = replay(&request(SocketTable::Mptcp), MPTCP).unwrap();
     assert_eq!((mptcp.len(), end), (3, Some(0)));
-    let subflows = printed(ProcNetFile::Tcp, CAPTURE[0].2);
+    let subflows = printed(SocketTable::Tcp, CAPTURE[0].2);
     for socket in mptcp {
         let first = subflows.iter().find(|subflow| subflow.inode == socket.inode).unwrap();
         assert_eq!((first.local(), first.remote()), (socket.local(), socket.remote()));
-        assert_eq!((first.protocol(), socket.protocol()), (6, 262));
+        assert_eq!((first.protocol(), socket.protocol()), (Some(6), Some(262)));
     }
 }
 
 #[test]
 fn sockets_that_are_only_bound_come_as_closed_and_are_in_no_file() {
-    let request = request(ProcNetFile::Tcp);
+    let request = request(SocketTable::Tcp);
     let (sockets, _) = replay(&request, BOUND_INACTIVE).unwrap();
     let [socket] = &sockets[..] else { panic!("{sockets:?}") };
     assert_eq!((socket.state(), socket.local().unwrap().port), ("CLOSED", 8005));
-    let files = printed(ProcNetFile::Tcp, CAPTURE[0].2);
+    let files = printed(SocketTable::Tcp, CAPTURE[0].2);
     assert!(files.iter().all(|listed| listed.inode != socket.inode));
 }
 
 #[test]
 fn a_kernel_without_the_list_says_enoent_at_the_end() {
-    assert_eq!(replay(&request(ProcNetFile::Raw), NO_RAW), Ok((vec![], Some(2))));
+    assert_eq!(replay(&request(SocketTable::Raw), NO_RAW), Ok((vec![], Some(2))));
 }
 
 #[test]
@@ -481,7 +484,7 @@ proptest! {
         }
         if let Ok((sockets, _)) = replay(&request(file), &dump) {
             for socket in sockets {
-                prop_assert_eq!(socket.family(), file.family());
+                prop_assert_eq!(socket.family(), Some(file.family() as u8));
             }
         }
     }
@@ -491,7 +494,7 @@ proptest! {
         local in any::<(u16, u16)>(), remote in any::<(u16, u16)>(), ports in any::<(u16, u16)>(),
     ) {
         let (local, remote) = (local.0..=local.1, remote.0..=remote.1);
-        let narrowed = request(ProcNetFile::Tcp)
+        let narrowed = request(SocketTable::Tcp)
             .with_local_ports(local.clone())
             .with_remote_ports(remote.clone());
         let taken = narrowed.to_bytes(1).get(76..).is_none_or(|program| run(program, ports));
@@ -504,7 +507,7 @@ proptest! {
 
 #[test]
 fn a_half_is_asked_for_by_the_port_that_differs_from_socket_to_socket() {
-    let [lower, upper] = request(ProcNetFile::Tcp).halves().unwrap();
+    let [lower, upper] = request(SocketTable::Tcp).halves().unwrap();
     let program = |half: Request| half.to_bytes(1)[72..].to_vec();
     let expected = [
         "2800 0100",            // attribute: length, INET_DIAG_REQ_BYTECODE
@@ -524,7 +527,7 @@ fn a_half_is_asked_for_by_the_port_that_differs_from_socket_to_socket() {
         "04 08 0c00 0000 24b7", // remote port >= 46884
     ];
     assert_eq!(program(upper), bytes(&expected.concat()));
-    assert_eq!(request(ProcNetFile::Udp).halves(), None);
+    assert_eq!(request(SocketTable::Udp).halves(), None);
 }
 
 /// Runs a program of port comparisons as `inet_diag_bc_run` does, after the checks that

@@ -5,8 +5,8 @@ use super::proc_root::ProcRoot;
 use super::sock_diag::{Handed, SockDiag};
 use crate::Error;
 use crate::process_open_sockets::model::Gaps;
-use crate::process_open_sockets::parse::proc_net::ProcNetFile;
 use crate::process_open_sockets::parse::sock_diag::Request;
+use crate::process_open_sockets::socket_table::SocketTable;
 
 /// Walks the descriptors of all processes; returns how many hold a socket.
 ///
@@ -15,7 +15,7 @@ use crate::process_open_sockets::parse::sock_diag::Request;
 pub fn walk() -> Result<usize, Error> {
     let root = ProcRoot::open("/proc".as_ref())?;
     let pids = root.pids()?;
-    Ok(fds::walk(&root, &pids, |_| true, &mut Gaps::default()).len())
+    Ok(fds::walk(&root, &pids, false, |_| true, &mut Gaps::default()).len())
 }
 
 /// Dumps the TCP sockets over IPv4 of this network namespace; returns how many there are.
@@ -24,7 +24,7 @@ pub fn walk() -> Result<usize, Error> {
 /// When the kernel does not answer.
 pub fn dump_tcp() -> std::io::Result<usize> {
     let mut sockets = Vec::new();
-    if let Some(request) = Request::like(ProcNetFile::Tcp) {
+    if let Some(request) = Request::of(SocketTable::Tcp) {
         SockDiag::open()?.dump(&request, |socket| {
             sockets.push(socket);
             Handed::Kept

@@ -9,17 +9,19 @@
 //! process where somebody has mounted its nsfs file, as `ip netns add` and container engines do: it is
 //! found in the mounts of every mount namespace, and read from a thread that goes there. One that only a
 //! descriptor or a socket keeps alive is not seen.
+//!
+//! A namespace that was seen is held open for as long as the scan takes: it stays what it is, with its
+//! number, when all its processes end meanwhile.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, Stat, fstat, fstatfs, stat};
+use rustix::fs::{Mode, OFlags, Stat, stat};
 use rustix::io::Errno;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::door::{self, Door, in_net_namespace, open_mounted};
 use super::proc_root::{ProcRoot, Process, is_gone};
 use crate::process_open_sockets::model::{GapKind, Gaps, NetNamespace};
 use crate::process_open_sockets::parse::mountinfo::mounts_of;
@@ -29,23 +31,14 @@ use crate::process_open_sockets::parse::proc_link;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Mark(u64, u64);
 
-/// A network namespace and the ways to it.
+/// A network namespace and ways to it.
 #[derive(Debug)]
 pub(super) struct Namespace {
     pub(super) mark: Mark,
     number: Option<NetNamespace>,
+    /// What holds it open; None where that is not allowed, or no more files may be open.
+    handle: Option<OwnedFd>,
     doors: Vec<Door>,
-}
-
-/// A way to a namespace.
-#[derive(Debug)]
-enum Door {
-    /// A process that is in it.
-    Process(i32),
-    /// A process, and a thread of it that is in it.
-    Thread(i32, i32),
-    /// A process that sees its file mounted at this path.
-    Mount(i32, Vec<u8>),
 }
 
 /// The namespaces seen so far.
@@ -53,28 +46,28 @@ enum Door {
 pub(super) struct Namespaces {
     all: Vec<Namespace>,
     by_mark: HashMap<Mark, usize>,
-    numbers: HashSet<NetNamespace>,
+    /// Those that are held open.
+    by_number: HashMap<NetNamespace, usize>,
 }
+
+/// More ways to one namespace are not remembered.
+const DOORS: usize = 64;
 
 impl Namespaces {
     /// Puts a process into its namespace.
     pub(super) fn add(&mut self, root: &ProcRoot, pid: i32, gaps: &mut Gaps) {
-        let result = root.process(pid).and_then(|process| {
-            let (mark, process) = find_mark(process)?;
-            self.add_door(mark, Door::Process(pid), || {
-                let number = process.link("ns/net", proc_link::net_namespace).ok().flatten();
-                // It may have moved on since.
-                number.filter(|_| mark_of(&process) == Ok(mark))
-            });
-            Ok(())
-        });
-        match result {
-            Ok(()) => {}
+        let door = Door::Process(pid);
+        let link = root.link(pid, "ns/net", proc_link::net_namespace).ok().flatten();
+        if let Some(&index) = link.and_then(|number| self.by_number.get(&number)) {
+            return self.add_door(index, door);
+        }
+        let found = root.process(pid).and_then(find_mark);
+        match found {
+            Ok((mark, process)) => self.add_seen(root, mark, &process, door),
             // A zombie has no namespace.
             Err(errno) if is_gone(errno) || errno == Errno::INVAL => {}
             Err(errno) => gaps.add(GapKind::NetNamespace, || {
-                let path = root.path().join(pid.to_string()).join("net");
-                format!("{}: {}", path.display(), std::io::Error::from(errno))
+                format!("{}/net: {}", door.path(root), io::Error::from(errno))
             }),
         }
     }
@@ -83,20 +76,18 @@ impl Namespaces {
     ///
     /// What cannot be read of a thread is no gap: its process could not be read either.
     pub(super) fn add_threads(&mut self, root: &ProcRoot, pid: i32) {
-        let Ok(process) = root.process(pid) else { return };
-        let Some(tasks) = process.tasks() else { return };
+        let Some(tasks) = root.process(pid).ok().and_then(|process| process.tasks()) else {
+            return;
+        };
         for tid in tasks.others() {
             match tasks.link(tid, "ns/net", proc_link::net_namespace) {
-                Ok(Some(number)) if self.numbers.contains(&number) => {}
+                Ok(Some(number)) if self.by_number.contains_key(&number) => {}
                 Ok(None) => {}
                 Err(errno) if is_gone(errno) => {}
                 Ok(Some(_)) | Err(_) => {
                     let Ok(thread) = tasks.thread(tid) else { continue };
                     let Ok(mark) = mark_of(&thread) else { continue };
-                    self.add_door(mark, Door::Thread(pid, tid), || {
-                        let number = thread.link("ns/net", proc_link::net_namespace).ok()?;
-                        number.filter(|_| mark_of(&thread) == Ok(mark))
-                    });
+                    self.add_seen(root, mark, &thread, Door::Thread(pid, tid));
                 }
             }
         }
@@ -112,22 +103,19 @@ impl Namespaces {
         if !root.is_real() {
             return;
         }
-        let own = root.own_process().into_iter();
         let mut seen = HashSet::new();
-        for process in own.chain(pids.filter_map(|pid| root.process(pid).ok())) {
+        for pid in root.own_pid().into_iter().chain(pids) {
             // Which mounts it sees; whose link cannot be read sees mostly those of others.
-            let Ok(Some(mounts)) = process.link("ns/mnt", proc_link::mount_namespace) else {
-                continue;
-            };
-            if !seen.insert(mounts) {
+            let mounts = root.link(pid, "ns/mnt", proc_link::mount_namespace).ok().flatten();
+            if !mounts.is_some_and(|mounts| seen.insert(mounts)) {
                 continue;
             }
-            let Ok(text) = process.read("mountinfo") else { continue };
+            let read = root.process(pid).map_err(io::Error::from);
+            let Ok(text) = read.and_then(|process| process.read("mountinfo")) else { continue };
             for mount in mounts_of(&text, b"nsfs") {
                 match proc_link::net_namespace(&mount.root) {
-                    Some(number) if !self.numbers.contains(&number) => {
-                        let door = Door::Mount(process.pid(), mount.mount_point);
-                        self.enter(root, number, door, gaps);
+                    Some(number) if !self.by_number.contains_key(&number) => {
+                        self.add_entered(root, number, (pid, mount.mount_point), gaps);
                     }
                     _ => {}
                 }
@@ -136,36 +124,78 @@ impl Namespaces {
     }
 
     /// Adds a namespace that has to be entered to be seen.
-    fn enter(&mut self, root: &ProcRoot, number: NetNamespace, door: Door, gaps: &mut Gaps) {
-        let entered = door
-            .open(root, number)
-            .map_err(io::Error::from)
-            .and_then(|handle| in_net_namespace(handle.as_fd(), own_mark));
+    fn add_entered(
+        &mut self,
+        root: &ProcRoot,
+        number: NetNamespace,
+        (pid, path): (i32, Vec<u8>),
+        gaps: &mut Gaps,
+    ) {
+        let opened = open_mounted(root, pid, &path).map_err(io::Error::from);
+        let entered = opened.and_then(|handle| {
+            if door::number(&handle)? != number {
+                return Err(Errno::NOENT.into());
+            }
+            let mark = in_net_namespace(handle.as_fd(), own_mark)??;
+            Ok((mark, handle))
+        });
+        let door = Door::Mount(path);
         match entered {
-            Ok(Ok(mark)) => self.add_door(mark, door, || Some(number)),
+            Ok((mark, handle)) => self.insert(mark, Some(number), Some(handle), door),
             // It is unmounted already.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Ok(Err(errno)) => {
-                let error = io::Error::from(errno);
-                gaps.add(GapKind::MountedNetNamespace, || format!("{}: {error}", door.path(root)));
-            }
             Err(error) => {
                 gaps.add(GapKind::MountedNetNamespace, || format!("{}: {error}", door.path(root)));
             }
         }
     }
 
-    fn add_door(&mut self, mark: Mark, door: Door, number: impl FnOnce() -> Option<NetNamespace>) {
+    /// Adds the namespace of that mark, in which this process was seen.
+    fn add_seen(&mut self, root: &ProcRoot, mark: Mark, process: &Process, door: Door) {
+        if let Some(&index) = self.by_mark.get(&mark)
+            && self.all.get(index).is_some_and(|namespace| namespace.number.is_some())
+        {
+            return self.add_door(index, door);
+        }
+        // It may have moved on since.
+        let is_there_still = || mark_of(process) == Ok(mark);
+        let opened = process.file("ns/net").ok().filter(|_| root.is_real() && is_there_still());
+        let opened = opened.map(OwnedFd::from).and_then(|handle| {
+            let number = door::number(&handle).ok()?;
+            Some((handle, number))
+        });
+        if let Some((handle, number)) = opened {
+            return self.insert(mark, Some(number), Some(handle), door);
+        }
+        let link = process.link("ns/net", proc_link::net_namespace).ok().flatten();
+        self.insert(mark, link.filter(|_| is_there_still()), None, door);
+    }
+
+    fn insert(
+        &mut self,
+        mark: Mark,
+        number: Option<NetNamespace>,
+        handle: Option<OwnedFd>,
+        door: Door,
+    ) {
         let index = *self.by_mark.entry(mark).or_insert_with(|| {
-            self.all.push(Namespace { mark, number: None, doors: Vec::new() });
+            self.all.push(Namespace { mark, number: None, handle: None, doors: Vec::new() });
             self.all.len() - 1
         });
         if let Some(namespace) = self.all.get_mut(index) {
-            namespace.doors.push(door);
-            if namespace.number.is_none() {
-                namespace.number = number();
-                self.numbers.extend(namespace.number);
+            namespace.number = namespace.number.or(number);
+            if let (None, Some(handle), Some(number)) = (&namespace.handle, handle, number) {
+                namespace.handle = Some(handle);
+                self.by_number.insert(number, index);
             }
+        }
+        self.add_door(index, door);
+    }
+
+    fn add_door(&mut self, index: usize, door: Door) {
+        let namespace = self.all.get_mut(index);
+        if let Some(namespace) = namespace.filter(|namespace| namespace.doors.len() < DOORS) {
+            namespace.doors.push(door);
         }
     }
 
@@ -209,23 +239,10 @@ impl Namespace {
     /// Runs `f` in the namespace, as [`in_net_namespace`] does.
     ///
     /// # Errors
-    /// ENOENT if its number is not known, or no way to it is left; and why none can be taken.
-    pub(super) fn enter<T: Send>(
-        &self,
-        root: &ProcRoot,
-        f: impl FnOnce() -> T + Send,
-    ) -> io::Result<T> {
-        const DOORS: usize = 8;
-        let mut result = Err(Errno::NOENT);
-        if let Some(number) = self.number.filter(|_| root.is_real()) {
-            for door in self.doors.iter().take(DOORS) {
-                result = door.open(root, number);
-                if result.is_ok() {
-                    break;
-                }
-            }
-        }
-        in_net_namespace(result?.as_fd(), f)
+    /// EACCES if the namespace could not be opened; and why it cannot be entered.
+    pub(super) fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> io::Result<T> {
+        let handle = self.handle.as_ref().ok_or(Errno::ACCESS)?;
+        in_net_namespace(handle.as_fd(), f)
     }
 
     /// Its number, if the link of a member was readable.
@@ -236,33 +253,22 @@ impl Namespace {
     /// Where a file of it is found, for messages.
     pub(super) fn path(&self, root: &ProcRoot, file: &str) -> String {
         match self.doors.first() {
-            Some(Door::Mount(..)) | None => {
-                let place = self.doors.first().map(|door| door.path(root)).unwrap_or_default();
-                format!("{file} of {place}")
-            }
+            Some(door @ Door::Mount(..)) => format!("{file} of {}", door.path(root)),
             Some(door) => format!("{}/{file}", door.path(root)),
+            None => file.to_owned(),
         }
     }
 
-    /// Opens a file of the namespace, such as `net/tcp`. None if the namespace has no such file, or if
-    /// no way to it is left.
+    /// Opens a file of the namespace, such as `net/tcp`. None if the namespace has no such file.
     ///
     /// A process or a thread may end or move to another namespace at any moment; so each is asked
     /// again which namespace it is in once the file is open.
+    ///
+    /// # Errors
+    /// ESRCH if no way to it is left.
     pub(super) fn open(&self, root: &ProcRoot, file: &str) -> rustix::io::Result<Option<File>> {
-        let mut is_mounted = false;
-        for door in &self.doors {
-            let found = match *door {
-                Door::Process(pid) => root.process(pid).and_then(find_mark),
-                Door::Thread(pid, tid) => {
-                    thread(root, pid, tid).and_then(|thread| Ok((mark_of(&thread)?, thread)))
-                }
-                Door::Mount(..) => {
-                    is_mounted = true;
-                    continue;
-                }
-            };
-            let Ok((mark, process)) = found else { continue };
+        for found in self.doors.iter().filter_map(|door| door.process(root)) {
+            let Ok((mark, process)) = found.and_then(find_mark) else { continue };
             if mark != self.mark {
                 continue;
             }
@@ -271,16 +277,10 @@ impl Namespace {
                 return found_or_none(opened);
             }
         }
-        if !is_mounted {
-            return Ok(None);
-        }
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let path = format!("/proc/thread-self/{file}");
-        let opened =
-            self.enter(root, || rustix::fs::open(path, flags, Mode::empty()).map(File::from));
-        found_or_none(
-            opened.unwrap_or_else(|error| Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
-        )
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let open = || rustix::fs::open(path, flags, Mode::empty()).map(File::from);
+        self.enter(open).map_or(Err(Errno::SRCH), found_or_none)
     }
 }
 
@@ -290,67 +290,6 @@ fn found_or_none(opened: rustix::io::Result<File>) -> rustix::io::Result<Option<
         Err(errno) if is_gone(errno) => Ok(None),
         Err(errno) => Err(errno),
     }
-}
-
-impl Door {
-    /// A handle of the namespace of that number, to which this was the way.
-    ///
-    /// # Errors
-    /// ENOENT if it leads somewhere else now; and why it cannot be taken.
-    fn open(&self, root: &ProcRoot, number: NetNamespace) -> rustix::io::Result<OwnedFd> {
-        let handle = match self {
-            Door::Process(pid) => {
-                let (_, process) = root.process(*pid).and_then(find_mark)?;
-                OwnedFd::from(process.file("ns/net")?)
-            }
-            Door::Thread(pid, tid) => OwnedFd::from(thread(root, *pid, *tid)?.file("ns/net")?),
-            // Somebody may have mounted another thing over it, which it would not be safe to open.
-            Door::Mount(pid, path) => {
-                let path = [&b"root"[..], path].concat();
-                let pinned = root.process(*pid)?.pin(&path)?;
-                /// From `include/uapi/linux/magic.h`.
-                const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
-                if fstatfs(&pinned)?.f_type != NSFS_MAGIC {
-                    return Err(Errno::NOENT);
-                }
-                let path = format!("/proc/self/fd/{}", pinned.as_raw_fd());
-                rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?
-            }
-        };
-        let is_it = fstat(&handle)?.st_ino == number.0;
-        if is_it { Ok(handle) } else { Err(Errno::NOENT) }
-    }
-
-    /// Where it is, for messages.
-    fn path(&self, root: &ProcRoot) -> String {
-        let path = match self {
-            Door::Process(pid) => root.path().join(pid.to_string()),
-            Door::Thread(pid, tid) => root.path().join(format!("{pid}/task/{tid}")),
-            Door::Mount(_, path) => std::ffi::OsStr::from_bytes(path).into(),
-        };
-        path.display().to_string()
-    }
-}
-
-/// Runs `f` in a thread of its own that has moved to a network namespace, and leaves the caller's
-/// where it is. It takes CAP_SYS_ADMIN here and in the user namespace that owns the other.
-///
-/// A netlink socket that `f` opens and returns keeps answering for that namespace.
-pub(super) fn in_net_namespace<T: Send>(
-    namespace: BorrowedFd<'_>,
-    f: impl FnOnce() -> T + Send,
-) -> io::Result<T> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().spawn_scoped(scope, || {
-            move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
-            Ok(f())
-        })?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-fn thread(root: &ProcRoot, pid: i32, tid: i32) -> rustix::io::Result<Process> {
-    root.process(pid)?.tasks().ok_or(Errno::NOENT)?.thread(tid)
 }
 
 /// The mark of the process's namespace, and the process or the thread that shows it.
@@ -411,6 +350,6 @@ mod tests {
 
         fs::remove_file(path("1/net")).unwrap();
         symlink(path("new"), path("1/net")).unwrap();
-        assert!(namespace.open(&root, "net/tcp").unwrap().is_none());
+        assert_eq!(namespace.open(&root, "net/tcp").unwrap_err(), Errno::SRCH);
     }
 }

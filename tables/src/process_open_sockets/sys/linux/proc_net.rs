@@ -1,9 +1,8 @@
 //! The sockets of a namespace, from the files in `/proc/<pid>/net`.
 //!
-//! The kernel prints a file page by page and lets go of its locks in between. It finds its place again
-//! by counting, so what comes or goes meanwhile may hide another socket, or show it twice. So a file
-//! of more than a page is read again, until nothing new is in it, but for those of TCP, where the
-//! kernel counts along short hash chains.
+//! The kernel prints a file page by page, and what comes or goes meanwhile may hide another socket, or
+//! show it twice: see [`Crowded`]. So a file of more than a page is read again, until nothing new is in
+//! it, or, where only listeners may be hidden, as far as they go: they come first.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -11,35 +10,45 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Seek};
 use std::ops::ControlFlow;
 
+use rustix::io::Errno;
+
 use super::netns::Namespace;
 use super::proc_root::ProcRoot;
 use super::sock_diag::Handed;
-use crate::process_open_sockets::model::{Binding, GapKind, Gaps, Socket};
-use crate::process_open_sockets::parse::proc_net::ProcNetFile;
+use crate::process_open_sockets::model::{Binding, GapKind, Gaps, Socket, TcpState};
+use crate::process_open_sockets::socket_table::{Crowded, SocketTable};
 
 /// Hands over every socket that a file of the namespace lists, each once, until it is enough.
 pub(super) fn for_each_socket(
     root: &ProcRoot,
     namespace: &Namespace,
-    file: ProcNetFile,
+    table: SocketTable,
+    path: &str,
     gaps: &mut Gaps,
     mut each: impl FnMut(Socket) -> Handed,
 ) {
-    let opened = match namespace.open(root, &file.path()) {
+    let opened = match namespace.open(root, path) {
         Ok(Some(opened)) => Ok(BufReader::with_capacity(64 * 1024, opened)),
         Ok(None) => return,
+        Err(Errno::SRCH) => return gaps.add(GapKind::Left, || namespace.path(root, path)),
         Err(errno) => Err(io::Error::from(errno)),
     };
+    let only_listeners_again = table.crowded() == Crowded::Listeners;
     let mut seen = Seen::default();
     let mut read = |text: &mut BufReader<File>, is_first: bool| {
         let mut lines = 0u64;
         let mut any_new = false;
         let end = for_each_line(text, |line| {
             lines += 1;
-            if lines == 1 && file.is_header(line.unwrap_or_default()) {
+            if lines == 1 && table.is_header(line.unwrap_or_default()) {
                 return ControlFlow::Continue(());
             }
-            match line.map(|line| file.parse(line)) {
+            match line.map(|line| table.parse(line)) {
+                Some(Ok(socket))
+                    if !is_first && only_listeners_again && socket.state() != LISTEN =>
+                {
+                    return ControlFlow::Break(());
+                }
                 // Those without an inode cannot be told apart: the first time counts.
                 Some(Ok(socket)) if socket.inode == 0 && !is_first => {}
                 Some(Ok(mut socket)) => {
@@ -53,19 +62,18 @@ pub(super) fn for_each_socket(
                 }
                 Some(Err(_)) | None if !is_first => {}
                 Some(Err(_)) | None => gaps.add(GapKind::Line, || {
-                    format!("line {lines} of {}", namespace.path(root, &file.path()))
+                    format!("line {lines} of {}", namespace.path(root, path))
                 }),
             }
             ControlFlow::Continue(())
         });
-        end.map(|end| end.is_continue() && any_new)
+        end.map(|end| (end.is_continue() || (!is_first && only_listeners_again)) && any_new)
     };
     let result = opened.and_then(|mut text| {
         let mut go_on = read(&mut text, true)?;
-        let has_short_chains = matches!(file, ProcNetFile::Tcp | ProcNetFile::Tcp6);
         let is_long = text.stream_position().is_ok_and(|length| length > PAGE);
         for _ in 1..ATTEMPTS {
-            if !go_on || has_short_chains || !is_long {
+            if !go_on || !is_long {
                 break;
             }
             text.rewind()?;
@@ -74,9 +82,7 @@ pub(super) fn for_each_socket(
         Ok(())
     });
     if let Err(error) = result {
-        gaps.add(GapKind::SocketFile, || {
-            format!("{}: {error}", namespace.path(root, &file.path()))
-        });
+        gaps.add(GapKind::SocketFile, || format!("{}: {error}", namespace.path(root, path)));
     }
 }
 
@@ -101,10 +107,17 @@ impl Seen {
             Binding::Unix { path, .. } => {
                 self.hashes.insert(self.hasher.hash_one((socket.inode, path)))
             }
-            Binding::Inet { .. } | Binding::Packet { .. } => self.hashes.insert(socket.inode),
+            // The subflows of an MPTCP connection have its inode.
+            Binding::Inet { state: Some(_), local, remote, .. } => {
+                self.hashes.insert(self.hasher.hash_one((socket.inode, local, remote)))
+            }
+            _ => self.hashes.insert(socket.inode),
         }
     }
 }
+
+/// What the column state shows for them.
+const LISTEN: &str = TcpState::Listen.name();
 
 /// How often a file is read that shows something new each time.
 const ATTEMPTS: usize = 4;

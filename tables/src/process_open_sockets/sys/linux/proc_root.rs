@@ -87,10 +87,24 @@ impl ProcRoot {
         })
     }
 
+    /// The pid of the calling process, if the mount shows it.
+    pub(super) fn own_pid(&self) -> Option<i32> {
+        read_link(self.directory.as_fd(), "self", proc_link::number).ok()?
+    }
+
+    /// Hands the text of a symbolic link of a process to `read`.
+    pub(super) fn link<T>(
+        &self,
+        pid: i32,
+        path: &str,
+        read: impl Fn(&[u8]) -> T,
+    ) -> rustix::io::Result<T> {
+        read_link(self.directory.as_fd(), format!("{pid}/{path}"), read)
+    }
+
     /// The calling process, if the mount shows it.
     pub(super) fn own_process(&self) -> rustix::io::Result<Process> {
-        let pid = read_link(self.directory.as_fd(), "self", proc_link::number)?;
-        self.process(pid.ok_or(Errno::NOENT)?)
+        self.process(self.own_pid().ok_or(Errno::NOENT)?)
     }
 
     pub(super) fn process(&self, pid: i32) -> rustix::io::Result<Process> {
@@ -108,10 +122,6 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn pid(&self) -> i32 {
-        self.pid
-    }
-
     /// Its threads; None if it has but one.
     pub(super) fn tasks(&self) -> Option<Tasks> {
         // A directory has a link for itself, one for its name, and one for each directory in it.

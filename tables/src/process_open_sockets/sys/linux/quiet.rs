@@ -15,7 +15,7 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RawProtocol, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 
 use crate::process_open_sockets::model::Socket;
-use crate::process_open_sockets::parse::proc_net::ProcNetFile;
+use crate::process_open_sockets::socket_table::SocketTable;
 
 /// Says on standard error, past the test runner's capture, that a test is left out and why.
 pub(super) fn say_left_out(test: &str, why: &str) {
@@ -70,7 +70,7 @@ fn loopback_up() -> rustix::io::Result<()> {
 }
 
 /// The sockets of a file of the calling thread's namespace, without ado.
-pub(super) fn printed(file: ProcNetFile) -> Vec<Socket> {
+pub(super) fn printed(file: SocketTable) -> Vec<Socket> {
     let text = std::fs::read(format!("/proc/thread-self/net/{}", file.name())).unwrap();
     let lines = text.strip_suffix(b"\n").unwrap().split(|&byte| byte == b'\n').skip(1);
     lines.map(|line| file.parse(line).unwrap()).collect()
@@ -140,7 +140,7 @@ fn wait_until_settled() {
     const PATIENCE: Duration = Duration::from_secs(5);
     let moving = |socket: &Socket| matches!(socket.state(), "FIN_WAIT1" | "LAST_ACK" | "CLOSING");
     let end = Instant::now() + PATIENCE;
-    while [ProcNetFile::Tcp, ProcNetFile::Tcp6].into_iter().flat_map(printed).any(|s| moving(&s)) {
+    while [SocketTable::Tcp, SocketTable::Tcp6].into_iter().flat_map(printed).any(|s| moving(&s)) {
         assert!(Instant::now() < end, "connections are still closing");
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -3,7 +3,7 @@
 //!
 //! Whatever existed before a request came is in its answer: the descriptors of the asked processes
 //! are always read anew, and a socket that is in no table here makes the tables be read anew that
-//! may list it. What a table shows of a socket may be as old as the time to live.
+//! may have it. What a table shows of a socket may be as old as the time to live.
 //!
 //! The first lookup keeps nothing; one that follows within the time to live does.
 
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::netns::Mark;
 use super::tables::Teller;
 use crate::process_open_sockets::model::Socket;
-use crate::process_open_sockets::parse::proc_net::ProcNetFile;
+use crate::process_open_sockets::socket_table::SocketTable;
 
 /// What was read within the time to live.
 pub(super) struct Recent {
@@ -25,15 +25,15 @@ pub(super) struct Recent {
 #[derive(Default)]
 struct Kept {
     last_lookup: Option<Instant>,
-    tables: Vec<Table>,
+    tables: Vec<Arc<KeptTable>>,
     /// Whether a thread waits to forget them.
     is_watched: bool,
 }
 
 /// A table of a namespace.
-pub(super) struct Table {
+pub(super) struct KeptTable {
     namespace: Mark,
-    pub(super) file: ProcNetFile,
+    pub(super) table: SocketTable,
     pub(super) teller: Teller,
     /// When somebody began to read it.
     read: Instant,
@@ -41,10 +41,10 @@ pub(super) struct Table {
     sockets: Vec<Socket>,
 }
 
-/// A lookup, which no other one disturbs.
+/// A lookup, with what was kept when it began.
 pub(super) struct Lookup<'a> {
     recent: &'a Recent,
-    kept: MutexGuard<'a, Kept>,
+    tables: Vec<Arc<KeptTable>>,
     /// Whether there was another within the time to live.
     pub(super) is_one_of_many: bool,
 }
@@ -63,11 +63,11 @@ impl Recent {
         kept.forget(self.ttl);
         let last = kept.last_lookup.replace(Instant::now());
         let is_one_of_many = last.is_some_and(|last| last.elapsed() < self.ttl);
-        Some(Lookup { recent: self, kept, is_one_of_many })
+        Some(Lookup { recent: self, tables: kept.tables.clone(), is_one_of_many })
     }
 
-    /// Sees to it that what nobody asks for any more is forgotten.
-    fn watch(&self) {
+    /// Starts a thread that forgets what nobody asks for any more; says whether there is one.
+    fn watch(&self) -> bool {
         let (ttl, kept) = (self.ttl, Arc::clone(&self.kept));
         let watch = move || {
             loop {
@@ -80,9 +80,11 @@ impl Recent {
                 }
             }
         };
-        if let Err(error) = thread::Builder::new().name("forgetter".into()).spawn(watch) {
+        let thread = thread::Builder::new().name("forgetter".into()).spawn(watch);
+        if let Err(error) = &thread {
             log::debug!("tables are kept until the next lookup: {error}");
         }
+        thread.is_ok()
     }
 }
 
@@ -100,30 +102,34 @@ impl Kept {
 }
 
 impl Lookup<'_> {
-    pub(super) fn tables(&self) -> &[Table] {
-        &self.kept.tables
+    pub(super) fn tables(&self) -> &[Arc<KeptTable>] {
+        &self.tables
     }
 
     /// Keeps a table in the place of an older one; `read` is when somebody began to read it.
     pub(super) fn keep(
         &mut self,
         namespace: Mark,
-        file: ProcNetFile,
+        table: SocketTable,
         teller: Teller,
         read: Instant,
         mut sockets: Vec<Socket>,
     ) {
         sockets.sort_unstable_by_key(|socket| socket.inode);
-        self.kept.tables.retain(|table| (table.namespace, table.file) != (namespace, file));
-        self.kept.tables.push(Table { namespace, file, teller, read, sockets });
-        if !std::mem::replace(&mut self.kept.is_watched, true) {
-            self.recent.watch();
+        let new = Arc::new(KeptTable { namespace, table, teller, read, sockets });
+        let is_other = |kept: &Arc<KeptTable>| (kept.namespace, kept.table) != (namespace, table);
+        self.tables.retain(is_other);
+        let mut kept = lock(&self.recent.kept);
+        kept.tables.retain(is_other);
+        kept.tables.push(new);
+        if !kept.is_watched {
+            kept.is_watched = self.recent.watch();
         }
     }
 }
 
-impl Table {
-    /// The sockets of that inode: one, unless a file is deceiving.
+impl KeptTable {
+    /// The sockets of that inode: one, or an MPTCP connection's subflows, unless a file is deceiving.
     pub(super) fn of(&self, inode: u64) -> &[Socket] {
         let start = self.sockets.partition_point(|socket| socket.inode < inode);
         let from_start = self.sockets.get(start..).unwrap_or_default();

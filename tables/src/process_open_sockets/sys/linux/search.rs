@@ -1,22 +1,26 @@
 //! The sockets that certain descriptors hold, wherever they are listed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::fds;
 use super::proc_root::ProcRoot;
 use super::tables::Teller;
 use crate::process_open_sockets::model::{FdOwner, GapKind, Gaps, Owners, Socket};
-use crate::process_open_sockets::parse::proc_net::ProcNetFile;
-use crate::process_open_sockets::parse::proto_name::Files;
+use crate::process_open_sockets::parse::proto_name::Candidates;
+use crate::process_open_sockets::socket_table::SocketTable;
 
 /// What is looked for.
 pub(super) struct Search<'a> {
     root: &'a ProcRoot,
     owners: &'a Owners,
-    /// By inode, the files that may list it; None as long as its protocol was not asked for.
-    missing: HashMap<u64, Option<Files>>,
-    /// How many of these each file may list.
-    counts: [usize; ProcNetFile::ALL.len()],
+    /// The tables that are looked into.
+    admitted: Vec<SocketTable>,
+    /// By inode, the tables that may have it; None as long as its protocol was not asked for.
+    missing: HashMap<u64, Option<Candidates>>,
+    /// How many of these each table may have.
+    counts: [usize; SocketTable::ALL.len()],
+    /// Those that were found in the namespace that is being searched, and may stand there once more.
+    found: HashSet<u64>,
 }
 
 /// How many sockets are asked for their protocols. It costs as much as some ten sockets of a table
@@ -24,90 +28,143 @@ pub(super) struct Search<'a> {
 const MOST_ASKED: usize = 32;
 
 impl<'a> Search<'a> {
-    /// For all sockets that these hold.
-    pub(super) fn of(root: &'a ProcRoot, owners: &'a Owners) -> Self {
-        let mut search = Search { root, owners, missing: HashMap::new(), counts: [0; _] };
-        let inodes: Vec<u64> = owners.inodes().collect();
-        let asks = inodes.len() <= MOST_ASKED;
-        for inode in inodes {
-            let files = if asks { ask(root, owners.of(inode), Files::of_protocol) } else { None };
-            let files = files.flatten();
-            search.count(files, 1);
-            search.missing.insert(inode, files);
+    /// For all sockets that these hold, in certain tables.
+    pub(super) fn of(
+        root: &'a ProcRoot,
+        owners: &'a Owners,
+        admits: impl Fn(SocketTable) -> bool,
+    ) -> Self {
+        let admitted = SocketTable::ALL.into_iter().filter(|&table| admits(table)).collect();
+        let (missing, counts, found) = (HashMap::new(), [0; _], HashSet::new());
+        let mut search = Search { root, owners, admitted, missing, counts, found };
+        for inode in owners.inodes() {
+            search.missing.insert(inode, None);
+            search.count(None, 1);
+        }
+        if search.missing.len() <= MOST_ASKED {
+            search.ask_for_missing();
         }
         search
     }
 
-    /// Whether the file may list something that was not found yet.
-    pub(super) fn is_on_for(&self, file: ProcNetFile) -> bool {
-        self.counts.get(file as usize).is_some_and(|&count| count > 0)
+    /// Asks the holders of what is missing for its protocol, so that only tables of that one are searched.
+    pub(super) fn ask_for_missing(&mut self) {
+        let unknown = self.missing.iter().filter(|(_, candidates)| candidates.is_none());
+        let unknown: Vec<u64> = unknown.map(|(inode, _)| *inode).collect();
+        for inode in unknown {
+            let told = candidates(self.root, self.owners.of(inode), |_, candidates| candidates);
+            if let Some(told) = told {
+                self.count(None, -1);
+                self.count(Some(told), 1);
+                self.missing.insert(inode, Some(told));
+            }
+        }
     }
 
-    /// Whether nothing is left that any file may list.
+    /// Whether the table may have something that was not found yet.
+    pub(super) fn is_on_for(&self, table: SocketTable) -> bool {
+        self.counts.get(table as usize).is_some_and(|&count| count > 0)
+    }
+
+    /// Whether nothing is left that any table may have.
     pub(super) fn is_over(&self) -> bool {
         self.counts.iter().all(|&count| count == 0)
     }
 
-    /// What was not found yet and the file may list.
-    pub(super) fn missing_in(&self, file: ProcNetFile) -> Vec<u64> {
-        let may_be = |files: &Option<Files>| files.is_none_or(|files| files.contains(file));
-        self.missing.iter().filter(|(_, files)| may_be(files)).map(|(inode, _)| *inode).collect()
+    /// What was not found yet and the table may have.
+    pub(super) fn missing_in(&self, table: SocketTable) -> Vec<u64> {
+        let may_be = |candidates: &Option<Candidates>| {
+            candidates.is_none_or(|candidates| candidates.contains(table))
+        };
+        let missing = self.missing.iter().filter(|(_, candidates)| may_be(candidates));
+        missing.map(|(inode, _)| *inode).collect()
     }
 
-    /// Whether the socket, as this file tells of it, is one that was missing.
+    /// What was not found.
+    pub(super) fn missing(&self) -> Vec<u64> {
+        self.missing.keys().copied().collect()
+    }
+
+    /// Whether the socket, as this table has it, is one that was missing.
     pub(super) fn finds(
         &mut self,
         socket: &Socket,
-        file: ProcNetFile,
+        table: SocketTable,
         teller: Teller,
         gaps: &mut Gaps,
     ) -> bool {
-        let Some(&files) = self.missing.get(&socket.inode) else { return false };
-        let is_other = match files {
-            _ if !teller.may_tell_of_others(file) => false,
-            Some(files) => !files.contains(file),
-            None => is_of_another_file(self.root, self.owners.of(socket.inode), file, teller),
+        let Some(&candidates) = self.missing.get(&socket.inode) else { return false };
+        let is_other = match candidates {
+            _ if !teller.may_tell_of_others(table) => false,
+            Some(candidates) => !candidates.contains(table),
+            None => is_of_another_table(self.root, self.owners.of(socket.inode), table, teller),
         };
         if is_other {
-            note_forged(socket.inode, file, gaps);
+            note_forged(socket.inode, table, gaps);
             return false;
         }
-        if !teller.may_be_deceived_about(file) {
-            self.count(files, -1);
-            self.missing.remove(&socket.inode);
+        if !teller.may_be_deceived_about(table) {
+            let may_recur = |candidates: Candidates| candidates.may_recur;
+            if candidates.map_or(table.may_share_inodes(), may_recur) {
+                self.found.insert(socket.inode);
+            } else {
+                self.drop_missing(socket.inode);
+            }
         }
         true
     }
 
-    fn count(&mut self, files: Option<Files>, by: isize) {
-        for (file, count) in ProcNetFile::ALL.into_iter().zip(&mut self.counts) {
-            if files.is_none_or(|files| files.contains(file)) {
+    /// A socket is in one namespace: what was found there is looked for no longer.
+    pub(super) fn end_of_namespace(&mut self) {
+        for inode in std::mem::take(&mut self.found) {
+            self.drop_missing(inode);
+        }
+    }
+
+    fn drop_missing(&mut self, inode: u64) {
+        if let Some(candidates) = self.missing.remove(&inode) {
+            self.count(candidates, -1);
+        }
+    }
+
+    fn count(&mut self, candidates: Option<Candidates>, by: isize) {
+        for &table in &self.admitted {
+            if candidates.is_none_or(|candidates| candidates.contains(table))
+                && let Some(count) = self.counts.get_mut(table as usize)
+            {
                 *count = count.saturating_add_signed(by);
             }
         }
     }
 }
 
-/// What `read` says of the socket's protocol; None if none of the holders tells it.
-fn ask<T>(root: &ProcRoot, holders: &[FdOwner], read: impl Fn(&[u8]) -> T) -> Option<T> {
-    const HOLDERS: usize = 3;
-    holders.iter().take(HOLDERS).find_map(|holder| fds::protocol_name(root, holder, &read))
-}
-
-/// Whether what is told as this file is about a socket that its holders say is none of that file's.
-pub(super) fn is_of_another_file(
+/// What `read` makes of the name of the socket's protocol, and of the tables that may have such a socket;
+/// None if none of the holders tells the name.
+pub(super) fn candidates<T>(
     root: &ProcRoot,
     holders: &[FdOwner],
-    file: ProcNetFile,
+    read: impl Fn(&[u8], Candidates) -> T,
+) -> Option<T> {
+    const HOLDERS: usize = 3;
+    holders.iter().take(HOLDERS).find_map(|holder| {
+        fds::protocol_name(root, holder, |name| read(name, Candidates::of_protocol(name)))
+    })
+}
+
+/// Whether what is told as this table's is about a socket that its holders say is none of it.
+pub(super) fn is_of_another_table(
+    root: &ProcRoot,
+    holders: &[FdOwner],
+    table: SocketTable,
     teller: Teller,
 ) -> bool {
-    let lists = |name: &[u8]| Files::of_protocol(name).is_some_and(|files| files.contains(file));
-    teller.may_tell_of_others(file) && ask(root, holders, lists) == Some(false)
+    teller.may_tell_of_others(table)
+        && candidates(root, holders, |_, candidates| candidates.contains(table)) == Some(false)
 }
 
 /// Counts a socket that a file was made to tell of.
-pub(super) fn note_forged(inode: u64, file: ProcNetFile, gaps: &mut Gaps) {
-    if file == ProcNetFile::Unix {
-        gaps.add(GapKind::Forged, || format!("socket:[{inode}] in {}", file.name()));
+pub(super) fn note_forged(inode: u64, table: SocketTable, gaps: &mut Gaps) {
+    if table == SocketTable::Unix {
+        gaps.add(GapKind::Forged, || format!("socket:[{inode}] in {}", table.name()));
     }
 }

@@ -2,9 +2,11 @@
 //! a dump of NETLINK_SOCK_DIAG, or the file in `/proc/<pid>/net` where the kernel has no such dump or
 //! the namespace cannot be entered.
 
-use std::collections::HashMap;
-use std::io::Read;
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read};
 use std::thread;
+
+use rustix::io::Errno;
 
 use super::cores;
 use super::netns::Namespace;
@@ -13,9 +15,9 @@ use super::proc_root::ProcRoot;
 use super::sock_diag::{Dump, Handed, SockDiag};
 use crate::process_open_sockets::Source;
 use crate::process_open_sockets::model::{GapKind, Gaps, Socket};
-use crate::process_open_sockets::parse::proc_net::ProcNetFile;
 use crate::process_open_sockets::parse::sock_diag::Request;
 use crate::process_open_sockets::parse::sockstat;
+use crate::process_open_sockets::socket_table::SocketTable;
 
 /// Whether a socket that was read is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,16 +38,16 @@ pub(super) enum Teller {
 }
 
 impl Teller {
-    /// Whether what it tells as this file may be somebody's invention: a path in `unix` can imitate
+    /// Whether what it tells as this table's may be somebody's invention: a path in `unix` can imitate
     /// lines, so what they say ends no search.
-    pub(super) fn may_be_deceived_about(self, file: ProcNetFile) -> bool {
-        self == Teller::ProcNet && file == ProcNetFile::Unix
+    pub(super) fn may_be_deceived_about(self, table: SocketTable) -> bool {
+        self == Teller::ProcNet && table == SocketTable::Unix
     }
 
-    /// Whether what it tells as this file may be about a socket that is not of that file: see
-    /// [`ProcNetFile::may_list_others`].
-    pub(super) fn may_tell_of_others(self, file: ProcNetFile) -> bool {
-        self == Teller::ProcNet && file.may_list_others()
+    /// Whether what it tells as this table's may be about a socket of another one: see
+    /// [`SocketTable::may_list_others`].
+    pub(super) fn may_tell_of_others(self, table: SocketTable) -> bool {
+        self == Teller::ProcNet && table.may_list_others()
     }
 }
 
@@ -54,49 +56,46 @@ pub(super) struct Tables<'a> {
     root: &'a ProcRoot,
     namespace: &'a Namespace,
     source: Source,
-    diag: Option<SockDiag>,
+    /// Why there is none, otherwise.
+    diag: io::Result<SockDiag>,
 }
 
 impl<'a> Tables<'a> {
     /// Gets ready to read those of that namespace.
     pub(super) fn of(root: &'a ProcRoot, namespace: &'a Namespace, source: Source) -> Self {
-        let mut tables = Tables { root, namespace, source, diag: None };
+        let mut tables = Tables { root, namespace, source, diag: Err(Errno::OPNOTSUPP.into()) };
         tables.open();
         tables
     }
 
     /// Opens a netlink socket in the namespace, if that can be done.
     fn open(&mut self) {
-        let opened = match self.source {
+        self.diag = match self.source {
             Source::Procfs => return,
             Source::Auto | Source::Netlink if self.namespace.is_own(self.root) => SockDiag::open(),
-            Source::Auto | Source::Netlink => {
-                self.namespace.enter(self.root, SockDiag::open).flatten()
-            }
+            Source::Auto | Source::Netlink => self.namespace.enter(SockDiag::open).flatten(),
         };
-        self.diag = opened
-            .inspect_err(|error| {
-                log::debug!("no sock_diag: {}: {error}", self.namespace.path(self.root, "net"));
-            })
-            .ok();
+        if let Err(error) = &self.diag {
+            log::debug!("no sock_diag: {}: {error}", self.namespace.path(self.root, "net"));
+        }
     }
 
     /// Adds the sockets of a table that are wanted, each once, and says who told of them. `request`
     /// is what the kernel may be asked for instead of the whole table; None if it has no dump of it.
     pub(super) fn read(
         &mut self,
-        file: ProcNetFile,
+        table: SocketTable,
         request: Option<&Request>,
         sockets: &mut Vec<Socket>,
         gaps: &mut Gaps,
         wanted: impl FnMut(&Socket, Teller) -> Wanted,
     ) -> Teller {
         let start = sockets.len();
-        let teller = self.read_numbered(file, request, sockets, gaps, wanted);
+        let teller = self.read_numbered(table, request, sockets, gaps, wanted);
         let read = sockets.get_mut(start..).unwrap_or_default().iter_mut();
         let interfaces = read.filter_map(|socket| socket.details.interface.as_deref_mut());
         // Without netlink nothing here can be asked for names.
-        if let Some(diag) = &self.diag {
+        if let Ok(diag) = &self.diag {
             let mut names: HashMap<u32, Option<String>> = HashMap::new();
             for interface in interfaces {
                 let index = interface.index;
@@ -110,72 +109,81 @@ impl<'a> Tables<'a> {
     /// The same; interfaces have their numbers only.
     fn read_numbered(
         &mut self,
-        file: ProcNetFile,
+        table: SocketTable,
         request: Option<&Request>,
         sockets: &mut Vec<Socket>,
         gaps: &mut Gaps,
         mut wanted: impl FnMut(&Socket, Teller) -> Wanted,
     ) -> Teller {
-        let mut begun = false;
-        let dumped = request.and_then(|request| Some((self.diag.as_mut()?, request))).map(
-            |(diag, request)| {
-                diag.dump(request, |mut socket| {
-                    begun = true;
-                    socket.net_namespace = self.namespace.number();
-                    take(socket, sockets, |socket| wanted(socket, Teller::SockDiag))
-                })
-            },
-        );
-        let place = || self.namespace.path(self.root, &file.path());
-        match dumped {
-            Some(Ok(Dump::Whole)) => return Teller::SockDiag,
-            Some(Ok(Dump::Stopped)) => {
-                // The rest of the dump is on its way: a new socket is cheaper than to read it.
-                self.diag = None;
-                self.open();
-                return Teller::SockDiag;
-            }
-            Some(Ok(Dump::Torn)) => {
-                gaps.add(GapKind::SocketFile, || format!("the dump that is as {}", place()));
-                return Teller::SockDiag;
-            }
-            None | Some(Ok(Dump::Unsupported)) => {}
-            Some(Err(error)) => {
-                self.diag = None;
-                self.open();
-                if begun {
-                    gaps.add(GapKind::SocketFile, || {
-                        format!("the dump that is as {}: {error}", place())
-                    });
+        let place = || self.namespace.path(self.root, &format!("net/{}", table.name()));
+        let mut why_not = None;
+        let mut seen = HashSet::new();
+        // A dump that breaks off is asked for once more, on a new socket.
+        for is_last in [false, true] {
+            let Some(request) = request else { break };
+            let diag = match &mut self.diag {
+                Ok(diag) => diag,
+                Err(error) => {
+                    why_not = Some(error.to_string());
+                    break;
+                }
+            };
+            let dumped = diag.dump_more(request, &mut seen, |mut socket| {
+                socket.net_namespace = self.namespace.number();
+                take(socket, sockets, |socket| wanted(socket, Teller::SockDiag))
+            });
+            match dumped {
+                Ok(Dump::Whole) => return Teller::SockDiag,
+                Ok(Dump::Stopped) => {
+                    // The rest of the dump is on its way: a new socket is cheaper than to read it.
+                    self.open();
                     return Teller::SockDiag;
                 }
-                log::debug!("no dump that is as {}: {error}", place());
+                Ok(Dump::Torn) => {
+                    gaps.add(GapKind::SocketFile, || format!("the dump that is as {}", place()));
+                    return Teller::SockDiag;
+                }
+                Ok(Dump::Unsupported) => break,
+                Err(error) => {
+                    self.open();
+                    if is_last {
+                        gaps.add(GapKind::SocketFile, || {
+                            format!("the dump that is as {}: {error}", place())
+                        });
+                        return Teller::SockDiag;
+                    }
+                }
             }
         }
-        if self.source == Source::Netlink {
-            gaps.add(GapKind::NoDump, || file.name().to_owned());
-        } else {
-            proc_net::for_each_socket(self.root, self.namespace, file, gaps, |socket| {
-                take(socket, sockets, |socket| wanted(socket, Teller::ProcNet))
-            });
+        match table.proc_net_path() {
+            _ if self.source == Source::Netlink => gaps.add(GapKind::NoDump, || match why_not {
+                Some(error) => format!("{}: {error}", place()),
+                None => table.name().to_owned(),
+            }),
+            Some(path) => {
+                let (root, namespace) = (self.root, self.namespace);
+                proc_net::for_each_socket(root, namespace, table, &path, gaps, |socket| {
+                    take(socket, sockets, |socket| wanted(socket, Teller::ProcNet))
+                });
+            }
+            // A kernel that has none of it has no such sockets, or tells of them in no way.
+            None => {}
         }
         Teller::ProcNet
     }
-}
 
-impl Tables<'_> {
     /// The same for all sockets that are admitted; a large table in two halves at once.
     pub(super) fn read_all(
         &mut self,
-        file: ProcNetFile,
+        table: SocketTable,
         request: Option<&Request>,
         sockets: &mut Vec<Socket>,
         gaps: &mut Gaps,
         admits: impl Fn(&Socket) -> bool + Sync,
     ) -> Teller {
         let wanted = |socket: &Socket, _| if admits(socket) { Wanted::Yes } else { Wanted::No };
-        let halves = request.filter(|_| self.diag.is_some() && cores() > 1);
-        let halves = halves.and_then(Request::halves).filter(|_| self.is_large(file));
+        let halves = request.filter(|_| self.diag.is_ok() && cores() > 1);
+        let halves = halves.and_then(Request::halves).filter(|_| self.is_large(table));
         if let Some([lower, upper]) = halves {
             let start = sockets.len();
             let (mut more, mut more_gaps) = (Vec::new(), Gaps::default());
@@ -183,9 +191,9 @@ impl Tables<'_> {
             let tellers = thread::scope(|scope| {
                 let thread = thread::Builder::new().name("dump".into());
                 let upper = thread.spawn_scoped(scope, || {
-                    other.read(file, Some(&upper), &mut more, &mut more_gaps, wanted)
+                    other.read(table, Some(&upper), &mut more, &mut more_gaps, wanted)
                 });
-                let lower = self.read(file, Some(&lower), sockets, gaps, wanted);
+                let lower = self.read(table, Some(&lower), sockets, gaps, wanted);
                 [Some(lower), upper.ok().and_then(|upper| upper.join().ok())]
             });
             if tellers == [Some(Teller::SockDiag); 2] {
@@ -196,13 +204,13 @@ impl Tables<'_> {
             // A file knows no halves.
             sockets.truncate(start);
         }
-        self.read(file, request, sockets, gaps, wanted)
+        self.read(table, request, sockets, gaps, wanted)
     }
 
     /// Whether the table is worth another thread.
-    fn is_large(&self, file: ProcNetFile) -> bool {
+    fn is_large(&self, table: SocketTable) -> bool {
         const LARGE: u64 = 10_000;
-        let name = if file == ProcNetFile::Tcp6 { "net/sockstat6" } else { "net/sockstat" };
+        let name = if table == SocketTable::Tcp6 { "net/sockstat6" } else { "net/sockstat" };
         let Ok(Some(mut sockstat)) = self.namespace.open(self.root, name) else { return false };
         let mut text = [0; 1024];
         let length = sockstat.read(&mut text).unwrap_or_default();

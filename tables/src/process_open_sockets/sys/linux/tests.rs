@@ -13,7 +13,9 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::quiet::{in_quiet_namespace, sockets};
 use crate::process_open_sockets::model::GapKind;
-use crate::process_open_sockets::{Field, Options, ProcessOpenSockets, Source, filter, sys};
+use crate::process_open_sockets::{
+    Families, Field, Options, ProcessOpenSockets, Source, filter, sys,
+};
 use crate::{Constraint, Operator, QueryContext, Rows, Table, Value};
 
 /// A table of that source, which remembers for so long.
@@ -95,7 +97,9 @@ fn netlink_alone_says_which_tables_it_does_not_give() {
     in_quiet_namespace(module_path!(), "netlink_alone_says_which_tables_it_does_not_give", || {
         let options = Options { source: Source::Netlink, ..Options::default() };
         let query = QueryContext { constraints: vec![here()], ..Default::default() };
-        let snapshot = sys::Collector::new(options).collect(&filter::Filter::new(&query)).unwrap();
+        let snapshot = sys::Collector::new(options)
+            .collect(&filter::Filter::new(&query, Families::default()))
+            .unwrap();
         let gap = snapshot.gaps.iter().find(|gap| gap.kind == GapKind::NoDump).unwrap();
         // There is none of ping sockets; of raw ones there may be.
         assert!(matches!((gap.count, &*gap.first), (2, "icmp") | (4, "raw")), "{gap}");

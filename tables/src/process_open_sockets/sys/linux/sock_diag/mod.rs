@@ -3,11 +3,11 @@
 //! The namespace is that of the thread which opened the netlink socket; any thread may ask through
 //! it then. It takes no privilege, and shows the sockets of all users.
 //!
-//! The kernel gives a datagram at a time and lets go of its locks in between. It finds its place
-//! again by counting along a hash chain, so what comes or goes on that chain meanwhile may hide a
-//! socket that was there all the time, or show one twice; no kernel so far marks such an answer
-//! (NLM_F_DUMP_INTR). Twice is seen to here. Where chains are long the dump is asked for again, which
-//! shows what was hidden; TCP has so many chains that hardly two sockets share one.
+//! The kernel gives a datagram at a time, and what comes or goes meanwhile may hide a socket that was
+//! there all the time, or show one twice (see [`Crowded`]); no kernel so far marks such an answer
+//! (NLM_F_DUMP_INTR). Twice is seen to here, and what may have been hidden is asked for again.
+//!
+//! [`Crowded`]: crate::process_open_sockets::socket_table::Crowded
 //!
 //! A kernel without a list for the protocol tries to load a module for it first, and then says
 //! ENOENT, so asking may load `tcp_diag` and the like once.
@@ -89,6 +89,8 @@ const ATTEMPTS: usize = 4;
 /// For one datagram. Where few of many sockets pass the request's conditions, the kernel goes through
 /// all of them for it: some 10 ms for 100,000.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same when a part of the answer was lost.
+const IMPATIENCE: Duration = Duration::from_millis(200);
 
 impl SockDiag {
     /// For the network namespace of the calling thread.
@@ -115,40 +117,56 @@ impl SockDiag {
 
     /// Hands over every socket that the request asks for, each once, unless it was dropped.
     ///
-    /// A dump that was interrupted is asked for again, a few times, and so is one that may hide
-    /// something, as long as the last attempt showed something new. What was kept is known by its cookie, so the caller gets the sockets of all attempts together, each as it was first seen.
+    /// A dump that was interrupted is asked for again, a few times, and so is what one may hide, as
+    /// long as the last attempt showed something new. What was kept is known by its cookie, so the
+    /// caller gets the sockets of all attempts together, each as it was first seen.
     ///
-    /// After an error the caller has some of the sockets, and no way to tell which: it should
-    /// forget them before it asks elsewhere. Both after that and when it had enough, the rest of the
-    /// answer is still to come, and the next dump has to wait for it; it is cheaper to open anew.
+    /// Both after an error and when the caller had enough, the rest of the answer is still to come, and
+    /// the next dump has to wait for it; it is cheaper to open anew.
+    #[cfg(any(test, feature = "bench"))]
     pub(super) fn dump(
         &mut self,
         request: &Request,
+        each: impl FnMut(Socket) -> Handed,
+    ) -> io::Result<Dump> {
+        self.dump_more(request, &mut HashSet::new(), each)
+    }
+
+    /// The same without what was seen before, by its cookies: what was kept of an answer that broke off.
+    pub(super) fn dump_more(
+        &mut self,
+        request: &Request,
+        seen: &mut HashSet<u64>,
         mut each: impl FnMut(Socket) -> Handed,
     ) -> io::Result<Dump> {
-        let has_long_chains = request.is_of_long_chains();
-        let mut seen = HashSet::new();
+        let again = request.again();
+        let mut asked = request;
         let mut is_whole = false;
         for _ in 0..ATTEMPTS {
             let seen_before = seen.len();
-            self.ask(request)?;
+            // To know what is new in the next attempt takes to know all of this one.
+            let is_compared = again.as_ref() == Some(asked);
+            self.ask(asked)?;
             let end = self.receive(|message| {
-                let listed = request.parse(message).map_err(|_| malformed())?;
+                let listed = asked.parse(message).map_err(|_| malformed())?;
                 let is_new = !seen.contains(&listed.cookie);
-                if is_new && has_long_chains {
+                if is_new && is_compared {
                     seen.insert(listed.cookie);
                 }
-                Ok(if is_new { hand_over(listed, &mut seen, &mut each) } else { GO_ON })
+                Ok(if is_new { hand_over(listed, seen, &mut each) } else { GO_ON })
             })?;
             match end {
                 End::Stopped => return Ok(Dump::Stopped),
                 End::Ended { errno: 0, torn, parts } => {
                     is_whole |= !torn;
-                    // Between two datagrams something may have been hidden, which another attempt
-                    // shows.
-                    let hides = has_long_chains && parts > 1 && seen.len() > seen_before;
-                    if !torn && !hides {
-                        break;
+                    if torn {
+                        continue;
+                    }
+                    // Between two datagrams something may have been hidden.
+                    let hides = parts > 1 && (!is_compared || seen.len() > seen_before);
+                    match &again {
+                        Some(again) if hides => asked = again,
+                        _ => break,
                     }
                 }
                 End::Ended { errno, .. } => match Errno::from_raw_os_error(errno) {
@@ -191,9 +209,12 @@ impl SockDiag {
                 Ok(None) => continue,
                 Err(Errno::NOBUFS) if self.kernel_buffer < LARGEST_KERNEL_BUFFER => {
                     self.enlarge_kernel_buffer(self.kernel_buffer.saturating_mul(2));
+                    // The end may be among what was lost.
+                    set_socket_timeout(&self.socket, Timeout::Recv, Some(IMPATIENCE))?;
                     torn = true;
                     continue;
                 }
+                Err(Errno::AGAIN) if torn => return Err(Errno::NOBUFS.into()),
                 Err(Errno::AGAIN) => return Err(Errno::TIMEDOUT.into()),
                 Err(errno) => return Err(errno.into()),
             };

@@ -11,14 +11,15 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use super::super::netns::{Namespaces, in_net_namespace};
+use super::super::door::in_net_namespace;
+use super::super::netns::Namespaces;
 use super::super::proc_net;
 use super::super::proc_root::ProcRoot;
 use super::super::quiet::{in_quiet_namespace, printed, say_left_out, sockets};
 use super::*;
 use crate::process_open_sockets::model::{Gaps, TcpState};
-use crate::process_open_sockets::parse::proc_net::ProcNetFile;
 use crate::process_open_sockets::parse::sock_diag::States;
+use crate::process_open_sockets::socket_table::SocketTable;
 
 fn dumped(request: &Request) -> (Vec<Socket>, Dump) {
     let mut sockets = Vec::new();
@@ -37,8 +38,8 @@ fn listed() -> HashSet<u64> {
     namespaces.add(&root, own, &mut Gaps::default());
     let namespace = namespaces.iter().next().unwrap();
     let mut inodes = HashSet::new();
-    let unix = ProcNetFile::Unix;
-    proc_net::for_each_socket(&root, namespace, unix, &mut Gaps::default(), |socket| {
+    let unix = SocketTable::Unix;
+    proc_net::for_each_socket(&root, namespace, unix, "net/unix", &mut Gaps::default(), |socket| {
         inodes.insert(socket.inode);
         Handed::Kept
     });
@@ -57,14 +58,14 @@ fn dumps_have_the_same_rows_as_the_files_of_proc_net() {
     in_quiet_namespace(module_path!(), "dumps_have_the_same_rows_as_the_files_of_proc_net", || {
         let _held = sockets();
         for (file, at_least) in [
-            (ProcNetFile::Tcp, 14),
-            (ProcNetFile::Tcp6, 29),
-            (ProcNetFile::Udp, 2),
-            (ProcNetFile::Udp6, 4),
-            (ProcNetFile::Unix, 18),
-            (ProcNetFile::Packet, 1),
+            (SocketTable::Tcp, 14),
+            (SocketTable::Tcp6, 29),
+            (SocketTable::Udp, 2),
+            (SocketTable::Udp6, 4),
+            (SocketTable::Unix, 18),
+            (SocketTable::Packet, 1),
         ] {
-            let (dumped, dump) = dumped(&Request::like(file).unwrap());
+            let (dumped, dump) = dumped(&Request::of(file).unwrap());
             assert_eq!(dump, Dump::Whole, "{file:?}");
             assert!(dumped.len() >= at_least, "{file:?}: {}", dumped.len());
             assert_eq!(columns(dumped), columns(printed(file)), "{file:?}");
@@ -78,7 +79,7 @@ fn what_the_kernel_has_no_list_of_is_unsupported_and_the_next_dump_is_answered()
         module_path!(),
         "what_the_kernel_has_no_list_of_is_unsupported_and_the_next_dump_is_answered",
         || {
-            let raw = Request::like(ProcNetFile::Raw).unwrap();
+            let raw = Request::of(SocketTable::Raw).unwrap();
             let mut diag = SockDiag::open().unwrap();
             match diag.dump(&raw, |_| Handed::Kept).unwrap() {
                 Dump::Unsupported => {}
@@ -86,7 +87,7 @@ fn what_the_kernel_has_no_list_of_is_unsupported_and_the_next_dump_is_answered()
             }
             let _listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let mut sockets = 0;
-            let tcp = Request::like(ProcNetFile::Tcp).unwrap();
+            let tcp = Request::of(SocketTable::Tcp).unwrap();
             let dump = diag.dump(&tcp, |_| {
                 sockets += 1;
                 Handed::Dropped
@@ -97,7 +98,7 @@ fn what_the_kernel_has_no_list_of_is_unsupported_and_the_next_dump_is_answered()
 }
 
 fn port_ranges() -> Vec<RangeInclusive<u16>> {
-    let ports: Vec<u16> = dumped(&Request::like(ProcNetFile::Tcp).unwrap())
+    let ports: Vec<u16> = dumped(&Request::of(SocketTable::Tcp).unwrap())
         .0
         .iter()
         .flat_map(|socket| [socket.local().unwrap().port, socket.remote().unwrap().port])
@@ -124,8 +125,8 @@ fn the_kernel_takes_the_ports_that_are_in_the_ranges() {
     in_quiet_namespace(module_path!(), "the_kernel_takes_the_ports_that_are_in_the_ranges", || {
         let _held = sockets();
         let mut compared = 0;
-        for file in [ProcNetFile::Tcp, ProcNetFile::Tcp6, ProcNetFile::Udp, ProcNetFile::Udp6] {
-            let all = Request::like(file).unwrap();
+        for file in [SocketTable::Tcp, SocketTable::Tcp6, SocketTable::Udp, SocketTable::Udp6] {
+            let all = Request::of(file).unwrap();
             for local in port_ranges() {
                 for remote in port_ranges() {
                     let narrowed = all
@@ -157,15 +158,15 @@ fn the_kernel_takes_the_ports_that_are_in_the_ranges() {
 fn the_kernel_takes_the_states_that_are_asked_for() {
     in_quiet_namespace(module_path!(), "the_kernel_takes_the_states_that_are_asked_for", || {
         let _held = sockets();
-        for file in [ProcNetFile::Tcp, ProcNetFile::Tcp6, ProcNetFile::Udp] {
-            let all = Request::like(file).unwrap();
+        for file in [SocketTable::Tcp, SocketTable::Tcp6, SocketTable::Udp] {
+            let all = Request::of(file).unwrap();
             let mut seen = 0;
             for number in 1..=11 {
                 let state = TcpState::from(number);
                 let (taken, _) =
                     dumped(&all.clone().in_states(States::admitting(|other| other == state)));
                 let (mut expected, _) = dumped(&all);
-                if file != ProcNetFile::Udp {
+                if file != SocketTable::Udp {
                     expected.retain(|socket| socket.state() == state.name());
                 }
                 seen += expected.len();
@@ -184,7 +185,7 @@ fn more_sockets_than_fit_into_a_datagram_come_each_once_and_only_what_is_kept_is
         || {
             let _held: Vec<UnixDatagram> =
                 (0..800).map(|_| UnixDatagram::unbound().unwrap()).collect();
-            let request = Request::like(ProcNetFile::Unix).unwrap();
+            let request = Request::of(SocketTable::Unix).unwrap();
             let (sockets, dump) = dumped(&request);
             let inodes: HashSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
             assert_eq!((dump, sockets.len(), inodes.len()), (Dump::Whole, 800, 800));
@@ -197,7 +198,7 @@ fn while_others_come_and_go_lasting_sockets_are_hidden_from_none_and_come_once()
     let test = "while_others_come_and_go_lasting_sockets_are_hidden_from_none_and_come_once";
     in_quiet_namespace(module_path!(), test, || {
         let held: Vec<UnixDatagram> = (0..3000).map(|_| UnixDatagram::unbound().unwrap()).collect();
-        let request = Request::like(ProcNetFile::Unix).unwrap();
+        let request = Request::of(SocketTable::Unix).unwrap();
         let done = std::sync::atomic::AtomicBool::new(false);
         let ordering = std::sync::atomic::Ordering::Relaxed;
         let (mut hidden, mut unprinted) = (0, 0);
@@ -240,7 +241,7 @@ fn a_dump_that_was_stopped_or_failed_does_not_spoil_the_next() {
         || {
             let _held: Vec<UnixDatagram> =
                 (0..800).map(|_| UnixDatagram::unbound().unwrap()).collect();
-            let request = Request::like(ProcNetFile::Unix).unwrap();
+            let request = Request::of(SocketTable::Unix).unwrap();
             let mut diag = SockDiag::open().unwrap();
             for enough in [1, 5, 799, 800] {
                 let mut handed = 0;
@@ -295,7 +296,7 @@ fn another_namespace_is_asked_without_the_caller_going_there() {
     // Asked from here, it answers for there.
     let port = listener.local_addr().unwrap().port();
     let mut ports = Vec::new();
-    let dump = diag.dump(&Request::like(ProcNetFile::Tcp).unwrap(), |socket| {
+    let dump = diag.dump(&Request::of(SocketTable::Tcp).unwrap(), |socket| {
         ports.push(socket.local().unwrap().port);
         Handed::Kept
     });
@@ -313,7 +314,7 @@ fn another_namespace_is_asked_without_the_caller_going_there() {
 #[test]
 #[ignore = "prints how long a dump of this host's TCP sockets takes, and promises nothing"]
 fn measure() {
-    let request = Request::like(ProcNetFile::Tcp).unwrap();
+    let request = Request::of(SocketTable::Tcp).unwrap();
     let mut diag = SockDiag::open().unwrap();
     let mut report = |what: &str, count: &mut dyn FnMut(&mut SockDiag) -> usize| {
         let times = (0..5).map(|_| {
@@ -354,7 +355,7 @@ fn measure() {
         diag.dump(&request.clone().in_states(states), |_| Handed::Dropped).unwrap();
         0
     });
-    report("/proc/net/tcp, parsed", &mut |_| printed(ProcNetFile::Tcp).len());
+    report("/proc/net/tcp, parsed", &mut |_| printed(SocketTable::Tcp).len());
     report("/proc/net/tcp, read", &mut |_| {
         let text = std::fs::read("/proc/thread-self/net/tcp").unwrap();
         text.iter().filter(|&&byte| byte == b'\n').count() - 1

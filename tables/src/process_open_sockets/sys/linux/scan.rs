@@ -1,0 +1,504 @@
+//! One scan of the host: which sockets there are, and who holds them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::{Range, RangeInclusive};
+use std::time::Instant;
+
+use super::netns::{Namespace, Namespaces};
+use super::proc_root::ProcRoot;
+use super::recent::{Lookup, Recent};
+use super::search::{Search, candidates, is_of_another_table, note_forged};
+use super::tables::{Tables, Teller, Wanted};
+use super::{cgroup, fds};
+use crate::Error;
+use crate::process_open_sockets::filter::Filter;
+use crate::process_open_sockets::model::{
+    Details, Family, FdOwner, GapKind, Gaps, Owners, Snapshot, Socket, TcpState,
+};
+use crate::process_open_sockets::parse::proto_name::{self, Candidates};
+use crate::process_open_sockets::parse::sock_diag::Request;
+use crate::process_open_sockets::socket_table::SocketTable;
+use crate::process_open_sockets::{Field, Options};
+
+pub(super) struct Scan<'a> {
+    root: &'a ProcRoot,
+    options: &'a Options,
+    filter: &'a Filter,
+    namespaces: Namespaces,
+    sockets: Vec<Socket>,
+    gaps: Gaps,
+}
+
+/// Where a run of sockets was read.
+struct Run {
+    namespace: usize,
+    table: SocketTable,
+    teller: Teller,
+    sockets: Range<usize>,
+}
+
+impl<'a> Scan<'a> {
+    pub(super) fn new(root: &'a ProcRoot, options: &'a Options, filter: &'a Filter) -> Self {
+        let (namespaces, sockets, gaps) = Default::default();
+        Scan { root, options, filter, namespaces, sockets, gaps }
+    }
+
+    /// Sockets that some of these processes hold: descriptors first, then only the tables that can have
+    /// what they hold.
+    pub(super) fn held(mut self, mut pids: Vec<i32>, recent: &Recent) -> Result<Snapshot, Error> {
+        let filter = self.filter;
+        pids.retain(|&pid| filter.admits_pid(pid) && self.root.is_process(pid));
+        let wanted =
+            |owner: &FdOwner| filter.admits_owner(owner) && filter.admits_inode(owner.inode);
+        let owners: Owners = self.walk(&pids, wanted).into_iter().collect();
+        let mut search = Search::of(self.root, &owners, |table| filter.admits_table(table));
+        let mut lookup = if filter.is_lookup() { recent.look_up() } else { None };
+        if let Some(lookup) = &lookup {
+            self.recall(lookup, &mut search);
+        }
+        if !search.is_over() {
+            self.find_held(&owners, &mut search, lookup.as_mut())?;
+        }
+        if filter.admits_unlisted() {
+            let missing = search.missing();
+            self.add_unlisted(missing, &owners);
+        }
+        Ok(self.finish(owners))
+    }
+
+    /// Takes what was read a moment ago.
+    fn recall(&mut self, lookup: &Lookup, search: &mut Search) {
+        for kept in lookup.tables() {
+            if kept.teller.may_be_deceived_about(kept.table) {
+                continue;
+            }
+            for inode in search.missing_in(kept.table) {
+                for socket in kept.of(inode) {
+                    if search.finds(socket, kept.table, kept.teller, &mut self.gaps) {
+                        self.sockets.push(socket.clone());
+                    }
+                }
+            }
+        }
+        search.end_of_namespace();
+    }
+
+    /// Reads the tables of the holders' namespaces, and then, if something is still missing, those of
+    /// all others.
+    fn find_held(
+        &mut self,
+        owners: &Owners,
+        search: &mut Search,
+        mut lookup: Option<&mut Lookup>,
+    ) -> Result<(), Error> {
+        let holders: HashSet<i32> = owners.iter().map(|owner| owner.pid).collect();
+        self.find_namespaces(holders.iter().copied());
+        let mut read = 0;
+        if self.namespaces.iter().all(|namespace| namespace.number().is_some()) {
+            read = self.search_namespaces(read, search, lookup.as_deref_mut());
+        }
+        // Others may know the number of the holders' namespace; and a socket stays in the namespace
+        // that it was made in, wherever its holder goes.
+        if !search.is_over() {
+            search.ask_for_missing();
+        }
+        if !search.is_over() {
+            let pids = self.root.pids()?;
+            self.find_namespaces(pids.iter().copied().filter(|pid| !holders.contains(pid)));
+            read = self.search_namespaces(read, search, lookup.as_deref_mut());
+            if !search.is_over() {
+                self.find_unusual_namespaces(&pids);
+                self.search_namespaces(read, search, lookup);
+            }
+        }
+        Ok(())
+    }
+
+    fn find_namespaces(&mut self, pids: impl Iterator<Item = i32>) {
+        for pid in pids {
+            self.namespaces.add(self.root, pid, &mut self.gaps);
+        }
+    }
+
+    /// Those that no process's first thread is in.
+    fn find_unusual_namespaces(&mut self, pids: &[i32]) {
+        for &pid in pids {
+            self.namespaces.add_threads(self.root, pid);
+        }
+        self.namespaces.add_mounted(self.root, pids.iter().copied(), &mut self.gaps);
+    }
+
+    /// Searches the namespaces from that one on, until nothing is missing; returns the first that it
+    /// left.
+    fn search_namespaces(
+        &mut self,
+        first: usize,
+        search: &mut Search,
+        mut lookup: Option<&mut Lookup>,
+    ) -> usize {
+        let filter = self.filter;
+        let mut forged = Gaps::default();
+        let mut searched = first;
+        for namespace in self.namespaces.iter().skip(first) {
+            if search.is_over() {
+                break;
+            }
+            let mut tables = Tables::of(self.root, namespace, self.options.source);
+            for table in admitted_tables(filter, namespace) {
+                if !search.is_on_for(table) {
+                    continue;
+                }
+                // All that the processes hold is looked for, so that the search is over as soon as
+                // possible; what does not match is dropped here.
+                let request = filter.whole(table);
+                let mut take = |socket: &Socket, teller, search: &mut Search| {
+                    let found = search.finds(socket, table, teller, &mut forged);
+                    found && filter.admits_socket(socket)
+                };
+                let (sockets, gaps) = (&mut self.sockets, &mut self.gaps);
+                match lookup.as_deref_mut().filter(|lookup| lookup.is_one_of_many) {
+                    Some(lookup) => {
+                        let start = Instant::now();
+                        let mut read = Vec::new();
+                        let has_inode = |socket: &Socket, _| match socket.inode {
+                            0 => Wanted::No,
+                            _ => Wanted::Yes,
+                        };
+                        let teller =
+                            tables.read(table, request.as_ref(), &mut read, gaps, has_inode);
+                        let found = read.iter().filter(|socket| take(socket, teller, search));
+                        sockets.extend(found.cloned());
+                        lookup.keep(namespace.mark, table, teller, start, read);
+                    }
+                    None => {
+                        let wanted = |socket: &Socket, teller| {
+                            let is_wanted = take(socket, teller, search);
+                            match (search.is_on_for(table), is_wanted) {
+                                (false, is_wanted) => Wanted::Last(is_wanted),
+                                (true, true) => Wanted::Yes,
+                                (true, false) => Wanted::No,
+                            }
+                        };
+                        tables.read(table, request.as_ref(), sockets, gaps, wanted);
+                    }
+                }
+            }
+            search.end_of_namespace();
+            searched += 1;
+        }
+        self.gaps.extend(forged);
+        searched
+    }
+
+    /// Every socket, held or not.
+    ///
+    /// While the descriptors are walked, sockets come, go and change hands. So the tables are read
+    /// before the walk, for all that exists; and what no walked process holds must stand there
+    /// still after it, or it is left out: its holder closed it, or had not got it yet, when its
+    /// descriptors were read.
+    pub(super) fn all(mut self) -> Result<Snapshot, Error> {
+        /// A walk may come upon namespaces that were not seen before, and these may have sockets of
+        /// processes that were walked.
+        const ROUNDS: usize = 3;
+        let filter = self.filter;
+        let unlisted = filter.admits_unlisted();
+        let mut pids = self.root.pids()?;
+        self.find_namespaces(pids.iter().copied());
+        self.find_unusual_namespaces(&pids);
+        let (mut runs, mut listed, mut owners) = (Vec::new(), HashSet::new(), Vec::new());
+        let mut recurring = HashSet::new();
+        let mut read = 0;
+        for _ in 0..ROUNDS {
+            let start = self.sockets.len();
+            read = self.read_namespaces(read, &mut runs, unlisted.then_some(&mut listed));
+            let new = self.sockets.get(start..).unwrap_or_default().iter();
+            let mut inodes: Vec<u64> = new.map(|socket| socket.inode).collect();
+            inodes.retain(|&inode| inode != 0);
+            inodes.sort_unstable();
+            let alike = inodes.chunk_by(|a, b| a == b).filter(|alike| alike.len() > 1);
+            recurring.extend(alike.filter_map(<[u64]>::first));
+            if inodes.is_empty() && !unlisted {
+                pids = self.find_more(&pids)?;
+            } else {
+                let wanted =
+                    |owner: &FdOwner| unlisted || inodes.binary_search(&owner.inode).is_ok();
+                pids = self.walk_all(pids, wanted, &mut owners)?;
+            }
+            if self.namespaces.iter().count() == read {
+                break;
+            }
+        }
+        let owners: Owners = owners.into_iter().collect();
+        self.drop_untrue(&runs, &owners, recurring);
+        if unlisted {
+            let missing = owners.inodes().filter(|inode| !listed.contains(inode)).collect();
+            self.add_unlisted(missing, &owners);
+        }
+        Ok(self.finish(owners))
+    }
+
+    /// Reads the namespaces from that one on; returns the first that it left. The inodes of all sockets
+    /// that the tables have go into `listed`, if that is asked for.
+    fn read_namespaces(
+        &mut self,
+        first: usize,
+        runs: &mut Vec<Run>,
+        mut listed: Option<&mut HashSet<u64>>,
+    ) -> usize {
+        let filter = self.filter;
+        let mut read = first;
+        for (index, namespace) in self.namespaces.iter().enumerate().skip(first) {
+            read += 1;
+            let mut admitted = admitted_tables(filter, namespace).peekable();
+            if admitted.peek().is_none() {
+                continue;
+            }
+            let mut tables = Tables::of(self.root, namespace, self.options.source);
+            for table in admitted {
+                let start = self.sockets.len();
+                let (sockets, gaps) = (&mut self.sockets, &mut self.gaps);
+                let teller = if let Some(listed) = &mut listed {
+                    let request = filter.whole(table);
+                    let teller = tables.read_all(table, request.as_ref(), sockets, gaps, |_| true);
+                    listed.extend(sockets.iter().skip(start).map(|socket| socket.inode));
+                    let mut place = 0..;
+                    sockets.retain(|socket| {
+                        place.next() < Some(start) || filter.admits_socket(socket)
+                    });
+                    teller
+                } else {
+                    let request = filter.request(table);
+                    tables.read_all(table, request.as_ref(), sockets, gaps, |socket| {
+                        filter.admits_socket(socket)
+                    })
+                };
+                let sockets = start..self.sockets.len();
+                runs.push(Run { namespace: index, table, teller, sockets });
+            }
+        }
+        read
+    }
+
+    fn walk(&mut self, pids: &[i32], wanted: impl Fn(&FdOwner) -> bool + Sync) -> Vec<FdOwner> {
+        fds::walk(self.root, pids, self.options.threads, wanted, &mut self.gaps)
+    }
+
+    /// Walks these processes, as far as they are asked for, and those that were started meanwhile, since
+    /// a socket may have gone from a parent that was walked too late to a child that was listed too
+    /// early. Returns the pids of all.
+    fn walk_all(
+        &mut self,
+        pids: Vec<i32>,
+        wanted: impl Fn(&FdOwner) -> bool + Sync,
+        owners: &mut Vec<FdOwner>,
+    ) -> Result<Vec<i32>, Error> {
+        const ROUNDS: usize = 3;
+        let filter = self.filter;
+        // Who holds a socket that nobody is to hold must be seen, whoever it is.
+        let admits = |pid: &i32| filter.admits_unowned() || filter.admits_pid(*pid);
+        let mut all = pids;
+        let mut walked = 0;
+        for _ in 0..ROUNDS {
+            let listed = all.get(walked..).unwrap_or_default().iter().copied().filter(admits);
+            let listed: Vec<i32> = listed.collect();
+            owners.append(&mut self.walk(&listed, &wanted));
+            walked = all.len();
+            all = self.find_more(&all)?;
+            if all.len() == walked {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// These pids, and those of processes that were started since, with their namespaces.
+    fn find_more(&mut self, pids: &[i32]) -> Result<Vec<i32>, Error> {
+        let known: HashSet<i32> = pids.iter().copied().collect();
+        let mut all = pids.to_vec();
+        for pid in self.root.pids()? {
+            if !known.contains(&pid) {
+                self.namespaces.add(self.root, pid, &mut self.gaps);
+                self.namespaces.add_threads(self.root, pid);
+                all.push(pid);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Drops what stands twice, what has no holder and is no longer there, and what its holder says is
+    /// something else.
+    fn drop_untrue(&mut self, runs: &[Run], owners: &Owners, mut recurring: HashSet<u64>) {
+        // Only some sockets have parts with the same inode. Any other was connected to another port
+        // while its table was read in halves.
+        recurring.retain(|&inode| {
+            let may_recur = |_: &[u8], candidates: Candidates| candidates.may_recur;
+            candidates(self.root, owners.of(inode), may_recur) == Some(false)
+        });
+        let mut seen = HashSet::new();
+        let held = owners.of_each(&self.sockets);
+        let mut untrue = vec![false; self.sockets.len()];
+        for run in runs {
+            let (Some(sockets), Some(held), Some(untrue)) = (
+                self.sockets.get(run.sockets.clone()),
+                held.get(run.sockets.clone()),
+                untrue.get_mut(run.sockets.clone()),
+            ) else {
+                continue;
+            };
+            let is_unowned = |(socket, held): &(&Socket, &Range<usize>)| {
+                socket.inode != 0 && held.is_empty() && self.filter.admits_unowned()
+            };
+            let unowned: Vec<&Socket> =
+                sockets.iter().zip(held).filter(is_unowned).map(|(socket, _)| socket).collect();
+            let there = self.look_again(run, run.table, &unowned);
+            let twin = run.table.twin();
+            let in_twin = twin.and_then(|twin| self.look_again(run, twin, &unowned));
+            for ((socket, held), untrue) in sockets.iter().zip(held).zip(untrue) {
+                *untrue = match owners.at(held) {
+                    [] if socket.inode == 0 => false,
+                    [] => {
+                        let vanished =
+                            there.as_ref().is_some_and(|there| !there.contains_key(&socket.inode));
+                        if vanished {
+                            let socket = || format!("socket:[{}]", socket.inode);
+                            self.gaps.add(GapKind::Vanished, socket);
+                        }
+                        let twin = in_twin.as_ref().and_then(|twin| twin.get(&socket.inode));
+                        vanished || twin.is_some_and(|&twin| is_rather(socket, twin))
+                    }
+                    holders => {
+                        let is_again = recurring.contains(&socket.inode)
+                            && !seen.insert((socket.inode, run.table));
+                        let is_other =
+                            is_of_another_table(self.root, holders, run.table, run.teller);
+                        if is_other {
+                            note_forged(socket.inode, run.table, &mut self.gaps);
+                        }
+                        is_other || is_again
+                    }
+                };
+            }
+        }
+        let mut untrue = untrue.into_iter();
+        self.sockets.retain(|_| !untrue.next().unwrap_or(false));
+    }
+
+    /// Which of these sockets of a run the table has now, and whether each has an address there;
+    /// None if there are none, or it cannot be told.
+    fn look_again(
+        &self,
+        run: &Run,
+        table: SocketTable,
+        sockets: &[&Socket],
+    ) -> Option<HashMap<u64, bool>> {
+        let inodes: HashSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
+        if inodes.is_empty() {
+            return None;
+        }
+        let namespace = self.namespaces.iter().nth(run.namespace)?;
+        let mut tables = Tables::of(self.root, namespace, self.options.source);
+        let mut there = HashMap::new();
+        let mut gaps = Gaps::default();
+        let mut look = |request: Option<Request>| {
+            tables.read(table, request.as_ref(), &mut Vec::new(), &mut gaps, |socket, _| {
+                if inodes.contains(&socket.inode) {
+                    there.insert(socket.inode, socket.has_address());
+                }
+                if there.len() == inodes.len() { Wanted::Last(false) } else { Wanted::No }
+            });
+            there.len() == inodes.len()
+        };
+        // A port stays the same whatever becomes of the socket, and a state mostly does.
+        let request = self.filter.whole(table).map(|request| match local_ports(sockets) {
+            Some(ports) => request.with_local_ports(ports),
+            None => request,
+        });
+        let is_state = |state: TcpState| sockets.iter().any(|it| it.state() == state.name());
+        let narrow = request.clone().and_then(|request| request.in_states_only(is_state));
+        if !(narrow.is_some() && look(narrow)) {
+            look(request);
+        }
+        // A table that was not read to its end says nothing about what is not in it.
+        (!gaps.has_missing_sockets()).then_some(there)
+    }
+
+    /// Adds rows of held sockets that no table had: with what a table says of them now, if they came
+    /// into one meanwhile, and else with what their descriptors tell.
+    fn add_unlisted(&mut self, inodes: Vec<u64>, owners: &Owners) {
+        let filter = self.filter;
+        // In order, so that an answer looks like the last one.
+        let mut unlisted = BTreeMap::new();
+        for inode in inodes {
+            let told = candidates(self.root, owners.of(inode), |name, candidates| {
+                let hidden = |table: SocketTable| {
+                    candidates.contains(table) && !filter.admits_families_of(table)
+                };
+                let is_hidden = SocketTable::ALL.into_iter().any(hidden);
+                (!is_hidden).then(|| (candidates, proto_name::unlisted(name)))
+            });
+            if let Some(told) = told.flatten() {
+                unlisted.insert(inode, told);
+            }
+        }
+        for namespace in self.namespaces.iter() {
+            let mut tables = Tables::of(self.root, namespace, self.options.source);
+            for table in admitted_tables(filter, namespace) {
+                if !unlisted.values().any(|(candidates, _)| candidates.contains(table)) {
+                    continue;
+                }
+                let request = filter.whole(table);
+                let (sockets, gaps) = (&mut self.sockets, &mut self.gaps);
+                tables.read(table, request.as_ref(), sockets, gaps, |socket, teller| {
+                    let is_it = !teller.may_be_deceived_about(table)
+                        && unlisted.remove(&socket.inode).is_some();
+                    if is_it && filter.admits_socket(socket) { Wanted::Yes } else { Wanted::No }
+                });
+            }
+        }
+        let made = unlisted.into_iter().map(|(inode, (_, binding))| {
+            let details = Details::default();
+            Socket { inode, net_namespace: None, binding, details }
+        });
+        self.sockets.extend(made.filter(|socket| filter.admits_socket(socket)));
+    }
+
+    fn finish(mut self, owners: Owners) -> Snapshot {
+        self.namespaces.note_unnumbered(self.root, &mut self.gaps);
+        let Scan { root, filter, namespaces, sockets, mut gaps, .. } = self;
+        if filter.shows(Field::OwnerUnknown) && !root.shows_all_processes() {
+            gaps.add(GapKind::Processes, || root.path().display().to_string());
+        }
+        let host = if filter.shows(Field::Scope) { namespaces.host(root) } else { None };
+        let cgroups = if filter.shows(Field::CgroupPath) {
+            cgroup::paths(root, sockets.iter().filter_map(|socket| socket.details.cgroup))
+        } else {
+            HashMap::new()
+        };
+        Snapshot { sockets, owners, gaps, host, cgroups }
+    }
+}
+
+/// From the lowest port of these to the highest; None if one of them has no port.
+fn local_ports(sockets: &[&Socket]) -> Option<RangeInclusive<u16>> {
+    let ports: Option<Vec<u16>> =
+        sockets.iter().map(|socket| socket.local().map(|local| local.port)).collect();
+    let ports = ports?;
+    Some(*ports.iter().min()?..=*ports.iter().max()?)
+}
+
+/// Whether a ping socket that stands in the tables of both families, and whose holder does not say
+/// which it is of, is shown as the other table has it: the one in which it has an address is right,
+/// and where neither has, it is taken for one of IPv4.
+fn is_rather(socket: &Socket, has_address_in_twin: bool) -> bool {
+    if socket.family() == Some(Family::Inet as u8) {
+        has_address_in_twin
+    } else {
+        !socket.has_address()
+    }
+}
+
+/// The tables of a namespace that can have a socket that is asked for.
+fn admitted_tables(filter: &Filter, namespace: &Namespace) -> impl Iterator<Item = SocketTable> {
+    let asked = filter.admits_net_namespace(namespace.number());
+    SocketTable::ALL.into_iter().filter(move |&table| asked && filter.admits_table(table))
+}
