@@ -3,9 +3,10 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::Families;
 use super::correlate::correlate;
 use super::filter::Filter;
-use super::model::{Binding, Details, Endpoint, FdOwner, Gaps, Owners, Snapshot, Socket, TcpState};
+use super::model::{Binding, Details, Endpoint, FdOwner, Owners, Snapshot, Socket, TcpState};
 use super::parse::sock_diag::{Message, Messages, Request};
 use super::socket_table::SocketTable;
 use crate::{QueryContext, Rows};

@@ -1,5 +1,6 @@
 //! Linux: `/proc/<pid>/fd` for who; netlink, or `/proc/<pid>/net`, for what.
 
+mod attempts;
 #[cfg(feature = "bench")]
 pub(crate) mod bench;
 mod cgroup;

@@ -12,6 +12,7 @@ use std::ops::ControlFlow;
 
 use rustix::io::Errno;
 
+use super::attempts::Attempts;
 use super::netns::Namespace;
 use super::proc_root::ProcRoot;
 use super::sock_diag::Handed;
@@ -35,9 +36,10 @@ pub(super) fn for_each_socket(
     };
     let only_listeners_again = table.crowded() == Crowded::Listeners;
     let mut seen = Seen::default();
-    let mut read = |text: &mut BufReader<File>, is_first: bool| {
+    let mut attempts = Attempts::begin();
+    let mut read = |text: &mut BufReader<File>, attempts: &mut Attempts, is_first: bool| {
+        let is_compared = !is_first || !only_listeners_again;
         let mut lines = 0u64;
-        let mut any_new = false;
         let end = for_each_line(text, |line| {
             lines += 1;
             if lines == 1 && table.is_header(line.unwrap_or_default()) {
@@ -53,11 +55,13 @@ pub(super) fn for_each_socket(
                 Some(Ok(socket)) if socket.inode == 0 && !is_first => {}
                 Some(Ok(mut socket)) => {
                     socket.net_namespace = namespace.number();
-                    if seen.is_new(&socket) {
-                        any_new = true;
-                        if each(socket) == Handed::Enough {
-                            return ControlFlow::Break(());
-                        }
+                    let hash = seen.hash(&socket);
+                    if let Some(hash) = hash.filter(|_| is_compared) {
+                        attempts.shows(hash);
+                    }
+                    let is_new = hash.is_none_or(|hash| seen.hashes.insert(hash));
+                    if is_new && each(socket) == Handed::Enough {
+                        return ControlFlow::Break(());
                     }
                 }
                 Some(Err(_)) | None if !is_first => {}
@@ -67,17 +71,21 @@ pub(super) fn for_each_socket(
             }
             ControlFlow::Continue(())
         });
-        end.map(|end| (end.is_continue() || (!is_first && only_listeners_again)) && any_new)
+        end.map(|end| {
+            let is_to_end = end.is_continue() || (!is_first && only_listeners_again);
+            is_to_end && !(is_compared && attempts.is_settled())
+        })
     };
     let result = opened.and_then(|mut text| {
-        let mut go_on = read(&mut text, true)?;
-        let is_long = text.stream_position().is_ok_and(|length| length > PAGE);
-        for _ in 1..ATTEMPTS {
-            if !go_on || !is_long {
+        let mut is_first = true;
+        while attempts.go_on() {
+            let hides = read(&mut text, &mut attempts, is_first)?;
+            let is_long = !is_first || text.stream_position()? > PAGE;
+            if !hides || !is_long {
                 break;
             }
+            is_first = false;
             text.rewind()?;
-            go_on = read(&mut text, false)?;
         }
         Ok(())
     });
@@ -94,33 +102,29 @@ struct Seen {
 }
 
 impl Seen {
-    fn is_new(&mut self, socket: &Socket) -> bool {
-        match &socket.binding {
+    /// What tells the socket from others; None if nothing does.
+    fn hash(&self, socket: &Socket) -> Option<u64> {
+        Some(match &socket.binding {
             // One connection has these two ends, whatever has become of it.
             Binding::Inet { state: Some(_), local, remote, .. }
                 if socket.inode == 0 && remote.port != 0 =>
             {
-                self.hashes.insert(self.hasher.hash_one((local, remote)))
+                self.hasher.hash_one((local, remote))
             }
-            _ if socket.inode == 0 => true,
+            _ if socket.inode == 0 => return None,
             // With the path, so that a line that somebody wrote into a path hides no true one.
-            Binding::Unix { path, .. } => {
-                self.hashes.insert(self.hasher.hash_one((socket.inode, path)))
-            }
+            Binding::Unix { path, .. } => self.hasher.hash_one((socket.inode, path)),
             // The subflows of an MPTCP connection have its inode.
             Binding::Inet { state: Some(_), local, remote, .. } => {
-                self.hashes.insert(self.hasher.hash_one((socket.inode, local, remote)))
+                self.hasher.hash_one((socket.inode, local, remote))
             }
-            _ => self.hashes.insert(socket.inode),
-        }
+            _ => socket.inode,
+        })
     }
 }
 
 /// What the column state shows for them.
 const LISTEN: &str = TcpState::Listen.name();
-
-/// How often a file is read that shows something new each time.
-const ATTEMPTS: usize = 4;
 
 /// The kernel prints at most that much at a time.
 const PAGE: u64 = 4096;

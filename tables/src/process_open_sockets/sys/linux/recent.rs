@@ -5,13 +5,17 @@
 //! are always read anew, and a socket that is in no table here makes the tables be read anew that
 //! may have it. What a table shows of a socket may be as old as the time to live.
 //!
+//! Many a process has sockets that are in no table, and to find nothing takes to search every network
+//! namespace there is. So what a walk of all processes found is kept too: a socket that was held then is
+//! in a namespace that was there then, and only these need to be searched for it.
+//!
 //! The first lookup keeps nothing; one that follows within the time to live does.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::netns::Mark;
+use super::netns::{Mark, Namespaces};
 use super::tables::Teller;
 use crate::process_open_sockets::model::Socket;
 use crate::process_open_sockets::socket_table::SocketTable;
@@ -26,8 +30,25 @@ pub(super) struct Recent {
 struct Kept {
     last_lookup: Option<Instant>,
     tables: Vec<Arc<KeptTable>>,
+    census: Option<Arc<Census>>,
     /// Whether a thread waits to forget them.
     is_watched: bool,
+}
+
+/// Which sockets somebody held, and all namespaces that there were afterwards.
+pub(super) struct Census {
+    /// When it was begun.
+    pub(super) taken: Instant,
+    /// In order.
+    pub(super) inodes: Vec<u64>,
+    pub(super) namespaces: Arc<Namespaces>,
+}
+
+impl Census {
+    /// Whether these all were held then.
+    pub(super) fn has_all(&self, inodes: &[u64]) -> bool {
+        inodes.iter().all(|inode| self.inodes.binary_search(inode).is_ok())
+    }
 }
 
 /// A table of a namespace.
@@ -45,8 +66,10 @@ pub(super) struct KeptTable {
 pub(super) struct Lookup<'a> {
     recent: &'a Recent,
     tables: Vec<Arc<KeptTable>>,
+    pub(super) census: Option<Arc<Census>>,
     /// Whether there was another within the time to live.
-    pub(super) is_one_of_many: bool,
+    is_one_of_many: bool,
+    takes_tables: bool,
 }
 
 impl Recent {
@@ -54,8 +77,9 @@ impl Recent {
         Recent { ttl, kept: Arc::default() }
     }
 
-    /// Begins a lookup; None if nothing is to be kept.
-    pub(super) fn look_up(&self) -> Option<Lookup<'_>> {
+    /// Begins a lookup; None if nothing is to be kept. It may take from tables that were read before if
+    /// it asks for nothing that changes.
+    pub(super) fn look_up(&self, takes_tables: bool) -> Option<Lookup<'_>> {
         if self.ttl.is_zero() {
             return None;
         }
@@ -63,7 +87,16 @@ impl Recent {
         kept.forget(self.ttl);
         let last = kept.last_lookup.replace(Instant::now());
         let is_one_of_many = last.is_some_and(|last| last.elapsed() < self.ttl);
-        Some(Lookup { recent: self, tables: kept.tables.clone(), is_one_of_many })
+        let (tables, census) = (kept.tables.clone(), kept.census.clone());
+        Some(Lookup { recent: self, tables, census, is_one_of_many, takes_tables })
+    }
+
+    fn keep(&self, change: impl FnOnce(&mut Kept)) {
+        let mut kept = lock(&self.kept);
+        change(&mut kept);
+        if !kept.is_watched {
+            kept.is_watched = self.watch();
+        }
     }
 
     /// Starts a thread that forgets what nobody asks for any more; says whether there is one.
@@ -74,7 +107,7 @@ impl Recent {
                 thread::sleep(ttl);
                 let mut kept = lock(&kept);
                 kept.forget(ttl);
-                if kept.tables.is_empty() {
+                if kept.tables.is_empty() && kept.census.is_none() {
                     kept.is_watched = false;
                     return;
                 }
@@ -98,12 +131,23 @@ impl Kept {
         if self.tables.is_empty() {
             self.tables = Vec::new();
         }
+        self.census.take_if(|census| census.taken.elapsed() >= ttl);
     }
 }
 
 impl Lookup<'_> {
     pub(super) fn tables(&self) -> &[Arc<KeptTable>] {
-        &self.tables
+        if self.takes_tables { &self.tables } else { &[] }
+    }
+
+    /// Whether tables that it reads are worth keeping.
+    pub(super) fn keeps_tables(&self) -> bool {
+        self.takes_tables && self.is_one_of_many
+    }
+
+    /// Whether a census is worth taking.
+    pub(super) fn is_one_of_many(&self) -> bool {
+        self.is_one_of_many
     }
 
     /// Keeps a table in the place of an older one; `read` is when somebody began to read it.
@@ -119,12 +163,15 @@ impl Lookup<'_> {
         let new = Arc::new(KeptTable { namespace, table, teller, read, sockets });
         let is_other = |kept: &Arc<KeptTable>| (kept.namespace, kept.table) != (namespace, table);
         self.tables.retain(is_other);
-        let mut kept = lock(&self.recent.kept);
-        kept.tables.retain(is_other);
-        kept.tables.push(new);
-        if !kept.is_watched {
-            kept.is_watched = self.recent.watch();
-        }
+        self.recent.keep(|kept| {
+            kept.tables.retain(is_other);
+            kept.tables.push(new);
+        });
+    }
+
+    /// Keeps a census in the place of an older one.
+    pub(super) fn keep_census(&mut self, census: Census) {
+        self.recent.keep(|kept| kept.census = Some(Arc::new(census)));
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::netns::{Namespace, Namespaces};
+use super::netns::{Mark, Namespace, Namespaces};
 use super::proc_root::ProcRoot;
-use super::recent::{Lookup, Recent};
+use super::recent::{Census, Lookup, Recent};
 use super::search::{Search, candidates, is_of_another_table, note_forged};
 use super::tables::{Tables, Teller, Wanted};
 use super::{cgroup, fds};
@@ -24,7 +25,6 @@ pub(super) struct Scan<'a> {
     root: &'a ProcRoot,
     options: &'a Options,
     filter: &'a Filter,
-    namespaces: Namespaces,
     sockets: Vec<Socket>,
     gaps: Gaps,
 }
@@ -39,8 +39,7 @@ struct Run {
 
 impl<'a> Scan<'a> {
     pub(super) fn new(root: &'a ProcRoot, options: &'a Options, filter: &'a Filter) -> Self {
-        let (namespaces, sockets, gaps) = Default::default();
-        Scan { root, options, filter, namespaces, sockets, gaps }
+        Scan { root, options, filter, sockets: Vec::new(), gaps: Gaps::default() }
     }
 
     /// Sockets that some of these processes hold: descriptors first, then only the tables that can have
@@ -52,18 +51,20 @@ impl<'a> Scan<'a> {
             |owner: &FdOwner| filter.admits_owner(owner) && filter.admits_inode(owner.inode);
         let owners: Owners = self.walk(&pids, wanted).into_iter().collect();
         let mut search = Search::of(self.root, &owners, |table| filter.admits_table(table));
-        let mut lookup = if filter.is_lookup() { recent.look_up() } else { None };
+        let mut lookup = recent.look_up(filter.is_lookup());
         if let Some(lookup) = &lookup {
             self.recall(lookup, &mut search);
         }
-        if !search.is_over() {
-            self.find_held(&owners, &mut search, lookup.as_mut())?;
-        }
+        let namespaces = if search.is_over() {
+            Arc::default()
+        } else {
+            self.find_held(&owners, &mut search, lookup.as_mut())?
+        };
         if filter.admits_unlisted() {
             let missing = search.missing();
-            self.add_unlisted(missing, &owners);
+            self.add_unlisted(&namespaces, missing, &owners);
         }
-        Ok(self.finish(owners))
+        Ok(self.finish(&namespaces, owners))
     }
 
     /// Takes what was read a moment ago.
@@ -84,64 +85,90 @@ impl<'a> Scan<'a> {
     }
 
     /// Reads the tables of the holders' namespaces, and then, if something is still missing, those of
-    /// all others.
+    /// all others. Returns the namespaces that it came upon.
     fn find_held(
         &mut self,
         owners: &Owners,
         search: &mut Search,
         mut lookup: Option<&mut Lookup>,
-    ) -> Result<(), Error> {
+    ) -> Result<Arc<Namespaces>, Error> {
         let holders: HashSet<i32> = owners.iter().map(|owner| owner.pid).collect();
-        self.find_namespaces(holders.iter().copied());
-        let mut read = 0;
-        if self.namespaces.iter().all(|namespace| namespace.number().is_some()) {
-            read = self.search_namespaces(read, search, lookup.as_deref_mut());
+        let mut namespaces = Namespaces::default();
+        let mut searched = HashSet::new();
+        self.find_namespaces(&mut namespaces, holders.iter().copied());
+        if namespaces.iter().all(|namespace| namespace.number().is_some()) {
+            self.search_namespaces(&namespaces, &mut searched, search, lookup.as_deref_mut());
         }
         // Others may know the number of the holders' namespace; and a socket stays in the namespace
         // that it was made in, wherever its holder goes.
         if !search.is_over() {
             search.ask_for_missing();
         }
-        if !search.is_over() {
-            let pids = self.root.pids()?;
-            self.find_namespaces(pids.iter().copied().filter(|pid| !holders.contains(pid)));
-            read = self.search_namespaces(read, search, lookup.as_deref_mut());
-            if !search.is_over() {
-                self.find_unusual_namespaces(&pids);
-                self.search_namespaces(read, search, lookup);
-            }
+        if search.is_over() {
+            return Ok(Arc::new(namespaces));
         }
-        Ok(())
+        let lookup = lookup.filter(|lookup| lookup.is_one_of_many());
+        if let Some(lookup) = lookup {
+            let census = lookup.census.clone();
+            if let Some(census) = census.filter(|census| census.has_all(&search.missing())) {
+                let namespaces = Arc::clone(&census.namespaces);
+                self.search_namespaces(&namespaces, &mut searched, search, Some(lookup));
+                return Ok(namespaces);
+            }
+            let taken = Instant::now();
+            let pids = self.root.pids()?;
+            let mut inodes: Vec<u64> =
+                self.walk(&pids, |_| true).iter().map(|owner| owner.inode).collect();
+            inodes.sort_unstable();
+            inodes.dedup();
+            let pids = self.root.pids()?;
+            self.find_namespaces(&mut namespaces, pids.iter().copied());
+            self.find_unusual_namespaces(&mut namespaces, &pids);
+            let namespaces = Arc::new(namespaces);
+            self.search_namespaces(&namespaces, &mut searched, search, Some(&mut *lookup));
+            lookup.keep_census(Census { taken, inodes, namespaces: Arc::clone(&namespaces) });
+            return Ok(namespaces);
+        }
+        let pids = self.root.pids()?;
+        self.find_namespaces(&mut namespaces, pids.iter().copied());
+        self.search_namespaces(&namespaces, &mut searched, search, None);
+        if !search.is_over() {
+            self.find_unusual_namespaces(&mut namespaces, &pids);
+            self.search_namespaces(&namespaces, &mut searched, search, None);
+        }
+        Ok(Arc::new(namespaces))
     }
 
-    fn find_namespaces(&mut self, pids: impl Iterator<Item = i32>) {
+    fn find_namespaces(&mut self, namespaces: &mut Namespaces, pids: impl Iterator<Item = i32>) {
         for pid in pids {
-            self.namespaces.add(self.root, pid, &mut self.gaps);
+            namespaces.add(self.root, pid, &mut self.gaps);
         }
     }
 
     /// Those that no process's first thread is in.
-    fn find_unusual_namespaces(&mut self, pids: &[i32]) {
+    fn find_unusual_namespaces(&mut self, namespaces: &mut Namespaces, pids: &[i32]) {
         for &pid in pids {
-            self.namespaces.add_threads(self.root, pid);
+            namespaces.add_threads(self.root, pid);
         }
-        self.namespaces.add_mounted(self.root, pids.iter().copied(), &mut self.gaps);
+        namespaces.add_mounted(self.root, pids.iter().copied(), &mut self.gaps);
     }
 
-    /// Searches the namespaces from that one on, until nothing is missing; returns the first that it
-    /// left.
+    /// Searches those of these namespaces that were not searched yet, until nothing is missing.
     fn search_namespaces(
         &mut self,
-        first: usize,
+        namespaces: &Namespaces,
+        searched: &mut HashSet<Mark>,
         search: &mut Search,
         mut lookup: Option<&mut Lookup>,
-    ) -> usize {
+    ) {
         let filter = self.filter;
         let mut forged = Gaps::default();
-        let mut searched = first;
-        for namespace in self.namespaces.iter().skip(first) {
+        for namespace in namespaces.iter() {
             if search.is_over() {
                 break;
+            }
+            if !searched.insert(namespace.mark) {
+                continue;
             }
             let mut tables = Tables::of(self.root, namespace, self.options.source);
             for table in admitted_tables(filter, namespace) {
@@ -156,7 +183,7 @@ impl<'a> Scan<'a> {
                     found && filter.admits_socket(socket)
                 };
                 let (sockets, gaps) = (&mut self.sockets, &mut self.gaps);
-                match lookup.as_deref_mut().filter(|lookup| lookup.is_one_of_many) {
+                match lookup.as_deref_mut().filter(|lookup| lookup.keeps_tables()) {
                     Some(lookup) => {
                         let start = Instant::now();
                         let mut read = Vec::new();
@@ -184,10 +211,8 @@ impl<'a> Scan<'a> {
                 }
             }
             search.end_of_namespace();
-            searched += 1;
         }
         self.gaps.extend(forged);
-        searched
     }
 
     /// Every socket, held or not.
@@ -203,14 +228,16 @@ impl<'a> Scan<'a> {
         let filter = self.filter;
         let unlisted = filter.admits_unlisted();
         let mut pids = self.root.pids()?;
-        self.find_namespaces(pids.iter().copied());
-        self.find_unusual_namespaces(&pids);
+        let mut namespaces = Namespaces::default();
+        self.find_namespaces(&mut namespaces, pids.iter().copied());
+        self.find_unusual_namespaces(&mut namespaces, &pids);
         let (mut runs, mut listed, mut owners) = (Vec::new(), HashSet::new(), Vec::new());
         let mut recurring = HashSet::new();
         let mut read = 0;
         for _ in 0..ROUNDS {
             let start = self.sockets.len();
-            read = self.read_namespaces(read, &mut runs, unlisted.then_some(&mut listed));
+            let all = unlisted.then_some(&mut listed);
+            read = self.read_namespaces(&namespaces, read, &mut runs, all);
             let new = self.sockets.get(start..).unwrap_or_default().iter();
             let mut inodes: Vec<u64> = new.map(|socket| socket.inode).collect();
             inodes.retain(|&inode| inode != 0);
@@ -218,36 +245,37 @@ impl<'a> Scan<'a> {
             let alike = inodes.chunk_by(|a, b| a == b).filter(|alike| alike.len() > 1);
             recurring.extend(alike.filter_map(<[u64]>::first));
             if inodes.is_empty() && !unlisted {
-                pids = self.find_more(&pids)?;
+                pids = self.find_more(&mut namespaces, &pids)?;
             } else {
                 let wanted =
                     |owner: &FdOwner| unlisted || inodes.binary_search(&owner.inode).is_ok();
-                pids = self.walk_all(pids, wanted, &mut owners)?;
+                pids = self.walk_all(&mut namespaces, pids, wanted, &mut owners)?;
             }
-            if self.namespaces.iter().count() == read {
+            if namespaces.iter().count() == read {
                 break;
             }
         }
         let owners: Owners = owners.into_iter().collect();
-        self.drop_untrue(&runs, &owners, recurring);
+        self.drop_untrue(&namespaces, &runs, &owners, recurring);
         if unlisted {
             let missing = owners.inodes().filter(|inode| !listed.contains(inode)).collect();
-            self.add_unlisted(missing, &owners);
+            self.add_unlisted(&namespaces, missing, &owners);
         }
-        Ok(self.finish(owners))
+        Ok(self.finish(&namespaces, owners))
     }
 
     /// Reads the namespaces from that one on; returns the first that it left. The inodes of all sockets
     /// that the tables have go into `listed`, if that is asked for.
     fn read_namespaces(
         &mut self,
+        namespaces: &Namespaces,
         first: usize,
         runs: &mut Vec<Run>,
         mut listed: Option<&mut HashSet<u64>>,
     ) -> usize {
         let filter = self.filter;
         let mut read = first;
-        for (index, namespace) in self.namespaces.iter().enumerate().skip(first) {
+        for (index, namespace) in namespaces.iter().enumerate().skip(first) {
             read += 1;
             let mut admitted = admitted_tables(filter, namespace).peekable();
             if admitted.peek().is_none() {
@@ -288,6 +316,7 @@ impl<'a> Scan<'a> {
     /// early. Returns the pids of all.
     fn walk_all(
         &mut self,
+        namespaces: &mut Namespaces,
         pids: Vec<i32>,
         wanted: impl Fn(&FdOwner) -> bool + Sync,
         owners: &mut Vec<FdOwner>,
@@ -303,7 +332,7 @@ impl<'a> Scan<'a> {
             let listed: Vec<i32> = listed.collect();
             owners.append(&mut self.walk(&listed, &wanted));
             walked = all.len();
-            all = self.find_more(&all)?;
+            all = self.find_more(namespaces, &all)?;
             if all.len() == walked {
                 break;
             }
@@ -312,13 +341,13 @@ impl<'a> Scan<'a> {
     }
 
     /// These pids, and those of processes that were started since, with their namespaces.
-    fn find_more(&mut self, pids: &[i32]) -> Result<Vec<i32>, Error> {
+    fn find_more(&mut self, namespaces: &mut Namespaces, pids: &[i32]) -> Result<Vec<i32>, Error> {
         let known: HashSet<i32> = pids.iter().copied().collect();
         let mut all = pids.to_vec();
         for pid in self.root.pids()? {
             if !known.contains(&pid) {
-                self.namespaces.add(self.root, pid, &mut self.gaps);
-                self.namespaces.add_threads(self.root, pid);
+                namespaces.add(self.root, pid, &mut self.gaps);
+                namespaces.add_threads(self.root, pid);
                 all.push(pid);
             }
         }
@@ -327,7 +356,13 @@ impl<'a> Scan<'a> {
 
     /// Drops what stands twice, what has no holder and is no longer there, and what its holder says is
     /// something else.
-    fn drop_untrue(&mut self, runs: &[Run], owners: &Owners, mut recurring: HashSet<u64>) {
+    fn drop_untrue(
+        &mut self,
+        namespaces: &Namespaces,
+        runs: &[Run],
+        owners: &Owners,
+        mut recurring: HashSet<u64>,
+    ) {
         // Only some sockets have parts with the same inode. Any other was connected to another port
         // while its table was read in halves.
         recurring.retain(|&inode| {
@@ -350,9 +385,10 @@ impl<'a> Scan<'a> {
             };
             let unowned: Vec<&Socket> =
                 sockets.iter().zip(held).filter(is_unowned).map(|(socket, _)| socket).collect();
-            let there = self.look_again(run, run.table, &unowned);
+            let Some(namespace) = namespaces.iter().nth(run.namespace) else { continue };
+            let there = self.look_again(namespace, run.table, &unowned);
             let twin = run.table.twin();
-            let in_twin = twin.and_then(|twin| self.look_again(run, twin, &unowned));
+            let in_twin = twin.and_then(|twin| self.look_again(namespace, twin, &unowned));
             for ((socket, held), untrue) in sockets.iter().zip(held).zip(untrue) {
                 *untrue = match owners.at(held) {
                     [] if socket.inode == 0 => false,
@@ -383,11 +419,11 @@ impl<'a> Scan<'a> {
         self.sockets.retain(|_| !untrue.next().unwrap_or(false));
     }
 
-    /// Which of these sockets of a run the table has now, and whether each has an address there;
+    /// Which of these sockets of a namespace the table has now, and whether each has an address there;
     /// None if there are none, or it cannot be told.
     fn look_again(
         &self,
-        run: &Run,
+        namespace: &Namespace,
         table: SocketTable,
         sockets: &[&Socket],
     ) -> Option<HashMap<u64, bool>> {
@@ -395,7 +431,6 @@ impl<'a> Scan<'a> {
         if inodes.is_empty() {
             return None;
         }
-        let namespace = self.namespaces.iter().nth(run.namespace)?;
         let mut tables = Tables::of(self.root, namespace, self.options.source);
         let mut there = HashMap::new();
         let mut gaps = Gaps::default();
@@ -424,7 +459,7 @@ impl<'a> Scan<'a> {
 
     /// Adds rows of held sockets that no table had: with what a table says of them now, if they came
     /// into one meanwhile, and else with what their descriptors tell.
-    fn add_unlisted(&mut self, inodes: Vec<u64>, owners: &Owners) {
+    fn add_unlisted(&mut self, namespaces: &Namespaces, inodes: Vec<u64>, owners: &Owners) {
         let filter = self.filter;
         // In order, so that an answer looks like the last one.
         let mut unlisted = BTreeMap::new();
@@ -440,7 +475,7 @@ impl<'a> Scan<'a> {
                 unlisted.insert(inode, told);
             }
         }
-        for namespace in self.namespaces.iter() {
+        for namespace in namespaces.iter() {
             let mut tables = Tables::of(self.root, namespace, self.options.source);
             for table in admitted_tables(filter, namespace) {
                 if !unlisted.values().any(|(candidates, _)| candidates.contains(table)) {
@@ -462,9 +497,9 @@ impl<'a> Scan<'a> {
         self.sockets.extend(made.filter(|socket| filter.admits_socket(socket)));
     }
 
-    fn finish(mut self, owners: Owners) -> Snapshot {
-        self.namespaces.note_unnumbered(self.root, &mut self.gaps);
-        let Scan { root, filter, namespaces, sockets, mut gaps, .. } = self;
+    fn finish(self, namespaces: &Namespaces, owners: Owners) -> Snapshot {
+        let Scan { root, filter, sockets, mut gaps, .. } = self;
+        namespaces.note_unnumbered(root, &mut gaps);
         if filter.shows(Field::OwnerUnknown) && !root.shows_all_processes() {
             gaps.add(GapKind::Processes, || root.path().display().to_string());
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketType, ipproto};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use super::quiet::{in_quiet_namespace, sockets};
+use super::quiet::{in_quiet_namespace, say_left_out, sockets};
 use crate::process_open_sockets::model::GapKind;
 use crate::process_open_sockets::{
     Families, Field, Options, ProcessOpenSockets, Source, filter, sys,
@@ -316,6 +316,125 @@ fn a_bound_socket_that_began_to_listen_just_before_a_lookup_is_in_its_answer() {
 }
 
 #[test]
+fn a_socket_in_no_table_that_was_bound_just_before_a_lookup_is_in_its_answer() {
+    let test = "a_socket_in_no_table_that_was_bound_just_before_a_lookup_is_in_its_answer";
+    quietly(test, || {
+        let (table, _client) = remembering(LONG);
+        let unbound = || rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+        let socket = unbound();
+        // The census that this takes has the socket; the second does without one.
+        assert_eq!(of(&lookup(&table), &socket).len(), 0);
+        assert_eq!(of(&lookup(&table), &socket).len(), 0);
+        let address: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        rustix::net::bind(&socket, &address).unwrap();
+        assert_eq!(of(&lookup(&table), &socket).len(), 1);
+        // One that is newer than the census.
+        let newer = unbound();
+        assert_eq!(of(&lookup(&table), &newer).len(), 0);
+        rustix::net::bind(&newer, &address).unwrap();
+        assert_eq!(of(&lookup(&table), &newer).len(), 1);
+    });
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn a_socket_of_a_namespace_that_was_made_just_before_a_lookup_is_in_its_answer() {
+    let test = "a_socket_of_a_namespace_that_was_made_just_before_a_lookup_is_in_its_answer";
+    quietly(test, || {
+        let (table, _client) = remembering(LONG);
+        let unbound = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+        assert_eq!(of(&lookup(&table), &unbound).len(), 0);
+        let (listening, listens) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            // SAFETY: no descriptors are unshared, only this thread's network namespace.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+            listening.send(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+            let _ = ended.recv();
+        });
+        let listener = listens.recv().unwrap();
+        assert_eq!(state(&lookup(&table), &listener), "LISTEN");
+        drop(end);
+        thread.join().unwrap();
+    });
+}
+
+/// Listeners on one port are on one chain of the kernel's, where those that come and go may hide others.
+fn finds_all_listeners_while_others_come_and_go(source: Source, lasting: usize, passing: usize) {
+    const ROUNDS: usize = 10;
+    let reusing = || {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        rustix::net::sockopt::set_socket_reuseport(&socket, true).unwrap();
+        let address: std::net::SocketAddr = "127.0.0.1:5555".parse().unwrap();
+        rustix::net::bind(&socket, &address).unwrap();
+        rustix::net::listen(&socket, 1).unwrap();
+        socket
+    };
+    let held: Vec<OwnedFd> = (0..lasting).map(|_| reusing()).collect();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let mut hidden = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let _passing: Vec<OwnedFd> = (0..passing).map(|_| reusing()).collect();
+            }
+        });
+        let table = table(source, Duration::ZERO);
+        for constraints in [
+            vec![is(Field::Pid, Operator::Equals, std::process::id())],
+            vec![here()],
+            vec![is(Field::State, Operator::Equals, "LISTEN")],
+        ] {
+            for _ in 0..ROUNDS {
+                let rows = rows(&table, &constraints);
+                let shown: std::collections::HashSet<&str> =
+                    rows.iter().map(|row| &*row[Field::Socket as usize]).collect();
+                let inode = |socket: &OwnedFd| rustix::fs::fstat(socket).unwrap().st_ino;
+                let is_hidden = |socket: &&OwnedFd| !shown.contains(&*inode(socket).to_string());
+                hidden += held.iter().filter(is_hidden).count();
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(hidden, 0, "of {} times {lasting} listeners", 3 * ROUNDS);
+}
+
+#[test]
+fn listeners_on_one_port_are_hidden_by_none_that_comes_or_goes() {
+    quietly("listeners_on_one_port_are_hidden_by_none_that_comes_or_goes", || {
+        finds_all_listeners_while_others_come_and_go(Source::Netlink, 400, 60);
+        finds_all_listeners_while_others_come_and_go(Source::Procfs, 400, 60);
+    });
+}
+
+#[test]
+fn the_subflows_of_an_mptcp_connection_are_found_with_and_without_a_pid() {
+    quietly("the_subflows_of_an_mptcp_connection_are_found_with_and_without_a_pid", || {
+        let protocol = rustix::net::ipproto::MPTCP;
+        let made = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, Some(protocol));
+        let Ok(socket) = made else {
+            return say_left_out(
+                "the_subflows_of_an_mptcp_connection_are_found_with_and_without_a_pid",
+                "this kernel has no MPTCP",
+            );
+        };
+        let address: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        rustix::net::bind(&socket, &address).unwrap();
+        rustix::net::listen(&socket, 1).unwrap();
+        let families = Families::default() | Families::MPTCP;
+        let table = ProcessOpenSockets::new(Options { families, ..Options::default() });
+        for constraint in [here(), is(Field::Pid, Operator::Equals, std::process::id())] {
+            let rows = of(&rows(&table, &[constraint]), &socket);
+            let protocols: Vec<_> =
+                rows.iter().map(|row| &*row[Field::Protocol as usize]).collect();
+            assert_eq!(protocols, ["262", "6"]);
+        }
+        let by_default = super::tests::table(Source::Auto, LONG);
+        assert_eq!(of(&rows(&by_default, &[here()]), &socket).len(), 1);
+    });
+}
+
+#[test]
 fn a_constraint_on_what_changes_is_answered_by_the_kernel() {
     quietly("a_constraint_on_what_changes_is_answered_by_the_kernel", || {
         let (table, client) = remembering(LONG);
@@ -327,6 +446,11 @@ fn a_constraint_on_what_changes_is_answered_by_the_kernel() {
             is(Field::LocalPort, Operator::Equals, port),
             is(Field::RemotePort, Operator::GreaterThan, 0),
             is(Field::Family, Operator::Equals, 2),
+            // What cannot be used is a constraint all the same.
+            is(Field::State, Operator::from_code(65), "CLOSE%"),
+            is(Field::State, Operator::GreaterThan, "CLOSE"),
+            is(Field::LocalPort, Operator::from_code(65), "%"),
+            is(Field::RemotePort, Operator::GreaterThan, "0.5"),
         ] {
             let rows = rows(&table, &[me.clone(), changing.clone()]);
             assert_eq!(state(&rows, &client), "CLOSE_WAIT", "{changing:?}");

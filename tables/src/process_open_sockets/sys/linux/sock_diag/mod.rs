@@ -29,6 +29,7 @@ use rustix::net::sockopt::{
 };
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
+use super::attempts::Attempts;
 use crate::process_open_sockets::model::Socket;
 use crate::process_open_sockets::parse::sock_diag::{Listed, Message, Messages, Request};
 
@@ -85,7 +86,6 @@ enum End {
 const BUFFER: usize = 64 * 1024;
 const KERNEL_BUFFER: usize = 1024 * 1024;
 const LARGEST_KERNEL_BUFFER: usize = 16 * 1024 * 1024;
-const ATTEMPTS: usize = 4;
 /// For one datagram. Where few of many sockets pass the request's conditions, the kernel goes through
 /// all of them for it: some 10 ms for 100,000.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -142,16 +142,16 @@ impl SockDiag {
         let again = request.again();
         let mut asked = request;
         let mut is_whole = false;
-        for _ in 0..ATTEMPTS {
-            let seen_before = seen.len();
-            // To know what is new in the next attempt takes to know all of this one.
+        let mut attempts = Attempts::begin();
+        while attempts.go_on() {
             let is_compared = again.as_ref() == Some(asked);
             self.ask(asked)?;
             let end = self.receive(|message| {
                 let listed = asked.parse(message).map_err(|_| malformed())?;
                 let is_new = !seen.contains(&listed.cookie);
-                if is_new && is_compared {
+                if is_compared {
                     seen.insert(listed.cookie);
+                    attempts.shows(listed.cookie);
                 }
                 Ok(if is_new { hand_over(listed, seen, &mut each) } else { GO_ON })
             })?;
@@ -163,7 +163,7 @@ impl SockDiag {
                         continue;
                     }
                     // Between two datagrams something may have been hidden.
-                    let hides = parts > 1 && (!is_compared || seen.len() > seen_before);
+                    let hides = parts > 1 && !(is_compared && attempts.is_settled());
                     match &again {
                         Some(again) if hides => asked = again,
                         _ => break,
