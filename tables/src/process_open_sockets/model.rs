@@ -454,8 +454,10 @@ impl Owners {
 pub(crate) enum GapKind {
     /// The file descriptors of a process: its sockets look as if nobody held them.
     Fds,
-    /// Processes that the mount of proc does not show.
-    Processes,
+    /// Processes of others, in a mount of proc with hidepid.
+    Hidepid,
+    /// Processes outside the PID namespace of the mount of proc.
+    PidNamespace,
     /// The network namespace of a process: its sockets may be missing.
     NetNamespace,
     /// A network namespace that is mounted and that no process was seen in: its sockets are missing.
@@ -493,7 +495,7 @@ impl Gap {
         match self.kind {
             GapKind::Vanished | GapKind::Left => log::Level::Debug,
             // It is so for as long as the extension lives.
-            GapKind::Processes => log::Level::Info,
+            GapKind::PidNamespace => log::Level::Info,
             _ => log::Level::Warn,
         }
     }
@@ -506,9 +508,13 @@ impl fmt::Display for Gap {
                 "processes whose file descriptors could not be read",
                 "they are not shown as holders",
             ),
-            GapKind::Processes => (
-                "mounts of proc that do not show all processes",
-                "sockets of the others have pid -1",
+            GapKind::Hidepid => (
+                "mounts of proc with hidepid, which do not show the processes of others",
+                "their sockets have pid -1",
+            ),
+            GapKind::PidNamespace => (
+                "mounts of proc that are not of the first PID namespace",
+                "sockets of processes outside it have pid -1",
             ),
             GapKind::NetNamespace => (
                 "processes whose network namespace could not be told",
@@ -539,7 +545,7 @@ impl fmt::Display for Gap {
             ),
             GapKind::Forged => (
                 "lines forged in the path of a UNIX socket, about a socket of another kind",
-                "they are left out; who bound that path is up to no good",
+                "they are left out",
             ),
             GapKind::Vanished => ("sockets that came or went during the scan", "they are left out"),
         };
@@ -598,7 +604,8 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Why nobody in the snapshot holds this socket of it.
     pub(crate) fn owner_unknown(&self, socket: &Socket) -> OwnerUnknown {
-        let not_all_seen = self.gaps.has(GapKind::Fds) || self.gaps.has(GapKind::Processes);
+        let hidden = [GapKind::Fds, GapKind::Hidepid, GapKind::PidNamespace];
+        let not_all_seen = hidden.into_iter().any(|kind| self.gaps.has(kind));
         let with_file =
             if not_all_seen { OwnerUnknown::Unreadable } else { OwnerUnknown::NoProcess };
         socket.is_without_file().unwrap_or(with_file)

@@ -12,6 +12,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::Error;
+use crate::process_open_sockets::model::GapKind;
 use crate::process_open_sockets::parse::{proc_link, proc_status};
 
 /// An open mount of proc. Every path below it is looked up from here, so it reads the same mount
@@ -65,15 +66,20 @@ impl ProcRoot {
             .is_none_or(|group| group == pid)
     }
 
-    /// Whether it shows every process of the machine: it is of the first PID namespace, and not
-    /// mounted with hidepid (proc(5)), under which others' processes are not there.
-    pub(super) fn shows_all_processes(&self) -> bool {
+    /// Why it does not show every process of the machine, if so: it is mounted with hidepid (proc(5)),
+    /// under which others' processes are not there, or it is not of the first PID namespace.
+    pub(super) fn hides_processes(&self) -> Option<GapKind> {
         /// The same on every machine (`PROC_PID_INIT_INO` in `include/linux/proc_ns.h`).
         const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
-        let Ok(first) = self.process(1) else { return !self.is_real() };
+        // It can be opened even where it is not shown.
+        if statat(&self.directory, "1", AtFlags::empty()).is_err() {
+            return self.is_real().then_some(GapKind::Hidepid);
+        }
+        let first = self.process(1).ok()?;
         let read = |process: &Process| process.link("ns/pid", proc_link::pid_namespace).ok()?;
         let number = read(&first).or_else(|| read(&self.own_process().ok()?));
-        number.is_none_or(|number| number == FIRST_PID_NAMESPACE)
+        let is_another = number.is_some_and(|number| number != FIRST_PID_NAMESPACE);
+        is_another.then_some(GapKind::PidNamespace)
     }
 
     /// Whether its pids are those that system calls take: it is of the calling process's PID namespace.

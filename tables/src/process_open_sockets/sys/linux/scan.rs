@@ -408,7 +408,7 @@ impl<'a> Scan<'a> {
                         let is_other =
                             is_of_another_table(self.root, holders, run.table, run.teller);
                         if is_other {
-                            note_forged(socket.inode, run.table, &mut self.gaps);
+                            note_forged(socket, &mut self.gaps);
                         }
                         is_other || is_again
                     }
@@ -500,8 +500,10 @@ impl<'a> Scan<'a> {
     fn finish(self, namespaces: &Namespaces, owners: Owners) -> Snapshot {
         let Scan { root, filter, sockets, mut gaps, .. } = self;
         namespaces.note_unnumbered(root, &mut gaps);
-        if filter.shows(Field::OwnerUnknown) && !root.shows_all_processes() {
-            gaps.add(GapKind::Processes, || root.path().display().to_string());
+        if filter.admits_unowned()
+            && let Some(kind) = root.hides_processes()
+        {
+            gaps.add(kind, || root.path().display().to_string());
         }
         let host = if filter.shows(Field::Scope) { namespaces.host(root) } else { None };
         let cgroups = if filter.shows(Field::CgroupPath) {

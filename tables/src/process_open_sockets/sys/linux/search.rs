@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::fds;
 use super::proc_root::ProcRoot;
 use super::tables::Teller;
-use crate::process_open_sockets::model::{FdOwner, GapKind, Gaps, Owners, Socket};
+use crate::process_open_sockets::model::{Binding, FdOwner, GapKind, Gaps, Owners, Socket};
 use crate::process_open_sockets::parse::proto_name::Candidates;
 use crate::process_open_sockets::socket_table::SocketTable;
 
@@ -100,7 +100,7 @@ impl<'a> Search<'a> {
             None => is_of_another_table(self.root, self.owners.of(socket.inode), table, teller),
         };
         if is_other {
-            note_forged(socket.inode, table, gaps);
+            note_forged(socket, gaps);
             return false;
         }
         if !teller.may_be_deceived_about(table) {
@@ -163,8 +163,9 @@ pub(super) fn is_of_another_table(
 }
 
 /// Counts a socket that a file was made to tell of.
-pub(super) fn note_forged(inode: u64, table: SocketTable, gaps: &mut Gaps) {
-    if table == SocketTable::Unix {
-        gaps.add(GapKind::Forged, || format!("socket:[{inode}] in {}", table.name()));
+pub(super) fn note_forged(socket: &Socket, gaps: &mut Gaps) {
+    if let Binding::Unix { path } = &socket.binding {
+        let path = String::from_utf8_lossy(path);
+        gaps.add(GapKind::Forged, || format!("socket:[{}], path {path:?}", socket.inode));
     }
 }
