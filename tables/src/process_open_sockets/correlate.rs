@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 
 use super::Field;
 use super::filter::{Filter, UNOWNED, net_namespace_text};
-use super::model::{Binding, Endpoint, FdOwner, Snapshot, Socket, inet_ntop};
+use super::inet_ntop::inet_ntop;
+use super::model::{Binding, Endpoint, FdOwner, Snapshot, Socket};
 use crate::{Rows, Value};
 
 /// The rows of a snapshot that are asked for, one for each holder of a socket, and one for each

@@ -8,7 +8,9 @@
 pub mod bench;
 mod correlate;
 mod filter;
+mod gap;
 mod gap_log;
+mod inet_ntop;
 mod model;
 mod parse;
 mod socket_table;
@@ -20,8 +22,8 @@ use std::time::{Duration, Instant};
 
 use bitflags::bitflags;
 
+use self::gap::Gaps;
 use self::gap_log::GapLog;
-use self::model::Gaps;
 use crate::{Column, ColumnOptions, ColumnType, Error, QueryContext, Rows, Table};
 
 /// The table's name; in osquery it is taken by the built-in table.

@@ -1,12 +1,12 @@
 //! What the kernel's sources tell, in the kernel's terms.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
 
+use super::gap::{GapKind, Gaps};
 use super::socket_table::{IPPROTO_IP, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_TCP};
 
 /// The network namespace of a socket: the number in the link text `net:[4026531840]`.
@@ -449,146 +449,6 @@ impl Owners {
     }
 }
 
-/// What kind of thing could not be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GapKind {
-    /// The file descriptors of a process: its sockets look as if nobody held them.
-    Fds,
-    /// Processes of others, in a mount of proc with hidepid.
-    Hidepid,
-    /// Processes outside the PID namespace of the mount of proc.
-    PidNamespace,
-    /// The network namespace of a process: its sockets may be missing.
-    NetNamespace,
-    /// A network namespace that is mounted and that no process was seen in: its sockets are missing.
-    MountedNetNamespace,
-    /// The number of a network namespace: its sockets have no net_namespace.
-    NetNamespaceNumber,
-    /// A namespace that all processes had left when its files were to be read, if it was not gone with
-    /// them.
-    Left,
-    /// A file of sockets, or its end.
-    SocketFile,
-    /// A table of which the kernel has no dump, where nothing else may be asked.
-    NoDump,
-    /// A line of such a file.
-    Line,
-    /// A line that somebody wrote into the path of a UNIX socket, about a socket of another kind.
-    Forged,
-    /// A socket that had no holder at first and was gone when looked for again: it came or went
-    /// during the scan.
-    Vanished,
-}
-
-/// All that could not be read of one kind.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Gap {
-    pub(crate) kind: GapKind,
-    pub(crate) count: u64,
-    /// Where it was seen first, and why.
-    pub(crate) first: String,
-}
-
-impl Gap {
-    /// How loud the log should be about it: sockets come and go all the time.
-    pub(crate) fn level(&self) -> log::Level {
-        match self.kind {
-            GapKind::Vanished | GapKind::Left => log::Level::Debug,
-            // It is so for as long as the extension lives.
-            GapKind::PidNamespace => log::Level::Info,
-            _ => log::Level::Warn,
-        }
-    }
-}
-
-impl fmt::Display for Gap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, effect) = match self.kind {
-            GapKind::Fds => (
-                "processes whose file descriptors could not be read",
-                "they are not shown as holders",
-            ),
-            GapKind::Hidepid => (
-                "mounts of proc with hidepid, which do not show the processes of others",
-                "their sockets have pid -1",
-            ),
-            GapKind::PidNamespace => (
-                "mounts of proc that are not of the first PID namespace",
-                "sockets of processes outside it have pid -1",
-            ),
-            GapKind::NetNamespace => (
-                "processes whose network namespace could not be told",
-                "sockets of a namespace that no other process is in are missing",
-            ),
-            GapKind::MountedNetNamespace => (
-                "network namespaces without processes that could not be entered",
-                "their sockets are missing",
-            ),
-            GapKind::NetNamespaceNumber => (
-                "network namespaces whose number could not be read",
-                "their sockets have an empty net_namespace",
-            ),
-            GapKind::Left => (
-                "network namespaces that all processes left during the scan",
-                "if they are still there, their sockets are missing",
-            ),
-            GapKind::SocketFile => {
-                ("files of sockets not read to their end", "sockets are missing")
-            }
-            GapKind::NoDump => (
-                "tables that netlink does not give",
-                "their sockets are missing; --source auto reads /proc/net for them",
-            ),
-            GapKind::Line => (
-                "malformed lines",
-                "each may be a socket that is missing, or the rest of a UNIX path with a newline",
-            ),
-            GapKind::Forged => (
-                "lines forged in the path of a UNIX socket, about a socket of another kind",
-                "they are left out",
-            ),
-            GapKind::Vanished => ("sockets that came or went during the scan", "they are left out"),
-        };
-        write!(f, "{what}: {} (first: {}); {effect}", self.count, self.first)
-    }
-}
-
-/// What could not be read, counted by kind: its size does not grow with the host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Gaps(Vec<Gap>);
-
-impl Gaps {
-    /// Counts one; `first` is called only for the first of its kind.
-    pub(crate) fn add(&mut self, kind: GapKind, first: impl FnOnce() -> String) {
-        match self.0.iter_mut().find(|gap| gap.kind == kind) {
-            Some(gap) => gap.count += 1,
-            None => self.0.push(Gap { kind, count: 1, first: first() }),
-        }
-    }
-
-    pub(crate) fn extend(&mut self, more: Gaps) {
-        for gap in more.0 {
-            match self.0.iter_mut().find(|known| known.kind == gap.kind) {
-                Some(known) => known.count += gap.count,
-                None => self.0.push(gap),
-            }
-        }
-    }
-
-    /// Whether some of them mean that sockets were not read.
-    pub(crate) fn has_missing_sockets(&self) -> bool {
-        self.has(GapKind::SocketFile) || self.has(GapKind::NoDump) || self.has(GapKind::Left)
-    }
-
-    pub(crate) fn has(&self, kind: GapKind) -> bool {
-        self.iter().any(|gap| gap.kind == kind)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Gap> {
-        self.0.iter()
-    }
-}
-
 /// What was collected for one query.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
@@ -610,44 +470,6 @@ impl Snapshot {
             if not_all_seen { OwnerUnknown::Unreadable } else { OwnerUnknown::NoProcess };
         socket.is_without_file().unwrap_or(with_file)
     }
-}
-
-/// An address as glibc's `inet_ntop` prints it.
-///
-/// It differs from Rust's `Display` where six zero words are followed by one that is not zero:
-/// glibc takes the rest for an IPv4 address (`::1.2.3.4`).
-pub(crate) fn inet_ntop(address: IpAddr) -> String {
-    match address {
-        IpAddr::V6(v6) => match v6.segments() {
-            [0, 0, 0, 0, 0, 0, high, _] if high != 0 => format!("::{}", embedded_ipv4(v6)),
-            _ => v6.to_string(),
-        },
-        IpAddr::V4(v4) => ipv4_text(v4),
-    }
-}
-
-/// Without the machinery of formatting, since a large answer has hundreds of thousands of these.
-fn ipv4_text(address: Ipv4Addr) -> String {
-    let mut text = String::with_capacity("255.255.255.255".len());
-    let digit = |number: u8| char::from(b'0' + number % 10);
-    for (place, octet) in address.octets().into_iter().enumerate() {
-        if place > 0 {
-            text.push('.');
-        }
-        if octet >= 100 {
-            text.push(digit(octet / 100));
-        }
-        if octet >= 10 {
-            text.push(digit(octet / 10));
-        }
-        text.push(digit(octet));
-    }
-    text
-}
-
-fn embedded_ipv4(address: Ipv6Addr) -> Ipv4Addr {
-    let [.., a, b, c, d] = address.octets();
-    [a, b, c, d].into()
 }
 
 #[cfg(test)]
@@ -713,59 +535,9 @@ mod tests {
     }
 
     #[test]
-    fn gaps_of_a_kind_are_one_with_a_count_and_the_first_reason() {
-        let mut gaps = Gaps::default();
-        gaps.add(GapKind::Fds, || "/proc/1/fd: denied".into());
-        gaps.add(GapKind::Line, || "net/unix line 3".into());
-        gaps.add(GapKind::Fds, || "/proc/2/fd: denied".into());
-        let seen: Vec<_> = gaps.iter().map(|gap| (gap.kind, gap.count, &gap.first[..])).collect();
-        assert_eq!(
-            seen,
-            [(GapKind::Fds, 2, "/proc/1/fd: denied"), (GapKind::Line, 1, "net/unix line 3")]
-        );
-    }
-
-    #[test]
     fn unknown_tcp_states_keep_their_number_and_print_as_osquery_does() {
         assert_eq!(TcpState::from(13), TcpState::Unknown(13));
         assert_eq!(TcpState::from(13).name(), "UNKNOWN");
         assert_eq!(TcpState::from(0).name(), "UNKNOWN");
-    }
-
-    #[test]
-    fn addresses_that_rust_prints_in_another_way_come_out_as_glibc_prints_them() {
-        for (segments, text) in [
-            ([0, 0, 0, 0, 0, 0, 0x0102, 0x0304], "::1.2.3.4"),
-            ([0, 0, 0, 0, 0, 0, 1, 2], "::0.1.0.2"),
-            ([0, 0, 0, 0, 0, 0xffff, 0x7f00, 1], "::ffff:127.0.0.1"),
-            ([0, 0, 0, 0, 0, 0, 0, 0x0304], "::304"),
-            ([0, 0, 0, 0, 0, 0, 0, 1], "::1"),
-            ([0, 0, 0, 0, 0, 0, 0, 0], "::"),
-            ([0xfe80, 0, 0, 0, 1, 0, 0, 1], "fe80::1:0:0:1"),
-            ([0x2001, 0xdb8, 0, 1, 1, 1, 1, 1], "2001:db8:0:1:1:1:1:1"),
-        ] {
-            assert_eq!(inet_ntop(IpAddr::V6(segments.into())), text);
-        }
-    }
-
-    #[test]
-    fn every_octet_of_an_ipv4_address_is_printed_in_decimal() {
-        for octet in 0..=255 {
-            let address = Ipv4Addr::new(octet, 0, 255 - octet, octet);
-            assert_eq!(inet_ntop(address.into()), address.to_string());
-        }
-    }
-
-    #[test]
-    fn addresses_print_as_the_c_library_prints_them() {
-        let samples = include_str!("../../../fixtures/inet_ntop/glibc-2.36.txt");
-        let mut compared = 0;
-        for line in samples.lines().filter(|line| !line.starts_with('#')) {
-            let (hex, text) = line.split_once(' ').unwrap();
-            let address = Ipv6Addr::from_bits(u128::from_str_radix(hex, 16).unwrap());
-            assert_eq!(inet_ntop(IpAddr::V6(address)), text, "for {hex}");
-            compared += 1;
-        }
-        assert_eq!(compared, 600);
     }
 }

@@ -4,7 +4,7 @@ use super::fds;
 use super::proc_root::ProcRoot;
 use super::sock_diag::{Handed, SockDiag};
 use crate::Error;
-use crate::process_open_sockets::model::Gaps;
+use crate::process_open_sockets::gap::Gaps;
 use crate::process_open_sockets::parse::sock_diag::Request;
 use crate::process_open_sockets::socket_table::SocketTable;
 

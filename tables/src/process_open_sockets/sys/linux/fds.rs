@@ -19,7 +19,8 @@ use rustix::path::DecInt;
 use super::cores;
 use super::kcmp;
 use super::proc_root::{ProcRoot, Process, for_each_number, is_gone, read_link};
-use crate::process_open_sockets::model::{FdOwner, GapKind, Gaps};
+use crate::process_open_sockets::gap::{GapKind, Gaps};
+use crate::process_open_sockets::model::FdOwner;
 use crate::process_open_sockets::parse::proc_link;
 
 /// The descriptors of these processes that hold a socket and that `wanted` says yes to, in no order.

@@ -23,7 +23,8 @@ use rustix::io::Errno;
 
 use super::door::{self, Door, in_net_namespace, open_mounted};
 use super::proc_root::{ProcRoot, Process, is_gone};
-use crate::process_open_sockets::model::{GapKind, Gaps, NetNamespace};
+use crate::process_open_sockets::gap::{GapKind, Gaps};
+use crate::process_open_sockets::model::NetNamespace;
 use crate::process_open_sockets::parse::mountinfo::mounts_of;
 use crate::process_open_sockets::parse::proc_link;
 

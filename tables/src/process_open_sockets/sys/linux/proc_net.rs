@@ -16,7 +16,8 @@ use super::attempts::Attempts;
 use super::netns::Namespace;
 use super::proc_root::ProcRoot;
 use super::sock_diag::Handed;
-use crate::process_open_sockets::model::{Binding, GapKind, Gaps, Socket, TcpState};
+use crate::process_open_sockets::gap::{GapKind, Gaps};
+use crate::process_open_sockets::model::{Binding, Socket, TcpState};
 use crate::process_open_sockets::socket_table::{Crowded, SocketTable};
 
 /// Hands over every socket that a file of the namespace lists, each once, until it is enough.

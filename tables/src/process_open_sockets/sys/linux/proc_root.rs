@@ -12,7 +12,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::Error;
-use crate::process_open_sockets::model::GapKind;
+use crate::process_open_sockets::gap::GapKind;
 use crate::process_open_sockets::parse::{proc_link, proc_status};
 
 /// An open mount of proc. Every path below it is looked up from here, so it reads the same mount

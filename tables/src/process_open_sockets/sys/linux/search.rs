@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use super::fds;
 use super::proc_root::ProcRoot;
 use super::tables::Teller;
-use crate::process_open_sockets::model::{Binding, FdOwner, GapKind, Gaps, Owners, Socket};
+use crate::process_open_sockets::gap::{GapKind, Gaps};
+use crate::process_open_sockets::model::{Binding, FdOwner, Owners, Socket};
 use crate::process_open_sockets::parse::proto_name::Candidates;
 use crate::process_open_sockets::socket_table::SocketTable;
 

@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketType, ipproto};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::quiet::{in_quiet_namespace, say_left_out, sockets};
-use crate::process_open_sockets::model::GapKind;
+use crate::process_open_sockets::gap::GapKind;
 use crate::process_open_sockets::{
     Families, Field, Options, ProcessOpenSockets, Source, filter, sys,
 };

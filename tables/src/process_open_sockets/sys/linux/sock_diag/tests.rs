@@ -17,7 +17,8 @@ use super::super::proc_net;
 use super::super::proc_root::ProcRoot;
 use super::super::quiet::{in_quiet_namespace, printed, say_left_out, sockets};
 use super::*;
-use crate::process_open_sockets::model::{Gaps, TcpState};
+use crate::process_open_sockets::gap::Gaps;
+use crate::process_open_sockets::model::TcpState;
 use crate::process_open_sockets::parse::sock_diag::States;
 use crate::process_open_sockets::socket_table::SocketTable;
 

@@ -1,0 +1,161 @@
+//! What could not be read.
+
+use std::fmt;
+
+/// What kind of thing could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GapKind {
+    /// The file descriptors of a process: its sockets look as if nobody held them.
+    Fds,
+    /// Processes of others, in a mount of proc with hidepid.
+    Hidepid,
+    /// Processes outside the PID namespace of the mount of proc.
+    PidNamespace,
+    /// The network namespace of a process: its sockets may be missing.
+    NetNamespace,
+    /// A network namespace that is mounted and that no process was seen in: its sockets are missing.
+    MountedNetNamespace,
+    /// The number of a network namespace: its sockets have no net_namespace.
+    NetNamespaceNumber,
+    /// A namespace that all processes had left when its files were to be read, if it was not gone with
+    /// them.
+    Left,
+    /// A file of sockets, or its end.
+    SocketFile,
+    /// A table of which the kernel has no dump, where nothing else may be asked.
+    NoDump,
+    /// A line of such a file.
+    Line,
+    /// A line that somebody wrote into the path of a UNIX socket, about a socket of another kind.
+    Forged,
+    /// A socket that had no holder at first and was gone when looked for again: it came or went
+    /// during the scan.
+    Vanished,
+}
+
+/// All that could not be read of one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Gap {
+    pub(crate) kind: GapKind,
+    pub(crate) count: u64,
+    /// Where it was seen first, and why.
+    pub(crate) first: String,
+}
+
+impl Gap {
+    /// How loud the log should be about it: sockets come and go all the time.
+    pub(crate) fn level(&self) -> log::Level {
+        match self.kind {
+            GapKind::Vanished | GapKind::Left => log::Level::Debug,
+            // It is so for as long as the extension lives.
+            GapKind::PidNamespace => log::Level::Info,
+            _ => log::Level::Warn,
+        }
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, effect) = match self.kind {
+            GapKind::Fds => (
+                "processes whose file descriptors could not be read",
+                "they are not shown as holders",
+            ),
+            GapKind::Hidepid => (
+                "mounts of proc with hidepid, which do not show the processes of others",
+                "their sockets have pid -1",
+            ),
+            GapKind::PidNamespace => (
+                "mounts of proc that are not of the first PID namespace",
+                "sockets of processes outside it have pid -1",
+            ),
+            GapKind::NetNamespace => (
+                "processes whose network namespace could not be told",
+                "sockets of a namespace that no other process is in are missing",
+            ),
+            GapKind::MountedNetNamespace => (
+                "network namespaces without processes that could not be entered",
+                "their sockets are missing",
+            ),
+            GapKind::NetNamespaceNumber => (
+                "network namespaces whose number could not be read",
+                "their sockets have an empty net_namespace",
+            ),
+            GapKind::Left => (
+                "network namespaces that all processes left during the scan",
+                "if they are still there, their sockets are missing",
+            ),
+            GapKind::SocketFile => {
+                ("files of sockets not read to their end", "sockets are missing")
+            }
+            GapKind::NoDump => (
+                "tables that netlink does not give",
+                "their sockets are missing; --source auto reads /proc/net for them",
+            ),
+            GapKind::Line => (
+                "malformed lines",
+                "each may be a socket that is missing, or the rest of a UNIX path with a newline",
+            ),
+            GapKind::Forged => (
+                "lines forged in the path of a UNIX socket, about a socket of another kind",
+                "they are left out",
+            ),
+            GapKind::Vanished => ("sockets that came or went during the scan", "they are left out"),
+        };
+        write!(f, "{what}: {} (first: {}); {effect}", self.count, self.first)
+    }
+}
+
+/// What could not be read, counted by kind: its size does not grow with the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gaps(Vec<Gap>);
+
+impl Gaps {
+    /// Counts one; `first` is called only for the first of its kind.
+    pub(crate) fn add(&mut self, kind: GapKind, first: impl FnOnce() -> String) {
+        match self.0.iter_mut().find(|gap| gap.kind == kind) {
+            Some(gap) => gap.count += 1,
+            None => self.0.push(Gap { kind, count: 1, first: first() }),
+        }
+    }
+
+    pub(crate) fn extend(&mut self, more: Gaps) {
+        for gap in more.0 {
+            match self.0.iter_mut().find(|known| known.kind == gap.kind) {
+                Some(known) => known.count += gap.count,
+                None => self.0.push(gap),
+            }
+        }
+    }
+
+    /// Whether some of them mean that sockets were not read.
+    pub(crate) fn has_missing_sockets(&self) -> bool {
+        self.has(GapKind::SocketFile) || self.has(GapKind::NoDump) || self.has(GapKind::Left)
+    }
+
+    pub(crate) fn has(&self, kind: GapKind) -> bool {
+        self.iter().any(|gap| gap.kind == kind)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Gap> {
+        self.0.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_of_a_kind_are_one_with_a_count_and_the_first_reason() {
+        let mut gaps = Gaps::default();
+        gaps.add(GapKind::Fds, || "/proc/1/fd: denied".into());
+        gaps.add(GapKind::Line, || "net/unix line 3".into());
+        gaps.add(GapKind::Fds, || "/proc/2/fd: denied".into());
+        let seen: Vec<_> = gaps.iter().map(|gap| (gap.kind, gap.count, &gap.first[..])).collect();
+        assert_eq!(
+            seen,
+            [(GapKind::Fds, 2, "/proc/1/fd: denied"), (GapKind::Line, 1, "net/unix line 3")]
+        );
+    }
+}

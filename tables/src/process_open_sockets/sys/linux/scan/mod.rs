@@ -1,0 +1,113 @@
+//! One scan of the host: which sockets there are, and who holds them.
+
+mod all;
+mod held;
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::netns::{Namespace, Namespaces};
+use super::proc_root::ProcRoot;
+use super::search::candidates;
+use super::tables::{Tables, Wanted};
+use super::{cgroup, fds};
+use crate::process_open_sockets::filter::Filter;
+use crate::process_open_sockets::gap::Gaps;
+use crate::process_open_sockets::model::{Details, FdOwner, Owners, Snapshot, Socket};
+use crate::process_open_sockets::parse::proto_name;
+use crate::process_open_sockets::socket_table::SocketTable;
+use crate::process_open_sockets::{Field, Options};
+
+pub(super) struct Scan<'a> {
+    root: &'a ProcRoot,
+    options: &'a Options,
+    filter: &'a Filter,
+    sockets: Vec<Socket>,
+    gaps: Gaps,
+}
+
+impl<'a> Scan<'a> {
+    pub(super) fn new(root: &'a ProcRoot, options: &'a Options, filter: &'a Filter) -> Self {
+        Scan { root, options, filter, sockets: Vec::new(), gaps: Gaps::default() }
+    }
+
+    fn find_namespaces(&mut self, namespaces: &mut Namespaces, pids: impl Iterator<Item = i32>) {
+        for pid in pids {
+            namespaces.add(self.root, pid, &mut self.gaps);
+        }
+    }
+
+    /// Those that no process's first thread is in.
+    fn find_unusual_namespaces(&mut self, namespaces: &mut Namespaces, pids: &[i32]) {
+        for &pid in pids {
+            namespaces.add_threads(self.root, pid);
+        }
+        namespaces.add_mounted(self.root, pids.iter().copied(), &mut self.gaps);
+    }
+
+    fn walk(&mut self, pids: &[i32], wanted: impl Fn(&FdOwner) -> bool + Sync) -> Vec<FdOwner> {
+        fds::walk(self.root, pids, self.options.threads, wanted, &mut self.gaps)
+    }
+
+    /// Adds rows of held sockets that no table had: with what a table says of them now, if they came
+    /// into one meanwhile, and else with what their descriptors tell.
+    fn add_unlisted(&mut self, namespaces: &Namespaces, inodes: Vec<u64>, owners: &Owners) {
+        let filter = self.filter;
+        // In order, so that an answer looks like the last one.
+        let mut unlisted = BTreeMap::new();
+        for inode in inodes {
+            let told = candidates(self.root, owners.of(inode), |name, candidates| {
+                let hidden = |table: SocketTable| {
+                    candidates.contains(table) && !filter.admits_families_of(table)
+                };
+                let is_hidden = SocketTable::ALL.into_iter().any(hidden);
+                (!is_hidden).then(|| (candidates, proto_name::unlisted(name)))
+            });
+            if let Some(told) = told.flatten() {
+                unlisted.insert(inode, told);
+            }
+        }
+        for namespace in namespaces.iter() {
+            let mut tables = Tables::of(self.root, namespace, self.options.source);
+            for table in admitted_tables(filter, namespace) {
+                if !unlisted.values().any(|(candidates, _)| candidates.contains(table)) {
+                    continue;
+                }
+                let request = filter.whole(table);
+                let (sockets, gaps) = (&mut self.sockets, &mut self.gaps);
+                tables.read(table, request.as_ref(), sockets, gaps, |socket, teller| {
+                    let is_it = !teller.may_be_deceived_about(table)
+                        && unlisted.remove(&socket.inode).is_some();
+                    if is_it && filter.admits_socket(socket) { Wanted::Yes } else { Wanted::No }
+                });
+            }
+        }
+        let made = unlisted.into_iter().map(|(inode, (_, binding))| {
+            let details = Details::default();
+            Socket { inode, net_namespace: None, binding, details }
+        });
+        self.sockets.extend(made.filter(|socket| filter.admits_socket(socket)));
+    }
+
+    fn finish(self, namespaces: &Namespaces, owners: Owners) -> Snapshot {
+        let Scan { root, filter, sockets, mut gaps, .. } = self;
+        namespaces.note_unnumbered(root, &mut gaps);
+        if filter.admits_unowned()
+            && let Some(kind) = root.hides_processes()
+        {
+            gaps.add(kind, || root.path().display().to_string());
+        }
+        let host = if filter.shows(Field::Scope) { namespaces.host(root) } else { None };
+        let cgroups = if filter.shows(Field::CgroupPath) {
+            cgroup::paths(root, sockets.iter().filter_map(|socket| socket.details.cgroup))
+        } else {
+            HashMap::new()
+        };
+        Snapshot { sockets, owners, gaps, host, cgroups }
+    }
+}
+
+/// The tables of a namespace that can have a socket that is asked for.
+fn admitted_tables(filter: &Filter, namespace: &Namespace) -> impl Iterator<Item = SocketTable> {
+    let asked = filter.admits_net_namespace(namespace.number());
+    SocketTable::ALL.into_iter().filter(move |&table| asked && filter.admits_table(table))
+}
