@@ -435,6 +435,35 @@ fn the_families_that_are_chosen_and_no_others_are_shown() {
 }
 
 #[test]
+fn a_socket_that_is_handed_on_from_process_to_process_in_a_namespace_of_theirs_is_seen() {
+    let _alone = alone();
+    let test =
+        "a_socket_that_is_handed_on_from_process_to_process_in_a_namespace_of_theirs_is_seen";
+    if !can_run(test) {
+        return;
+    }
+    let place = Place::new();
+    // Each process leaves the socket to the next one, and ends.
+    let script = "go() { sleep 0.01; [ $1 = 0 ] || go $(($1 - 1)) <&3 & }; exec 3<&0; go 400";
+    let (number, mut first) = place.inside(|| {
+        let listener = TcpListener::bind((LOCALHOST, 7501)).unwrap();
+        let number = inode(&listener);
+        let mut sh = std::process::Command::new("sh");
+        let child = sh.args(["-c", script]).stdin(OwnedFd::from(listener)).spawn().unwrap();
+        (number, child)
+    });
+    drop(place);
+    first.wait().unwrap();
+    let mut shown = 0;
+    for _ in 0..40 {
+        let rows = expected::rows_of_socket(Options::default(), number);
+        shown += usize::from(!rows.is_empty() && rows.iter().all(Row::is_held));
+    }
+    assert_eq!(shown, 40);
+    wait_for(|| expected::rows_of_socket(Options::default(), number).is_empty());
+}
+
+#[test]
 fn a_path_with_a_newline_forges_no_row() {
     let _alone = alone();
     if !can_run("a_path_with_a_newline_forges_no_row") {

@@ -148,6 +148,10 @@ impl Row {
         self.cell("pid") == std::process::id().to_string()
     }
 
+    pub(crate) fn is_held(&self) -> bool {
+        self.cell("pid") != "-1"
+    }
+
     /// Whether the other row, which has every column, is as this one says.
     pub(crate) fn is_like(&self, shown: &Row) -> bool {
         shown.0.iter().all(|(name, value)| {
@@ -204,6 +208,11 @@ fn rows(options: Options, constraints: &[(&str, String)]) -> Vec<Row> {
         Row(columns.map(|(place, column)| (column.name.to_string(), cell(row, place))).collect())
     };
     (0..Rows::len(&*rows)).map(row).collect()
+}
+
+/// The rows of the socket of that inode.
+pub(crate) fn rows_of_socket(options: Options, inode: u64) -> Vec<Row> {
+    rows(options, &[("socket", inode.to_string())])
 }
 
 /// This process's rows.
