@@ -9,7 +9,7 @@ use std::path::Path;
 use support::log_capture::logged;
 use support::proc_tree::{ProcTree, TCP_HEADER, UNIX_HEADER, tcp_line, unix_line};
 use support::rows::{rows_where, table};
-use tables::{Error, QueryContext, Table};
+use tables::{Error, QueryContext, Table, Value};
 
 /// All rows of the tree, and the warnings that reading it gave.
 fn read(tree: &ProcTree) -> (Vec<String>, Vec<String>) {
@@ -177,6 +177,56 @@ fn a_cut_file_gives_its_whole_lines() {
         assert_eq!(log.len(), 1, "{log:?}");
         assert!(log[0].contains("line 3 of PROC/1/net/tcp"), "{log:?}");
     }
+}
+
+/// A column of every row, in order.
+fn column(tree: &ProcTree, name: &str) -> Vec<Option<String>> {
+    let table = table(tree.path());
+    let place = table.columns().iter().position(|column| column.name == name).unwrap();
+    let rows = table.generate(&QueryContext::default()).unwrap();
+    let cell = |row| match rows.cell(row, place) {
+        Value::Null => None,
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Text(text) => Some(text.into_owned()),
+    };
+    let mut cells: Vec<_> = (0..rows.len()).map(cell).collect();
+    cells.sort();
+    cells
+}
+
+#[test]
+fn a_socket_without_a_holder_is_no_process_s_only_if_every_process_was_looked_into() {
+    let tree = || {
+        let text = format!("{TCP_HEADER}{}{}", tcp_line(80, "1001"), tcp_line(81, "1002"));
+        let tree = ProcTree::default().namespace(5).file(5, "tcp", text);
+        tree.process(1, 5, &[(3, "1001")]).process(2, 5, &[])
+    };
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(column(&tree(), "owner_unknown"), [text(""), text("no_process")]);
+    let denied = tree().with_unreadable_fds(2);
+    assert_eq!(column(&denied, "owner_unknown"), [text(""), text("unreadable")]);
+}
+
+#[test]
+fn the_scope_is_1_in_the_namespace_of_the_first_process_and_0_in_another() {
+    let listening = |port, inode| format!("{TCP_HEADER}{}", tcp_line(port, inode));
+    let tree = || {
+        ProcTree::default()
+            .namespace(5)
+            .file(5, "tcp", listening(80, "1001"))
+            .namespace(6)
+            .file(6, "tcp", listening(81, "1002"))
+            .process(1, 5, &[(3, "1001")])
+            .process(2, 6, &[(3, "1002")])
+            .process(3, 5, &[])
+    };
+    let number = |number: &str| Some(number.to_owned());
+    assert_eq!(column(&tree(), "scope"), [number("0"), number("1")]);
+    // Another process in its namespace tells the number.
+    assert_eq!(column(&tree().without_namespace_link(1), "scope"), [number("0"), number("1")]);
+    // Nobody does.
+    let unknown = tree().without_namespace_link(1).without_namespace_link(3);
+    assert_eq!(column(&unknown, "scope"), [None, None]);
 }
 
 #[test]

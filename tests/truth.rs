@@ -25,7 +25,7 @@ use expected::{Row, inode, wait_for};
 use place::{Keeper, Parked, Place};
 use rustix::net::{AddressFamily, SocketAddrUnix, ipproto};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use support::left_out::is_root_or_say;
+use support::left_out::{is_root_or_say, say_left_out};
 use tables::process_open_sockets::{Families, Options};
 
 /// One test at a time: until a child is a program of its own it holds all that this process holds.
@@ -477,6 +477,38 @@ fn a_path_with_a_newline_forges_no_row() {
     rows.push(place.mine(&victim).unix("", "2").queues(0, 0));
     rows.extend(unix(&place, &mut held, 4_242_424_242, "two"));
     assert_eq!(expected::differences(Options::default(), &[place], &rows), [""; 0]);
+}
+
+#[test]
+fn a_socket_shows_the_control_group_in_which_it_was_made() {
+    let _alone = alone();
+    let test = "a_socket_shows_the_control_group_in_which_it_was_made";
+    if !can_run(test) {
+        return;
+    }
+    let Some(group) = expected::ControlGroup::new() else {
+        return say_left_out(test, "no tree of control groups of version 2 that can be written");
+    };
+    let mut place = Place::new();
+    place.keep_by_process();
+    let listener = group.inside(|| place.inside(|| TcpListener::bind((LOCALHOST, 7601)).unwrap()));
+    let row = place.mine(&listener).inet(6, "127.0.0.1:7601", "0.0.0.0:0").state("LISTEN");
+    let row = row.queues(0, 128).cgroup(&group.path);
+    assert_eq!(expected::differences(Options::default(), &[place], &[row]), [""; 0]);
+}
+
+#[test]
+fn the_scope_is_the_host_s_where_its_first_process_is() {
+    let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
+    // The same file in both only if the namespace is the same.
+    let file = |pid: &str| {
+        std::os::unix::fs::MetadataExt::ino(
+            &std::fs::metadata(format!("/proc/{pid}/net/tcp")).unwrap(),
+        )
+    };
+    let scope = if file("1") == file("self") { "1" } else { "0" };
+    let rows = expected::rows_of_socket(Options::default(), inode(&listener));
+    assert!(!rows.is_empty() && rows.iter().all(|row| row.cell("scope") == scope), "{rows:#?}");
 }
 
 #[test]

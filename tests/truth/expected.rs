@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tables::process_open_sockets::{Options, ProcessOpenSockets};
@@ -135,7 +135,7 @@ impl Row {
         self.with("cgroup_path", ANY)
     }
 
-    fn cell(&self, name: &str) -> &str {
+    pub(crate) fn cell(&self, name: &str) -> &str {
         let cell = self.0.iter().find(|(known, _)| known == name);
         cell.map_or("", |(_, value)| value)
     }
@@ -161,14 +161,56 @@ impl Row {
     }
 }
 
+/// Where the tree of control groups of version 2 is mounted.
+fn cgroup_tree() -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    mount.split(' ').nth(4).map(PathBuf::from)
+}
+
 /// The control group of version 2 that this process is in, if the tree of those is mounted.
 fn own_cgroup() -> String {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    if !mounts.lines().any(|line| line.contains(" - cgroup2 ")) {
-        return String::new();
-    }
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap();
-    groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned()
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    cgroup_tree().map_or_else(String::new, |_| own.to_owned())
+}
+
+/// A control group; gone with this value.
+pub(crate) struct ControlGroup {
+    tree: PathBuf,
+    pub(crate) path: String,
+}
+
+impl ControlGroup {
+    /// In the group of this process. None if that cannot be done.
+    pub(crate) fn new() -> Option<ControlGroup> {
+        let (tree, own) = (cgroup_tree()?, own_cgroup());
+        let path = format!("{}/zoo-{}", own.trim_end_matches('/'), std::process::id());
+        let group = ControlGroup { tree, path };
+        std::fs::create_dir(group.directory(&group.path)).ok()?;
+        Some(group)
+    }
+
+    /// What this returns when this process is in the group, where it does not stay.
+    pub(crate) fn inside<T>(&self, f: impl FnOnce() -> T) -> T {
+        let own = own_cgroup();
+        let go =
+            |path: &str| std::fs::write(self.directory(path).join("cgroup.procs"), "0").unwrap();
+        go(&self.path);
+        let done = f();
+        go(&own);
+        done
+    }
+
+    fn directory(&self, path: &str) -> PathBuf {
+        self.tree.join(path.trim_start_matches('/'))
+    }
+}
+
+impl Drop for ControlGroup {
+    fn drop(&mut self) {
+        std::fs::remove_dir(self.directory(&self.path)).unwrap();
+    }
 }
 
 /// Why a socket with a file has no holder: whether every process's descriptors can be read.

@@ -6,7 +6,9 @@
 
 use proptest::prelude::*;
 
-use super::super::super::model::{Binding, Details, Endpoint, Interface, Socket, TcpState};
+use super::super::super::model::{
+    Binding, Details, Endpoint, Interface, Socket, TcpState, VsockAddress,
+};
 use super::super::super::socket_table::SocketTable;
 use super::*;
 
@@ -281,6 +283,116 @@ fn an_answer_about_a_packet_socket_gives_ethertype_and_interface() {
     let binding = Binding::Packet { protocol: 0x88cc };
     let socket = Socket { inode: 42, net_namespace: None, binding, details };
     assert_eq!(request(SocketTable::Packet).parse(&message).unwrap().socket, socket);
+}
+
+#[test]
+fn a_request_for_netlink_sockets_asks_for_all_protocols_and_the_queues() {
+    let expected = bytes(
+        "24000000 1400 0103 01000000 00000000    # nlmsghdr
+         10          # sdiag_family: AF_NETLINK
+         ff          # sdiag_protocol: NDIAG_PROTO_ALL
+         0000        # pad
+         00000000    # ndiag_ino
+         01000000    # ndiag_show: NDIAG_SHOW_MEMINFO
+         00000000 00000000                       # ndiag_cookie",
+    );
+    assert_eq!(request(SocketTable::Netlink).to_bytes(1), expected);
+}
+
+#[test]
+fn an_answer_about_a_netlink_socket_gives_protocol_and_ports() {
+    let message = bytes(
+        "10          # ndiag_family: AF_NETLINK
+         03          # ndiag_type: SOCK_RAW
+         0f          # ndiag_protocol: NETLINK_KOBJECT_UEVENT
+         01          # ndiag_state
+         ffefffff    # ndiag_portid: 4294963199
+         2a000000    # ndiag_dst_portid
+         00000000    # ndiag_dst_group
+         e9610000    # ndiag_ino: 25065
+         01000000 00000000                       # ndiag_cookie
+         1000 0000 80000000 00400300 40000000    # NETLINK_DIAG_MEMINFO, the first three of it",
+    );
+    let details =
+        Details { kind: 3, receive_queue: Some(128), send_queue: Some(64), ..Details::default() };
+    let binding = Binding::Netlink { protocol: 15, port: 4_294_963_199, remote_port: 42 };
+    let socket = Socket { inode: 25065, net_namespace: None, binding, details };
+    let listed = request(SocketTable::Netlink).parse(&message).unwrap();
+    assert_eq!((listed.socket, listed.cookie), (socket.clone(), 1));
+    assert_eq!((socket.local_port(), socket.remote_port()), (-4097, 42));
+    for length in 0..28 {
+        let cut = &message[..length];
+        assert_eq!(request(SocketTable::Netlink).parse(cut), Err(Malformed), "{length}");
+    }
+}
+
+#[test]
+fn a_request_for_vsock_sockets_asks_for_every_state() {
+    let expected = bytes(
+        "28000000 1400 0103 01000000 00000000    # nlmsghdr
+         28          # sdiag_family: AF_VSOCK
+         00          # sdiag_protocol
+         0000        # pad
+         ffffffff    # vdiag_states
+         00000000    # vdiag_ino
+         00000000    # vdiag_show
+         00000000 00000000                       # vdiag_cookie",
+    );
+    assert_eq!(request(SocketTable::Vsock).to_bytes(1), expected);
+}
+
+#[test]
+fn an_answer_about_a_vsock_socket_gives_addresses_and_state() {
+    let message = bytes(
+        "28          # vdiag_family: AF_VSOCK
+         01          # vdiag_type: SOCK_STREAM
+         01          # vdiag_state: TCP_ESTABLISHED
+         00          # vdiag_shutdown
+         03000000    # vdiag_src_cid
+         00040000    # vdiag_src_port: 1024
+         02000000    # vdiag_dst_cid: VMADDR_CID_HOST
+         ffffffff    # vdiag_dst_port: VMADDR_PORT_ANY
+         e9610000    # vdiag_ino: 25065
+         01000000 00000000                       # vdiag_cookie",
+    );
+    let vsock = request(SocketTable::Vsock);
+    let socket = vsock.parse(&message).unwrap().socket;
+    let address = |cid, port| VsockAddress { cid, port };
+    let binding = Binding::Vsock {
+        local: address(3, 1024),
+        remote: address(2, u32::MAX),
+        state: TcpState::Established,
+    };
+    assert_eq!((socket.inode, &socket.binding), (25065, &binding));
+    assert_eq!((socket.family(), socket.protocol()), (Some(40), Some(0)));
+    assert_eq!((socket.local_port(), socket.remote_port()), (1024, -1));
+    for length in 0..message.len() {
+        assert_eq!(vsock.parse(&message[..length]), Err(Malformed), "{length}");
+    }
+}
+
+#[test]
+fn an_sctp_socket_and_its_associations_have_states_of_their_own() {
+    let sctp = request(SocketTable::Sctp6);
+    let endpoint = bytes(&INET.replace("    01          # idiag_state", "    0a          #"));
+    let mut association =
+        bytes(INET.replace("    01          # idiag_state", "    03          #").as_str());
+    // INET_DIAG_PEERS, with a `struct sockaddr_storage`.
+    association.extend([4 + 128, 0, 13, 0]);
+    association.extend([0; 128]);
+    let mut other = association.clone();
+    other[7] ^= 1;
+    let [endpoint, association, other] =
+        [&endpoint, &association, &other].map(|message| sctp.parse(message).unwrap());
+    assert_eq!(endpoint.socket.state(), "LISTEN");
+    assert_eq!(association.socket.state(), "ESTABLISHED");
+    assert_eq!((endpoint.socket.protocol(), endpoint.socket.details.kind), (Some(132), 0));
+    // One inode and one cookie in the kernel, and yet three of them.
+    let inodes = [&endpoint, &association, &other].map(|listed| listed.socket.inode);
+    assert_eq!(inodes, [10478016; 3]);
+    let cookies: std::collections::HashSet<u64> =
+        [&endpoint, &association, &other].map(|listed| listed.cookie).into();
+    assert_eq!((cookies.len(), endpoint.cookie), (3, 0x1_00019c0d));
 }
 
 #[test]
