@@ -72,18 +72,26 @@ impl<'a> Search<'a> {
         self.counts.iter().all(|&count| count == 0)
     }
 
-    /// What was not found yet and the table may have.
+    /// What was not found yet, and the table may have only once.
     pub(super) fn missing_in(&self, table: SocketTable) -> Vec<u64> {
-        let may_be = |candidates: &Option<Candidates>| {
-            candidates.is_none_or(|candidates| candidates.contains(table))
-        };
-        let missing = self.missing.iter().filter(|(_, candidates)| may_be(candidates));
-        missing.map(|(inode, _)| *inode).collect()
+        self.missing_if(|candidates| candidates.contains(table) && !candidates.may_recur)
+    }
+
+    /// What was not found yet, and a table that is looked into may have.
+    pub(super) fn missing_anywhere(&self) -> Vec<u64> {
+        let may_have =
+            |candidates: Candidates| self.admitted.iter().any(|&table| candidates.contains(table));
+        self.missing_if(may_have)
     }
 
     /// What was not found.
     pub(super) fn missing(&self) -> Vec<u64> {
-        self.missing.keys().copied().collect()
+        self.missing_if(|_| true)
+    }
+
+    fn missing_if(&self, is_such: impl Fn(Candidates) -> bool) -> Vec<u64> {
+        let missing = self.missing.iter().filter(|(_, candidates)| candidates.is_none_or(&is_such));
+        missing.map(|(inode, _)| *inode).collect()
     }
 
     /// Whether the socket, as this table has it, is one that was missing.

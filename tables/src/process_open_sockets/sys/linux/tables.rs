@@ -124,6 +124,12 @@ impl<'a> Tables<'a> {
             let Some(request) = request else { break };
             let diag = match &mut self.diag {
                 Ok(diag) => diag,
+                Err(error) if !seen.is_empty() => {
+                    gaps.add(GapKind::SocketFile, || {
+                        format!("the dump that is as {}: {error}", place())
+                    });
+                    return Teller::SockDiag;
+                }
                 Err(error) => {
                     why_not = Some(error.to_string());
                     break;

@@ -28,7 +28,9 @@ impl Scan<'_> {
         let owners: Owners = self.walk(&pids, wanted).into_iter().collect();
         let mut search = Search::of(self.root, &owners, |table| filter.admits_table(table));
         let mut lookup = recent.look_up(filter.is_lookup());
-        if let Some(lookup) = &lookup {
+        if let Some(lookup) = lookup.as_ref().filter(|lookup| !lookup.tables().is_empty()) {
+            // Of a socket that may have several rows, some may be newer than what was kept.
+            search.ask_for_missing();
             self.recall(lookup, &mut search);
         }
         let namespaces = if search.is_over() {
@@ -85,11 +87,13 @@ impl Scan<'_> {
         }
         let lookup = lookup.filter(|lookup| lookup.is_one_of_many());
         if let Some(lookup) = lookup {
-            let census = lookup.census.clone();
-            if let Some(census) = census.filter(|census| census.has_all(&search.missing())) {
-                let namespaces = Arc::clone(&census.namespaces);
-                self.search_namespaces(&namespaces, &mut searched, search, Some(lookup));
-                return Ok(namespaces);
+            if let Some(census) = lookup.census.clone() {
+                if census.has_all(&search.missing_anywhere()) {
+                    let namespaces = Arc::clone(&census.namespaces);
+                    self.search_namespaces(&namespaces, &mut searched, search, Some(lookup));
+                    return Ok(namespaces);
+                }
+                return self.search_everywhere(namespaces, searched, search, Some(lookup));
             }
             let taken = Instant::now();
             let pids = self.root.pids()?;
@@ -105,12 +109,23 @@ impl Scan<'_> {
             lookup.keep_census(Census { taken, inodes, namespaces: Arc::clone(&namespaces) });
             return Ok(namespaces);
         }
+        self.search_everywhere(namespaces, searched, search, None)
+    }
+
+    /// Searches all namespaces that are not among these that were searched.
+    fn search_everywhere(
+        &mut self,
+        mut namespaces: Namespaces,
+        mut searched: HashSet<Mark>,
+        search: &mut Search,
+        mut lookup: Option<&mut Lookup>,
+    ) -> Result<Arc<Namespaces>, Error> {
         let pids = self.root.pids()?;
         self.find_namespaces(&mut namespaces, pids.iter().copied());
-        self.search_namespaces(&namespaces, &mut searched, search, None);
+        self.search_namespaces(&namespaces, &mut searched, search, lookup.as_deref_mut());
         if !search.is_over() {
             self.find_unusual_namespaces(&mut namespaces, &pids);
-            self.search_namespaces(&namespaces, &mut searched, search, None);
+            self.search_namespaces(&namespaces, &mut searched, search, lookup);
         }
         Ok(Arc::new(namespaces))
     }
