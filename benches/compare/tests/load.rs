@@ -79,7 +79,7 @@ fn all_kinds_are_counted() {
     let load = Load::start("--sockets 4 --unix 6 --udp 3 --listeners 2 --idle-processes 2");
     assert_eq!(load.ready, "ready 21");
     assert_eq!(load.holders.iter().map(|pid| sockets_of(*pid)).collect::<Vec<_>>(), [15]);
-    assert_eq!(load.idle.iter().map(|pid| sockets_of(*pid)).collect::<Vec<_>>(), [3, 3]);
+    assert_eq!(load.idle.iter().map(|pid| sockets_of(*pid)).collect::<Vec<_>>(), [4, 4]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
+use rustix::net::{AddressFamily, SocketType};
 
 /// Well below the number of ports that the kernel gives out towards one address and port: near that
 /// number it searches long for a free one.
@@ -29,47 +30,54 @@ pub struct Share {
     pub udp: usize,
     /// Listening TCP sockets.
     pub listeners: usize,
+    /// UDP sockets that are neither bound nor connected, as programs have them that ask for interfaces:
+    /// no table of the kernel lists them.
+    pub unlisted: usize,
     /// The number of the first address to connect to.
     pub first_address: usize,
 }
 
 impl Share {
-    /// How many sockets that is.
+    /// How many sockets that is, without those that are in no table.
     pub fn sockets(&self) -> usize {
         2 * self.tcp_pairs + 2 * self.unix_pairs + self.udp + self.listeners
     }
 
     /// The same for a child's command line.
-    pub fn to_arguments(self) -> [String; 5] {
-        [self.tcp_pairs, self.unix_pairs, self.udp, self.listeners, self.first_address]
+    pub fn to_arguments(self) -> [String; 6] {
+        let Share { tcp_pairs, unix_pairs, udp, listeners, unlisted, first_address } = self;
+        [tcp_pairs, unix_pairs, udp, listeners, unlisted, first_address]
             .map(|number| number.to_string())
     }
 
     fn from_arguments(arguments: &[String]) -> Option<Share> {
         let numbers: Vec<usize> = arguments.iter().map_while(|text| text.parse().ok()).collect();
-        let &[tcp_pairs, unix_pairs, udp, listeners, first_address] = &numbers[..] else {
+        let &[tcp_pairs, unix_pairs, udp, listeners, unlisted, first_address] = &numbers[..] else {
             return None;
         };
-        Some(Share { tcp_pairs, unix_pairs, udp, listeners, first_address })
+        Some(Share { tcp_pairs, unix_pairs, udp, listeners, unlisted, first_address })
     }
 }
 
 /// Opens a share, says so, and holds it until standard input ends.
 pub fn hold(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let share = Share::from_arguments(arguments).ok_or("'hold' is for the program's own use")?;
-    crate::raise_limit(share.sockets() + OTHER_DESCRIPTORS)?;
+    crate::raise_limit(share.sockets() + share.unlisted + OTHER_DESCRIPTORS)?;
     let tcp = connections(&share)?;
     let unix = (0..share.unix_pairs).map(|_| UnixStream::pair()).collect::<Result<Vec<_>, _>>()?;
     let any_port = (Ipv4Addr::LOCALHOST, 0);
     let udp = (0..share.udp).map(|_| UdpSocket::bind(any_port)).collect::<Result<Vec<_>, _>>()?;
     let listeners =
         (0..share.listeners).map(|_| TcpListener::bind(any_port)).collect::<Result<Vec<_>, _>>()?;
+    let unlisted = (0..share.unlisted)
+        .map(|_| rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None))
+        .collect::<Result<Vec<_>, _>>()?;
 
     let mut out = std::io::stdout();
     out.write_all(b"open\n")?;
     out.flush()?;
     crate::wait_for_end_of_input();
-    drop((tcp, unix, udp, listeners));
+    drop((tcp, unix, udp, listeners, unlisted));
     Ok(())
 }
 

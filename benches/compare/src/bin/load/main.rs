@@ -26,7 +26,8 @@ usage: load --sockets N [--processes P] [--holders even|one] [--unix N] [--udp N
   --processes P       spread over so many processes (1)
   --holders one       the first process holds nine tenths of them; even (the default): all the same
   --idle-processes M  so many more processes with three sockets each: both ends of a TCP connection,
-                      and a bound UDP socket
+                      and a bound UDP socket; and one that is neither bound nor connected, which no
+                      table lists and which does not count
   --list              before it is ready: a line `holder PID` or `idle PID` for each process
   --seconds S         end after so many seconds (3600)
 
@@ -109,9 +110,10 @@ impl Request {
             unix_pairs: share(self.unix_pairs, place),
             udp: share(self.udp, place),
             listeners: if place == 0 { self.listeners } else { 0 },
+            unlisted: 0,
             first_address: 0,
         });
-        let idle = Share { tcp_pairs: 1, udp: 1, ..Share::default() };
+        let idle = Share { tcp_pairs: 1, udp: 1, unlisted: 1, ..Share::default() };
         let mut next_address = 0;
         let mut shares: Vec<Share> =
             holders.chain((0..self.idle_processes).map(|_| idle)).collect();
