@@ -35,7 +35,7 @@ struct Kept {
     is_watched: bool,
 }
 
-/// Which sockets somebody held, and all namespaces that there were afterwards.
+/// Sockets that somebody held, and all namespaces that there were afterwards.
 pub(super) struct Census {
     /// When it was begun.
     pub(super) taken: Instant,
