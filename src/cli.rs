@@ -50,7 +50,7 @@ pub struct Launch {
     /// The socket of osquery's extension manager
     #[arg(long, value_name = "PATH", env = "PROCESS_OPEN_SOCKETS_SOCKET")]
     pub socket: Option<PathBuf>,
-    /// Seconds to wait for that socket, if osquery started the extension; otherwise it waits for ever
+    /// Seconds to wait for that socket before the extension exits, with --when-gone exit
     #[arg(
         long,
         value_name = "SECONDS",
@@ -68,9 +68,9 @@ pub struct Launch {
         env = "PROCESS_OPEN_SOCKETS_INTERVAL"
     )]
     pub interval: u64,
-    /// What to do when osquery is gone
+    /// What to do when osquery is gone, or does not come within --timeout
     ///
-    /// [default: exit if osquery started the extension, otherwise wait for it to come back]
+    /// [default: exit if osquery started the extension, otherwise wait]
     #[arg(long, value_enum, value_name = "WHAT", env = "PROCESS_OPEN_SOCKETS_WHEN_GONE")]
     pub when_gone: Option<WhenGone>,
     /// The table's name in osquery; an error if osquery has one of that name
@@ -85,12 +85,12 @@ pub struct Launch {
     pub table_name: Option<String>,
 }
 
-/// What to do when osquery is gone.
+/// What to do when osquery is gone, or not there yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum WhenGone {
     /// End, so that whoever started the extension does so again.
     Exit,
-    /// Wait for osquery to come back, and serve it again.
+    /// Wait for osquery however long it takes, and serve it.
     Wait,
 }
 
@@ -105,7 +105,7 @@ impl Launch {
         Duration::from_secs(self.interval.max(1))
     }
 
-    /// What to do when osquery is gone.
+    /// What to do when osquery is gone, or not there yet.
     pub fn when_gone(&self) -> WhenGone {
         let default = if self.by_osquery() { WhenGone::Exit } else { WhenGone::Wait };
         self.when_gone.unwrap_or(default)
