@@ -169,7 +169,7 @@ fn exit(run: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> ExitCode {
         Err(Failure::Input(message)) => message,
         Err(Failure::Sql(error)) => sql_message(error),
     };
-    eprintln!("Error: {}", render::visible(&message));
+    eprintln!("{}: error: {}", env!("CARGO_PKG_NAME"), render::visible(&message));
     ExitCode::FAILURE
 }
 

@@ -303,7 +303,8 @@ fn a_launched_extension_ends_when_the_core_hangs_up_while_it_is_asked() {
     let (status, said) = Extension::launch::<&str>(core.socket(), &[]).end();
     assert_eq!(status.code(), Some(1));
     assert_eq!(said.lines().count(), 1, "{said}");
-    let expected = format!("process_open_sockets: what answers at {}", core.socket().display());
+    let expected =
+        format!("process_open_sockets: error: what answers at {}", core.socket().display());
     assert!(said.starts_with(&expected), "{said}");
 }
 
