@@ -20,6 +20,7 @@ use render::{Cell, Mode, Renderer, Style};
 mod frame;
 mod real;
 pub mod render;
+mod visible;
 pub mod vtab;
 
 /// How much SQL is read from standard input, in bytes.
@@ -169,7 +170,7 @@ fn exit(run: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> ExitCode {
         Err(Failure::Input(message)) => message,
         Err(Failure::Sql(error)) => sql_message(error),
     };
-    eprintln!("{}: error: {}", env!("CARGO_PKG_NAME"), render::visible(&message));
+    eprintln!("{}: error: {}", env!("CARGO_PKG_NAME"), visible::visible(&message));
     ExitCode::FAILURE
 }
 
