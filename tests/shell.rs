@@ -345,6 +345,73 @@ fn an_sql_error_has_sqlites_words_and_status_1() {
 }
 
 #[test]
+fn an_unknown_table_is_answered_with_the_tables_there_are() {
+    let (_, stderr) = failed(&["SELECT * FROM nope"]);
+    assert_eq!(
+        stderr,
+        "process_open_sockets: error: no such table: nope; there are process_open_sockets and \
+         alt_process_open_sockets, which are the same\n"
+    );
+}
+
+#[test]
+fn a_parameter_is_refused_in_plain_words() {
+    for sql in ["SELECT ?", "SELECT :name", "INSERT INTO t VALUES (?1)"] {
+        let (stdout, stderr) = failed(&["--list", &format!("CREATE TABLE t (x); {sql}")]);
+        assert_eq!(stdout, "");
+        assert_eq!(
+            stderr,
+            "process_open_sockets: error: the SQL has a parameter, such as '?', and there is no value \
+             for it: write the value\n"
+        );
+    }
+}
+
+#[test]
+fn a_value_of_header_without_its_sign_is_not_taken_for_sql() {
+    for arguments in [&["query", "--header", "false"][..], &["query", "--header", "false", ONE_ROW]]
+    {
+        assert_eq!(
+            complaint(shell().args(arguments)),
+            "process_open_sockets: error: 'false' is no SQL; a value of --header stands behind '=': \
+             --header=false\n"
+        );
+    }
+}
+
+#[test]
+fn sql_without_quotes_is_refused_with_a_hint() {
+    assert_eq!(
+        complaint(shell().args(["query", "SELECT", "1"])),
+        "process_open_sockets: error: the SQL ends before '1': it is one argument, put it all \
+         between quotes\n"
+    );
+}
+
+#[test]
+fn json_is_an_array_for_each_statement_that_has_columns() {
+    let sql = "SELECT 1 AS a; CREATE TABLE t (x); SELECT x FROM t";
+    assert_eq!(printed(&["--json", sql]), "[\n  {\"a\":\"1\"}\n]\n[\n]\n");
+}
+
+#[test]
+fn verbose_and_rust_log_tell_what_the_table_was_asked_for() {
+    let arguments = ["query", "--procfs", CAPTURED, "--list", "--noheader"];
+    let sql = "SELECT fd FROM process_open_sockets WHERE pid = 100 AND fd = 21";
+    let mut verbose = shell();
+    verbose.args(arguments).args(["--verbose", sql]);
+    let mut by_variable = shell();
+    by_variable.args(arguments).arg(sql).env("RUST_LOG", "debug");
+    for command in [&mut verbose, &mut by_variable] {
+        let output = command.output().unwrap();
+        assert_eq!(output.stdout, b"21\n");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let asked = "debug: asked for pid Equals \"100\", fd Equals \"21\": rows: 1, ";
+        assert!(stderr.contains(asked), "{stderr}");
+    }
+}
+
+#[test]
 fn an_sql_error_after_the_first_row_leaves_valid_json() {
     let sql = "SELECT abs(x) AS y FROM (SELECT 1 AS x UNION ALL SELECT -9223372036854775807 - 1)";
     let (stdout, stderr) = failed(&["--json", sql]);
