@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::core::{Core, socket_in};
-use crate::support::process::{Extension, command};
+use crate::support::process::{BINARY, Extension, command};
 use crate::support::remote;
 
 const NAME: &str = "process_open_sockets";
@@ -147,8 +147,8 @@ fn a_socket_that_never_comes_is_an_error_that_names_it() {
 fn without_a_socket_it_names_both_ways_of_using_it() {
     let (status, said) = Extension::run(&mut command()).end();
     assert_eq!(status.code(), Some(2));
-    assert!(said.contains("process_open_sockets query \"SELECT"), "{said}");
-    assert!(said.contains("osqueryi --extension"), "{said}");
+    assert!(said.contains(&format!("{BINARY} query \"SELECT")), "{said}");
+    assert!(said.contains(&format!("osqueryi --extension {BINARY}, ")), "{said}");
 }
 
 #[test]
