@@ -2,7 +2,7 @@
 //!
 //! `json`, `csv`, `line` and `list` are written row by row; `pretty` needs the widths, and holds the
 //! whole answer. The cells come from strangers (any user names a UNIX socket): in the modes that
-//! people read they are shown by [`visible`]; `--nullvalue` and `--separator` are the reader's own, and
+//! people read they are shown as `visible.rs` says; `--nullvalue` and `--separator` are the reader's own, and
 //! printed as they are. `json` and `csv` are for programs and change nothing.
 
 use std::borrow::Cow;
