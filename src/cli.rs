@@ -3,14 +3,17 @@
 //! osquery passes no flag but its own to an extension, so every other one can be set by an
 //! environment variable too.
 
-use std::io::Write;
+use std::io::{Write, stderr};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use log::{Level, LevelFilter};
 use tables::process_open_sockets::{Families, Options, Source};
+
+use crate::variables;
 
 /// Every open socket of this host, with every process that holds it.
 ///
@@ -50,27 +53,29 @@ pub struct Launch {
     /// The socket of osquery's extension manager
     #[arg(long, value_name = "PATH", env = "PROCESS_OPEN_SOCKETS_SOCKET")]
     pub socket: Option<PathBuf>,
-    /// Seconds to wait for that socket, if osquery started the extension; otherwise it waits for ever
+    /// Seconds to wait for that socket before the extension exits, with --when-gone exit; 0 to 86400
     #[arg(
         long,
         value_name = "SECONDS",
         default_value_t = 3,
-        value_parser = clap::value_parser!(u64).range(..=DAY),
+        allow_negative_numbers = true,
+        value_parser = up_to::<DAY>,
         env = "PROCESS_OPEN_SOCKETS_TIMEOUT"
     )]
     pub timeout: u64,
-    /// Seconds between two looks at whether osquery is still there; 0 is taken for 1
+    /// Seconds between two looks at whether osquery is still there; 0 to 86400, 0 is taken for 1
     #[arg(
         long,
         value_name = "SECONDS",
         default_value_t = 3,
-        value_parser = clap::value_parser!(u64).range(..=DAY),
+        allow_negative_numbers = true,
+        value_parser = up_to::<DAY>,
         env = "PROCESS_OPEN_SOCKETS_INTERVAL"
     )]
     pub interval: u64,
-    /// What to do when osquery is gone
+    /// What to do when osquery is gone, or does not come within --timeout
     ///
-    /// [default: exit if osquery started the extension, otherwise wait for it to come back]
+    /// [default: exit if osquery started the extension, otherwise wait]
     #[arg(long, value_enum, value_name = "WHAT", env = "PROCESS_OPEN_SOCKETS_WHEN_GONE")]
     pub when_gone: Option<WhenGone>,
     /// The table's name in osquery; an error if osquery has one of that name
@@ -85,12 +90,12 @@ pub struct Launch {
     pub table_name: Option<String>,
 }
 
-/// What to do when osquery is gone.
+/// What to do when osquery is gone, or not there yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum WhenGone {
     /// End, so that whoever started the extension does so again.
     Exit,
-    /// Wait for osquery to come back, and serve it again.
+    /// Wait for osquery however long it takes, and serve it.
     Wait,
 }
 
@@ -105,7 +110,7 @@ impl Launch {
         Duration::from_secs(self.interval.max(1))
     }
 
-    /// What to do when osquery is gone.
+    /// What to do when osquery is gone, or not there yet.
     pub fn when_gone(&self) -> WhenGone {
         let default = if self.by_osquery() { WhenGone::Exit } else { WhenGone::Wait };
         self.when_gone.unwrap_or(default)
@@ -114,6 +119,21 @@ impl Launch {
 
 /// The seconds of a day: the longest time that a flag takes.
 const DAY: u64 = 86_400;
+
+fn up_to<const MOST: u64>(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number <= MOST);
+    number.ok_or_else(|| format!("not a whole number from 0 to {MOST}"))
+}
+
+/// A directory that can be read as a mount of proc: a wrong one is found at the start, not by the
+/// first query.
+fn mount_of_proc(path: PathBuf) -> Result<PathBuf, String> {
+    path.read_dir().map_err(|error| format!("cannot read it: {error}"))?;
+    match path.join("self").symlink_metadata() {
+        Ok(_) => Ok(path),
+        Err(_) => Err("no proc file system is mounted there (it has no 'self')".into()),
+    }
+}
 
 /// A name that SQL takes without quotes, since osquery creates its tables without them.
 fn identifier(text: &str) -> Result<String, String> {
@@ -141,6 +161,7 @@ pub struct TableFlags {
         global = true,
         value_name = "DIR",
         default_value = "/proc",
+        value_parser = PathBufValueParser::new().try_map(mount_of_proc),
         env = "PROCESS_OPEN_SOCKETS_PROCFS"
     )]
     pub procfs: PathBuf,
@@ -155,14 +176,15 @@ pub struct TableFlags {
         env = "PROCESS_OPEN_SOCKETS_SOURCE"
     )]
     pub source: Source,
-    /// For how many milliseconds sockets that were read for one lookup by pid may answer others; 0 to
-    /// read them each time
+    /// For how many milliseconds sockets that were read for one lookup by pid may answer others: 0 to
+    /// 60000, 0 to read them each time
     #[arg(
         long,
         global = true,
         value_name = "MILLISECONDS",
         default_value_t = 1000,
-        value_parser = clap::value_parser!(u64).range(..=60_000),
+        allow_negative_numbers = true,
+        value_parser = up_to::<60_000>,
         env = "PROCESS_OPEN_SOCKETS_SNAPSHOT_TTL_MS"
     )]
     pub snapshot_ttl_ms: u64,
@@ -234,6 +256,23 @@ impl TableFlags {
 }
 
 impl Cli {
+    /// What this process was called with. If that is wrong, or asks for help, that is said, and the
+    /// status to end with is returned.
+    ///
+    /// # Errors
+    /// With status 2 when it is wrong, with 0 after the help or the version.
+    pub fn read() -> Result<Cli, ExitCode> {
+        let arguments: Vec<_> = std::env::args_os().collect();
+        variables::parse(&arguments).map_err(|error| {
+            if error.use_stderr() {
+                let _ = write!(stderr(), "{}: {}", env!("CARGO_PKG_NAME"), error.render());
+                return ExitCode::from(2);
+            }
+            let _ = error.print();
+            ExitCode::SUCCESS
+        })
+    }
+
     /// Starts the log on stderr: warnings, or more with `--verbose` or RUST_LOG.
     pub fn start_log(&self) {
         let level = if self.verbose { LevelFilter::Debug } else { LevelFilter::Warn };

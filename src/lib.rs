@@ -7,3 +7,4 @@ pub mod cli;
 pub mod extension;
 #[cfg(feature = "shell")]
 pub mod shell;
+mod variables;

@@ -2,11 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use process_open_sockets::{cli, extension};
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::read() {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
     cli.start_log();
     match cli.command {
         None => extension::run(&cli.launch, cli.table.options()),

@@ -3,7 +3,9 @@
 #![cfg(feature = "shell")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Output, Stdio};
 
 const ONE_ROW: &str = "SELECT 1 AS a, 'x y' AS b, NULL AS c";
@@ -156,16 +158,133 @@ fn the_table_comes_out_in_every_mode() {
     assert!(line.ends_with("state = LISTEN\n"), "{line}");
 }
 
-#[test]
-fn what_could_not_be_read_is_said_on_standard_error() {
-    let output = query(&["--procfs", "/dev", "SELECT count(*) FROM process_open_sockets"]);
-    assert_eq!(output.status.code(), Some(1));
+/// What a command that is called wrongly says, before the hint at the help.
+fn complaint(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(2), &b""[..]));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(
-        stderr,
-        "Error: /dev is not a proc file system (it has no 'self'): give --procfs the place where \
-         one is mounted\n"
+    stderr.split("\n\n").next().unwrap().to_owned()
+}
+
+#[test]
+fn a_procfs_that_is_none_is_refused_by_the_name_of_its_flag_or_variable() {
+    for (path, why) in [
+        ("/dev", "no proc file system is mounted there (it has no 'self')"),
+        ("/nonexistent", "cannot read it: No such file or directory (os error 2)"),
+        ("/etc/passwd", "cannot read it: Not a directory (os error 20)"),
+    ] {
+        let said =
+            |by| format!("process_open_sockets: error: invalid value '{path}' for '{by}': {why}");
+        let by_flag = complaint(shell().args(["query", "--procfs", path, "SELECT 1"]));
+        assert_eq!(by_flag, said("--procfs <DIR>"));
+        let variable = "PROCESS_OPEN_SOCKETS_PROCFS";
+        let by_variable = complaint(shell().env(variable, path).args(["query", "SELECT 1"]));
+        assert_eq!(by_variable, said(variable));
+        let extension = complaint(shell().env(variable, path).args(["--socket", "/none"]));
+        assert_eq!(extension, said(variable));
+    }
+}
+
+#[test]
+fn a_value_out_of_range_is_refused_with_its_limits() {
+    for (flag, name, most) in [
+        ("--snapshot-ttl-ms", "--snapshot-ttl-ms <MILLISECONDS>", 60_000),
+        ("--timeout", "--timeout <SECONDS>", 86_400),
+        ("--interval", "--interval <SECONDS>", 86_400),
+    ] {
+        for value in ["-1", "1.5", "soon", &format!("{}", most + 1)] {
+            let expected = format!(
+                "process_open_sockets: error: invalid value '{value}' for '{name}': not a whole \
+                 number from 0 to {most}"
+            );
+            assert_eq!(complaint(shell().args([flag, value])), expected);
+        }
+    }
+}
+
+/// What a query prints under this variable.
+fn one_under(variable: &str, value: impl AsRef<OsStr>) -> String {
+    let mut command = shell();
+    command.env(variable, value).args(["query", "--list", "--noheader", "SELECT 1"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const OF_THE_EXTENSION: [&str; 3] = [
+    "PROCESS_OPEN_SOCKETS_TIMEOUT",
+    "PROCESS_OPEN_SOCKETS_INTERVAL",
+    "PROCESS_OPEN_SOCKETS_WHEN_GONE",
+];
+const OF_THE_TABLE: [&str; 4] = [
+    "PROCESS_OPEN_SOCKETS_PROCFS",
+    "PROCESS_OPEN_SOCKETS_SOURCE",
+    "PROCESS_OPEN_SOCKETS_SNAPSHOT_TTL_MS",
+    "PROCESS_OPEN_SOCKETS_FAMILIES",
+];
+
+#[test]
+fn a_bad_variable_is_named_where_it_is_of_use_and_harmless_elsewhere() {
+    let said =
+        |variable| format!("process_open_sockets: error: invalid value '???' for '{variable}'");
+    for variable in OF_THE_EXTENSION {
+        assert_eq!(one_under(variable, "???"), "1\n");
+        let extension = complaint(shell().env(variable, "???").args(["--socket", "/none"]));
+        assert!(extension.starts_with(&said(variable)), "{extension}");
+    }
+    for variable in OF_THE_TABLE {
+        let query = complaint(shell().env(variable, "???").args(["query", "SELECT 1"]));
+        assert!(query.starts_with(&said(variable)), "{query}");
+    }
+    for variable in OF_THE_EXTENSION.iter().chain(&OF_THE_TABLE) {
+        let schema = shell().env(variable, "???").arg("schema").output().unwrap();
+        assert_eq!(schema.status.code(), Some(0), "{variable}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_named() {
+    let said = complaint(
+        shell()
+            .env("PROCESS_OPEN_SOCKETS_SOURCE", OsStr::from_bytes(b"\xff"))
+            .args(["query", "SELECT 1"]),
     );
+    assert_eq!(said, "process_open_sockets: error: PROCESS_OPEN_SOCKETS_SOURCE is not UTF-8\n");
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset() {
+    let mut extension = shell();
+    for variable in OF_THE_EXTENSION.iter().chain(&OF_THE_TABLE) {
+        assert_eq!(one_under(variable, ""), "1\n", "{variable}");
+        extension.env(variable, "");
+    }
+    let said = complaint(extension.env("PROCESS_OPEN_SOCKETS_SOCKET", ""));
+    assert!(said.starts_with("process_open_sockets: error: nothing to do"), "{said}");
+}
+
+#[test]
+fn a_flag_goes_before_a_variable_even_a_bad_one() {
+    let output = shell()
+        .env("PROCESS_OPEN_SOCKETS_PROCFS", "/nonexistent")
+        .args(["query", "--procfs", CAPTURED, "--list", "--noheader"])
+        .arg("SELECT count(*) FROM process_open_sockets")
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "29\n", "{:?}", output.stderr);
+}
+
+#[test]
+fn the_help_names_the_variables() {
+    for arguments in [&["--help"][..], &["query", "--help"]] {
+        let output = shell().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        let help = String::from_utf8(output.stdout).unwrap();
+        for variable in OF_THE_TABLE {
+            assert!(help.contains(&format!("[env: {variable}=]")), "{help}");
+        }
+    }
 }
 
 #[test]
@@ -178,9 +297,15 @@ fn sql_is_read_from_standard_input() {
 #[test]
 fn standard_input_that_is_no_sql_is_refused() {
     for (input, complaint) in [
-        (vec![b' '; (1 << 20) + 1], "Error: standard input has more than 1048576 bytes"),
-        (b"SELECT 1;\0SELECT 2".to_vec(), "Error: the SQL holds a NUL"),
-        (b"SELECT '\xff'".to_vec(), "Error: cannot read SQL from standard input: stream did not"),
+        (
+            vec![b' '; (1 << 20) + 1],
+            "process_open_sockets: error: standard input has more than 1048576 bytes",
+        ),
+        (b"SELECT 1;\0SELECT 2".to_vec(), "process_open_sockets: error: the SQL holds a NUL"),
+        (
+            b"SELECT '\xff'".to_vec(),
+            "process_open_sockets: error: cannot read SQL from standard input: stream did not",
+        ),
     ] {
         let output = query_on_stdin(&input);
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -208,16 +333,92 @@ fn a_statement_without_columns_prints_nothing() {
 #[test]
 fn an_sql_error_has_sqlites_words_and_status_1() {
     let (stdout, stderr) = failed(&["SELECT missing FROM process_open_sockets"]);
-    assert_eq!((&*stdout, &*stderr), ("", "Error: no such column: missing\n"));
+    assert_eq!(
+        (&*stdout, &*stderr),
+        ("", "process_open_sockets: error: no such column: missing\n")
+    );
     let (stdout, stderr) = failed(&["--list", "SELECT 1 AS a; SELEC 2; SELECT 3"]);
-    assert_eq!((&*stdout, &*stderr), ("a\n1\n", "Error: near \"SELEC\": syntax error\n"));
+    assert_eq!(
+        (&*stdout, &*stderr),
+        ("a\n1\n", "process_open_sockets: error: near \"SELEC\": syntax error\n")
+    );
+}
+
+#[test]
+fn an_unknown_table_is_answered_with_the_tables_there_are() {
+    let (_, stderr) = failed(&["SELECT * FROM nope"]);
+    assert_eq!(
+        stderr,
+        "process_open_sockets: error: no such table: nope; there are process_open_sockets and \
+         alt_process_open_sockets, which are the same\n"
+    );
+}
+
+#[test]
+fn a_parameter_is_refused_in_plain_words() {
+    for sql in ["SELECT ?", "SELECT :name", "INSERT INTO t VALUES (?1)"] {
+        let (stdout, stderr) = failed(&["--list", &format!("CREATE TABLE t (x); {sql}")]);
+        assert_eq!(stdout, "");
+        assert_eq!(
+            stderr,
+            "process_open_sockets: error: the SQL has a parameter, such as '?', and there is no value \
+             for it: write the value\n"
+        );
+    }
+}
+
+#[test]
+fn a_value_of_header_without_its_sign_is_not_taken_for_sql() {
+    for arguments in [&["query", "--header", "false"][..], &["query", "--header", "false", ONE_ROW]]
+    {
+        assert_eq!(
+            complaint(shell().args(arguments)),
+            "process_open_sockets: error: 'false' is no SQL; a value of --header stands behind '=': \
+             --header=false\n"
+        );
+    }
+}
+
+#[test]
+fn sql_without_quotes_is_refused_with_a_hint() {
+    assert_eq!(
+        complaint(shell().args(["query", "SELECT", "1"])),
+        "process_open_sockets: error: the SQL ends before '1': it is one argument, put it all \
+         between quotes\n"
+    );
+}
+
+#[test]
+fn json_is_an_array_for_each_statement_that_has_columns() {
+    let sql = "SELECT 1 AS a; CREATE TABLE t (x); SELECT x FROM t";
+    assert_eq!(printed(&["--json", sql]), "[\n  {\"a\":\"1\"}\n]\n[\n]\n");
+}
+
+#[test]
+fn verbose_and_rust_log_tell_what_the_table_was_asked_for() {
+    let arguments = ["query", "--procfs", CAPTURED, "--list", "--noheader"];
+    let sql = "SELECT fd FROM process_open_sockets WHERE pid = 100 AND fd = 21";
+    let mut verbose = shell();
+    verbose.args(arguments).args(["--verbose", sql]);
+    let mut by_variable = shell();
+    by_variable.args(arguments).arg(sql).env("RUST_LOG", "debug");
+    for command in [&mut verbose, &mut by_variable] {
+        let output = command.output().unwrap();
+        assert_eq!(output.stdout, b"21\n");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let asked = "debug: asked for pid Equals \"100\", fd Equals \"21\": rows: 1, ";
+        assert!(stderr.contains(asked), "{stderr}");
+    }
 }
 
 #[test]
 fn an_sql_error_after_the_first_row_leaves_valid_json() {
     let sql = "SELECT abs(x) AS y FROM (SELECT 1 AS x UNION ALL SELECT -9223372036854775807 - 1)";
     let (stdout, stderr) = failed(&["--json", sql]);
-    assert_eq!((&*stdout, &*stderr), ("[\n  {\"y\":\"1\"}\n]\n", "Error: integer overflow\n"));
+    assert_eq!(
+        (&*stdout, &*stderr),
+        ("[\n  {\"y\":\"1\"}\n]\n", "process_open_sockets: error: integer overflow\n")
+    );
 }
 
 #[test]
@@ -229,7 +430,7 @@ fn no_other_database_can_be_opened_or_written() {
         assert_eq!(stdout, "");
         assert_eq!(
             stderr,
-            "Error: too many attached databases - max 0: no other database can be opened here\n"
+            "process_open_sockets: error: too many attached databases - max 0: no other database can be opened here\n"
         );
     }
     assert!(!file.exists());
@@ -240,7 +441,10 @@ fn a_separator_that_csv_cannot_take_is_refused() {
     for separator in ["", "::", "\"", "\n", "é"] {
         let (stdout, stderr) = failed(&["--csv", "--separator", separator, ONE_ROW]);
         assert_eq!(stdout, "");
-        assert!(stderr.starts_with("Error: --separator: with --csv"), "{stderr}");
+        assert!(
+            stderr.starts_with("process_open_sockets: error: --separator: with --csv"),
+            "{stderr}"
+        );
     }
 }
 
@@ -267,7 +471,10 @@ fn an_output_that_cannot_be_written_is_an_error() {
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let output = shell().args(["query", ONE_ROW]).stdout(full).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.starts_with("Error: cannot write the answer: No space left"), "{stderr}");
+    assert!(
+        stderr.starts_with("process_open_sockets: error: cannot write the answer: No space left"),
+        "{stderr}"
+    );
     assert_eq!(output.status.code(), Some(1));
 }
 

@@ -7,24 +7,34 @@
 #[cfg(target_os = "linux")]
 mod support;
 
+const NAME: &str = "a_process_whose_first_thread_has_ended_holds_its_sockets";
+#[cfg(target_os = "linux")]
+const CHILD: &str = "ZOMBIE_LEADER_CHILD";
+
 #[cfg(not(target_os = "linux"))]
 fn main() {
-    println!("left out: only Linux shows processes this way");
+    println!("test {NAME} ... ignored, only Linux shows processes this way");
+}
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    if std::env::var_os(CHILD).is_some() {
+        child();
+    }
+    let passed = std::panic::catch_unwind(its_first_thread_ends).is_ok();
+    println!("test {NAME} ... {}", if passed { "ok" } else { "FAILED" });
+    if passed { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::from(101) }
 }
 
 #[cfg(target_os = "linux")]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
-fn main() {
+fn its_first_thread_ends() {
     use std::io::{BufRead, BufReader};
     use std::path::Path;
     use std::process::{Command, Stdio};
 
     use support::rows::{rows_where, table};
 
-    const CHILD: &str = "ZOMBIE_LEADER_CHILD";
-    if std::env::var_os(CHILD).is_some() {
-        child();
-    }
     let mut child = Command::new(std::env::current_exe().unwrap())
         .env(CHILD, "1")
         .stdin(Stdio::piped())
@@ -49,7 +59,6 @@ fn main() {
     assert_eq!(by_port.len(), 1, "{by_port:?}");
     assert!(by_port[0].starts_with(&format!("{pid}|")), "not shown as the holder: {by_port:?}");
     assert_eq!(by_pid, by_port);
-    println!("test a_process_whose_first_thread_has_ended_holds_its_sockets ... ok");
 }
 
 /// Listens, says at which port, and ends its first thread.

@@ -1,7 +1,7 @@
 //! Why the extension does not serve, in words that say what to do.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tables::process_open_sockets::{ALTERNATIVE_NAME, NAME};
@@ -50,16 +50,15 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Failure::NoSocket => {
+                let program = std::env::current_exe();
+                let program = program.as_deref().unwrap_or(Path::new(EXTENSION_NAME)).display();
                 f.write_str("nothing to do: neither a subcommand nor --socket is given\n")?;
                 if cfg!(feature = "shell") {
-                    f.write_str(
-                        "  without osquery:  process_open_sockets query \
-                         \"SELECT * FROM process_open_sockets\"\n",
-                    )?;
+                    writeln!(f, "  without osquery:  {program} query \"SELECT * FROM {NAME}\"")?;
                 }
-                f.write_str(
-                    "  with osquery:     osqueryi --extension ./process_open_sockets.ext, \
-                     which passes --socket",
+                write!(
+                    f,
+                    "  with osquery:     osqueryi --extension {program}, which passes --socket"
                 )
             }
             Failure::Manager(error) => error.fmt(f),

@@ -45,6 +45,8 @@ pub(super) struct Life<'a> {
     events: &'a Receiver<Event>,
     /// Whether there has been a registration.
     was_registered: Cell<bool>,
+    /// Whether it has been said that the first core is waited for.
+    waiting_is_said: Cell<bool>,
 }
 
 /// Why a registration came to its end, or to nothing.
@@ -95,6 +97,7 @@ impl<'a> Life<'a> {
             send,
             events,
             was_registered: Cell::new(false),
+            waiting_is_said: Cell::new(false),
         }
     }
 
@@ -102,7 +105,7 @@ impl<'a> Life<'a> {
     pub(super) fn live(&self) -> Result<(), Failure> {
         let waits = self.launch.when_gone() == WhenGone::Wait;
         let timeout = Duration::from_secs(self.launch.timeout);
-        let mut patience = self.launch.by_osquery().then_some(timeout);
+        let patience = (!waits).then_some(timeout);
         loop {
             let was_registered = self.was_registered.get();
             let pause = match self.live_once(patience) {
@@ -133,7 +136,6 @@ impl<'a> Life<'a> {
                 }
                 Stop::Failed(failure) => return Err(failure),
             };
-            patience = (!waits).then_some(timeout);
             if pause.is_some_and(|pause| self.is_ended_within(pause)) {
                 return Ok(());
             }
@@ -202,11 +204,22 @@ impl<'a> Life<'a> {
                     if patience.is_some_and(|patience| start.elapsed() >= patience) {
                         return Err(Stop::NoCore(error));
                     }
+                    if patience.is_none() {
+                        self.say_waiting(&error);
+                    }
                 }
                 result => return result,
             }
             self.pause(retry)?;
             retry = (retry * 2).min(longest);
+        }
+    }
+
+    /// Says once that the first core is waited for; of a later one it is said when it is gone.
+    fn say_waiting(&self, error: &manager::Error) {
+        if !self.was_registered.get() && !self.waiting_is_said.replace(true) {
+            log::warn!("waiting for osquery at {}", self.socket.display());
+            log::debug!("{error}");
         }
     }
 

@@ -66,7 +66,7 @@ fn say(what: &str) {
 pub fn run(launch: &Launch, options: Options) -> ExitCode {
     let (send, events) = channel();
     let Err(failure) = serve(launch, options, &send, &events) else { return ExitCode::SUCCESS };
-    say(&failure.to_string());
+    say(&format!("error: {failure}"));
     if !matches!(failure, Failure::NoSocket) {
         let _ = events.recv_timeout(launch.interval().min(LONGEST_LINGER));
     }

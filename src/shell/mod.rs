@@ -4,10 +4,12 @@
 //! nothing but its answer.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::builder::{BoolishValueParser, TypedValueParser};
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
@@ -20,6 +22,7 @@ use render::{Cell, Mode, Renderer, Style};
 mod frame;
 mod real;
 pub mod render;
+mod visible;
 pub mod vtab;
 
 /// How much SQL is read from standard input, in bytes.
@@ -30,6 +33,9 @@ const LONGEST_INPUT: u64 = 1 << 20;
 pub struct Query {
     /// The statements, separated by ';'; read from standard input when there are none
     pub sql: Option<String>,
+    /// What is taken for more SQL, to say what is wrong with it.
+    #[arg(hide = true)]
+    pub rest: Vec<String>,
     /// The output mode.
     #[command(flatten)]
     pub mode: ModeFlags,
@@ -41,7 +47,7 @@ pub struct Query {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
-        value_parser = clap::builder::BoolishValueParser::new(),
+        value_parser = BoolishValueParser::new(),
         action = clap::ArgAction::Set
     )]
     pub header: bool,
@@ -60,7 +66,7 @@ pub struct Query {
 #[derive(clap::Args, Debug)]
 #[group(multiple = false)]
 pub struct ModeFlags {
-    /// Print an array of JSON objects
+    /// Print an array of JSON objects, one array for each statement that has columns
     #[arg(long)]
     pub json: bool,
     /// Print comma-separated values
@@ -92,6 +98,7 @@ impl ModeFlags {
 /// Answers the statements on standard output. The first one that fails is the last one.
 pub fn query(query: &Query, options: Options) -> ExitCode {
     exit(|out| {
+        check_words(query)?;
         let style = Style {
             mode: query.mode.mode(),
             header: query.header && !query.noheader,
@@ -123,6 +130,25 @@ pub fn query(query: &Query, options: Options) -> ExitCode {
     })
 }
 
+/// What stands alone where the SQL is looked for, and is none.
+fn check_words(query: &Query) -> Result<(), Failure> {
+    let Some(sql) = &query.sql else { return Ok(()) };
+    if BoolishValueParser::new()
+        .parse_ref(&clap::Command::new(""), None, OsStr::new(sql.trim()))
+        .is_ok()
+    {
+        return Err(Failure::Usage(format!(
+            "'{sql}' is no SQL; a value of --header stands behind '=': --header={sql}"
+        )));
+    }
+    match query.rest.first() {
+        None => Ok(()),
+        Some(word) => Err(Failure::Usage(format!(
+            "the SQL ends before '{word}': it is one argument, put it all between quotes"
+        ))),
+    }
+}
+
 /// Prints the table's CREATE TABLE.
 pub fn schema() -> ExitCode {
     exit(|out| {
@@ -133,6 +159,8 @@ pub fn schema() -> ExitCode {
 
 /// Why there is no answer, or only half of one.
 enum Failure {
+    /// The command line is wrong.
+    Usage(String),
     /// What was asked cannot be read.
     Input(String),
     Sql(rusqlite::Error),
@@ -160,17 +188,19 @@ fn exit(run: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> ExitCode {
         (Ok(()), Err(error)) => Err(Failure::Output(error)),
         (outcome, _) => outcome,
     };
+    let status =
+        if let Err(Failure::Usage(_)) = outcome { ExitCode::from(2) } else { ExitCode::FAILURE };
     let message = match outcome {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
         Err(Failure::Output(error)) => format!("cannot write the answer: {error}"),
-        Err(Failure::Input(message)) => message,
+        Err(Failure::Usage(message) | Failure::Input(message)) => message,
         Err(Failure::Sql(error)) => sql_message(error),
     };
-    eprintln!("Error: {}", render::visible(&message));
-    ExitCode::FAILURE
+    eprintln!("{}: error: {}", env!("CARGO_PKG_NAME"), visible::visible(&message));
+    status
 }
 
 /// SQLite's own words, without the statement that rusqlite adds.
@@ -182,6 +212,9 @@ fn sql_message(error: rusqlite::Error) -> String {
     };
     if message.starts_with("too many attached databases") {
         return format!("{message}: no other database can be opened here");
+    }
+    if message.starts_with("no such table: ") {
+        return format!("{message}; there are {NAME} and {ALTERNATIVE_NAME}, which are the same");
     }
     message
 }
@@ -221,6 +254,12 @@ fn answer(
 ) -> Result<(), Failure> {
     let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let count = columns.len();
+    if statement.parameter_count() > 0 {
+        return Err(Failure::Input(
+            "the SQL has a parameter, such as '?', and there is no value for it: write the value"
+                .into(),
+        ));
+    }
     let mut rows = statement.query([])?;
     if count == 0 {
         while rows.next()?.is_some() {}

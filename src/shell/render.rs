@@ -2,8 +2,8 @@
 //!
 //! `json`, `csv`, `line` and `list` are written row by row; `pretty` needs the widths, and holds the
 //! whole answer. The cells come from strangers (any user names a UNIX socket): in the modes that
-//! people read, whatever could move a terminal's cursor, start a line or turn the reading direction
-//! is shown as an escape. `json` and `csv` are for programs and change nothing.
+//! people read they are shown as `visible.rs` says; `--nullvalue` and `--separator` are the reader's own, and
+//! printed as they are. `json` and `csv` are for programs and change nothing.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use unicode_width::UnicodeWidthStr;
 
 use super::frame::{Frame, spaces};
+use super::visible::visible;
 
 /// The form of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,7 @@ impl<'a, W: Write> Renderer<'a, W> {
         self.start()?;
         let Renderer { style, columns, form, .. } = self;
         let text = |cell| -> &str { Option::as_deref(cell).unwrap_or(&style.null) };
+        let shown = |cell| Option::as_deref(cell).map_or(Cow::Borrowed(&*style.null), visible);
         match form {
             Form::Json { out, rows } => {
                 out.write_all(if *rows == 0 { b"\n  {" } else { b",\n  {" })?;
@@ -111,16 +113,16 @@ impl<'a, W: Write> Renderer<'a, W> {
                 for (name, cell) in columns.iter().zip(cells) {
                     let name = visible(name);
                     spaces(out, *width - name.width())?;
-                    writeln!(out, "{name} = {}", visible(text(cell)))?;
+                    writeln!(out, "{name} = {}", shown(cell))?;
                 }
                 Ok(())
             }
             Form::List { out, separator } => {
-                let cells: Vec<_> = cells.iter().map(|cell| visible(text(cell))).collect();
+                let cells: Vec<_> = cells.iter().map(shown).collect();
                 writeln!(out, "{}", cells.join(separator))
             }
             Form::Pretty { frame, .. } => {
-                frame.add(cells.iter().map(|cell| visible(text(cell))));
+                frame.add(cells.iter().map(shown));
                 Ok(())
             }
         }
@@ -175,23 +177,6 @@ fn plain(error: csv::Error) -> io::Error {
         csv::ErrorKind::Io(error) => error,
         other => io::Error::other(format!("{other:?}")),
     }
-}
-
-/// The text with escapes in place of what a terminal would obey: control characters, line and
-/// paragraph separators, and marks that turn the reading direction.
-pub fn visible(text: &str) -> Cow<'_, str> {
-    let obeyed = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if !text.contains(obeyed) {
-        return Cow::Borrowed(text);
-    }
-    let mut escaped = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if obeyed(c) { escaped.extend(c.escape_default()) } else { escaped.push(c) }
-    }
-    Cow::Owned(escaped)
 }
 
 #[cfg(test)]
@@ -323,17 +308,25 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_obeys_is_shown_as_an_escape() {
-        let hostile =
-            "\u{1b}[2J\r\n\t\0\u{7f}\u{9b}\u{85}\u{2028}\u{202e}\u{2066}\u{200f}\u{61c}é日\\";
-        let shown =
-            r"\u{1b}[2J\r\n\t\u{0}\u{7f}\u{9b}\u{85}\u{2028}\u{202e}\u{2066}\u{200f}\u{61c}é日\";
-        assert_eq!(visible(hostile), shown);
+    fn people_see_escapes_and_programs_do_not() {
+        let (hostile, shown) = ("\u{1b}[2J\n\u{200b}é日\\n", r"\u{1b}[2J\n\u{200b}é日\\n");
         let in_mode =
             |mode| print(&Style { mode, header: false, ..PLAIN }, &["a"], &[&[Some(hostile)]]);
+        assert_eq!(in_mode(Mode::Csv), format!("\"{hostile}\"\n"));
         assert_eq!(in_mode(Mode::List), format!("{shown}\n"));
         assert_eq!(in_mode(Mode::Line), format!("a = {shown}\n"));
         assert_eq!(in_mode(Mode::Pretty).lines().nth(1), Some(&*format!("| {shown} |")));
+    }
+
+    #[test]
+    fn what_stands_for_null_is_printed_as_it_is() {
+        let in_mode = |mode| {
+            let style = Style { mode, header: false, null: r"\N".into(), ..PLAIN };
+            print(&style, &["a"], &[&[None], &[Some(r"\N")]])
+        };
+        assert_eq!(in_mode(Mode::List), "\\N\n\\\\N\n");
+        assert_eq!(in_mode(Mode::Line), "a = \\N\n\na = \\\\N\n");
+        assert_eq!(in_mode(Mode::Csv), "\\N\n\\N\n");
     }
 
     #[test]

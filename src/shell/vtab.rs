@@ -8,7 +8,9 @@
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_int};
+use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::types::ValueRef;
@@ -157,8 +159,12 @@ unsafe impl VTabCursor for Cursor {
         self.rows = None;
         self.row = 0;
         let query = plan.query(self.table.columns(), values)?;
+        let start = Instant::now();
         let rows = self.table.generate(&query);
-        self.rows = Some(rows.map_err(|error| Error::ModuleError(error.to_string()))?);
+        let rows = rows.map_err(|error| Error::ModuleError(error.to_string()))?;
+        let asked = Asked { query: &query, columns: self.table.columns() };
+        log::debug!("asked for {asked}: rows: {}, {:.1?}", rows.len(), start.elapsed());
+        self.rows = Some(rows);
         Ok(())
     }
 
@@ -239,6 +245,27 @@ impl Plan {
             constraints.extend(texts.into_iter().map(pass_on));
         }
         Ok(QueryContext { constraints, columns_used: self.columns_used })
+    }
+}
+
+/// What the table was asked for, for the log.
+struct Asked<'a> {
+    query: &'a QueryContext,
+    columns: &'a [Column],
+}
+
+impl fmt::Display for Asked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.query.constraints.is_empty() {
+            return f.write_str("everything");
+        }
+        for (i, Constraint { column, operator, text }) in self.query.constraints.iter().enumerate()
+        {
+            let name = self.columns.get(*column).map_or("?", |column| &column.name);
+            let comma = if i == 0 { "" } else { ", " };
+            write!(f, "{comma}{name} {operator:?} {text:?}")?;
+        }
+        Ok(())
     }
 }
 

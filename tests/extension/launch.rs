@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::core::{Core, socket_in};
-use crate::support::process::{Extension, command};
+use crate::support::process::{BINARY, Extension, command};
 use crate::support::remote;
 
 const NAME: &str = "process_open_sockets";
@@ -60,7 +60,7 @@ fn a_taken_name_that_is_asked_for_is_an_error() {
         &Core::stock(),
         &["--table-name=Processes"],
         1,
-        "process_open_sockets: osquery already has a table named Processes; give --table-name \
+        "process_open_sockets: error: osquery already has a table named Processes; give --table-name \
          another name, or leave it out\n",
     );
 }
@@ -81,7 +81,7 @@ fn two_taken_names_are_an_error_that_says_so() {
         &Core::with_tables(&[NAME, ALTERNATIVE]),
         &[],
         1,
-        "process_open_sockets: osquery already has tables named process_open_sockets and \
+        "process_open_sockets: error: osquery already has tables named process_open_sockets and \
          alt_process_open_sockets; give the table a name of its own with --table-name or \
          PROCESS_OPEN_SOCKETS_TABLE_NAME\n",
     );
@@ -97,7 +97,7 @@ fn a_second_extension_of_the_name_is_an_error_that_says_so() {
         &["--table-name", "another"],
         1,
         &format!(
-            "process_open_sockets: an extension named process_open_sockets is already registered \
+            "process_open_sockets: error: an extension named process_open_sockets is already registered \
              at {}; end that one first, or remove one of its lines from extensions.load\n",
             core.socket().display()
         ),
@@ -109,7 +109,7 @@ fn a_refused_registration_is_an_error_in_the_core_s_words() {
     let core = Core::stock();
     core.faults().refuse("Failed adding registry: refused by the test");
     let message = format!(
-        "process_open_sockets: osquery at {} refuses the extension: Failed adding registry: \
+        "process_open_sockets: error: osquery at {} refuses the extension: Failed adding registry: \
          refused by the test; its log may say more (start osquery with --verbose)\n",
         core.socket().display()
     );
@@ -137,7 +137,7 @@ fn a_socket_that_never_comes_is_an_error_that_names_it() {
     assert_eq!(status.code(), Some(1));
     assert!(start.elapsed() >= Duration::from_secs(1));
     let expected = format!(
-        "process_open_sockets: osquery is not there: no extension manager listens at {} ",
+        "process_open_sockets: error: osquery is not there: no extension manager listens at {} ",
         socket.display()
     );
     assert!(said.starts_with(&expected), "{said}");
@@ -147,8 +147,8 @@ fn a_socket_that_never_comes_is_an_error_that_names_it() {
 fn without_a_socket_it_names_both_ways_of_using_it() {
     let (status, said) = Extension::run(&mut command()).end();
     assert_eq!(status.code(), Some(2));
-    assert!(said.contains("process_open_sockets query \"SELECT"), "{said}");
-    assert!(said.contains("osqueryi --extension"), "{said}");
+    assert!(said.contains(&format!("{BINARY} query \"SELECT")), "{said}");
+    assert!(said.contains(&format!("osqueryi --extension {BINARY}, ")), "{said}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -180,12 +181,45 @@ fn a_core_that_is_back_before_it_was_missed_is_served() {
     core.query(QUERY).unwrap();
 }
 
-#[test]
-fn a_sidecar_waits_for_its_first_core_longer_than_the_timeout() {
+/// The extension waits for its first core for longer than its timeout, which is a second, and is
+/// there for it then. What it said is returned.
+fn waits_for_its_first_core(launch: impl FnOnce(&Path) -> Extension) -> String {
     let dir = tempfile::tempdir().unwrap();
-    let _extension = Extension::sidecar(&socket_in(dir.path()), &["--timeout=1"]);
+    let extension = launch(&socket_in(dir.path()));
     thread::sleep(Duration::from_millis(1500));
     Core::start(dir, &[NAME]).wait_for(NAME);
+    extension.wait_until_it_says("registered with osquery");
+    extension.said()
+}
+
+#[test]
+fn a_sidecar_waits_for_its_first_core_longer_than_the_timeout_and_says_so_once() {
+    let said = waits_for_its_first_core(|socket| Extension::sidecar(socket, &["--timeout=1"]));
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(
+        lines[0].starts_with("process_open_sockets: warning: waiting for osquery at /"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_launched_extension_that_is_told_to_waits_for_its_first_core_longer_than_the_timeout() {
+    let flags = ["--when-gone=wait", "--timeout=1"];
+    let said = waits_for_its_first_core(|socket| Extension::launch(socket, &flags));
+    assert_eq!(said.matches(": waiting for osquery at /").count(), 1, "{said}");
+}
+
+#[test]
+fn a_sidecar_that_is_told_to_gives_up_a_core_that_never_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = socket_in(dir.path());
+    let start = Instant::now();
+    let (status, said) = Extension::sidecar(&socket, &["--when-gone=exit", "--timeout=1"]).end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(said.contains("osquery is not there: no extension manager listens at "), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
 }
 
 #[test]
@@ -269,7 +303,8 @@ fn a_launched_extension_ends_when_the_core_hangs_up_while_it_is_asked() {
     let (status, said) = Extension::launch::<&str>(core.socket(), &[]).end();
     assert_eq!(status.code(), Some(1));
     assert_eq!(said.lines().count(), 1, "{said}");
-    let expected = format!("process_open_sockets: what answers at {}", core.socket().display());
+    let expected =
+        format!("process_open_sockets: error: what answers at {}", core.socket().display());
     assert!(said.starts_with(&expected), "{said}");
 }
 

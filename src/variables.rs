@@ -1,0 +1,77 @@
+//! Settings from the environment, for want of flags.
+//!
+//! Clap reads the variables, but it has no option for three things: an empty one counts as unset
+//! (units of systemd have such), one that a subcommand has no use for cannot break it, and an error
+//! names the variable that holds the value.
+
+use std::any::TypeId;
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::Resettable;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{Arg, Args, Command, CommandFactory, Error, FromArgMatches};
+
+use crate::cli::{Cli, Launch, TableFlags};
+
+/// The command line, and the variables where it says nothing.
+///
+/// # Errors
+/// Clap's, which may be the help that was asked for.
+pub(crate) fn parse(arguments: &[OsString]) -> Result<Cli, Error> {
+    let given = match with_variables(|_| false).try_get_matches_from(arguments) {
+        Ok(given) => given,
+        // Only the help of the whole command line tells of the variables.
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => {
+            return Err(Cli::command().try_get_matches_from(arguments).err().unwrap_or(error));
+        }
+        Err(error) => return Err(error),
+    };
+    let mut command = with_variables(|arg| {
+        let value = arg.get_env().and_then(env::var_os);
+        value.is_some_and(|value| !value.is_empty())
+            && given.value_source(arg.get_id().as_str()) != Some(ValueSource::CommandLine)
+            && is_of_use(arg, given.subcommand_name())
+    });
+    let matches = command.try_get_matches_from_mut(arguments);
+    Cli::from_arg_matches(&matches.map_err(|error| naming_the_variable(error, &command))?)
+}
+
+/// The command line with the variables of those flags alone.
+fn with_variables(of: impl Fn(&Arg) -> bool) -> Command {
+    Cli::command().mut_args(|arg| if of(&arg) { arg } else { arg.env(Resettable::Reset) })
+}
+
+fn is_of_use(arg: &Arg, subcommand: Option<&str>) -> bool {
+    match subcommand {
+        None => true,
+        Some("schema") => !is_among::<Launch>(arg) && !is_among::<TableFlags>(arg),
+        Some(_) => !is_among::<Launch>(arg),
+    }
+}
+
+fn is_among<Flags: Args>(arg: &Arg) -> bool {
+    Flags::augment_args(Command::new("")).get_arguments().any(|flag| flag.get_id() == arg.get_id())
+}
+
+/// The same error, of a command line that is right without its variables.
+fn naming_the_variable(mut error: Error, command: &Command) -> Error {
+    let variables = || command.get_arguments().filter_map(|arg| Some((arg, arg.get_env()?)));
+    if error.kind() == ErrorKind::InvalidUtf8 {
+        let is_text = |arg: &Arg| arg.get_value_parser().type_id() != TypeId::of::<PathBuf>();
+        let is_utf_8 = |name| env::var_os(name).is_some_and(|value| value.to_str().is_some());
+        if let Some((_, name)) = variables().find(|&(arg, name)| is_text(arg) && !is_utf_8(name)) {
+            let words = format!("{} is not UTF-8\n", name.display());
+            return Error::raw(ErrorKind::InvalidUtf8, words);
+        }
+    }
+    if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
+        && let Some((_, name)) = variables().find(|(arg, _)| arg.to_string() == *flag)
+    {
+        let name = ContextValue::String(name.to_string_lossy().into_owned());
+        error.insert(ContextKind::InvalidArg, name);
+    }
+    error
+}
