@@ -1,0 +1,178 @@
+//! The table while sockets and processes come and go, a thousand and more a second, for half a minute.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use support::rows::{rows_where, table};
+
+const WHILE: Duration = Duration::from_secs(30);
+
+/// A child that holds a socket of ours as its standard input.
+struct Sleeper(Child);
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What is there all the time: inodes, and who holds each.
+struct Lasting {
+    holders: BTreeMap<u64, BTreeSet<(u32, i32)>>,
+    listener: u64,
+    _sockets: Vec<OwnedFd>,
+    sleepers: Vec<Sleeper>,
+}
+
+impl Lasting {
+    fn new() -> Lasting {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let (one, other) = UnixStream::pair().unwrap();
+        let listening = rustix::fs::fstat(&listener).unwrap().st_ino;
+        let mut sockets: Vec<OwnedFd> = vec![
+            listener.try_clone().unwrap().into(),
+            listener.into(),
+            client.into(),
+            server.into(),
+            one.into(),
+            other.into(),
+            UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().into(),
+            UnixDatagram::unbound().unwrap().into(),
+        ];
+        sockets.extend((0..200).map(|_| OwnedFd::from(UnixDatagram::unbound().unwrap())));
+        let mut holders: BTreeMap<u64, BTreeSet<(u32, i32)>> = BTreeMap::new();
+        let mut hold = |socket: &OwnedFd, pid, fd| {
+            let inode = rustix::fs::fstat(socket.as_fd()).unwrap().st_ino;
+            holders.entry(inode).or_default().insert((pid, fd));
+        };
+        for socket in &sockets {
+            hold(socket, std::process::id(), socket.as_raw_fd());
+        }
+        let sleepers = [&sockets[0], &sockets[2], &sockets[6]].map(|socket| {
+            let shared = socket.try_clone().unwrap();
+            let child = Command::new("sleep").arg("600").stdin(shared).spawn().unwrap();
+            hold(socket, child.id(), 0);
+            Sleeper(child)
+        });
+        Lasting { holders, listener: listening, _sockets: sockets, sleepers: sleepers.into() }
+    }
+
+    /// Whether that process lives as long as they do. Any other that holds one is a child of ours that is
+    /// no program of its own yet, and holds all that we hold.
+    fn is_of_lasting_process(&self, pid: i32) -> bool {
+        let children = self.sleepers.iter().map(|sleeper| sleeper.0.id());
+        children.chain([std::process::id()]).any(|lasting| i32::try_from(lasting) == Ok(pid))
+    }
+}
+
+/// Opens and closes sockets until it is over; counts them.
+fn churn(over: &AtomicBool, opened: &AtomicU64) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    while !over.load(Ordering::Relaxed) {
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let pair = UnixStream::pair().unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        // So that no TIME_WAIT is left.
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        let server = listener.accept().unwrap();
+        let copy = udp.try_clone().unwrap();
+        drop((udp, copy, pair, client, server));
+        opened.fetch_add(5, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Starts processes that end at once.
+fn come_and_go(over: &AtomicBool, started: &AtomicU64) {
+    while !over.load(Ordering::Relaxed) {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let child = Command::new("true").stdin(OwnedFd::from(socket)).status();
+        assert!(child.unwrap().success());
+        started.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How many rows of lasting sockets there are in an answer, which is right in every one of them.
+fn checked(lasting: &Lasting, rows: &[String], asked: impl Fn(u64, u32) -> bool) -> usize {
+    let mut shown: BTreeMap<u64, BTreeSet<(u32, i32)>> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').collect();
+        let (pid, fd): (i32, i32) = (cells[0].parse().unwrap(), cells[1].parse().unwrap());
+        let inode: u64 = cells[2].parse().unwrap();
+        assert!(inode == 0 || seen.insert((inode, pid, fd)), "twice: {row}");
+        if !lasting.holders.contains_key(&inode) {
+            continue;
+        }
+        assert_ne!(pid, -1, "held, and shown as nobody's: {row}");
+        if lasting.is_of_lasting_process(pid) {
+            shown.entry(inode).or_default().insert((pid.cast_unsigned(), fd));
+        }
+    }
+    let mut compared = 0;
+    for (inode, holders) in &lasting.holders {
+        let expected: BTreeSet<_> =
+            holders.iter().filter(|(pid, _)| asked(*inode, *pid)).copied().collect();
+        let came = shown.remove(inode).unwrap_or_default();
+        assert_eq!(came, expected, "holders of socket {inode}");
+        compared += expected.len();
+    }
+    compared
+}
+
+#[test]
+fn whatever_comes_and_goes_lasting_sockets_are_shown_with_their_holders_and_no_others() {
+    let lasting = Lasting::new();
+    let (over, opened, started) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let (mut compared, mut answers) = ([0; 4], 0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| churn(&over, &opened));
+        }
+        scope.spawn(|| come_and_go(&over, &started));
+        let table = table(Path::new("/proc"));
+        let ours = std::process::id();
+        let child = lasting.sleepers[0].0.id();
+        let end = Instant::now() + WHILE;
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            while Instant::now() < end {
+                let all = rows_where(&table, &[]);
+                compared[0] += checked(&lasting, &all, |_, _| true);
+                for pid in [ours, child] {
+                    let of_one = rows_where(&table, &[("pid", &pid.to_string())]);
+                    compared[1] += checked(&lasting, &of_one, |_, holder| holder == pid);
+                }
+                let listening = rows_where(&table, &[("state", "LISTEN")]);
+                compared[2] += checked(&lasting, &listening, |inode, _| inode == lasting.listener);
+                let socket = rows_where(&table, &[("socket", &lasting.listener.to_string())]);
+                compared[3] += checked(&lasting, &socket, |inode, _| inode == lasting.listener);
+                answers += 5;
+            }
+        }));
+        over.store(true, Ordering::Relaxed);
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    let (opened, started) = (opened.into_inner(), started.into_inner());
+    println!(
+        "{opened} sockets opened, {started} processes started; {answers} answers, {compared:?} rows compared"
+    );
+    assert!(opened > 1000 * WHILE.as_secs() && started > WHILE.as_secs(), "{opened} {started}");
+    assert!(compared.iter().all(|&count| count > 50), "{compared:?}");
+}
