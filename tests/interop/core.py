@@ -38,6 +38,17 @@ COLUMNS = [
     ("path", "TEXT", "8"),
     ("state", "TEXT", "12"),
     ("net_namespace", "TEXT", "12"),
+    # Hidden from here on.
+    ("tid", "INTEGER", "24"),
+    ("owner_unknown", "TEXT", "24"),
+    ("type", "INTEGER", "24"),
+    ("uid", "BIGINT", "24"),
+    ("peer_socket", "BIGINT", "24"),
+    ("rx_queue", "BIGINT", "24"),
+    ("tx_queue", "BIGINT", "24"),
+    ("interface", "TEXT", "24"),
+    ("cgroup_path", "TEXT", "24"),
+    ("scope", "INTEGER", "24"),
 ]
 
 
@@ -215,7 +226,11 @@ class Interop(unittest.TestCase):
         rows = generate(path, equals={"pid": [expected["pid"]], "socket": [expected["socket"]]})
         self.assertEqual(len(rows), 1)
         self.assertTrue(0 <= int(rows[0].pop("rowid")) < 2**63)
+        hidden = {name: rows[0].pop(name) for name, _, options in COLUMNS if options == "24"}
         self.assertEqual(rows[0], expected)
+        self.assertEqual((hidden["tid"], hidden["type"]), (expected["pid"], "1"))
+        # What is not known is a number all the same, to Thrift: an empty text.
+        self.assertEqual((hidden["peer_socket"], hidden["interface"]), ("", ""))
 
     def test_two_columns(self):
         path, expected = self.served(), self.listener()
