@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -71,11 +72,29 @@ impl Lasting {
         Lasting { holders, listener: listening, _sockets: sockets, sleepers: sleepers.into() }
     }
 
-    /// Whether that process lives as long as they do. Any other that holds one is a child of ours that is
-    /// no program of its own yet, and holds all that we hold.
+    /// Whether that process lives as long as they do.
     fn is_of_lasting_process(&self, pid: i32) -> bool {
         let children = self.sleepers.iter().map(|sleeper| sleeper.0.id());
         children.chain([std::process::id()]).any(|lasting| i32::try_from(lasting) == Ok(pid))
+    }
+
+    /// Whether they and /proc agree on who holds what, now.
+    fn is_what_proc_says(&self) -> bool {
+        let mut truth: BTreeMap<u64, BTreeSet<(u32, i32)>> = BTreeMap::new();
+        let pids = self.sleepers.iter().map(|sleeper| sleeper.0.id()).chain([std::process::id()]);
+        for pid in pids {
+            for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
+                let Ok(link) = std::fs::read_link(entry.path()) else { continue };
+                let inode =
+                    link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']'));
+                let Some(inode) = inode.map(|inode| inode.parse().unwrap()) else { continue };
+                if self.holders.contains_key(&inode) {
+                    let fd = entry.file_name().to_str().unwrap().parse().unwrap();
+                    truth.entry(inode).or_default().insert((pid, fd));
+                }
+            }
+        }
+        truth == self.holders
     }
 }
 
@@ -97,18 +116,30 @@ fn churn(over: &AtomicBool, opened: &AtomicU64) {
     }
 }
 
-/// Starts processes that end at once.
-fn come_and_go(over: &AtomicBool, started: &AtomicU64) {
+/// Starts processes that end at once, and notes their pids.
+fn come_and_go(over: &AtomicBool, started: &Mutex<BTreeSet<i32>>, count: &AtomicU64) {
     while !over.load(Ordering::Relaxed) {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let child = Command::new("true").stdin(OwnedFd::from(socket)).status();
-        assert!(child.unwrap().success());
-        started.fetch_add(1, Ordering::Relaxed);
+        let mut child = Command::new("true").stdin(OwnedFd::from(socket)).spawn().unwrap();
+        started.lock().unwrap().insert(i32::try_from(child.id()).unwrap());
+        assert!(child.wait().unwrap().success());
+        count.fetch_add(1, Ordering::Relaxed);
+        // So that their pids do not come round again: the list would in the end excuse any.
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
 /// How many rows of lasting sockets there are in an answer, which is right in every one of them.
-fn checked(lasting: &Lasting, rows: &[String], asked: impl Fn(u64, u32) -> bool) -> usize {
+///
+/// Between fork and exec a child of ours holds a copy of all that we hold, each under our number for it,
+/// and is rightly shown. Which pids were taken for such children goes to `copies`: they have to be in the
+/// list of those that were started, but may be shown before they are.
+fn checked(
+    lasting: &Lasting,
+    rows: &[String],
+    copies: &mut BTreeMap<i32, String>,
+    asked: impl Fn(u64, u32) -> bool,
+) -> usize {
     let mut shown: BTreeMap<u64, BTreeSet<(u32, i32)>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for row in rows {
@@ -116,12 +147,13 @@ fn checked(lasting: &Lasting, rows: &[String], asked: impl Fn(u64, u32) -> bool)
         let (pid, fd): (i32, i32) = (cells[0].parse().unwrap(), cells[1].parse().unwrap());
         let inode: u64 = cells[2].parse().unwrap();
         assert!(inode == 0 || seen.insert((inode, pid, fd)), "twice: {row}");
-        if !lasting.holders.contains_key(&inode) {
-            continue;
-        }
+        let Some(holders) = lasting.holders.get(&inode) else { continue };
         assert_ne!(pid, -1, "held, and shown as nobody's: {row}");
         if lasting.is_of_lasting_process(pid) {
             shown.entry(inode).or_default().insert((pid.cast_unsigned(), fd));
+        } else {
+            assert!(holders.contains(&(std::process::id(), fd)), "a wrong descriptor: {row}");
+            copies.insert(pid, row.clone());
         }
     }
     let mut compared = 0;
@@ -138,13 +170,16 @@ fn checked(lasting: &Lasting, rows: &[String], asked: impl Fn(u64, u32) -> bool)
 #[test]
 fn whatever_comes_and_goes_lasting_sockets_are_shown_with_their_holders_and_no_others() {
     let lasting = Lasting::new();
-    let (over, opened, started) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    assert!(lasting.is_what_proc_says());
+    let over = AtomicBool::new(false);
+    let (opened, started, pids) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::default());
+    let mut copies = BTreeMap::new();
     let (mut compared, mut answers) = ([0; 4], 0);
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| churn(&over, &opened));
         }
-        scope.spawn(|| come_and_go(&over, &started));
+        scope.spawn(|| come_and_go(&over, &pids, &started));
         let table = table(Path::new("/proc"));
         let ours = std::process::id();
         let child = lasting.sleepers[0].0.id();
@@ -152,15 +187,19 @@ fn whatever_comes_and_goes_lasting_sockets_are_shown_with_their_holders_and_no_o
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             while Instant::now() < end {
                 let all = rows_where(&table, &[]);
-                compared[0] += checked(&lasting, &all, |_, _| true);
+                compared[0] += checked(&lasting, &all, &mut copies, |_, _| true);
                 for pid in [ours, child] {
                     let of_one = rows_where(&table, &[("pid", &pid.to_string())]);
-                    compared[1] += checked(&lasting, &of_one, |_, holder| holder == pid);
+                    compared[1] +=
+                        checked(&lasting, &of_one, &mut copies, |_, holder| holder == pid);
                 }
                 let listening = rows_where(&table, &[("state", "LISTEN")]);
-                compared[2] += checked(&lasting, &listening, |inode, _| inode == lasting.listener);
+                compared[2] += checked(&lasting, &listening, &mut copies, |inode, _| {
+                    inode == lasting.listener
+                });
                 let socket = rows_where(&table, &[("socket", &lasting.listener.to_string())]);
-                compared[3] += checked(&lasting, &socket, |inode, _| inode == lasting.listener);
+                compared[3] +=
+                    checked(&lasting, &socket, &mut copies, |inode, _| inode == lasting.listener);
                 answers += 5;
             }
         }));
@@ -169,9 +208,14 @@ fn whatever_comes_and_goes_lasting_sockets_are_shown_with_their_holders_and_no_o
             std::panic::resume_unwind(panic);
         }
     });
+    assert!(lasting.is_what_proc_says());
+    let pids = pids.into_inner().unwrap();
+    let wrong: Vec<_> = copies.iter().filter(|(pid, _)| !pids.contains(pid)).collect();
+    assert!(wrong.is_empty(), "shown with processes that are none of ours: {wrong:#?}");
+    let copies = copies.len();
     let (opened, started) = (opened.into_inner(), started.into_inner());
     println!(
-        "{opened} sockets opened, {started} processes started; {answers} answers, {compared:?} rows compared"
+        "{opened} sockets opened, {started} processes started; {answers} answers, {compared:?} rows compared, {copies} children seen before they were programs"
     );
     assert!(opened > 1000 * WHILE.as_secs() && started > WHILE.as_secs(), "{opened} {started}");
     assert!(compared.iter().all(|&count| count > 50), "{compared:?}");
