@@ -187,7 +187,9 @@ fn waits_for_its_first_core(launch: impl FnOnce(&Path) -> Extension) -> String {
     let dir = tempfile::tempdir().unwrap();
     let extension = launch(&socket_in(dir.path()));
     thread::sleep(Duration::from_millis(1500));
-    Core::start(dir, &[NAME]).wait_for(NAME);
+    // It lives until the extension has heard from it.
+    let core = Core::start(dir, &[NAME]);
+    core.wait_for(NAME);
     extension.wait_until_it_says("registered with osquery");
     extension.said()
 }
