@@ -11,12 +11,13 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream,
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType, ipproto};
 use support::left_out::{is_root_or_say, say_left_out};
 use support::own::net_namespace;
 use support::rows::{rows_where, table};
+use support::sleeper::Sleeper;
 
 const TEST: &str = "whatever_ss_and_lsof_know_of_a_holder_the_table_knows";
 
@@ -103,22 +104,6 @@ fn printed(program: &str, arguments: &[&str]) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A child that holds a socket of ours.
-struct Sleeper(Child);
-
-impl Sleeper {
-    fn holding(socket: OwnedFd) -> Sleeper {
-        Sleeper(Command::new("sleep").arg("600").stdin(socket).spawn().unwrap())
-    }
-}
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Sockets of all kinds that the kernel lets us have.
 struct Sockets {
     /// In this process, each with what it is. The table's default rows have all of them.
@@ -201,7 +186,7 @@ impl Sockets {
         let client = UnixStream::connect(folder.join("listener")).unwrap();
         hold("UNIX server", listener.accept().unwrap().0.into());
         hold("UNIX client", client.into());
-        sleepers.push(Sleeper::holding(listener.try_clone().unwrap().into()));
+        sleepers.push(Sleeper::holding(OwnedFd::from(listener.try_clone().unwrap())));
         hold("UNIX listener", listener.into());
         let (one, other) = UnixStream::pair().unwrap();
         hold("one of a pair", one.into());

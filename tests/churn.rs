@@ -10,24 +10,15 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use support::rows::{rows_where, table};
+use support::sleeper::Sleeper;
 
 const WHILE: Duration = Duration::from_secs(30);
-
-/// A child that holds a socket of ours as its standard input.
-struct Sleeper(Child);
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// What is there all the time: inodes, and who holds each.
 struct Lasting {
@@ -65,23 +56,23 @@ impl Lasting {
         }
         let sleepers = [&sockets[0], &sockets[2], &sockets[6]].map(|socket| {
             let shared = socket.try_clone().unwrap();
-            let child = Command::new("sleep").arg("600").stdin(shared).spawn().unwrap();
-            hold(socket, child.id(), 0);
-            Sleeper(child)
+            let sleeper = Sleeper::holding(shared);
+            hold(socket, sleeper.pid(), 0);
+            sleeper
         });
         Lasting { holders, listener: listening, _sockets: sockets, sleepers: sleepers.into() }
     }
 
     /// Whether that process lives as long as they do.
     fn is_of_lasting_process(&self, pid: i32) -> bool {
-        let children = self.sleepers.iter().map(|sleeper| sleeper.0.id());
+        let children = self.sleepers.iter().map(|sleeper| sleeper.pid());
         children.chain([std::process::id()]).any(|lasting| i32::try_from(lasting) == Ok(pid))
     }
 
     /// Whether they and /proc agree on who holds what, now.
     fn is_what_proc_says(&self) -> bool {
         let mut truth: BTreeMap<u64, BTreeSet<(u32, i32)>> = BTreeMap::new();
-        let pids = self.sleepers.iter().map(|sleeper| sleeper.0.id()).chain([std::process::id()]);
+        let pids = self.sleepers.iter().map(|sleeper| sleeper.pid()).chain([std::process::id()]);
         for pid in pids {
             for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
                 let Ok(link) = std::fs::read_link(entry.path()) else { continue };
@@ -182,7 +173,7 @@ fn whatever_comes_and_goes_lasting_sockets_are_shown_with_their_holders_and_no_o
         scope.spawn(|| come_and_go(&over, &pids, &started));
         let table = table(Path::new("/proc"));
         let ours = std::process::id();
-        let child = lasting.sleepers[0].0.id();
+        let child = lasting.sleepers[0].pid();
         let end = Instant::now() + WHILE;
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             while Instant::now() < end {

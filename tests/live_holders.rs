@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -25,6 +25,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use support::left_out::is_root_or_say;
 use support::own::{imitate_line_about, inode, net_namespace, pid, row, rows_of};
 use support::rows::{rows_where, table};
+use support::sleeper::Sleeper;
 
 /// One test at a time: until a child is a program of its own it holds all that this process holds,
 /// the sockets of other tests too.
@@ -33,14 +34,7 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A process that does nothing until it is killed, with this as its standard input.
-struct Sleeper(Child);
-
 impl Sleeper {
-    fn holding(socket: impl Into<Stdio>) -> Sleeper {
-        Sleeper(Command::new("sleep").arg("600").stdin(socket).spawn().unwrap())
-    }
-
     /// The same in a network namespace of its own, where it does this first. Between fork and exec
     /// only bare system calls may be made: nothing that allocates or locks.
     fn in_new_namespace(
@@ -77,17 +71,6 @@ impl Sleeper {
         told.read_exact(&mut inode).unwrap();
         told.read_exact(&mut fd).unwrap();
         (sleeper, i32::from_ne_bytes(fd), u64::from_ne_bytes(inode))
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

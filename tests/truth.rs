@@ -22,10 +22,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use expected::{Row, inode, wait_for};
-use place::{Keeper, Parked, Place};
+use place::{Parked, Place};
 use rustix::net::{AddressFamily, SocketAddrUnix, ipproto};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use support::left_out::{is_root_or_say, say_left_out};
+use support::sleeper::Sleeper;
 use tables::process_open_sockets::{Families, Options};
 
 /// One test at a time: until a child is a program of its own it holds all that this process holds.
@@ -197,7 +198,7 @@ fn a_group_of_udp_sockets(place: &Place, held: &mut Held) -> Vec<Row> {
         (0..3).map(one).collect()
     });
     let shared = group[0].try_clone().unwrap();
-    let sleeper = Keeper::holding(OwnedFd::from(shared));
+    let sleeper = Sleeper::holding(OwnedFd::from(shared));
     let udp = |row: Row| row.inet(17, "127.0.0.1:7006", "0.0.0.0:0").queues(0, 0).interface("lo");
     let mut rows: Vec<Row> = group.iter().map(|socket| udp(place.mine(socket))).collect();
     rows.push(udp(place.of(sleeper.pid(), 0, inode(&group[0]))));

@@ -24,6 +24,7 @@ pub(crate) mod process;
 pub(crate) mod remote;
 pub(crate) mod rows;
 pub(crate) mod served;
+pub(crate) mod sleeper;
 #[cfg(feature = "shell")]
 pub(crate) mod sql;
 pub(crate) mod wire;

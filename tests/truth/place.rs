@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use super::expected::wait_for;
+use super::support::sleeper::Sleeper;
 use rustix::thread::{
     LinkNameSpaceType, UnshareFlags, gettid, move_into_link_name_space, unshare_unsafe,
 };
@@ -16,7 +17,7 @@ use rustix::thread::{
 pub(crate) struct Place {
     handle: Option<File>,
     pub(crate) number: String,
-    keeper: Option<Keeper>,
+    keeper: Option<Sleeper>,
     parked: Option<Parked>,
     mounted: Option<tempfile::NamedTempFile>,
     /// A mount elsewhere goes with the file that it is on.
@@ -69,7 +70,7 @@ impl Place {
 
     /// From here on a process lives there.
     pub(crate) fn keep_by_process(&mut self) {
-        self.keeper = Some(self.inside(|| Keeper::holding(Stdio::null())));
+        self.keeper = Some(self.inside(|| Sleeper::holding(Stdio::null())));
     }
 
     /// From here on a thread of this process does.
@@ -111,7 +112,7 @@ impl Place {
             unshare.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
         });
         let there = format!("/proc/{}", child.id());
-        let keeper = Keeper(child);
+        let keeper = Sleeper(child);
         let link = |path: &str| std::fs::read_link(path).ok();
         let is_back = || {
             let name = std::fs::read_to_string(format!("{there}/comm"));
@@ -135,27 +136,6 @@ impl Drop for Place {
             let unmounted = Command::new("umount").arg("--lazy").arg(file.path()).status();
             assert!(unmounted.unwrap().success());
         }
-    }
-}
-
-/// A process that does nothing until it is killed, with this as its standard input.
-pub(crate) struct Keeper(Child);
-
-impl Keeper {
-    pub(crate) fn holding(socket: impl Into<Stdio>) -> Keeper {
-        let mut command = Command::new("sleep");
-        Keeper(command.arg("600").stdin(socket).stdout(Stdio::null()).spawn().unwrap())
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
