@@ -15,6 +15,8 @@ pub(crate) enum GapKind {
     NetNamespace,
     /// A network namespace that is mounted and that no process was seen in: its sockets are missing.
     MountedNetNamespace,
+    /// Not all mounts were read: namespaces that are only mounted may be missing.
+    Mounts,
     /// The number of a network namespace: its sockets have no net_namespace.
     NetNamespaceNumber,
     /// A namespace that all processes had left when its files were to be read, if it was not gone with
@@ -76,6 +78,10 @@ impl fmt::Display for Gap {
             GapKind::MountedNetNamespace => (
                 "network namespaces without processes that could not be entered",
                 "their sockets are missing",
+            ),
+            GapKind::Mounts => (
+                "lists of mounts that take too long to read",
+                "network namespaces that are mounted there and have no process may be missing",
             ),
             GapKind::NetNamespaceNumber => (
                 "network namespaces whose number could not be read",

@@ -189,8 +189,8 @@ impl Request {
         message
     }
 
-    /// `struct inet_diag_req_v2` and attributes. No extension is asked for: all that is read is in
-    /// the fixed part of the answers.
+    /// `struct inet_diag_req_v2` and attributes. No extension is asked for: what is
+    /// read comes without.
     fn inet_body(&self, v6: bool, protocol: u16) -> Vec<u8> {
         const INET_DIAG_REQ_BYTECODE: u16 = 1;
         const INET_DIAG_REQ_PROTOCOL: u16 = 3;

@@ -8,12 +8,12 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{FileType, Mode, OFlags, RawDir, fstat, openat};
+use rustix::fs::{FileType, Mode, OFlags, RawDir, fstat, fstatfs, openat};
 
 use super::proc_root::ProcRoot;
 use crate::process_open_sockets::parse::mountinfo::mounts_of;
 
-/// More directories than that are not looked into.
+/// More directories than that are not looked into, nor remembered to be.
 const MOST: usize = 100_000;
 
 /// Those of these groups that are there, from the root of the mounted hierarchy on.
@@ -50,7 +50,9 @@ pub(super) fn paths(
             if !find(entry.ino(), &path) {
                 return paths;
             }
-            pending.push(path);
+            if pending.len() < MOST {
+                pending.push(path);
+            }
         }
     }
     paths
@@ -64,8 +66,11 @@ fn hierarchy(root: &ProcRoot) -> Option<OwnedFd> {
     let own = root.own_process().ok()?;
     let text = own.read("mountinfo").ok()?;
     mounts_of(&text, b"cgroup2").find_map(|mount| {
+        /// From `include/uapi/linux/magic.h`.
+        const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
         let whole = mount.root == b"/";
         let directory = rustix::fs::open(mount.mount_point, DIRECTORY, Mode::empty()).ok()?;
-        whole.then_some(directory)
+        let is_it = fstatfs(&directory).is_ok_and(|it| it.f_type == CGROUP2_SUPER_MAGIC);
+        (whole && is_it).then_some(directory)
     })
 }

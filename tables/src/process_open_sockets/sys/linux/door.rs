@@ -2,9 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{Mode, OFlags, fstat, fstatfs};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, fstatfs, openat2};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -35,26 +34,34 @@ impl Door {
 
     /// Where it is, for messages.
     pub(super) fn path(&self, root: &ProcRoot) -> String {
-        let path = match self {
-            Door::Process(pid) => root.path().join(pid.to_string()),
-            Door::Thread(pid, tid) => root.path().join(format!("{pid}/task/{tid}")),
-            Door::Mount(path) => std::ffi::OsStr::from_bytes(path).into(),
+        let process = match self {
+            Door::Process(pid) => pid.to_string(),
+            Door::Thread(pid, tid) => format!("{pid}/task/{tid}"),
+            // A stranger's words.
+            Door::Mount(path) => {
+                let path = path.get(..path.len().min(200)).unwrap_or_default();
+                return format!("{:?}", String::from_utf8_lossy(path));
+            }
         };
-        path.display().to_string()
+        root.path().join(process).display().to_string()
     }
 }
 
 /// A handle of the namespace whose file a process sees mounted at that path.
 ///
 /// # Errors
-/// ENOENT if there is no file of a namespace; and why it cannot be opened.
+/// EXDEV if something else is mounted over it; and why it cannot be opened.
 pub(super) fn open_mounted(root: &ProcRoot, pid: i32, path: &[u8]) -> rustix::io::Result<OwnedFd> {
     /// From `include/uapi/linux/magic.h`.
     const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
-    let pinned = root.process(pid)?.pin([&b"root"[..], path].concat())?;
+    // A stranger's path: it stays below their root, and no link in it is followed.
+    let top = root.process(pid)?.pin("root")?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let pinned = openat2(&top, path, flags, Mode::empty(), resolve)?;
     // Somebody may have mounted another thing over it, which it would not be safe to open.
     if fstatfs(&pinned)?.f_type != NSFS_MAGIC {
-        return Err(Errno::NOENT);
+        return Err(Errno::XDEV);
     }
     let path = format!("/proc/self/fd/{}", pinned.as_raw_fd());
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())

@@ -191,13 +191,19 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
         found: &mut Found,
     ) {
         let Some(tasks) = process.tasks() else { return };
+        // In the order of their tables.
         let mut listed = vec![pid];
         for tid in tasks.others() {
-            let shares = |&other: &i32| kcmp::share_descriptors(other, tid);
-            if self.can_compare && listed.iter().any(shares) {
-                continue;
+            if self.can_compare {
+                // One that cannot be compared stands anywhere.
+                let order = |&other: &i32| {
+                    kcmp::compare_descriptors(other, tid).unwrap_or(std::cmp::Ordering::Less)
+                };
+                match listed.binary_search_by(order) {
+                    Ok(_) => continue,
+                    Err(place) => listed.insert(place, tid),
+                }
             }
-            listed.push(tid);
             if let Ok(thread) = tasks.thread(tid) {
                 // It ends when it likes; and who may read the process may read it.
                 let _ = self.list_one(pid, Some(tid), &thread, scope, found);

@@ -17,9 +17,12 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, Stat, stat};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use super::door::{self, Door, in_net_namespace, open_mounted};
 use super::proc_root::{ProcRoot, Process, is_gone};
@@ -37,7 +40,7 @@ pub(super) struct Mark(u64, u64);
 pub(super) struct Namespace {
     pub(super) mark: Mark,
     number: Option<NetNamespace>,
-    /// What holds it open; None where that is not allowed, or no more files may be open.
+    /// What holds it open; None where that is not allowed, or too many are held open already.
     handle: Option<OwnedFd>,
     doors: Vec<Door>,
 }
@@ -53,6 +56,13 @@ pub(super) struct Namespaces {
 
 /// More ways to one namespace are not remembered.
 const DOORS: usize = 64;
+/// Anybody can make namespaces: more of them are not held open,
+const MOST_HELD: usize = 128;
+/// nor more than this part of the descriptors that we may have.
+const PART_HELD: u64 = 4;
+/// For how long the mounts of others are read. Anybody can make mounts, and the kernel may take long to
+/// list them.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Namespaces {
     /// Puts a process into its namespace.
@@ -105,14 +115,22 @@ impl Namespaces {
             return;
         }
         let mut seen = HashSet::new();
+        let deadline = Instant::now() + PATIENCE;
         for pid in root.own_pid().into_iter().chain(pids) {
-            // Which mounts it sees; whose link cannot be read sees mostly those of others.
-            let mounts = root.link(pid, "ns/mnt", proc_link::mount_namespace).ok().flatten();
-            if !mounts.is_some_and(|mounts| seen.insert(mounts)) {
+            let Ok(process) = root.process(pid) else { continue };
+            // Which mounts it sees, and from where; whose link cannot be read sees mostly those of
+            // others.
+            let mounts = process.link("ns/mnt", proc_link::mount_namespace).ok().flatten();
+            let top = process.stat("root").map(|top| (top.st_dev, top.st_ino)).ok();
+            if !mounts.is_some_and(|mounts| seen.insert((mounts, top))) {
                 continue;
             }
-            let read = root.process(pid).map_err(io::Error::from);
-            let Ok(text) = read.and_then(|process| process.read("mountinfo")) else { continue };
+            let Ok((text, is_whole)) = process.read_until("mountinfo", deadline) else { continue };
+            if !is_whole {
+                gaps.add(GapKind::Mounts, || {
+                    format!("{}/mountinfo", Door::Process(pid).path(root))
+                });
+            }
             for mount in mounts_of(&text, b"nsfs") {
                 match proc_link::net_namespace(&mount.root) {
                     Some(number) if !self.by_number.contains_key(&number) => {
@@ -183,6 +201,7 @@ impl Namespaces {
             self.all.push(Namespace { mark, number: None, handle: None, doors: Vec::new() });
             self.all.len() - 1
         });
+        let handle = handle.filter(|_| self.by_number.len() < most_held());
         if let Some(namespace) = self.all.get_mut(index) {
             namespace.number = namespace.number.or(number);
             if let (None, Some(handle), Some(number)) = (&namespace.handle, handle, number) {
@@ -240,10 +259,29 @@ impl Namespace {
     /// Runs `f` in the namespace, as [`in_net_namespace`] does.
     ///
     /// # Errors
-    /// EACCES if the namespace could not be opened; and why it cannot be entered.
-    pub(super) fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> io::Result<T> {
-        let handle = self.handle.as_ref().ok_or(Errno::ACCESS)?;
-        in_net_namespace(handle.as_fd(), f)
+    /// EACCES if the namespace cannot be opened; and why it cannot be entered.
+    pub(super) fn enter<T: Send>(
+        &self,
+        root: &ProcRoot,
+        f: impl FnOnce() -> T + Send,
+    ) -> io::Result<T> {
+        match &self.handle {
+            Some(handle) => in_net_namespace(handle.as_fd(), f),
+            None => in_net_namespace(self.reopen(root).ok_or(Errno::ACCESS)?.as_fd(), f),
+        }
+    }
+
+    /// A handle of the namespace, if one of the processes that were in it is there still.
+    fn reopen(&self, root: &ProcRoot) -> Option<OwnedFd> {
+        const TRIED: usize = 8;
+        let number = self.number.filter(|_| root.is_real())?;
+        let processes = self.doors.iter().filter_map(|door| door.process(root)).take(TRIED);
+        processes.flatten().find_map(|process| {
+            let (mark, process) = find_mark(process).ok()?;
+            let handle = OwnedFd::from(process.file("ns/net").ok()?);
+            let is_it = mark == self.mark && door::number(&handle) == Ok(number);
+            is_it.then_some(handle)
+        })
     }
 
     /// Its number, if the link of a member was readable.
@@ -281,8 +319,16 @@ impl Namespace {
         let path = format!("/proc/thread-self/{file}");
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let open = || rustix::fs::open(path, flags, Mode::empty()).map(File::from);
-        self.enter(open).map_or(Err(Errno::SRCH), found_or_none)
+        self.enter(root, open).map_or(Err(Errno::SRCH), found_or_none)
     }
+}
+
+fn most_held() -> usize {
+    static MOST: LazyLock<usize> = LazyLock::new(|| {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        usize::try_from(limit / PART_HELD).map_or(MOST_HELD, |part| part.min(MOST_HELD))
+    });
+    *MOST
 }
 
 fn found_or_none(opened: rustix::io::Result<File>) -> rustix::io::Result<Option<File>> {

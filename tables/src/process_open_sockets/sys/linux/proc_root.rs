@@ -5,6 +5,7 @@ use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::fs::{
     AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, fstatfs, readlinkat_raw, statat,
@@ -148,6 +149,26 @@ impl Process {
         let mut text = Vec::new();
         self.file(path)?.take(MOST).read_to_end(&mut text)?;
         Ok(text)
+    }
+
+    /// The same as far as it can be read until then, and whether that is all.
+    pub(super) fn read_until(
+        &self,
+        path: &str,
+        deadline: Instant,
+    ) -> std::io::Result<(Vec<u8>, bool)> {
+        const MOST: usize = 16 * 1024 * 1024;
+        let mut file = self.file(path)?;
+        let mut text = Vec::new();
+        let mut part = vec![0; 64 * 1024];
+        while text.len() < MOST && Instant::now() < deadline {
+            let length = file.read(&mut part)?;
+            if length == 0 {
+                return Ok((text, true));
+            }
+            text.extend_from_slice(part.get(..length).unwrap_or_default());
+        }
+        Ok((text, false))
     }
 
     /// Opens a directory below it, to be listed.

@@ -74,7 +74,11 @@ impl<'a> Search<'a> {
 
     /// What was not found yet, and the table may have only once.
     pub(super) fn missing_in(&self, table: SocketTable) -> Vec<u64> {
-        self.missing_if(|candidates| candidates.contains(table) && !candidates.may_recur)
+        let missing = self.missing.iter().filter(|(_, candidates)| match candidates {
+            Some(candidates) => candidates.contains(table) && !candidates.may_recur,
+            None => !table.may_share_inodes(),
+        });
+        missing.map(|(inode, _)| *inode).collect()
     }
 
     /// What was not found yet, and a table that is looked into may have.

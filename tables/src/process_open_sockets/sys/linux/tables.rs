@@ -74,7 +74,9 @@ impl<'a> Tables<'a> {
         self.diag = match self.source {
             Source::Procfs => return,
             Source::Auto | Source::Netlink if self.namespace.is_own(self.root) => SockDiag::open(),
-            Source::Auto | Source::Netlink => self.namespace.enter(SockDiag::open).flatten(),
+            Source::Auto | Source::Netlink => {
+                self.namespace.enter(self.root, SockDiag::open).flatten()
+            }
         };
         if let Err(error) = &self.diag {
             log::debug!("no sock_diag: {}: {error}", self.namespace.path(self.root, "net"));

@@ -408,6 +408,52 @@ fn listeners_on_one_port_are_hidden_by_none_that_comes_or_goes() {
 }
 
 #[test]
+fn no_constraint_makes_a_socket_one_that_no_table_has() {
+    quietly("no_constraint_makes_a_socket_one_that_no_table_has", || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let pair = std::os::unix::net::UnixStream::pair().unwrap();
+        let other = |family, kind| rustix::net::socket(family, kind, None).unwrap();
+        let unbound = other(AddressFamily::INET, SocketType::DGRAM);
+        let packet = other(AddressFamily::PACKET, SocketType::RAW);
+        let me = || is(Field::Pid, Operator::Equals, std::process::id());
+        for source in [Source::Auto, Source::Procfs] {
+            let families = Families::all();
+            let table = ProcessOpenSockets::new(Options { source, families, ..Options::default() });
+            let mine = |mut rows: Vec<Vec<String>>| {
+                rows.retain(|row| row[Field::Pid as usize] == std::process::id().to_string());
+                rows
+            };
+            let all = mine(rows(&table, &[]));
+            let count = |socket: &dyn AsFd| of(&all, &socket.as_fd()).len();
+            assert_eq!([count(&listener), count(&pair.0), count(&unbound), count(&packet)], [1; 4]);
+            assert_eq!(of(&all, &unbound)[0][Field::NetNamespace as usize], "");
+            assert_eq!(rows(&table, &[me()]), all, "{source:?}");
+            let namespace = &of(&all, &listener)[0][Field::NetNamespace as usize];
+            for (field, operator, text) in [
+                (Field::NetNamespace, Operator::NotEquals, namespace.as_str()),
+                (Field::NetNamespace, Operator::Equals, ""),
+                (Field::State, Operator::NotEquals, "NONE"),
+                (Field::State, Operator::Equals, ""),
+                (Field::Family, Operator::Equals, "2"),
+                (Field::Protocol, Operator::NotEquals, "17"),
+            ] {
+                let mut expected = all.clone();
+                expected
+                    .retain(|row| (row[field as usize] == text) == (operator == Operator::Equals));
+                for more in [vec![], vec![me()]] {
+                    let constraints = [vec![is(field, operator, text)], more].concat();
+                    let mut came = mine(rows(&table, &constraints));
+                    came.retain(|row| {
+                        (row[field as usize] == text) == (operator == Operator::Equals)
+                    });
+                    assert_eq!(came, expected, "{source:?} {constraints:?}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn the_subflows_of_an_mptcp_connection_are_found_with_and_without_a_pid() {
     quietly("the_subflows_of_an_mptcp_connection_are_found_with_and_without_a_pid", || {
         let protocol = rustix::net::ipproto::MPTCP;

@@ -67,7 +67,8 @@ impl Scan<'_> {
         self.drop_untrue(&namespaces, &runs, &owners, recurring);
         if unlisted {
             let missing = owners.inodes().filter(|inode| !listed.contains(inode)).collect();
-            self.add_unlisted(&namespaces, missing, &owners);
+            let claimed = std::mem::take(&mut self.claimed);
+            self.add_unlisted(&namespaces, missing, &claimed, &owners);
         }
         Ok(self.finish(&namespaces, owners))
     }
@@ -95,12 +96,16 @@ impl Scan<'_> {
                 let (sockets, gaps) = (&mut self.sockets, &mut self.gaps);
                 let teller = if let Some(listed) = &mut listed {
                     let request = filter.whole(table);
-                    let teller = tables.read_all(table, request.as_ref(), sockets, gaps, |_| true);
-                    listed.extend(sockets.iter().skip(start).map(|socket| socket.inode));
-                    let mut place = 0..;
-                    sockets.retain(|socket| {
-                        place.next() < Some(start) || filter.admits_socket(socket)
-                    });
+                    let mut all = Vec::new();
+                    let teller = tables.read_all(table, request.as_ref(), &mut all, gaps, |_| true);
+                    let inodes = all.iter().map(|socket| socket.inode);
+                    if teller.may_be_deceived_about(table) {
+                        self.claimed.extend(inodes);
+                    } else {
+                        listed.extend(inodes);
+                    }
+                    all.retain(|socket| filter.admits_socket(socket));
+                    sockets.append(&mut all);
                     teller
                 } else {
                     let request = filter.request(table);

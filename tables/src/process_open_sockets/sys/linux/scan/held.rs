@@ -9,8 +9,8 @@ use super::super::netns::{Mark, Namespaces};
 use super::super::proc_root::Process;
 use super::super::recent::{Census, Lookup, Recent};
 use super::super::search::Search;
-use super::super::tables::{Tables, Wanted};
-use super::{Scan, admitted_tables};
+use super::super::tables::{Tables, Teller, Wanted};
+use super::{Scan, admitted_tables, is_admitted};
 use crate::Error;
 use crate::process_open_sockets::gap::Gaps;
 use crate::process_open_sockets::model::{FdOwner, Owners, Snapshot, Socket};
@@ -28,7 +28,7 @@ impl Scan<'_> {
         let wanted =
             |owner: &FdOwner| filter.admits_owner(owner) && filter.admits_inode(owner.inode);
         let owners: Owners = self.walk(&pids, wanted).into_iter().collect();
-        let mut search = Search::of(self.root, &owners, |table| filter.admits_table(table));
+        let mut search = Search::of(self.root, &owners, |table| is_admitted(filter, table));
         let mut lookup = recent.look_up(filter.is_lookup());
         if let Some(lookup) = lookup.as_ref().filter(|lookup| !lookup.tables().is_empty()) {
             // Of a socket that may have several rows, some may be newer than what was kept.
@@ -42,7 +42,9 @@ impl Scan<'_> {
         };
         if filter.admits_unlisted() {
             let missing = search.missing();
-            self.add_unlisted(&namespaces, missing, &owners);
+            // Who told of these may be deceived.
+            let claimed = std::mem::take(&mut self.claimed);
+            self.add_unlisted(&namespaces, missing, &claimed, &owners);
         }
         Ok(self.finish(&namespaces, owners))
     }
@@ -170,8 +172,12 @@ impl Scan<'_> {
                 // All that the processes hold is looked for, so that the search is over as soon as
                 // possible; what does not match is dropped here.
                 let request = filter.whole(table);
-                let mut take = |socket: &Socket, teller, search: &mut Search| {
+                let claimed = &mut self.claimed;
+                let mut take = |socket: &Socket, teller: Teller, search: &mut Search| {
                     let found = search.finds(socket, table, teller, &mut forged);
+                    if found && teller.may_be_deceived_about(table) {
+                        claimed.insert(socket.inode);
+                    }
                     found && filter.admits_socket(socket)
                 };
                 let (sockets, gaps) = (&mut self.sockets, &mut self.gaps);

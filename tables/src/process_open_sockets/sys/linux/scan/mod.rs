@@ -3,7 +3,7 @@
 mod all;
 mod held;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::netns::{Namespace, Namespaces};
 use super::proc_root::ProcRoot;
@@ -22,12 +22,15 @@ pub(super) struct Scan<'a> {
     options: &'a Options,
     filter: &'a Filter,
     sockets: Vec<Socket>,
+    /// The inodes of held sockets of which somebody tells who may be deceived.
+    claimed: HashSet<u64>,
     gaps: Gaps,
 }
 
 impl<'a> Scan<'a> {
     pub(super) fn new(root: &'a ProcRoot, options: &'a Options, filter: &'a Filter) -> Self {
-        Scan { root, options, filter, sockets: Vec::new(), gaps: Gaps::default() }
+        let (sockets, claimed, gaps) = Default::default();
+        Scan { root, options, filter, sockets, claimed, gaps }
     }
 
     fn find_namespaces(&mut self, namespaces: &mut Namespaces, pids: impl Iterator<Item = i32>) {
@@ -50,7 +53,15 @@ impl<'a> Scan<'a> {
 
     /// Adds rows of held sockets that no table had: with what a table says of them now, if they came
     /// into one meanwhile, and else with what their descriptors tell.
-    fn add_unlisted(&mut self, namespaces: &Namespaces, inodes: Vec<u64>, owners: &Owners) {
+    ///
+    /// Of the claimed ones a file tells that they are UNIX sockets, which is true if they are.
+    fn add_unlisted(
+        &mut self,
+        namespaces: &Namespaces,
+        inodes: Vec<u64>,
+        claimed: &HashSet<u64>,
+        owners: &Owners,
+    ) {
         let filter = self.filter;
         // In order, so that an answer looks like the last one.
         let mut unlisted = BTreeMap::new();
@@ -59,7 +70,8 @@ impl<'a> Scan<'a> {
                 let hidden = |table: SocketTable| {
                     candidates.contains(table) && !filter.admits_families_of(table)
                 };
-                let is_hidden = SocketTable::ALL.into_iter().any(hidden);
+                let is_hidden = SocketTable::ALL.into_iter().any(hidden)
+                    || (claimed.contains(&inode) && candidates.contains(SocketTable::Unix));
                 (!is_hidden).then(|| (candidates, proto_name::unlisted(name)))
             });
             if let Some(told) = told.flatten() {
@@ -106,8 +118,17 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// The tables of a namespace that can have a socket that is asked for.
+/// The tables of a namespace that can have a socket that is asked for; all of them where sockets are asked
+/// for that are in none.
 fn admitted_tables(filter: &Filter, namespace: &Namespace) -> impl Iterator<Item = SocketTable> {
-    let asked = filter.admits_net_namespace(namespace.number());
-    SocketTable::ALL.into_iter().filter(move |&table| asked && filter.admits_table(table))
+    let asked = filter.admits_unlisted() || filter.admits_net_namespace(namespace.number());
+    SocketTable::ALL.into_iter().filter(move |&table| asked && is_admitted(filter, table))
+}
+
+fn is_admitted(filter: &Filter, table: SocketTable) -> bool {
+    if filter.admits_unlisted() {
+        filter.admits_families_of(table)
+    } else {
+        filter.admits_table(table)
+    }
 }
