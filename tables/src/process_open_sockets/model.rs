@@ -442,11 +442,16 @@ impl Owners {
         if inode == 0 {
             return &[];
         }
-        let start = self.0.partition_point(|owner| owner.inode < inode);
-        let from_start = self.0.get(start..).unwrap_or_default();
-        let length = from_start.partition_point(|owner| owner.inode == inode);
-        from_start.get(..length).unwrap_or_default()
+        with_inode(&self.0, inode, |owner| owner.inode)
     }
+}
+
+/// Those of that inode, of some that are in the order of their inodes.
+pub(crate) fn with_inode<T>(sorted: &[T], inode: u64, inode_of: impl Fn(&T) -> u64) -> &[T] {
+    let start = sorted.partition_point(|it| inode_of(it) < inode);
+    let from_start = sorted.get(start..).unwrap_or_default();
+    let length = from_start.partition_point(|it| inode_of(it) == inode);
+    from_start.get(..length).unwrap_or_default()
 }
 
 /// What was collected for one query.

@@ -4,55 +4,43 @@
 //! It is the one with which the socket was made. An IPv6 socket of a connection over IPv4 can be made
 //! one of IPv4 later (IPV6_ADDRFORM in ipv6(7)), and keeps its name.
 
+use std::slice;
+
 use super::super::model::Binding;
-use super::super::socket_table::{
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP,
-    IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, SocketTable,
-};
+use super::super::socket_table::SocketTable;
 
 /// Tables that may have a certain socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Candidates {
-    tables: u32,
-    /// Whether it can be in them more than once: an MPTCP socket and its subflows have one inode, and so
-    /// have an SCTP socket and its associations.
-    pub(crate) may_recur: bool,
-}
+pub(crate) struct Candidates(u32);
 
 impl Candidates {
     /// Those that may have a socket whose protocol has that name: none if it is not known here.
     pub(crate) fn of_protocol(name: &[u8]) -> Candidates {
         use SocketTable::{
-            Icmp, Icmp6, Mptcp, Mptcp6, Netlink, Packet, Raw, Raw6, Sctp, Sctp6, Tcp, Tcp6, Udp,
-            Udp6, Udplite, Udplite6, Unix, Vsock,
+            Mptcp, Mptcp6, Raw, Raw6, Sctp, Sctp6, Tcp, Tcp6, Udp, Udp6, Udplite, Udplite6,
         };
-        let tables: &[SocketTable] = match name {
-            b"TCP" => &[Tcp],
-            b"TCPv6" => &[Tcp, Tcp6],
-            b"MPTCP" | b"MPTCPv6" => &[Tcp, Tcp6, Mptcp, Mptcp6],
-            b"UDP" => &[Udp],
-            b"UDPv6" => &[Udp, Udp6],
-            b"UDP-Lite" => &[Udplite],
-            b"UDPLITEv6" => &[Udplite, Udplite6],
-            b"RAW" => &[Raw],
-            b"RAWv6" => &[Raw, Raw6],
-            b"PING" => &[Icmp],
-            b"PINGv6" => &[Icmp6],
-            b"SCTP" | b"SCTPv6" => &[Sctp, Sctp6],
-            b"PACKET" => &[Packet],
-            b"NETLINK" => &[Netlink],
-            b"AF_VSOCK" => &[Vsock],
-            _ if name.starts_with(b"UNIX") => &[Unix],
-            _ => &[],
+        let own = own_table(name);
+        let tables: &[SocketTable] = match &own {
+            Some(Tcp6) => &[Tcp, Tcp6],
+            Some(Mptcp | Mptcp6) => &[Tcp, Tcp6, Mptcp, Mptcp6],
+            Some(Udp6) => &[Udp, Udp6],
+            Some(Udplite6) => &[Udplite, Udplite6],
+            Some(Raw6) => &[Raw, Raw6],
+            Some(Sctp | Sctp6) => &[Sctp, Sctp6],
+            Some(table) => slice::from_ref(table),
+            None => &[],
         };
-        Candidates {
-            tables: tables.iter().fold(0, |bits, &table| bits | Candidates::bit(table)),
-            may_recur: tables.contains(&Mptcp) || tables.contains(&Sctp),
-        }
+        Candidates(tables.iter().fold(0, |bits, &table| bits | Candidates::bit(table)))
     }
 
     pub(crate) fn contains(self, table: SocketTable) -> bool {
-        self.tables & Candidates::bit(table) != 0
+        self.0 & Candidates::bit(table) != 0
+    }
+
+    /// Whether it can be in them more than once: an MPTCP socket and its subflows have one inode, and so
+    /// have an SCTP socket and its associations.
+    pub(crate) fn may_recur(self) -> bool {
+        self.contains(SocketTable::Mptcp) || self.contains(SocketTable::Sctp)
     }
 
     fn bit(table: SocketTable) -> u32 {
@@ -60,48 +48,53 @@ impl Candidates {
     }
 }
 
+/// The table that a socket of a protocol of that name is made for.
+fn own_table(name: &[u8]) -> Option<SocketTable> {
+    Some(match name {
+        b"TCP" => SocketTable::Tcp,
+        b"TCPv6" => SocketTable::Tcp6,
+        b"MPTCP" => SocketTable::Mptcp,
+        b"MPTCPv6" => SocketTable::Mptcp6,
+        b"UDP" => SocketTable::Udp,
+        b"UDPv6" => SocketTable::Udp6,
+        b"UDP-Lite" => SocketTable::Udplite,
+        b"UDPLITEv6" => SocketTable::Udplite6,
+        b"RAW" => SocketTable::Raw,
+        b"RAWv6" => SocketTable::Raw6,
+        b"PING" => SocketTable::Icmp,
+        b"PINGv6" => SocketTable::Icmp6,
+        b"SCTP" => SocketTable::Sctp,
+        b"SCTPv6" => SocketTable::Sctp6,
+        b"PACKET" => SocketTable::Packet,
+        b"NETLINK" => SocketTable::Netlink,
+        b"AF_VSOCK" => SocketTable::Vsock,
+        _ if name.starts_with(b"UNIX") => SocketTable::Unix,
+        _ => return None,
+    })
+}
+
 /// What is known of a socket of a protocol of that name that no table has.
 pub(crate) fn unlisted(name: &[u8]) -> Binding {
-    const UNIX: u8 = 1;
-    const INET: u8 = 2;
-    const INET6: u8 = 10;
     const KEY: u8 = 15;
-    const NETLINK: u8 = 16;
-    const PACKET: u8 = 17;
     const TIPC: u8 = 30;
     const BLUETOOTH: u8 = 31;
     const ALG: u8 = 38;
-    const VSOCK: u8 = 40;
     const XDP: u8 = 44;
-    let (family, protocol) = match name {
-        b"TCP" => (INET, Some(IPPROTO_TCP)),
-        b"TCPv6" => (INET6, Some(IPPROTO_TCP)),
-        b"MPTCP" => (INET, Some(IPPROTO_MPTCP)),
-        b"MPTCPv6" => (INET6, Some(IPPROTO_MPTCP)),
-        b"UDP" => (INET, Some(IPPROTO_UDP)),
-        b"UDPv6" => (INET6, Some(IPPROTO_UDP)),
-        b"UDP-Lite" => (INET, Some(IPPROTO_UDPLITE)),
-        b"UDPLITEv6" => (INET6, Some(IPPROTO_UDPLITE)),
-        b"RAW" => (INET, Some(IPPROTO_RAW)),
-        b"RAWv6" => (INET6, Some(IPPROTO_RAW)),
-        b"PING" => (INET, Some(IPPROTO_ICMP)),
-        b"PINGv6" => (INET6, Some(IPPROTO_ICMPV6)),
-        b"SCTP" => (INET, Some(IPPROTO_SCTP)),
-        b"SCTPv6" => (INET6, Some(IPPROTO_SCTP)),
-        b"PACKET" => (PACKET, None),
-        b"NETLINK" => (NETLINK, None),
-        b"AF_VSOCK" => (VSOCK, Some(IPPROTO_IP)),
-        b"KEY" => (KEY, None),
-        b"TIPC" => (TIPC, None),
+    if let Some(table) = own_table(name) {
+        let (family, protocol) = (Some(table.family() as u8), table.protocol());
+        return Binding::Unlisted { family, protocol };
+    }
+    let family = match name {
+        b"KEY" => Some(KEY),
+        b"TIPC" => Some(TIPC),
         b"HCI" | b"L2CAP" | b"RFCOMM" | b"SCO" | b"ISO" | b"BNEP" | b"HIDP" | b"CMTP" => {
-            (BLUETOOTH, None)
+            Some(BLUETOOTH)
         }
-        b"ALG" => (ALG, None),
-        b"XDP" => (XDP, None),
-        _ if name.starts_with(b"UNIX") => (UNIX, Some(IPPROTO_IP)),
-        _ => return Binding::Unlisted { family: None, protocol: None },
+        b"ALG" => Some(ALG),
+        b"XDP" => Some(XDP),
+        _ => None,
     };
-    Binding::Unlisted { family: Some(family), protocol }
+    Binding::Unlisted { family, protocol: None }
 }
 
 #[cfg(test)]

@@ -48,12 +48,12 @@ pub(super) enum DiagTable {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct States(u32);
 
-pub(super) const AF_UNIX: u8 = 1;
-pub(super) const AF_INET: u8 = 2;
-pub(super) const AF_INET6: u8 = 10;
-pub(super) const AF_NETLINK: u8 = 16;
-pub(super) const AF_PACKET: u8 = 17;
-pub(super) const AF_VSOCK: u8 = 40;
+pub(super) const AF_UNIX: u8 = Family::Unix as u8;
+pub(super) const AF_INET: u8 = Family::Inet as u8;
+pub(super) const AF_INET6: u8 = Family::Inet6 as u8;
+pub(super) const AF_NETLINK: u8 = Family::Netlink as u8;
+pub(super) const AF_PACKET: u8 = Family::Packet as u8;
+pub(super) const AF_VSOCK: u8 = Family::Vsock as u8;
 
 impl States {
     const SYN_RECV: u32 = 3;

@@ -1,7 +1,7 @@
 //! Ways to a network namespace, and what it takes to go there (setns(2)).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, fstatfs, openat2};
 use rustix::io::Errno;
@@ -86,7 +86,7 @@ pub(super) fn in_net_namespace<T: Send>(
 ) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().spawn_scoped(scope, || {
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
             Ok(f())
         })?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

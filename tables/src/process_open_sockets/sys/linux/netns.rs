@@ -115,7 +115,7 @@ impl Namespaces {
             return;
         }
         let mut seen = HashSet::new();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Some(Instant::now() + PATIENCE);
         for pid in root.own_pid().into_iter().chain(pids) {
             let Ok(process) = root.process(pid) else { continue };
             // Which mounts it sees, and from where; whose link cannot be read sees mostly those of

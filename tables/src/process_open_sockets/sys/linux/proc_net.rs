@@ -1,8 +1,8 @@
 //! The sockets of a namespace, from the files in `/proc/<pid>/net`.
 //!
 //! The kernel prints a file page by page, and what comes or goes meanwhile may hide another socket, or
-//! show it twice: see [`Crowded`]. So a file of more than a page is read again, until nothing new is in
-//! it, or, where only listeners may be hidden, as far as they go: they come first.
+//! show it twice: see [`Crowded`]. So a file of more than a page is read again, until twice the same
+//! is in it, or, where only listeners may be hidden, as far as they go: they come first.
 
 use std::collections::HashSet;
 use std::fs::File;

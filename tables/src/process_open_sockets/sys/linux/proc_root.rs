@@ -22,21 +22,24 @@ use crate::process_open_sockets::parse::{proc_link, proc_status};
 pub(super) struct ProcRoot {
     path: PathBuf,
     directory: OwnedFd,
+    is_real: bool,
 }
 
 impl ProcRoot {
     pub(super) fn open(path: &Path) -> Result<ProcRoot, Error> {
         let directory = rustix::fs::open(path, DIRECTORY, Mode::empty())
             .map_err(|errno| Error::Read { path: path.into(), source: errno.into() })?;
-        match statat(&directory, "self", AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(ProcRoot { path: path.into(), directory }),
-            Err(_) => Err(Error::NotProc { path: path.into() }),
+        if statat(&directory, "self", AtFlags::SYMLINK_NOFOLLOW).is_err() {
+            return Err(Error::NotProc { path: path.into() });
         }
+        let filesystem = fstatfs(&directory);
+        let is_real = filesystem.is_ok_and(|filesystem| filesystem.f_type == PROC_SUPER_MAGIC);
+        Ok(ProcRoot { path: path.into(), directory, is_real })
     }
 
     /// Whether it is a mount of the kernel's proc, and no tree that looks like one.
     pub(super) fn is_real(&self) -> bool {
-        fstatfs(&self.directory).is_ok_and(|filesystem| filesystem.f_type == PROC_SUPER_MAGIC)
+        self.is_real
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -145,23 +148,21 @@ impl Process {
     /// Reads a file below it whole, unless it is longer than any that the kernel should write: then it
     /// is cut.
     pub(super) fn read(&self, path: &str) -> std::io::Result<Vec<u8>> {
-        const MOST: u64 = 16 * 1024 * 1024;
-        let mut text = Vec::new();
-        self.file(path)?.take(MOST).read_to_end(&mut text)?;
-        Ok(text)
+        self.read_until(path, None).map(|(text, _)| text)
     }
 
     /// The same as far as it can be read until then, and whether that is all.
     pub(super) fn read_until(
         &self,
         path: &str,
-        deadline: Instant,
+        deadline: Option<Instant>,
     ) -> std::io::Result<(Vec<u8>, bool)> {
         const MOST: usize = 16 * 1024 * 1024;
         let mut file = self.file(path)?;
         let mut text = Vec::new();
         let mut part = vec![0; 64 * 1024];
-        while text.len() < MOST && Instant::now() < deadline {
+        let in_time = || deadline.is_none_or(|deadline| Instant::now() < deadline);
+        while text.len() < MOST && in_time() {
             let length = file.read(&mut part)?;
             if length == 0 {
                 return Ok((text, true));

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::netns::{Mark, Namespaces};
 use super::tables::Teller;
-use crate::process_open_sockets::model::Socket;
+use crate::process_open_sockets::model::{Socket, with_inode};
 use crate::process_open_sockets::socket_table::SocketTable;
 
 /// What was read within the time to live.
@@ -178,9 +178,6 @@ impl Lookup<'_> {
 impl KeptTable {
     /// The sockets of that inode: one, or an MPTCP connection's subflows, unless a file is deceiving.
     pub(super) fn of(&self, inode: u64) -> &[Socket] {
-        let start = self.sockets.partition_point(|socket| socket.inode < inode);
-        let from_start = self.sockets.get(start..).unwrap_or_default();
-        let length = from_start.partition_point(|socket| socket.inode == inode);
-        from_start.get(..length).unwrap_or_default()
+        with_inode(&self.sockets, inode, |socket| socket.inode)
     }
 }

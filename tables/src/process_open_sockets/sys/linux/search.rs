@@ -75,7 +75,7 @@ impl<'a> Search<'a> {
     /// What was not found yet, and the table may have only once.
     pub(super) fn missing_in(&self, table: SocketTable) -> Vec<u64> {
         let missing = self.missing.iter().filter(|(_, candidates)| match candidates {
-            Some(candidates) => candidates.contains(table) && !candidates.may_recur,
+            Some(candidates) => candidates.contains(table) && !candidates.may_recur(),
             None => !table.may_share_inodes(),
         });
         missing.map(|(inode, _)| *inode).collect()
@@ -117,8 +117,7 @@ impl<'a> Search<'a> {
             return false;
         }
         if !teller.may_be_deceived_about(table) {
-            let may_recur = |candidates: Candidates| candidates.may_recur;
-            if candidates.map_or(table.may_share_inodes(), may_recur) {
+            if candidates.map_or(table.may_share_inodes(), Candidates::may_recur) {
                 self.found.insert(socket.inode);
             } else {
                 self.drop_missing(socket.inode);

@@ -118,8 +118,9 @@ impl<'a> Tables<'a> {
         gaps: &mut Gaps,
         mut wanted: impl FnMut(&Socket, Teller) -> Wanted,
     ) -> Teller {
-        let place = || self.namespace.path(self.root, &format!("net/{}", table.name()));
-        let mut why_not = None;
+        let (root, namespace) = (self.root, self.namespace);
+        let place = || namespace.path(root, &format!("net/{}", table.name()));
+        let broken_off = |error: &io::Error| format!("the dump that is as {}: {error}", place());
         let mut seen = HashSet::new();
         // A dump that breaks off is asked for once more, on a new socket.
         for is_last in [false, true] {
@@ -127,18 +128,13 @@ impl<'a> Tables<'a> {
             let diag = match &mut self.diag {
                 Ok(diag) => diag,
                 Err(error) if !seen.is_empty() => {
-                    gaps.add(GapKind::SocketFile, || {
-                        format!("the dump that is as {}: {error}", place())
-                    });
+                    gaps.add(GapKind::SocketFile, || broken_off(error));
                     return Teller::SockDiag;
                 }
-                Err(error) => {
-                    why_not = Some(error.to_string());
-                    break;
-                }
+                Err(_) => break,
             };
             let dumped = diag.dump_more(request, &mut seen, |mut socket| {
-                socket.net_namespace = self.namespace.number();
+                socket.net_namespace = namespace.number();
                 take(socket, sockets, |socket| wanted(socket, Teller::SockDiag))
             });
             match dumped {
@@ -156,21 +152,20 @@ impl<'a> Tables<'a> {
                 Err(error) => {
                     self.open();
                     if is_last {
-                        gaps.add(GapKind::SocketFile, || {
-                            format!("the dump that is as {}: {error}", place())
-                        });
+                        gaps.add(GapKind::SocketFile, || broken_off(&error));
                         return Teller::SockDiag;
                     }
                 }
             }
         }
         match table.proc_net_path() {
-            _ if self.source == Source::Netlink => gaps.add(GapKind::NoDump, || match why_not {
-                Some(error) => format!("{}: {error}", place()),
-                None => table.name().to_owned(),
-            }),
+            _ if self.source == Source::Netlink => {
+                gaps.add(GapKind::NoDump, || match (request, &self.diag) {
+                    (Some(_), Err(error)) => format!("{}: {error}", place()),
+                    _ => table.name().to_owned(),
+                });
+            }
             Some(path) => {
-                let (root, namespace) = (self.root, self.namespace);
                 proc_net::for_each_socket(root, namespace, table, &path, gaps, |socket| {
                     take(socket, sockets, |socket| wanted(socket, Teller::ProcNet))
                 });

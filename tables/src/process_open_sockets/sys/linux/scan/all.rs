@@ -67,8 +67,7 @@ impl Scan<'_> {
         self.drop_untrue(&namespaces, &runs, &owners, recurring);
         if unlisted {
             let missing = owners.inodes().filter(|inode| !listed.contains(inode)).collect();
-            let claimed = std::mem::take(&mut self.claimed);
-            self.add_unlisted(&namespaces, missing, &claimed, &owners);
+            self.add_unlisted(&namespaces, missing, &owners);
         }
         Ok(self.finish(&namespaces, owners))
     }
@@ -175,7 +174,7 @@ impl Scan<'_> {
         // Only some sockets have parts with the same inode. Any other was connected to another port
         // while its table was read in halves.
         recurring.retain(|&inode| {
-            let may_recur = |_: &[u8], candidates: Candidates| candidates.may_recur;
+            let may_recur = |_: &[u8], candidates: Candidates| candidates.may_recur();
             candidates(self.root, owners.of(inode), may_recur) == Some(false)
         });
         let mut seen = HashSet::new();

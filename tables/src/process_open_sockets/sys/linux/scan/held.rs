@@ -42,9 +42,7 @@ impl Scan<'_> {
         };
         if filter.admits_unlisted() {
             let missing = search.missing();
-            // Who told of these may be deceived.
-            let claimed = std::mem::take(&mut self.claimed);
-            self.add_unlisted(&namespaces, missing, &claimed, &owners);
+            self.add_unlisted(&namespaces, missing, &owners);
         }
         Ok(self.finish(&namespaces, owners))
     }

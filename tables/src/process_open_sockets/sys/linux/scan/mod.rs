@@ -55,13 +55,7 @@ impl<'a> Scan<'a> {
     /// into one meanwhile, and else with what their descriptors tell.
     ///
     /// Of the claimed ones a file tells that they are UNIX sockets, which is true if they are.
-    fn add_unlisted(
-        &mut self,
-        namespaces: &Namespaces,
-        inodes: Vec<u64>,
-        claimed: &HashSet<u64>,
-        owners: &Owners,
-    ) {
+    fn add_unlisted(&mut self, namespaces: &Namespaces, inodes: Vec<u64>, owners: &Owners) {
         let filter = self.filter;
         // In order, so that an answer looks like the last one.
         let mut unlisted = BTreeMap::new();
@@ -71,7 +65,7 @@ impl<'a> Scan<'a> {
                     candidates.contains(table) && !filter.admits_families_of(table)
                 };
                 let is_hidden = SocketTable::ALL.into_iter().any(hidden)
-                    || (claimed.contains(&inode) && candidates.contains(SocketTable::Unix));
+                    || (self.claimed.contains(&inode) && candidates.contains(SocketTable::Unix));
                 (!is_hidden).then(|| (candidates, proto_name::unlisted(name)))
             });
             if let Some(told) = told.flatten() {

@@ -117,8 +117,8 @@ impl SockDiag {
 
     /// Hands over every socket that the request asks for, each once, unless it was dropped.
     ///
-    /// A dump that was interrupted is asked for again, a few times, and so is what one may hide, as
-    /// long as the last attempt showed something new. What was kept is known by its cookie, so the
+    /// A dump that was interrupted is asked for again, a few times, and so is what one may hide,
+    /// until two attempts in a row show the same. What was kept is known by its cookie, so the
     /// caller gets the sockets of all attempts together, each as it was first seen.
     ///
     /// Both after an error and when the caller had enough, the rest of the answer is still to come, and
