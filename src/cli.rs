@@ -172,10 +172,18 @@ pub struct TableFlags {
         global = true,
         value_name = "SOURCE",
         default_value = "auto",
-        value_parser = PossibleValuesParser::new(["auto", "procfs", "netlink"]).map(source),
+        value_parser = PossibleValuesParser::new(["auto", "procfs", "netlink", "bpf"]).map(source),
         env = "PROCESS_OPEN_SOCKETS_SOURCE"
     )]
     pub source: Source,
+    /// Do not use BPF, unless the source is bpf
+    #[arg(
+        long,
+        global = true,
+        env = "PROCESS_OPEN_SOCKETS_NO_BPF",
+        value_parser = clap::builder::FalseyValueParser::new()
+    )]
+    pub no_bpf: bool,
     /// For how many milliseconds sockets that were read for one lookup by pid may answer others: 0 to
     /// 60000, 0 to read them each time
     #[arg(
@@ -238,6 +246,7 @@ fn source(name: String) -> Source {
     match &*name {
         "procfs" => Source::Procfs,
         "netlink" => Source::Netlink,
+        "bpf" => Source::Bpf,
         _ => Source::Auto,
     }
 }
@@ -248,6 +257,7 @@ impl TableFlags {
         Options {
             procfs: self.procfs.clone(),
             source: self.source,
+            bpf_from_files: (!self.no_bpf).then_some(0),
             snapshot_ttl: Duration::from_millis(self.snapshot_ttl_ms),
             threads: self.threads,
             families: self.families,

@@ -38,6 +38,9 @@ pub struct Options {
     pub procfs: PathBuf,
     /// Who tells what sockets there are.
     pub source: Source,
+    /// Whether BPF may be used if the source is `Auto`, and how many files the host must have open for it:
+    /// to load the program takes some milliseconds. None for never.
+    pub bpf_from_files: Option<u64>,
     /// For how long tables of sockets that were read for one lookup by pid may answer others; zero
     /// for not at all. What they show may be that old; whatever has come since is found.
     pub snapshot_ttl: Duration,
@@ -82,13 +85,16 @@ impl Default for Families {
 /// Who tells what sockets there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Netlink, and `/proc/net` where there is no netlink.
+    /// BPF, unless [`Options::bpf_from_files`] says otherwise; netlink; and `/proc/net` where there is
+    /// none of these.
     Auto,
     /// `/proc/net` alone (proc_pid_net(5)).
     Procfs,
     /// Netlink alone (sock_diag(7)), which does not know ping sockets, nor, on most kernels, all other
     /// protocols.
     Netlink,
+    /// The same as `Auto`, with BPF whatever the options say; where it cannot be had, that is a warning.
+    Bpf,
 }
 
 impl Default for Options {
@@ -96,6 +102,7 @@ impl Default for Options {
         Options {
             procfs: PathBuf::from("/proc"),
             source: Source::Auto,
+            bpf_from_files: Some(0),
             snapshot_ttl: Duration::from_secs(1),
             threads: false,
             families: Families::default(),

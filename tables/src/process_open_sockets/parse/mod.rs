@@ -1,5 +1,6 @@
 //! Bytes → model, on any operating system: no input or output, no unsafe code.
 
+pub(super) mod btf;
 pub(super) mod mountinfo;
 pub(super) mod proc_link;
 pub(super) mod proc_net;

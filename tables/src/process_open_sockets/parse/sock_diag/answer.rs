@@ -167,7 +167,7 @@ fn unix(mut message: &[u8]) -> Result<Listed, Malformed> {
 }
 
 /// A name as `/proc/net/unix` prints it.
-fn unix_name(bytes: &[u8]) -> Box<[u8]> {
+pub(crate) fn unix_name(bytes: &[u8]) -> Box<[u8]> {
     match bytes {
         [0, ..] => bytes.iter().map(|&byte| if byte == 0 { b'@' } else { byte }).collect(),
         _ => bytes.split(|&byte| byte == 0).next().unwrap_or_default().into(),

@@ -15,7 +15,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use answer::Listed;
+pub(crate) use answer::{Listed, unix_name};
 pub(crate) use request::{Request, States};
 
 /// Bytes that are cut, or not of the form that was asked for.

@@ -1,8 +1,9 @@
-//! Linux: `/proc/<pid>/fd` for who; netlink, or `/proc/<pid>/net`, for what.
+//! Linux: BPF for who holds what, or `/proc/<pid>/fd` for who and netlink, or `/proc/<pid>/net`, for what.
 
 mod attempts;
 #[cfg(feature = "bench")]
 pub(crate) mod bench;
+mod bpf;
 mod cgroup;
 mod door;
 mod fds;
@@ -24,6 +25,7 @@ use std::num::NonZero;
 use std::sync::LazyLock;
 use std::thread;
 
+use self::bpf::Bpf;
 use self::proc_root::ProcRoot;
 use self::recent::Recent;
 use self::scan::Scan;
@@ -43,22 +45,32 @@ fn cores() -> usize {
 pub(crate) struct Collector {
     options: Options,
     recent: Recent,
+    bpf: Bpf,
 }
 
 impl Collector {
     /// Nothing is opened yet.
     pub(crate) fn new(options: Options) -> Self {
         let recent = Recent::new(options.snapshot_ttl);
-        Collector { options, recent }
+        let bpf = Bpf::new(&options);
+        Collector { options, recent, bpf }
     }
 
     /// Collects what the filter asks for.
     pub(crate) fn collect(&self, filter: &Filter) -> Result<Snapshot, Error> {
         let root = ProcRoot::open(&self.options.procfs)?;
-        let scan = Scan::new(&root, &self.options, filter);
-        match filter.listed_pids() {
-            Some(pids) if !filter.admits_unowned() => scan.held(pids, &self.recent),
-            _ => scan.all(),
+        let bpf = self.bpf.get(&root);
+        let scan = Scan::new(&root, &self.options, filter, bpf);
+        if filter.admits_unowned() {
+            return scan.all();
+        }
+        let pids = filter.listed_pids();
+        if let Some(snapshot) = scan.told(pids.as_deref()) {
+            return Ok(snapshot);
+        }
+        match pids {
+            Some(pids) => scan.held(pids, &self.recent),
+            None => scan.all(),
         }
     }
 }

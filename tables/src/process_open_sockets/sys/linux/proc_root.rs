@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rustix::fs::{
-    AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, fstatfs, readlinkat_raw, statat,
+    AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, fstat, fstatfs, readlinkat_raw, statat,
 };
 use rustix::io::Errno;
 
@@ -70,20 +70,32 @@ impl ProcRoot {
             .is_none_or(|group| group == pid)
     }
 
+    /// The number of the mount's file system, if it is the kernel's proc.
+    pub(super) fn device(&self) -> Option<u64> {
+        let directory = fstat(&self.directory).ok().filter(|_| self.is_real)?;
+        Some(directory.st_dev)
+    }
+
     /// Why it does not show every process of the machine, if so: it is mounted with hidepid (proc(5)),
     /// under which others' processes are not there, or it is not of the first PID namespace.
     pub(super) fn hides_processes(&self) -> Option<GapKind> {
-        /// The same on every machine (`PROC_PID_INIT_INO` in `include/linux/proc_ns.h`).
-        const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
         // It can be opened even where it is not shown.
         if statat(&self.directory, "1", AtFlags::empty()).is_err() {
             return self.is_real().then_some(GapKind::Hidepid);
         }
-        let first = self.process(1).ok()?;
-        let read = |process: &Process| process.link("ns/pid", proc_link::pid_namespace).ok()?;
-        let number = read(&first).or_else(|| read(&self.own_process().ok()?));
-        let is_another = number.is_some_and(|number| number != FIRST_PID_NAMESPACE);
+        let is_another = self.pid_namespace().is_some_and(|number| number != FIRST_PID_NAMESPACE);
         is_another.then_some(GapKind::PidNamespace)
+    }
+
+    /// The number of its PID namespace, if the link of a process in it can be read.
+    fn pid_namespace(&self) -> Option<u64> {
+        let read = |process: &Process| process.link("ns/pid", proc_link::pid_namespace).ok()?;
+        read(&self.process(1).ok()?).or_else(|| read(&self.own_process().ok()?))
+    }
+
+    /// Whether it is known to be of the first PID namespace.
+    pub(super) fn has_first_pids(&self) -> bool {
+        self.pid_namespace() == Some(FIRST_PID_NAMESPACE)
     }
 
     /// Whether its pids are those that system calls take: it is of the calling process's PID namespace.
@@ -122,6 +134,9 @@ impl ProcRoot {
         Ok(Process { pid, directory })
     }
 }
+
+/// The same on every machine (`PROC_PID_INIT_INO` in `include/linux/proc_ns.h`).
+const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
 
 /// The directory of a process. It stays with that process: once it has ended nothing can be read
 /// here, even if its pid is given to another.

@@ -73,8 +73,10 @@ impl<'a> Tables<'a> {
     fn open(&mut self) {
         self.diag = match self.source {
             Source::Procfs => return,
-            Source::Auto | Source::Netlink if self.namespace.is_own(self.root) => SockDiag::open(),
-            Source::Auto | Source::Netlink => {
+            Source::Auto | Source::Bpf | Source::Netlink if self.namespace.is_own(self.root) => {
+                SockDiag::open()
+            }
+            Source::Auto | Source::Bpf | Source::Netlink => {
                 self.namespace.enter(self.root, SockDiag::open).flatten()
             }
         };

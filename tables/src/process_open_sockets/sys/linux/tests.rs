@@ -20,7 +20,13 @@ use crate::{Constraint, Operator, QueryContext, Rows, Table, Value};
 
 /// A table of that source, which remembers for so long.
 fn table(source: Source, snapshot_ttl: Duration) -> ProcessOpenSockets {
-    ProcessOpenSockets::new(Options { source, snapshot_ttl, ..Options::default() })
+    // Without BPF, which needs no snapshot.
+    ProcessOpenSockets::new(Options {
+        source,
+        snapshot_ttl,
+        bpf_from_files: None,
+        ..Options::default()
+    })
 }
 
 fn is(field: Field, operator: Operator, text: impl ToString) -> Constraint {

@@ -22,6 +22,15 @@ struct Run {
     sockets: Range<usize>,
 }
 
+/// What BPF has told of holders.
+struct ToldOwners {
+    /// The processes that hold a socket, whichever.
+    pids: HashSet<i32>,
+    /// Whether each socket that was asked for has a holder. Where one has none, somebody may hold it whose
+    /// descriptors the kernel has hidden from BPF.
+    is_all: bool,
+}
+
 impl Scan<'_> {
     /// Every socket, held or not.
     ///
@@ -55,9 +64,9 @@ impl Scan<'_> {
             if inodes.is_empty() && !unlisted {
                 pids = self.find_more(&mut namespaces, &pids)?;
             } else {
-                let wanted =
-                    |owner: &FdOwner| unlisted || inodes.binary_search(&owner.inode).is_ok();
-                pids = self.walk_all(&mut namespaces, pids, wanted, &mut owners)?;
+                inodes.dedup();
+                let inodes = Some(&*inodes).filter(|_| !unlisted);
+                pids = self.walk_all(&mut namespaces, pids, inodes, &mut owners)?;
             }
             if namespaces.iter().count() == read {
                 break;
@@ -119,26 +128,34 @@ impl Scan<'_> {
         read
     }
 
-    /// Walks these processes, as far as they are asked for, and those that were started meanwhile, since
-    /// a socket may have gone from a parent that was walked too late to a child that was listed too
-    /// early. Returns the pids of all.
+    /// Finds the holders of these sockets, in order, or of all, among these processes, as far as they are
+    /// asked for, and those that were started meanwhile, since a socket may have gone from a parent that was
+    /// walked too late to a child that was listed too early. Returns the pids of all.
     fn walk_all(
         &mut self,
         namespaces: &mut Namespaces,
         pids: Vec<i32>,
-        wanted: impl Fn(&FdOwner) -> bool + Sync,
+        inodes: Option<&[u64]>,
         owners: &mut Vec<FdOwner>,
     ) -> Result<Vec<i32>, Error> {
         const ROUNDS: usize = 3;
         let filter = self.filter;
         // Who holds a socket that nobody is to hold must be seen, whoever it is.
         let admits = |pid: &i32| filter.admits_unowned() || filter.admits_pid(*pid);
+        let told = self.tell_owners(inodes, owners);
         let mut all = pids;
         let mut walked = 0;
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             let listed = all.get(walked..).unwrap_or_default().iter().copied().filter(admits);
-            let listed: Vec<i32> = listed.collect();
-            owners.append(&mut self.walk(&listed, &wanted));
+            let listed: Vec<i32> = match &told {
+                Some(told) if round == 0 && told.is_all => Vec::new(),
+                Some(told) => listed.filter(|pid| !told.pids.contains(pid)).collect(),
+                None => listed.collect(),
+            };
+            let wanted = |owner: &FdOwner| {
+                inodes.is_none_or(|inodes| inodes.binary_search(&owner.inode).is_ok())
+            };
+            owners.append(&mut self.walk(&listed, wanted));
             walked = all.len();
             all = self.find_more(namespaces, &all)?;
             if all.len() == walked {
@@ -146,6 +163,29 @@ impl Scan<'_> {
             }
         }
         Ok(all)
+    }
+
+    /// Adds the holders that BPF tells, of these sockets, in order, or of all. None if it tells nothing.
+    fn tell_owners(&self, inodes: Option<&[u64]>, owners: &mut Vec<FdOwner>) -> Option<ToldOwners> {
+        let known = owners.len();
+        let mut is_held = vec![false; inodes.map_or(0, <[u64]>::len)];
+        let mut pids = HashSet::new();
+        let done = self.bpf?.run(None, self.options.threads, |owner, _| {
+            pids.insert(owner.pid);
+            let is_wanted = inodes.is_none_or(|inodes| {
+                let place = inodes.binary_search(&owner.inode).ok();
+                place.and_then(|place| is_held.get_mut(place)).map(|held| *held = true).is_some()
+            });
+            if is_wanted {
+                owners.push(owner);
+            }
+        });
+        if let Err(error) = done {
+            log::debug!("BPF: {error}");
+            owners.truncate(known);
+            return None;
+        }
+        Some(ToldOwners { pids, is_all: inodes.is_some() && is_held.iter().all(|&held| held) })
     }
 
     /// These pids, and those of processes that were started since, with their namespaces.

@@ -2,9 +2,11 @@
 
 mod all;
 mod held;
+mod told;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::bpf::TaskFiles;
 use super::netns::{Namespace, Namespaces};
 use super::proc_root::ProcRoot;
 use super::search::candidates;
@@ -21,6 +23,7 @@ pub(super) struct Scan<'a> {
     root: &'a ProcRoot,
     options: &'a Options,
     filter: &'a Filter,
+    bpf: Option<&'a TaskFiles>,
     sockets: Vec<Socket>,
     /// The inodes of held sockets of which somebody tells who may be deceived.
     claimed: HashSet<u64>,
@@ -28,9 +31,14 @@ pub(super) struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    pub(super) fn new(root: &'a ProcRoot, options: &'a Options, filter: &'a Filter) -> Self {
+    pub(super) fn new(
+        root: &'a ProcRoot,
+        options: &'a Options,
+        filter: &'a Filter,
+        bpf: Option<&'a TaskFiles>,
+    ) -> Self {
         let (sockets, claimed, gaps) = Default::default();
-        Scan { root, options, filter, sockets, claimed, gaps }
+        Scan { root, options, filter, bpf, sockets, claimed, gaps }
     }
 
     fn find_namespaces(&mut self, namespaces: &mut Namespaces, pids: impl Iterator<Item = i32>) {

@@ -1,0 +1,320 @@
+//! The kernel's description of its own types: BTF, as in `/sys/kernel/btf/vmlinux`
+//! (`include/uapi/linux/btf.h`, `Documentation/bpf/btf.rst`).
+//!
+//! Read as far as it takes to find where a member of a structure lies, and the number of a function.
+
+use std::collections::HashMap;
+use std::fmt;
+
+/// Types by their numbers, and structures and functions by their names.
+pub(crate) struct Btf<'a> {
+    types: &'a [u8],
+    strings: &'a [u8],
+    /// Where in `types` each begins; number 0 is `void`.
+    places: Vec<u32>,
+    /// Of several with one name, as of `struct` private to several files, the first.
+    structures: HashMap<&'a [u8], u32>,
+    functions: HashMap<&'a [u8], u32>,
+}
+
+/// Where a member lies, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// From the beginning of the structure.
+    pub(crate) offset: u32,
+    pub(crate) size: u32,
+}
+
+/// Why the types do not tell what is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum BtfError {
+    /// It does not begin as BTF does, or is of another byte order or version.
+    NotBtf,
+    /// It ends too early, or refers to what is not there.
+    Damaged,
+    NoStructure(String),
+    NoFunction(String),
+    NoMember {
+        structure: String,
+        member: String,
+    },
+    /// It shares its bytes with others.
+    BitField {
+        structure: String,
+        member: String,
+    },
+    /// It is of another size than its users know.
+    Size {
+        structure: String,
+        member: String,
+        size: u32,
+    },
+}
+
+impl fmt::Display for BtfError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BtfError::NotBtf => write!(f, "not BTF of this machine's byte order, version 1"),
+            BtfError::Damaged => write!(f, "damaged BTF"),
+            BtfError::NoStructure(name) => write!(f, "no struct {name}"),
+            BtfError::NoFunction(name) => write!(f, "no function {name}"),
+            BtfError::NoMember { structure, member } => {
+                write!(f, "struct {structure} has no member {member}")
+            }
+            BtfError::BitField { structure, member } => {
+                write!(f, "member {member} of struct {structure} is a bit field")
+            }
+            BtfError::Size { structure, member, size } => {
+                write!(f, "member {member} of struct {structure} has {size} bytes")
+            }
+        }
+    }
+}
+
+const INT: u32 = 1;
+const PTR: u32 = 2;
+const ARRAY: u32 = 3;
+const STRUCT: u32 = 4;
+const UNION: u32 = 5;
+const ENUM: u32 = 6;
+const FWD: u32 = 7;
+const TYPEDEF: u32 = 8;
+const VOLATILE: u32 = 9;
+const CONST: u32 = 10;
+const RESTRICT: u32 = 11;
+const FUNC: u32 = 12;
+const FUNC_PROTO: u32 = 13;
+const VAR: u32 = 14;
+const DATASEC: u32 = 15;
+const FLOAT: u32 = 16;
+const DECL_TAG: u32 = 17;
+const TYPE_TAG: u32 = 18;
+const ENUM64: u32 = 19;
+
+/// `struct btf_type`.
+#[derive(Clone, Copy)]
+struct Type<'a> {
+    name: u32,
+    kind: u32,
+    /// How many members, or the like, follow.
+    count: usize,
+    /// Whether the offsets of members hold the sizes of bit fields, too.
+    kind_flag: bool,
+    /// A size for some kinds, a type for the others.
+    size_or_type: u32,
+    /// What follows, up to the end of all types.
+    rest: &'a [u8],
+}
+
+/// `struct btf_member`.
+struct Member {
+    name: u32,
+    kind: u32,
+    bits: u32,
+    /// 0 if it is no bit field.
+    bit_field: u32,
+}
+
+impl<'a> Btf<'a> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Btf<'a>, BtfError> {
+        const MAGIC: u16 = 0xeb9f;
+        const VERSION: u8 = 1;
+        let header = &mut &*bytes;
+        let magic = u16::from_ne_bytes(take(header).ok_or(BtfError::NotBtf)?);
+        let [version, _flags] = take(header).ok_or(BtfError::NotBtf)?;
+        if magic != MAGIC || version != VERSION {
+            return Err(BtfError::NotBtf);
+        }
+        let mut number = || word(header).and_then(|number| usize::try_from(number).ok());
+        let mut numbers = || Some([number()?, number()?, number()?, number()?, number()?]);
+        let [header_length, types, types_length, strings, strings_length] =
+            numbers().ok_or(BtfError::Damaged)?;
+        let section =
+            |start: usize, length: usize| bytes.get(header_length..)?.get(start..)?.get(..length);
+        let mut btf = Btf {
+            types: section(types, types_length).ok_or(BtfError::Damaged)?,
+            strings: section(strings, strings_length).ok_or(BtfError::Damaged)?,
+            places: vec![0],
+            structures: HashMap::new(),
+            functions: HashMap::new(),
+        };
+        btf.index().ok_or(BtfError::Damaged)?;
+        Ok(btf)
+    }
+
+    fn index(&mut self) -> Option<()> {
+        let mut rest = self.types;
+        while !rest.is_empty() {
+            let number = u32::try_from(self.places.len()).ok()?;
+            self.places.push(u32::try_from(self.types.len() - rest.len()).ok()?);
+            let found = type_at(rest)?;
+            let names = match found.kind {
+                STRUCT => Some(&mut self.structures),
+                FUNC => Some(&mut self.functions),
+                _ => None,
+            };
+            if let Some(names) = names {
+                names.entry(name_at(self.strings, found.name)?).or_insert(number);
+            }
+            rest = found.rest.get(found.length()?..)?;
+        }
+        Some(())
+    }
+
+    /// The number of a function.
+    pub(crate) fn function(&self, name: &str) -> Result<u32, BtfError> {
+        let number = self.functions.get(name.as_bytes()).copied();
+        number.ok_or_else(|| BtfError::NoFunction(name.into()))
+    }
+
+    /// Where a member of a structure lies. `path` names it, with dots between, through members that are
+    /// structures themselves; nameless ones are looked through.
+    pub(crate) fn member(&self, structure: &str, path: &str) -> Result<Place, BtfError> {
+        let number = self.structures.get(structure.as_bytes());
+        let mut number = *number.ok_or_else(|| BtfError::NoStructure(structure.into()))?;
+        let named = || (structure.to_owned(), path.to_owned());
+        let mut bits: u32 = 0;
+        for name in path.split('.') {
+            let found = self.find(number, name.as_bytes(), 0).ok_or(BtfError::Damaged)?;
+            let Some(found) = found else {
+                let (structure, member) = named();
+                return Err(BtfError::NoMember { structure, member });
+            };
+            if found.bit_field != 0 {
+                let (structure, member) = named();
+                return Err(BtfError::BitField { structure, member });
+            }
+            bits = bits.checked_add(found.bits).ok_or(BtfError::Damaged)?;
+            number = found.kind;
+        }
+        let size = self.size(number).ok_or(BtfError::Damaged)?;
+        Ok(Place { offset: bits / 8, size })
+    }
+
+    /// The same, if it is of that size.
+    pub(crate) fn sized(&self, structure: &str, path: &str, size: u32) -> Result<u32, BtfError> {
+        let place = self.member(structure, path)?;
+        if place.size != size {
+            let (structure, member) = (structure.into(), path.into());
+            return Err(BtfError::Size { structure, member, size: place.size });
+        }
+        Ok(place.offset)
+    }
+
+    /// The member of that name. The outer None is damage.
+    fn find(&self, number: u32, name: &[u8], depth: usize) -> Option<Option<Member>> {
+        if depth > DEEPEST {
+            return None;
+        }
+        let within = self.resolved(number)?;
+        if !matches!(within.kind, STRUCT | UNION) {
+            return Some(None);
+        }
+        let members = &mut &*within.rest;
+        for _ in 0..within.count {
+            let member = member(members, within.kind_flag)?;
+            match name_at(self.strings, member.name)? {
+                [] => {
+                    if let Some(inner) = self.find(member.kind, name, depth + 1)? {
+                        let bits = inner.bits.checked_add(member.bits)?;
+                        return Some(Some(Member { bits, ..inner }));
+                    }
+                }
+                found if found == name => return Some(Some(member)),
+                _ => {}
+            }
+        }
+        Some(None)
+    }
+
+    fn get(&self, number: u32) -> Option<Type<'a>> {
+        let place = *self.places.get(usize::try_from(number).ok()?)?;
+        type_at(self.types.get(usize::try_from(place).ok()?..)?)
+    }
+
+    /// What another name or a qualifier stands for.
+    fn resolved(&self, number: u32) -> Option<Type<'a>> {
+        let mut found = self.get(number)?;
+        for _ in 0..DEEPEST {
+            match found.kind {
+                TYPEDEF | VOLATILE | CONST | RESTRICT | TYPE_TAG => {
+                    found = self.get(found.size_or_type)?;
+                }
+                _ => return Some(found),
+            }
+        }
+        None
+    }
+
+    fn size(&self, number: u32) -> Option<u32> {
+        let mut elements: u32 = 1;
+        let mut found = self.resolved(number)?;
+        for _ in 0..DEEPEST {
+            let size = match found.kind {
+                INT | STRUCT | UNION | ENUM | ENUM64 | FLOAT => found.size_or_type,
+                PTR => 8,
+                ARRAY => {
+                    let array = &mut &*found.rest;
+                    let (element, _index, count) = (word(array)?, word(array)?, word(array)?);
+                    elements = elements.checked_mul(count)?;
+                    found = self.resolved(element)?;
+                    continue;
+                }
+                _ => return None,
+            };
+            return elements.checked_mul(size);
+        }
+        None
+    }
+}
+
+/// How many types may lead from one to another: more than the kernel's do.
+const DEEPEST: usize = 32;
+
+impl Type<'_> {
+    /// How many bytes follow that are its own.
+    fn length(&self) -> Option<usize> {
+        let each = match self.kind {
+            INT | VAR | DECL_TAG => return Some(4),
+            ARRAY => return Some(12),
+            PTR | FWD | TYPEDEF | VOLATILE | CONST | RESTRICT | FUNC | FLOAT | TYPE_TAG => 0,
+            ENUM | FUNC_PROTO => 8,
+            STRUCT | UNION | DATASEC | ENUM64 => 12,
+            _ => return None,
+        };
+        self.count.checked_mul(each)
+    }
+}
+
+fn type_at(mut bytes: &[u8]) -> Option<Type<'_>> {
+    let name = word(&mut bytes)?;
+    let info = word(&mut bytes)?;
+    let size_or_type = word(&mut bytes)?;
+    let count = usize::try_from(info & 0xffff).ok()?;
+    let kind = info >> 24 & 0x1f;
+    Some(Type { name, kind, count, kind_flag: info >> 31 == 1, size_or_type, rest: bytes })
+}
+
+fn member(bytes: &mut &[u8], kind_flag: bool) -> Option<Member> {
+    let name = word(bytes)?;
+    let kind = word(bytes)?;
+    let offset = word(bytes)?;
+    let (bits, bit_field) =
+        if kind_flag { (offset & 0xff_ffff, offset >> 24) } else { (offset, 0) };
+    Some(Member { name, kind, bits, bit_field })
+}
+
+fn name_at(strings: &[u8], offset: u32) -> Option<&[u8]> {
+    let name = strings.get(usize::try_from(offset).ok()?..)?;
+    name.get(..name.iter().position(|&byte| byte == 0)?)
+}
+
+fn word(bytes: &mut &[u8]) -> Option<u32> {
+    take(bytes).map(u32::from_ne_bytes)
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*first)
+}

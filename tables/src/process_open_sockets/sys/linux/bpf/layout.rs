@@ -1,0 +1,143 @@
+//! Where this kernel keeps what the program reads.
+
+use crate::process_open_sockets::parse::btf::{Btf, BtfError};
+
+/// Offsets of members, each from the beginning of the structure that its name begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// The number of the function that the program takes the place of.
+    pub(super) function: u32,
+    pub(super) context_meta: i16,
+    pub(super) context_task: i16,
+    pub(super) context_fd: i16,
+    pub(super) context_file: i16,
+    pub(super) meta_seq: i16,
+    pub(super) task_tgid: i16,
+    pub(super) task_pid: i16,
+    pub(super) task_files: i16,
+    pub(super) task_group_leader: i16,
+    pub(super) file_inode: i16,
+    pub(super) inode_number: i16,
+    pub(super) socket_sk: i16,
+    /// From a socket to the number of its inode.
+    pub(super) socket_inode_number: i16,
+    pub(super) net_inum: i16,
+    pub(super) sock_family: i16,
+    pub(super) sock_state: i16,
+    pub(super) sock_num: i16,
+    pub(super) sock_dport: i16,
+    pub(super) sock_rcv_saddr: i16,
+    pub(super) sock_daddr: i16,
+    /// Local and remote; None if the kernel has no IPv6.
+    pub(super) sock_v6: Option<(i16, i16)>,
+    pub(super) sock_net: i16,
+    pub(super) sock_bound_dev_if: i16,
+    pub(super) sock_node_pprev: i16,
+    pub(super) sock_type: i16,
+    pub(super) sock_protocol: i16,
+    pub(super) sock_uid: i16,
+    pub(super) sock_socket: i16,
+    pub(super) sock_ack_backlog: i16,
+    pub(super) sock_max_ack_backlog: i16,
+    pub(super) sock_rmem_alloc: i16,
+    pub(super) sock_wmem_alloc: i16,
+    pub(super) sock_queue_length: i16,
+    pub(super) sock_queue_next: i16,
+    pub(super) sk_buff_len: i16,
+    /// From a socket to its control group, from there to the node, and to that one's number; None before
+    /// Linux 5.15.
+    pub(super) cgroup: Option<(i16, i16, i16)>,
+    pub(super) tcp_rcv_nxt: i16,
+    pub(super) tcp_copied_seq: i16,
+    pub(super) tcp_write_seq: i16,
+    pub(super) tcp_snd_una: i16,
+    pub(super) udp_forward_deficit: i16,
+    pub(super) unix_addr: i16,
+    pub(super) unix_peer: i16,
+    /// None before Linux 6.17.
+    pub(super) unix_inq_len: Option<i16>,
+    pub(super) unix_address_len: i16,
+    pub(super) unix_address_name: i16,
+    /// Of a packet socket the ethertype and the interface; None if that is a module's.
+    pub(super) packet: Option<(i16, i16)>,
+}
+
+impl Layout {
+    /// # Errors
+    /// The first member that is not as the program needs it.
+    pub(super) fn of(btf: &Btf) -> Result<Layout, BtfError> {
+        let offset = |structure: &str, member: &str, offset: u32| {
+            i16::try_from(offset).map_err(|_| BtfError::NoMember {
+                structure: structure.into(),
+                member: member.into(),
+            })
+        };
+        let at = |structure: &str, member: &str, size: u32| {
+            offset(structure, member, btf.sized(structure, member, size)?)
+        };
+        let start = |structure: &str, member: &str| {
+            offset(structure, member, btf.member(structure, member)?.offset)
+        };
+        let inode_number = at("inode", "i_ino", 8)?;
+        let cgroup = || {
+            let cgroup = at("sock", "sk_cgrp_data.cgroup", 8)?;
+            Ok::<_, BtfError>((cgroup, at("cgroup", "kn", 8)?, at("kernfs_node", "id", 8)?))
+        };
+        let v6 = || {
+            let local = at("sock", "__sk_common.skc_v6_rcv_saddr", 16)?;
+            Ok::<_, BtfError>((local, at("sock", "__sk_common.skc_v6_daddr", 16)?))
+        };
+        let packet =
+            || Ok::<_, BtfError>((at("packet_sock", "num", 2)?, at("packet_sock", "ifindex", 4)?));
+        Ok(Layout {
+            function: btf.function("bpf_iter_task_file")?,
+            context_meta: at("bpf_iter__task_file", "meta", 8)?,
+            context_task: at("bpf_iter__task_file", "task", 8)?,
+            context_fd: at("bpf_iter__task_file", "fd", 4)?,
+            context_file: at("bpf_iter__task_file", "file", 8)?,
+            meta_seq: at("bpf_iter_meta", "seq", 8)?,
+            task_tgid: at("task_struct", "tgid", 4)?,
+            task_pid: at("task_struct", "pid", 4)?,
+            task_files: at("task_struct", "files", 8)?,
+            task_group_leader: at("task_struct", "group_leader", 8)?,
+            file_inode: at("file", "f_inode", 8)?,
+            inode_number,
+            socket_sk: at("socket", "sk", 8)?,
+            socket_inode_number: start("socket_alloc", "vfs_inode")?.saturating_add(inode_number),
+            net_inum: at("net", "ns.inum", 4)?,
+            sock_family: at("sock", "__sk_common.skc_family", 2)?,
+            sock_state: at("sock", "__sk_common.skc_state", 1)?,
+            sock_num: at("sock", "__sk_common.skc_num", 2)?,
+            sock_dport: at("sock", "__sk_common.skc_dport", 2)?,
+            sock_rcv_saddr: at("sock", "__sk_common.skc_rcv_saddr", 4)?,
+            sock_daddr: at("sock", "__sk_common.skc_daddr", 4)?,
+            sock_v6: v6().ok(),
+            sock_net: at("sock", "__sk_common.skc_net.net", 8)?,
+            sock_bound_dev_if: at("sock", "__sk_common.skc_bound_dev_if", 4)?,
+            sock_node_pprev: at("sock", "__sk_common.skc_node.pprev", 8)?,
+            sock_type: at("sock", "sk_type", 2)?,
+            sock_protocol: at("sock", "sk_protocol", 2)?,
+            sock_uid: at("sock", "sk_uid", 4)?,
+            sock_socket: at("sock", "sk_socket", 8)?,
+            sock_ack_backlog: at("sock", "sk_ack_backlog", 4)?,
+            sock_max_ack_backlog: at("sock", "sk_max_ack_backlog", 4)?,
+            sock_rmem_alloc: at("sock", "sk_backlog.rmem_alloc", 4)?,
+            sock_wmem_alloc: at("sock", "sk_wmem_alloc", 4)?,
+            sock_queue_length: at("sock", "sk_receive_queue.qlen", 4)?,
+            sock_queue_next: at("sock", "sk_receive_queue.next", 8)?,
+            sk_buff_len: at("sk_buff", "len", 4)?,
+            cgroup: cgroup().ok(),
+            tcp_rcv_nxt: at("tcp_sock", "rcv_nxt", 4)?,
+            tcp_copied_seq: at("tcp_sock", "copied_seq", 4)?,
+            tcp_write_seq: at("tcp_sock", "write_seq", 4)?,
+            tcp_snd_una: at("tcp_sock", "snd_una", 4)?,
+            udp_forward_deficit: at("udp_sock", "forward_deficit", 4)?,
+            unix_addr: at("unix_sock", "addr", 8)?,
+            unix_peer: at("unix_sock", "peer", 8)?,
+            unix_inq_len: at("unix_sock", "inq_len", 4).ok(),
+            unix_address_len: at("unix_address", "len", 4)?,
+            unix_address_name: start("unix_address", "name")?,
+            packet: packet().ok(),
+        })
+    }
+}

@@ -1,0 +1,186 @@
+//! Who holds what, and what that is, in one pass: a BPF program that the kernel runs for every descriptor of
+//! every task (`kernel/bpf/task_iter.c`).
+//!
+//! It sees what `/proc` hides from who may not trace a process, and it needs CAP_BPF with CAP_PERFMON, or
+//! CAP_SYS_ADMIN. The kernel has all that it needs from Linux 5.11 on.
+//!
+//! The program is made here for the kernel that runs, whose types tell where everything lies.
+
+mod assembler;
+mod calls;
+mod layout;
+mod program;
+mod record;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
+
+use rustix::io::Errno;
+
+use self::layout::Layout;
+use self::record::Held;
+pub(super) use self::record::Told;
+use super::proc_root::ProcRoot;
+use crate::process_open_sockets::model::FdOwner;
+use crate::process_open_sockets::parse::btf::Btf;
+use crate::process_open_sockets::{Options, Source};
+
+/// The program, if it is to be used: loaded when it is first asked for.
+pub(super) struct Bpf {
+    source: Source,
+    from_files: Option<u64>,
+    loaded: OnceLock<Option<Loaded>>,
+}
+
+struct Loaded {
+    files: TaskFiles,
+    /// The device of a mount of proc that shows the processes that the program sees, by the same pids.
+    mount: u64,
+}
+
+impl Bpf {
+    /// Nothing is loaded yet.
+    pub(super) fn new(options: &Options) -> Bpf {
+        let (source, from_files) = (options.source, options.bpf_from_files);
+        Bpf { source, from_files, loaded: OnceLock::new() }
+    }
+
+    /// None where it is not to be used, or cannot be.
+    pub(super) fn get(&self, root: &ProcRoot) -> Option<&TaskFiles> {
+        let from_files = match self.source {
+            Source::Bpf => 0,
+            Source::Auto => self.from_files?,
+            Source::Procfs | Source::Netlink => return None,
+        };
+        if self.loaded.get().is_none() && from_files > open_files() {
+            return None;
+        }
+        let loaded = self.loaded.get_or_init(|| {
+            let loaded = load(root);
+            let level =
+                if self.source == Source::Bpf { log::Level::Warn } else { log::Level::Info };
+            match loaded {
+                Ok(loaded) => return Some(loaded),
+                Err(why) => log::log!(level, "read from /proc and netlink, without BPF: {why}"),
+            }
+            None
+        });
+        let loaded = loaded.as_ref()?;
+        (root.device() == Some(loaded.mount)).then_some(&loaded.files)
+    }
+}
+
+fn load(root: &ProcRoot) -> Result<Loaded, String> {
+    // The iterator goes through the processes of our PID namespace, and the program tells the pids of the
+    // first.
+    let path = root.path().display();
+    let mount = root.device().filter(|_| root.has_own_pids() && root.has_first_pids());
+    let mount =
+        mount.ok_or_else(|| format!("{path} is not of this and the first PID namespace"))?;
+    Ok(Loaded { files: TaskFiles::load()?, mount })
+}
+
+/// How many files the host has open.
+fn open_files() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/fs/file-nr").unwrap_or_default();
+    text.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
+/// The iterator over the descriptors of all tasks, with the program in it.
+#[derive(Debug)]
+pub(super) struct TaskFiles {
+    program: OwnedFd,
+    of_all: OwnedFd,
+}
+
+impl TaskFiles {
+    /// # Errors
+    /// Why the kernel does not take it, for people.
+    fn load() -> Result<TaskFiles, String> {
+        const TYPES: &str = "/sys/kernel/btf/vmlinux";
+        let bytes = std::fs::read(TYPES).map_err(|error| format!("{TYPES}: {error}"))?;
+        let layout = Btf::parse(&bytes).and_then(|btf| Layout::of(&btf));
+        let layout = layout.map_err(|error| format!("{TYPES}: {error}"))?;
+        drop(bytes);
+        let code = program::program(&layout).map_err(|_| "a member lies too far".to_owned())?;
+        let program = calls::load(&code, layout.function, &mut []).map_err(|error| {
+            if log::log_enabled!(log::Level::Debug) {
+                log::debug!("{}", calls::why_refused(&code, layout.function));
+            }
+            format!("the kernel does not load the program: {error}")
+        })?;
+        let of_all = calls::link(program.as_fd(), None)
+            .map_err(|error| format!("the kernel does not run the program: {error}"))?;
+        Ok(TaskFiles { program, of_all })
+    }
+
+    /// Hands the descriptors of sockets to `each`, those of all processes or of one. Those of threads that
+    /// have a table of their own are among them if that is asked for.
+    ///
+    /// # Errors
+    /// What the kernel says; E2BIG before Linux 6.1 where one process is asked for.
+    pub(super) fn run(
+        &self,
+        pid: Option<i32>,
+        threads: bool,
+        mut each: impl FnMut(FdOwner, Told),
+    ) -> io::Result<()> {
+        let link = match pid {
+            None => None,
+            Some(pid) => Some(calls::link(self.program.as_fd(), Some(pid))?),
+        };
+        let file = calls::iterator(link.as_ref().unwrap_or(&self.of_all).as_fd())?;
+        let mut tables = Tables::default();
+        // The kernel fills half of it at a time.
+        let mut buffer = vec![0; 64 * 1024];
+        let mut filled = 0;
+        loop {
+            let room = buffer.get_mut(filled..).unwrap_or_default();
+            match rustix::io::read(&file, room) {
+                Ok(0) => return Ok(()),
+                Ok(length) => filled += length,
+                // It has looked at a million of others' files in vain.
+                Err(Errno::AGAIN | Errno::INTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            }
+            let mut rest = buffer.get(..filled).unwrap_or_default();
+            while let Some(held) = record::next(&mut rest).map_err(io::Error::other)? {
+                if let Some(owner) = tables.owner(&held, threads) {
+                    each(owner, held.told);
+                }
+            }
+            let left = rest.len();
+            buffer.copy_within(filled - left..filled, 0);
+            filled = left;
+        }
+    }
+}
+
+/// The tables of descriptors that are not those of a process's first task, and the thread that each was seen
+/// with first.
+#[derive(Default)]
+struct Tables {
+    of_threads: HashMap<(i32, u64), i32>,
+    /// Where the first task has ended, the table that stands for the process.
+    of_processes: HashMap<i32, u64>,
+}
+
+impl Tables {
+    /// Whose descriptor it is; None if it is known already, or not asked for.
+    fn owner(&mut self, held: &Held, threads: bool) -> Option<FdOwner> {
+        let Held { pid, tid, fd, inode, files, leader_files, .. } = *held;
+        let is_process = tid == pid
+            || files == leader_files
+            || (leader_files == 0 && *self.of_processes.entry(pid).or_insert(files) == files);
+        let tid = if is_process {
+            None
+        } else if threads && *self.of_threads.entry((pid, files)).or_insert(tid) == tid {
+            Some(tid)
+        } else {
+            return None;
+        };
+        Some(FdOwner { inode, pid, fd, tid })
+    }
+}

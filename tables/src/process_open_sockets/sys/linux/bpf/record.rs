@@ -1,0 +1,279 @@
+//! What the program writes of a socket, and what that says. Numbers are in the byte order of the machine,
+//! unless the kernel keeps them in the network's.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::{NonZeroU32, NonZeroU64};
+
+use crate::process_open_sockets::Families;
+use crate::process_open_sockets::model::{
+    Binding, Details, Endpoint, Family, Interface, NetNamespace, Socket, TcpState, socket_type,
+};
+use crate::process_open_sockets::parse::sock_diag::unix_name;
+use crate::process_open_sockets::socket_table::{
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_TCP,
+    IPPROTO_UDP, IPPROTO_UDPLITE, SocketTable,
+};
+
+// Offsets of what the program writes.
+/// How many bytes follow, this number included.
+pub(super) const SIZE: i16 = 0;
+pub(super) const TGID: i16 = 4;
+pub(super) const TID: i16 = 8;
+pub(super) const FD: i16 = 12;
+pub(super) const INODE: i16 = 16;
+/// The task's table of descriptors, and that of its process's first task; 0 if it has ended.
+pub(super) const FILES: i16 = 24;
+pub(super) const LEADER_FILES: i16 = 32;
+pub(super) const NET: i16 = 40;
+pub(super) const UID: i16 = 44;
+pub(super) const FAMILY: i16 = 48;
+pub(super) const TYPE: i16 = 50;
+pub(super) const PROTOCOL: i16 = 52;
+pub(super) const STATE: i16 = 54;
+/// 1 if it is in a hash table or list of its protocol.
+pub(super) const LISTED: i16 = 55;
+pub(super) const LOCAL_PORT: i16 = 56;
+/// In network byte order; of a packet socket its ethertype.
+pub(super) const REMOTE_PORT: i16 = 58;
+pub(super) const INTERFACE: i16 = 60;
+/// 16 bytes each; an IPv4 address in the first four.
+pub(super) const LOCAL: i16 = 64;
+pub(super) const REMOTE: i16 = 80;
+pub(super) const CGROUP: i16 = 96;
+/// TCP: sequence numbers, `rcv_nxt`, `copied_seq`, `write_seq`, `snd_una`. UNIX: the messages in the queue,
+/// the bytes of it or of the first message, `sk_wmem_alloc`. Others: `sk_rmem_alloc`, for UDP
+/// `forward_deficit`, `sk_wmem_alloc`.
+pub(super) const RECEIVED: i16 = 104;
+pub(super) const READ: i16 = 108;
+pub(super) const WRITTEN: i16 = 112;
+pub(super) const ACKNOWLEDGED: i16 = 116;
+pub(super) const BACKLOG: i16 = 120;
+pub(super) const MOST_BACKLOG: i16 = 124;
+/// The inode of the UNIX socket at the other end.
+pub(super) const PEER: i16 = 128;
+/// Of a UNIX socket's name, the two bytes of its family included; 0 if it has none.
+pub(super) const NAME_LENGTH: i16 = 136;
+pub(super) const RECORD_SIZE: i16 = 144;
+/// `struct sockaddr_un`, to the next multiple of eight; behind the record of a UNIX socket.
+pub(super) const NAME_SIZE: i16 = 112;
+
+/// A descriptor that holds a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// The process.
+    pub(super) pid: i32,
+    pub(super) tid: i32,
+    pub(super) fd: i32,
+    pub(super) inode: u64,
+    /// Its table of descriptors, as a number that only says whether two are one.
+    pub(super) files: u64,
+    pub(super) leader_files: u64,
+    pub(super) told: Told,
+}
+
+/// What is known of the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) enum Told {
+    /// All that its table would say.
+    Whole {
+        table: SocketTable,
+        socket: Socket,
+        /// Whether how much waits in its queue is not known.
+        lacks_queue: bool,
+    },
+    /// It is in no table of the kernel.
+    Unlisted,
+    /// Tables of these families have it, and say more than this does.
+    InTables(Families),
+}
+
+/// Bytes of another form than the program writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Malformed;
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a record of another form than the BPF program writes")
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// Reads the first record; leaves what follows. None if it is not there whole.
+pub(super) fn next(bytes: &mut &[u8]) -> Result<Option<Held>, Malformed> {
+    let Some(size) = bytes.first_chunk().map(|size| u32::from_ne_bytes(*size)) else {
+        return Ok(None);
+    };
+    let size = usize::try_from(size).map_err(|_| Malformed)?;
+    let (least, most) = (RECORD_SIZE.unsigned_abs(), (RECORD_SIZE + NAME_SIZE).unsigned_abs());
+    if !(usize::from(least)..=usize::from(most)).contains(&size) {
+        return Err(Malformed);
+    }
+    let Some((record, rest)) = bytes.split_at_checked(size) else { return Ok(None) };
+    *bytes = rest;
+    let fields = Fields(record);
+    fields.held().map(Some).ok_or(Malformed)
+}
+
+/// The bytes of a record.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn bytes<const N: usize>(&self, offset: i16) -> Option<[u8; N]> {
+        self.0.get(usize::try_from(offset).ok()?..)?.first_chunk().copied()
+    }
+
+    fn u16(&self, offset: i16) -> Option<u16> {
+        self.bytes(offset).map(u16::from_ne_bytes)
+    }
+
+    fn u32(&self, offset: i16) -> Option<u32> {
+        self.bytes(offset).map(u32::from_ne_bytes)
+    }
+
+    fn u64(&self, offset: i16) -> Option<u64> {
+        self.bytes(offset).map(u64::from_ne_bytes)
+    }
+
+    fn held(&self) -> Option<Held> {
+        let number = |offset| self.u32(offset).map(u32::cast_signed);
+        Some(Held {
+            pid: number(TGID)?,
+            tid: number(TID)?,
+            fd: number(FD)?,
+            inode: self.u64(INODE)?,
+            files: self.u64(FILES)?,
+            leader_files: self.u64(LEADER_FILES)?,
+            told: self.told()?,
+        })
+    }
+
+    fn told(&self) -> Option<Told> {
+        const SOCK_RAW: u16 = 3;
+        let [listed] = self.bytes(LISTED)?;
+        let (family, protocol) = (self.u16(FAMILY)?, self.u16(PROTOCOL)?);
+        let is = |known: Family| family == known as u16;
+        let choose = |v4, v6| if is(Family::Inet) { v4 } else { v6 };
+        let table = if is(Family::Inet) || is(Family::Inet6) {
+            match protocol {
+                _ if self.u16(TYPE)? == SOCK_RAW => choose(SocketTable::Raw, SocketTable::Raw6),
+                IPPROTO_TCP => choose(SocketTable::Tcp, SocketTable::Tcp6),
+                IPPROTO_UDP => choose(SocketTable::Udp, SocketTable::Udp6),
+                IPPROTO_UDPLITE => choose(SocketTable::Udplite, SocketTable::Udplite6),
+                IPPROTO_ICMP if is(Family::Inet) => SocketTable::Icmp,
+                IPPROTO_ICMPV6 if is(Family::Inet6) => SocketTable::Icmp6,
+                // Its subflows have its inode.
+                IPPROTO_MPTCP => return Some(Told::InTables(Families::MPTCP | Families::INET)),
+                IPPROTO_SCTP => return Some(Told::InTables(Families::SCTP)),
+                _ => return Some(Told::Unlisted),
+            }
+        } else if is(Family::Unix) {
+            SocketTable::Unix
+        } else if is(Family::Packet) {
+            SocketTable::Packet
+        } else if is(Family::Netlink) {
+            return Some(Told::InTables(Families::NETLINK));
+        } else if is(Family::Vsock) {
+            return Some(Told::InTables(Families::VSOCK));
+        } else {
+            return Some(Told::Unlisted);
+        };
+        if listed == 0 {
+            return Some(Told::Unlisted);
+        }
+        let (binding, lacks_queue, details) = match table {
+            SocketTable::Unix => self.unix()?,
+            SocketTable::Packet => self.packet()?,
+            _ => self.inet(table)?,
+        };
+        let details = Details {
+            uid: Some(self.u32(UID)?),
+            kind: u8::try_from(self.u16(TYPE)?).ok()?,
+            ..details
+        };
+        let net_namespace = Some(NetNamespace(self.u32(NET)?.into()));
+        let socket = Socket { inode: self.u64(INODE)?, net_namespace, binding, details };
+        Some(Told::Whole { table, socket, lacks_queue })
+    }
+
+    fn inet(&self, table: SocketTable) -> Option<(Binding, bool, Details)> {
+        let protocol = table.protocol()?;
+        let address = |offset| -> Option<IpAddr> {
+            let octets: [u8; 16] = self.bytes(offset)?;
+            let [a, b, c, d, ..] = octets;
+            Some(match table.family() {
+                Family::Inet => Ipv4Addr::new(a, b, c, d).into(),
+                _ => Ipv6Addr::from(octets).into(),
+            })
+        };
+        let [state] = self.bytes(STATE)?;
+        let state = TcpState::from(state);
+        let local = Endpoint { address: address(LOCAL)?, port: self.u16(LOCAL_PORT)? };
+        let remote_port = match protocol {
+            IPPROTO_RAW => 0,
+            _ => u16::from_be_bytes(self.bytes(REMOTE_PORT)?),
+        };
+        let remote = Endpoint { address: address(REMOTE)?, port: remote_port };
+        let (received, read) = (self.u32(RECEIVED)?, self.u32(READ)?);
+        let (receive_queue, send_queue) = match (protocol, state) {
+            (IPPROTO_TCP, TcpState::Listen) => (self.u32(BACKLOG)?, self.u32(MOST_BACKLOG)?),
+            (IPPROTO_TCP, _) => (
+                // A FIN is counted as received and is never read.
+                u32::try_from(received.wrapping_sub(read).cast_signed()).unwrap_or_default(),
+                self.u32(WRITTEN)?.wrapping_sub(self.u32(ACKNOWLEDGED)?),
+            ),
+            (IPPROTO_UDP, _) => (received.wrapping_sub(read), self.in_flight()?),
+            _ => (received, self.in_flight()?),
+        };
+        let state = (protocol == IPPROTO_TCP).then_some(state);
+        let details = Details {
+            kind: socket_type(protocol),
+            receive_queue: Some(receive_queue),
+            send_queue: Some(send_queue),
+            interface: Interface::of_index(self.u32(INTERFACE)?),
+            cgroup: NonZeroU64::new(self.u64(CGROUP)?),
+            ..Details::default()
+        };
+        Some((Binding::Inet { protocol, local, remote, state }, false, details))
+    }
+
+    fn packet(&self) -> Option<(Binding, bool, Details)> {
+        let protocol = u16::from_be_bytes(self.bytes(REMOTE_PORT)?);
+        let details = Details {
+            receive_queue: Some(self.u32(RECEIVED)?),
+            send_queue: Some(self.in_flight()?),
+            interface: Interface::of_index(self.u32(INTERFACE)?),
+            ..Details::default()
+        };
+        Some((Binding::Packet { protocol }, false, details))
+    }
+
+    fn unix(&self) -> Option<(Binding, bool, Details)> {
+        const SOCK_DGRAM: u16 = 2;
+        let length = usize::try_from(self.u32(NAME_LENGTH)?).ok()?;
+        let name = self.0.get(usize::try_from(RECORD_SIZE).ok()?..)?.get(..length)?;
+        let path = unix_name(name.get(2..).unwrap_or_default());
+        let [state] = self.bytes(STATE)?;
+        let messages = self.u32(RECEIVED)?;
+        let (receive_queue, send_queue) = match TcpState::from(state) {
+            TcpState::Listen => (Some(messages), self.u32(MOST_BACKLOG)?),
+            _ if messages == 0 => (Some(0), self.in_flight()?),
+            _ if self.u16(TYPE)? == SOCK_DGRAM => (Some(self.u32(READ)?), self.in_flight()?),
+            _ => (None, self.in_flight()?),
+        };
+        let details = Details {
+            peer: NonZeroU32::new(u32::try_from(self.u64(PEER)?).ok()?),
+            receive_queue,
+            send_queue: Some(send_queue),
+            ..Details::default()
+        };
+        Some((Binding::Unix { path }, receive_queue.is_none(), details))
+    }
+
+    /// Bytes that were sent and not taken: the kernel counts one more as long as the socket lives
+    /// (`sk_wmem_alloc_get` in `include/net/sock.h`).
+    fn in_flight(&self) -> Option<u32> {
+        self.u32(WRITTEN).map(|written| written.saturating_sub(1))
+    }
+}
