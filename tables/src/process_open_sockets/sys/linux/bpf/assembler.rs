@@ -209,3 +209,84 @@ impl fmt::Display for Instruction {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Register::{R0, R1, R9, R10};
+    use super::Width::{W8, W16, W32, W64};
+    use super::*;
+
+    /// Each with its eight octets as `include/uapi/linux/bpf.h` lays them out: code, registers, offset,
+    /// number.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn instructions_are_what_the_kernel_expects() {
+        let mut code = Assembler::default();
+        let end = code.label();
+        code.copy(R9, R1);
+        code.load(W64, R1, R9, 0x18);
+        code.jump_if(R1, Condition::Equal, 0, end);
+        code.load(W16, R1, R9, -2);
+        code.store(W8, R10, -16, R1);
+        code.store_number(W32, R10, -12, 7);
+        code.plus(R1, -8);
+        code.call(127);
+        code.jump_if(R1, Condition::Greater, 112, end);
+        code.jump_if(R1, Condition::NotEqual, 1, end);
+        code.jump(end);
+        code.put(end);
+        code.set(R0, 0);
+        code.exit();
+        let octets: Vec<[u8; 8]> = code
+            .finish()
+            .unwrap()
+            .iter()
+            .map(|instruction| {
+                let [a, b] = instruction.offset.to_le_bytes();
+                let [c, d, e, f] = instruction.immediate.to_le_bytes();
+                [instruction.code, instruction.registers, a, b, c, d, e, f]
+            })
+            .collect();
+        assert_eq!(
+            octets,
+            [
+                [0xbf, 0x19, 0, 0, 0, 0, 0, 0],             // r9 = r1
+                [0x79, 0x91, 0x18, 0, 0, 0, 0, 0],          // r1 = *(u64 *)(r9 +24)
+                [0x15, 0x01, 8, 0, 0, 0, 0, 0],             // if r1 == 0 goto pc+8
+                [0x69, 0x91, 0xfe, 0xff, 0, 0, 0, 0],       // r1 = *(u16 *)(r9 -2)
+                [0x73, 0x1a, 0xf0, 0xff, 0, 0, 0, 0],       // *(u8 *)(r10 -16) = r1
+                [0x62, 0x0a, 0xf4, 0xff, 7, 0, 0, 0],       // *(u32 *)(r10 -12) = 7
+                [0x07, 0x01, 0, 0, 0xf8, 0xff, 0xff, 0xff], // r1 += -8
+                [0x85, 0x00, 0, 0, 127, 0, 0, 0],           // call #127
+                [0x25, 0x01, 2, 0, 112, 0, 0, 0],           // if r1 > 112 goto pc+2
+                [0x55, 0x01, 1, 0, 1, 0, 0, 0],             // if r1 != 1 goto pc+1
+                [0x05, 0x00, 0, 0, 0, 0, 0, 0],             // goto pc+0
+                [0xb7, 0x00, 0, 0, 0, 0, 0, 0],             // r0 = 0
+                [0x95, 0x00, 0, 0, 0, 0, 0, 0],             // exit
+            ]
+        );
+    }
+
+    #[test]
+    fn a_jump_that_leads_nowhere_back_or_too_far_is_refused() {
+        let mut nowhere = Assembler::default();
+        let label = nowhere.label();
+        nowhere.jump(label);
+        assert_eq!(nowhere.finish(), Err(TooFar));
+
+        let mut back = Assembler::default();
+        let label = back.label();
+        back.put(label);
+        back.jump(label);
+        assert_eq!(back.finish(), Err(TooFar));
+
+        let mut far = Assembler::default();
+        let label = far.label();
+        far.jump(label);
+        for _ in 0..=i16::MAX {
+            far.exit();
+        }
+        far.put(label);
+        assert_eq!(far.finish(), Err(TooFar));
+    }
+}

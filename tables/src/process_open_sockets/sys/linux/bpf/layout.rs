@@ -141,3 +141,65 @@ impl Layout {
         })
     }
 }
+
+#[cfg(test)]
+impl Layout {
+    /// Offsets that no two members share, so that a test sees which is used where.
+    pub(super) fn made_up() -> Layout {
+        let mut last = 24;
+        let mut next = || {
+            last += 8;
+            last
+        };
+        Layout {
+            function: 4242,
+            context_meta: 0,
+            context_task: 8,
+            context_fd: 16,
+            context_file: 24,
+            meta_seq: next(),
+            task_tgid: next(),
+            task_pid: next(),
+            task_files: next(),
+            task_group_leader: next(),
+            file_inode: next(),
+            inode_number: next(),
+            socket_sk: next(),
+            socket_inode_number: next(),
+            net_inum: next(),
+            sock_family: next(),
+            sock_state: next(),
+            sock_num: next(),
+            sock_dport: next(),
+            sock_rcv_saddr: next(),
+            sock_daddr: next(),
+            sock_v6: Some((next(), next())),
+            sock_net: next(),
+            sock_bound_dev_if: next(),
+            sock_node_pprev: next(),
+            sock_type: next(),
+            sock_protocol: next(),
+            sock_uid: next(),
+            sock_socket: next(),
+            sock_ack_backlog: next(),
+            sock_max_ack_backlog: next(),
+            sock_rmem_alloc: next(),
+            sock_wmem_alloc: next(),
+            sock_queue_length: next(),
+            sock_queue_next: next(),
+            sk_buff_len: next(),
+            cgroup: Some((next(), next(), next())),
+            tcp_rcv_nxt: next(),
+            tcp_copied_seq: next(),
+            tcp_write_seq: next(),
+            tcp_snd_una: next(),
+            udp_forward_deficit: next(),
+            unix_addr: next(),
+            unix_peer: next(),
+            unix_inq_len: Some(next()),
+            unix_address_len: next(),
+            unix_address_name: next(),
+            packet: Some((next(), next())),
+        }
+    }
+}

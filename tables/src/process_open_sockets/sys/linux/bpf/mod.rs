@@ -184,3 +184,6 @@ impl Tables {
         Some(FdOwner { inode, pid, fd, tid })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -268,3 +268,38 @@ impl Writer<'_> {
         self.code.jump_if(R7, Equal, 0, if_null);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Line by line with the fixture, which a person has read beside the doc comments above. Where the
+    /// program is meant to change, so is the fixture: what the test prints is the new one.
+    #[test]
+    fn the_program_is_the_one_that_was_read() {
+        let read = include_str!("../../../../../../fixtures/bpf/program.txt");
+        let made = program(&Layout::made_up()).unwrap();
+        let made: String = made
+            .iter()
+            .enumerate()
+            .map(|(place, instruction)| format!("{place}: {instruction}\n"))
+            .collect();
+        assert!(made == read, "another program than fixtures/bpf/program.txt:\n{made}");
+    }
+
+    #[test]
+    fn a_kernel_with_less_gets_a_shorter_program() {
+        let whole = program(&Layout::made_up()).unwrap().len();
+        let layout = Layout {
+            sock_v6: None,
+            cgroup: None,
+            unix_inq_len: None,
+            packet: None,
+            ..Layout::made_up()
+        };
+        // The four loads and stores of the addresses; three loads and a store; two loads, a jump and the
+        // six instructions of a copy; two copies.
+        let less = 4 * 2 + 4 + (2 + 6) + 2 * 6;
+        assert_eq!(program(&layout).unwrap().len(), whole - less);
+    }
+}
