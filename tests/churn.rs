@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use support::rows::{rows_where, table};
+use support::rows::rows_where;
 use support::sleeper::Sleeper;
+use tables::process_open_sockets::{Options, ProcessOpenSockets, Source};
 
 const WHILE: Duration = Duration::from_secs(30);
 
@@ -171,24 +171,30 @@ fn whatever_comes_and_goes_lasting_sockets_are_shown_with_their_holders_and_no_o
             scope.spawn(|| churn(&over, &opened));
         }
         scope.spawn(|| come_and_go(&over, &pids, &started));
-        let table = table(Path::new("/proc"));
+        let tables = [Source::Auto, Source::Bpf, Source::Netlink, Source::Procfs].map(|source| {
+            // The first is without BPF.
+            let options = Options { source, bpf_from_files: None, ..Options::default() };
+            ProcessOpenSockets::new(options)
+        });
+        let mut turns = tables.iter().cycle();
         let ours = std::process::id();
         let child = lasting.sleepers[0].pid();
         let end = Instant::now() + WHILE;
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             while Instant::now() < end {
-                let all = rows_where(&table, &[]);
+                let table = turns.next().unwrap();
+                let all = rows_where(table, &[]);
                 compared[0] += checked(&lasting, &all, &mut copies, |_, _| true);
                 for pid in [ours, child] {
-                    let of_one = rows_where(&table, &[("pid", &pid.to_string())]);
+                    let of_one = rows_where(table, &[("pid", &pid.to_string())]);
                     compared[1] +=
                         checked(&lasting, &of_one, &mut copies, |_, holder| holder == pid);
                 }
-                let listening = rows_where(&table, &[("state", "LISTEN")]);
+                let listening = rows_where(table, &[("state", "LISTEN")]);
                 compared[2] += checked(&lasting, &listening, &mut copies, |inode, _| {
                     inode == lasting.listener
                 });
-                let socket = rows_where(&table, &[("socket", &lasting.listener.to_string())]);
+                let socket = rows_where(table, &[("socket", &lasting.listener.to_string())]);
                 compared[3] +=
                     checked(&lasting, &socket, &mut copies, |inode, _| inode == lasting.listener);
                 answers += 5;

@@ -26,8 +26,9 @@ use place::{Parked, Place};
 use rustix::net::{AddressFamily, SocketAddrUnix, ipproto};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use support::left_out::{is_root_or_say, say_left_out};
+use support::log_capture::logged;
 use support::sleeper::Sleeper;
-use tables::process_open_sockets::{Families, Options};
+use tables::process_open_sockets::{Families, Options, Source};
 
 /// One test at a time: until a child is a program of its own it holds all that this process holds.
 fn alone() -> MutexGuard<'static, ()> {
@@ -39,6 +40,14 @@ const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 fn can_run(test: &str) -> bool {
     is_root_or_say(test, "network namespaces and mounts need CAP_SYS_ADMIN")
+}
+
+fn without_bpf() -> Options {
+    Options { bpf_from_files: None, ..Options::default() }
+}
+
+fn with_bpf() -> Options {
+    Options { source: Source::Bpf, ..Options::default() }
 }
 
 /// Something that lives as long as the zoo.
@@ -343,11 +352,47 @@ fn every_row_and_every_column_of_the_zoo_is_what_was_built() {
     let (places, rows) = zoo(&mut held);
     // Segments that are under way arrive.
     wait_for(|| expected::differences(Options::default(), &places, &rows).is_empty());
-    assert_eq!(expected::differences(Options::default(), &places, &rows), [""; 0]);
-    // By pid, the rows that are ours.
     let ours: Vec<Row> = rows.iter().filter(|row| row.is_ours()).cloned().collect();
-    assert_eq!(expected::differences_of_mine(Options::default(), &places, &ours), [""; 0]);
+    for options in [without_bpf(), with_bpf()] {
+        assert_eq!(expected::differences(options.clone(), &places, &rows), [""; 0]);
+        // By pid, the rows that are ours.
+        assert_eq!(expected::differences_of_mine(options, &places, &ours), [""; 0]);
+    }
     assert!(ours.len() > 20 && rows.len() > ours.len() + 5);
+}
+
+/// Each source against the others, on all that the host has in these places; what `/proc/net` does not
+/// know it leaves open.
+#[test]
+fn all_sources_show_the_same_rows_of_the_zoo() {
+    let _alone = alone();
+    let test = "all_sources_show_the_same_rows_of_the_zoo";
+    if !can_run(test) {
+        return;
+    }
+    let mut held = Held::new();
+    let (places, rows) = zoo(&mut held);
+    wait_for(|| expected::differences(Options::default(), &places, &rows).is_empty());
+    let told = expected::rows_of_places(without_bpf(), &places);
+    let files = Options { source: Source::Procfs, ..Options::default() };
+    let (files, warnings) = logged(|| expected::rows_of_places(files, &places));
+    assert_eq!(expected::contradictions(&told, &files), [""; 0], "{warnings:?}");
+    let (bpf, warnings) = logged(|| expected::rows_of_places(with_bpf(), &places));
+    assert_eq!(told, bpf, "{warnings:?}");
+    let mine = |options| {
+        let mut rows = expected::rows_of_mine(options);
+        rows.sort();
+        rows
+    };
+    let told = mine(without_bpf());
+    let (bpf, warnings) = logged(|| mine(with_bpf()));
+    assert_eq!(told, bpf);
+    assert!(told.len() > 20 && bpf.len() > 20, "{} {}", told.len(), bpf.len());
+    // Whoever has no BPF has compared two sources, and one of them twice.
+    match warnings.iter().find(|line| line.contains("without BPF")) {
+        Some(line) => say_left_out(test, &format!("BPF: {line}")),
+        None => assert_eq!(warnings, [""; 0]),
+    }
 }
 
 #[test]
@@ -369,15 +414,19 @@ fn a_thread_with_a_table_of_its_own_adds_what_its_process_lacks() {
         row.inet(6, "127.0.0.1:7202", "0.0.0.0:0").state("LISTEN").queues(0, 128).uid("0")
     };
     let place = [place];
-    let with = Options { threads: true, ..Options::default() };
     let pid = std::process::id();
     rows.push(listening(place[0].of(pid, fd, number)).tid(parked.tid));
-    assert_eq!(expected::differences(with.clone(), &place, &rows), [""; 0]);
-    assert_eq!(expected::differences_of_mine(with, &place, &rows), [""; 0]);
+    for options in [without_bpf(), with_bpf()] {
+        let with = Options { threads: true, ..options };
+        assert_eq!(expected::differences(with.clone(), &place, &rows), [""; 0]);
+        assert_eq!(expected::differences_of_mine(with, &place, &rows), [""; 0]);
+    }
     // Otherwise it is nobody's.
     *rows.last_mut().unwrap() =
         listening(place[0].nobody(expected::unknown_with_file()).socket(number));
-    assert_eq!(expected::differences(Options::default(), &place, &rows), [""; 0]);
+    for options in [without_bpf(), with_bpf()] {
+        assert_eq!(expected::differences(options, &place, &rows), [""; 0]);
+    }
 }
 
 #[test]

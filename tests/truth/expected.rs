@@ -262,11 +262,41 @@ pub(crate) fn rows_of_mine(options: Options) -> Vec<Row> {
     rows(options, &[("pid", std::process::id().to_string())])
 }
 
-/// What is missing of these rows, and what is shown of these places beyond them.
-pub(crate) fn differences(options: Options, places: &[Place], expected: &[Row]) -> Vec<String> {
+/// All rows of these places, in order.
+pub(crate) fn rows_of_places(options: Options, places: &[Place]) -> Vec<Row> {
     let namespaces: Vec<_> =
         places.iter().map(|place| ("net_namespace", place.number.clone())).collect();
-    compare(rows(options, &namespaces), places, expected)
+    let mut rows = rows(options, &namespaces);
+    rows.sort();
+    rows
+}
+
+/// What is missing of these rows, and what is shown of these places beyond them.
+pub(crate) fn differences(options: Options, places: &[Place], expected: &[Row]) -> Vec<String> {
+    compare(rows_of_places(options, places), places, expected)
+}
+
+/// The rows that one source tells and another, which does not know all that is in them, has no row for, or
+/// a row that says something else; and those that it has beyond them.
+pub(crate) fn contradictions(told: &[Row], less: &[Row]) -> Vec<String> {
+    let mut less = less.to_vec();
+    let mut contradictions = Vec::new();
+    for row in told {
+        let is_row = |less: &Row| {
+            row.0.iter().all(|(name, value)| {
+                let cell = less.cell(name);
+                // A line ends with the path's first line.
+                let value = if name == "path" { value.lines().next() } else { Some(&**value) };
+                Some(cell) == value || cell == "NULL" || cell.is_empty()
+            })
+        };
+        match less.iter().position(is_row) {
+            Some(place) => drop(less.remove(place)),
+            None => contradictions.push(format!("only told: {row:?}")),
+        }
+    }
+    contradictions.extend(less.iter().map(|row| format!("told otherwise: {row:?}")));
+    contradictions
 }
 
 /// The same of this process's sockets.

@@ -97,18 +97,19 @@ impl<'a> Tables<'a> {
     ) -> Teller {
         let start = sockets.len();
         let teller = self.read_numbered(table, request, sockets, gaps, wanted);
-        let read = sockets.get_mut(start..).unwrap_or_default().iter_mut();
-        let interfaces = read.filter_map(|socket| socket.details.interface.as_deref_mut());
-        // Without netlink nothing here can be asked for names.
-        if let Ok(diag) = &self.diag {
-            let mut names: HashMap<u32, Option<String>> = HashMap::new();
-            for interface in interfaces {
-                let index = interface.index;
-                let name = names.entry(index).or_insert_with(|| diag.interface_name(index));
-                interface.name.clone_from(name);
-            }
-        }
+        self.name_interfaces(sockets.get_mut(start..).unwrap_or_default().iter_mut());
         teller
+    }
+
+    /// Asks for the names of the interfaces of these sockets. Without netlink nothing here can be asked.
+    pub(super) fn name_interfaces<'s>(&self, sockets: impl Iterator<Item = &'s mut Socket>) {
+        let Ok(diag) = &self.diag else { return };
+        let mut names: HashMap<u32, Option<String>> = HashMap::new();
+        for interface in sockets.filter_map(|socket| socket.details.interface.as_deref_mut()) {
+            let index = interface.index;
+            let name = names.entry(index).or_insert_with(|| diag.interface_name(index));
+            interface.name.clone_from(name);
+        }
     }
 
     /// The same; interfaces have their numbers only.

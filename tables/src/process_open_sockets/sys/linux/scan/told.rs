@@ -4,22 +4,24 @@ use std::collections::HashSet;
 
 use super::super::bpf::Told;
 use super::super::netns::Namespaces;
+use super::super::tables::Tables;
 use super::Scan;
 use crate::process_open_sockets::Field;
+use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::model::{Owners, Snapshot, Socket};
 use crate::process_open_sockets::socket_table::SocketTable;
 
-impl<'a> Scan<'a> {
-    /// Sockets that some of these processes hold, or any, where nobody else is asked for; None if BPF cannot
-    /// tell all of it.
+impl Scan<'_> {
+    /// Sockets that these processes hold, or any process; None if BPF cannot tell all that is asked.
     pub(in super::super) fn told(&self, pids: Option<&[i32]>) -> Option<Snapshot> {
         let (filter, bpf) = (self.filter, self.bpf?);
         if filter.admits_unlisted() {
             return None;
         }
-        let (mut sockets, mut seen) = (Vec::new(), HashSet::new());
+        let mut scan = Scan::new(self.root, self.options, filter, self.bpf);
+        let mut seen = HashSet::new();
         let mut owners = Vec::new();
-        let mut is_whole = true;
+        let mut lacks_something = false;
         let mut run = |pid| {
             bpf.run(pid, self.options.threads, |owner, told| {
                 if !filter.admits_owner(&owner) || !filter.admits_inode(owner.inode) {
@@ -30,24 +32,25 @@ impl<'a> Scan<'a> {
                         if !filter.admits_table(table) || !filter.admits_socket(&socket) {
                             return;
                         }
-                        is_whole &= self.shows_all_of(table, &socket, lacks_queue);
+                        lacks_something |= filter.shows(Field::RxQueue) && lacks_queue
+                            || lacks_cgroup(filter, table, &socket);
                         owners.push(owner);
                         if seen.insert(socket.inode) {
-                            sockets.push(socket);
+                            scan.sockets.push(socket);
                         }
                     }
                     Told::InTables(families) => {
-                        is_whole &= !self.options.families.intersects(families)
+                        lacks_something |= self.options.families.intersects(families);
                     }
                     Told::Unlisted => {}
                 }
             })
         };
         let done = match pids {
-            Some(pids) => pids
-                .iter()
-                .filter(|&&pid| filter.admits_pid(pid))
-                .try_for_each(|&pid| run(Some(pid))),
+            Some(pids) => {
+                let mut asked = pids.iter().filter(|&&pid| filter.admits_pid(pid));
+                asked.try_for_each(|&pid| run(Some(pid)))
+            }
             None => {
                 // A process that is started meanwhile may have got a lower pid than its parent.
                 let known: HashSet<i32> = self.root.pids().ok()?.into_iter().collect();
@@ -58,24 +61,45 @@ impl<'a> Scan<'a> {
                 })
             }
         };
-        if let Err(error) = &done {
+        if let Err(error) = done {
             log::debug!("BPF: {error}");
-        }
-        if done.is_err() || !is_whole {
             return None;
         }
-        let scan = Scan { sockets, ..Scan::new(self.root, self.options, filter, self.bpf) };
         let owners: Owners = owners.into_iter().collect();
+        if lacks_something || !scan.name_interfaces(&owners) {
+            log::debug!("BPF does not tell all that is asked");
+            return None;
+        }
         Some(scan.finish(&Namespaces::default(), owners))
     }
 
-    /// Whether every column that is looked at is known.
-    fn shows_all_of(&self, table: SocketTable, socket: &Socket, lacks_queue: bool) -> bool {
-        let (filter, details) = (self.filter, &socket.details);
-        let has_cgroup = !matches!(table, SocketTable::Unix | SocketTable::Packet);
-        // It has a number, and only its namespace can tell the name.
-        !(filter.shows(Field::Interface) && details.interface.is_some()
-            || filter.shows(Field::RxQueue) && lacks_queue
-            || filter.shows(Field::CgroupPath) && has_cgroup && details.cgroup.is_none())
+    /// Gets the names of interfaces, if they are asked for, in the namespaces that the holders are in; says
+    /// whether each socket's namespace is among them.
+    fn name_interfaces(&mut self, owners: &Owners) -> bool {
+        let has_interface = |socket: &&mut Socket| socket.details.interface.is_some();
+        let mut sockets: Vec<&mut Socket> = self.sockets.iter_mut().filter(has_interface).collect();
+        if sockets.is_empty() || !self.filter.shows(Field::Interface) {
+            return true;
+        }
+        let mut namespaces = Namespaces::default();
+        let mut pids: Vec<i32> = owners.iter().map(|owner| owner.pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        for pid in pids {
+            namespaces.add(self.root, pid, &mut self.gaps);
+        }
+        for namespace in namespaces.iter().filter(|namespace| namespace.number().is_some()) {
+            let is_its = |socket: &&mut &mut Socket| socket.net_namespace == namespace.number();
+            let tables = Tables::of(self.root, namespace, self.options.source);
+            tables.name_interfaces(sockets.iter_mut().filter(is_its).map(|socket| &mut **socket));
+            sockets.retain(|socket| socket.net_namespace != namespace.number());
+        }
+        sockets.is_empty()
     }
+}
+
+/// Whether a control group is asked for that the kernel does not tell this way, before Linux 5.15.
+fn lacks_cgroup(filter: &Filter, table: SocketTable, socket: &Socket) -> bool {
+    let has_one = !matches!(table, SocketTable::Unix | SocketTable::Packet);
+    filter.shows(Field::CgroupPath) && has_one && socket.details.cgroup.is_none()
 }
