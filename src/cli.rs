@@ -117,6 +117,10 @@ impl Launch {
     }
 }
 
+/// From how many open files of a host on the BPF program is worth being loaded for one query.
+#[cfg(feature = "shell")]
+pub const BUSY: u64 = 10_000;
+
 /// The seconds of a day: the longest time that a flag takes.
 const DAY: u64 = 86_400;
 
@@ -165,8 +169,8 @@ pub struct TableFlags {
         env = "PROCESS_OPEN_SOCKETS_PROCFS"
     )]
     pub procfs: PathBuf,
-    /// Who tells what sockets there are: netlink and, where there is no netlink, /proc/net; or one of
-    /// them alone
+    /// Who tells what sockets there are: BPF, netlink, and /proc/net where there is neither; one of the last
+    /// two alone; or bpf, which is auto with a warning where there is none
     #[arg(
         long,
         global = true,
@@ -176,7 +180,7 @@ pub struct TableFlags {
         env = "PROCESS_OPEN_SOCKETS_SOURCE"
     )]
     pub source: Source,
-    /// Do not use BPF, unless the source is bpf
+    /// Load no BPF program, unless the source is bpf
     #[arg(
         long,
         global = true,
@@ -252,12 +256,12 @@ fn source(name: String) -> Source {
 }
 
 impl TableFlags {
-    /// The same as the table takes it.
-    pub fn options(&self) -> Options {
+    /// The same as the table takes it. BPF is used on a host that has so many files open.
+    pub fn options(&self, bpf_from_files: u64) -> Options {
         Options {
             procfs: self.procfs.clone(),
             source: self.source,
-            bpf_from_files: (!self.no_bpf).then_some(0),
+            bpf_from_files: (!self.no_bpf).then_some(bpf_from_files),
             snapshot_ttl: Duration::from_millis(self.snapshot_ttl_ms),
             threads: self.threads,
             families: self.families,

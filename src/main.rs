@@ -11,10 +11,10 @@ fn main() -> ExitCode {
     };
     cli.start_log();
     match cli.command {
-        None => extension::run(&cli.launch, cli.table.options()),
+        None => extension::run(&cli.launch, cli.table.options(0)),
         #[cfg(feature = "shell")]
         Some(cli::Command::Query(query)) => {
-            process_open_sockets::shell::query(&query, cli.table.options())
+            process_open_sockets::shell::query(&query, cli.table.options(cli::BUSY))
         }
         #[cfg(feature = "shell")]
         Some(cli::Command::Schema) => process_open_sockets::shell::schema(),

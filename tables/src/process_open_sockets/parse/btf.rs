@@ -167,11 +167,20 @@ impl<'a> Btf<'a> {
         number.ok_or_else(|| BtfError::NoFunction(name.into()))
     }
 
+    /// How many bytes a structure has.
+    pub(crate) fn size_of(&self, structure: &str) -> Result<u32, BtfError> {
+        self.size(self.structure(structure)?).ok_or(BtfError::Damaged)
+    }
+
+    fn structure(&self, name: &str) -> Result<u32, BtfError> {
+        let number = self.structures.get(name.as_bytes()).copied();
+        number.ok_or_else(|| BtfError::NoStructure(name.into()))
+    }
+
     /// Where a member of a structure lies. `path` names it, with dots between, through members that are
     /// structures themselves; nameless ones are looked through.
     pub(crate) fn member(&self, structure: &str, path: &str) -> Result<Place, BtfError> {
-        let number = self.structures.get(structure.as_bytes());
-        let mut number = *number.ok_or_else(|| BtfError::NoStructure(structure.into()))?;
+        let mut number = self.structure(structure)?;
         let named = || (structure.to_owned(), path.to_owned());
         let mut bits: u32 = 0;
         for name in path.split('.') {
@@ -187,6 +196,7 @@ impl<'a> Btf<'a> {
             bits = bits.checked_add(found.bits).ok_or(BtfError::Damaged)?;
             number = found.kind;
         }
+        // Of an array without a length it is 0.
         let size = self.size(number).ok_or(BtfError::Damaged)?;
         Ok(Place { offset: bits / 8, size })
     }
@@ -441,6 +451,7 @@ mod tests {
             assert_eq!(btf.member("outer", path), Ok(Place { offset, size }), "{path}");
         }
         assert_eq!(btf.function("f"), Ok(13));
+        assert_eq!(btf.size_of("inner"), Ok(12));
     }
 
     #[test]

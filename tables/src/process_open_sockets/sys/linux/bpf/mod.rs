@@ -15,8 +15,10 @@ mod record;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 
+use rustix::fs::fstat;
 use rustix::io::Errno;
 
 use self::layout::Layout;
@@ -73,17 +75,20 @@ impl Bpf {
 }
 
 fn load(root: &ProcRoot) -> Result<Loaded, String> {
-    // The iterator goes through the processes of our PID namespace, and the program tells the pids of the
-    // first.
+    // The iterator goes through the processes of our PID namespace.
     let path = root.path().display();
-    let mount = root.device().filter(|_| root.has_own_pids() && root.has_first_pids());
+    let mount = root.device().filter(|_| root.has_own_pids());
     let mount =
-        mount.ok_or_else(|| format!("{path} is not of this and the first PID namespace"))?;
-    Ok(Loaded { files: TaskFiles::load()?, mount })
+        mount.ok_or_else(|| format!("{path} is of another PID namespace than this process"))?;
+    let mut files = TaskFiles::load(0)?;
+    if !root.has_first_pids() {
+        files = TaskFiles::load(files.own_level().map_err(|error| format!("its level: {error}"))?)?;
+    }
+    Ok(Loaded { files, mount })
 }
 
 /// How many files the host has open.
-fn open_files() -> u64 {
+pub(super) fn open_files() -> u64 {
     let text = std::fs::read_to_string("/proc/sys/fs/file-nr").unwrap_or_default();
     text.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default()
 }
@@ -96,15 +101,18 @@ pub(super) struct TaskFiles {
 }
 
 impl TaskFiles {
+    /// Tells pids as the PID namespaces of that level have them.
+    ///
     /// # Errors
     /// Why the kernel does not take it, for people.
-    fn load() -> Result<TaskFiles, String> {
+    fn load(level: u32) -> Result<TaskFiles, String> {
         const TYPES: &str = "/sys/kernel/btf/vmlinux";
         let bytes = std::fs::read(TYPES).map_err(|error| format!("{TYPES}: {error}"))?;
         let layout = Btf::parse(&bytes).and_then(|btf| Layout::of(&btf));
         let layout = layout.map_err(|error| format!("{TYPES}: {error}"))?;
         drop(bytes);
-        let code = program::program(&layout).map_err(|_| "a member lies too far".to_owned())?;
+        let code =
+            program::program(&layout, level).map_err(|_| "a member lies too far".to_owned())?;
         let program = calls::load(&code, layout.function, &mut []).map_err(|error| {
             if log::log_enabled!(log::Level::Debug) {
                 log::debug!("{}", calls::why_refused(&code, layout.function));
@@ -127,12 +135,33 @@ impl TaskFiles {
         threads: bool,
         mut each: impl FnMut(FdOwner, Told),
     ) -> io::Result<()> {
+        let mut tables = Tables::default();
+        self.read(pid, |held| {
+            if let Some(owner) = tables.owner(&held, threads) {
+                each(owner, held.told);
+            }
+        })
+    }
+
+    /// How deep the PID namespace of this process is.
+    fn own_level(&self) -> io::Result<u32> {
+        let socket = UnixDatagram::unbound()?;
+        let inode = fstat(&socket)?.st_ino;
+        let mut level = None;
+        self.read(None, |held| {
+            if held.inode == inode {
+                level = Some(held.level);
+            }
+        })?;
+        level.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn read(&self, pid: Option<i32>, mut each: impl FnMut(Held)) -> io::Result<()> {
         let link = match pid {
             None => None,
             Some(pid) => Some(calls::link(self.program.as_fd(), Some(pid))?),
         };
         let file = calls::iterator(link.as_ref().unwrap_or(&self.of_all).as_fd())?;
-        let mut tables = Tables::default();
         // The kernel fills half of it at a time.
         let mut buffer = vec![0; 64 * 1024];
         let mut filled = 0;
@@ -147,9 +176,7 @@ impl TaskFiles {
             }
             let mut rest = buffer.get(..filled).unwrap_or_default();
             while let Some(held) = record::next(&mut rest).map_err(io::Error::other)? {
-                if let Some(owner) = tables.owner(&held, threads) {
-                    each(owner, held.told);
-                }
+                each(held);
             }
             let left = rest.len();
             buffer.copy_within(filled - left..filled, 0);

@@ -38,16 +38,16 @@ struct Writer<'a> {
     end: Label,
 }
 
-/// The program for this kernel.
+/// The program for this kernel, and for pids as the PID namespaces of that level have them.
 ///
 /// R6 holds the context, R8 the task, R9 the `struct sock`, R7 the file and then whatever pointer is
 /// followed.
-pub(super) fn program(layout: &Layout) -> Result<Vec<Instruction>, TooFar> {
+pub(super) fn program(layout: &Layout, level: u32) -> Result<Vec<Instruction>, TooFar> {
     let mut code = Assembler::default();
     let (write, end) = (code.label(), code.label());
     let mut writer = Writer { code, layout, write, end };
     writer.find_socket();
-    writer.tell_holder();
+    writer.tell_holder(level)?;
     writer.tell_socket();
     writer.tell_by_family();
     writer.finish()
@@ -71,10 +71,24 @@ impl Writer<'_> {
         }
     }
 
-    fn tell_holder(&mut self) {
+    fn tell_holder(&mut self, level: u32) -> Result<(), TooFar> {
         let layout = self.layout;
-        self.keep(W32, R8, layout.task_tgid, record::TGID);
-        self.keep(W32, R8, layout.task_pid, record::TID);
+        self.follow_and_keep(R7, layout.file_inode, W64, layout.inode_number, record::INODE);
+        if level == 0 {
+            self.keep(W32, R8, layout.task_tgid, record::TGID);
+            self.keep(W32, R8, layout.task_pid, record::TID);
+        } else {
+            let place =
+                i16::try_from(level).ok().and_then(|level| layout.upid_size.checked_mul(level));
+            let number =
+                place.and_then(|place| layout.pid_numbers.checked_add(place)).ok_or(TooFar)?;
+            self.code.load(W64, R7, R8, layout.task_group_leader);
+            self.code.load(W64, R7, R7, layout.task_thread_pid);
+            self.probe_and_keep(4, R7, number, record::TGID);
+            self.code.load(W64, R7, R8, layout.task_thread_pid);
+            self.probe_and_keep(4, R7, number, record::TID);
+        }
+        self.follow_and_keep(R8, layout.task_thread_pid, W32, layout.pid_level, record::LEVEL);
         self.keep(W32, R6, layout.context_fd, record::FD);
         self.keep(W64, R8, layout.task_files, record::FILES);
         self.follow_and_keep(
@@ -84,7 +98,7 @@ impl Writer<'_> {
             layout.task_files,
             record::LEADER_FILES,
         );
-        self.follow_and_keep(R7, layout.file_inode, W64, layout.inode_number, record::INODE);
+        Ok(())
     }
 
     fn tell_socket(&mut self) {
@@ -278,7 +292,7 @@ mod tests {
     #[test]
     fn the_program_is_the_one_that_was_read() {
         let read = include_str!("../../../../../../fixtures/bpf/program.txt");
-        let made = program(&Layout::made_up()).unwrap();
+        let made = program(&Layout::made_up(), 0).unwrap();
         let made: String = made
             .iter()
             .enumerate()
@@ -289,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_kernel_with_less_gets_a_shorter_program() {
-        let whole = program(&Layout::made_up()).unwrap().len();
+        let whole = program(&Layout::made_up(), 0).unwrap().len();
         let layout = Layout {
             sock_v6: None,
             cgroup: None,
@@ -300,6 +314,22 @@ mod tests {
         // The four loads and stores of the addresses; three loads and a store; two loads, a jump and the
         // six instructions of a copy; two copies.
         let less = 4 * 2 + 4 + (2 + 6) + 2 * 6;
-        assert_eq!(program(&layout).unwrap().len(), whole - less);
+        assert_eq!(program(&layout, 0).unwrap().len(), whole - less);
+    }
+
+    #[test]
+    fn in_a_pid_namespace_the_pids_are_those_of_its_level() {
+        let program = program(&Layout::made_up(), 2).unwrap();
+        let program: Vec<String> = program.iter().map(ToString::to_string).collect();
+        let layout = Layout::made_up();
+        // Two of `struct upid` further, copied to where the thread group's number and the thread's stand.
+        let number = format!("r3 += {}", layout.pid_numbers + 2 * 20);
+        let copied: Vec<&String> = program
+            .windows(5)
+            .filter(|window| window[4] == number)
+            .map(|window| &window[1])
+            .collect();
+        assert_eq!(copied, ["r1 += -252", "r1 += -248"]);
+        assert!(!program.contains(&format!("r1 = *(u32 *)(r8 +{})", layout.task_tgid)));
     }
 }

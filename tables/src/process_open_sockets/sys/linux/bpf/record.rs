@@ -18,6 +18,7 @@ use crate::process_open_sockets::socket_table::{
 // Offsets of what the program writes.
 /// How many bytes follow, this number included.
 pub(super) const SIZE: i16 = 0;
+/// As the PID namespace has it that is asked for.
 pub(super) const TGID: i16 = 4;
 pub(super) const TID: i16 = 8;
 pub(super) const FD: i16 = 12;
@@ -54,6 +55,8 @@ pub(super) const MOST_BACKLOG: i16 = 124;
 pub(super) const PEER: i16 = 128;
 /// Of a UNIX socket's name, the two bytes of its family included; 0 if it has none.
 pub(super) const NAME_LENGTH: i16 = 136;
+/// In how deep a PID namespace the task is.
+pub(super) const LEVEL: i16 = 140;
 pub(super) const RECORD_SIZE: i16 = 144;
 /// `struct sockaddr_un`, to the next multiple of eight; behind the record of a UNIX socket.
 pub(super) const NAME_SIZE: i16 = 112;
@@ -66,6 +69,8 @@ pub(super) struct Held {
     pub(super) tid: i32,
     pub(super) fd: i32,
     pub(super) inode: u64,
+    /// In how deep a PID namespace the process is; the first is 0.
+    pub(super) level: u32,
     /// Its table of descriptors, as a number that only says whether two are one.
     pub(super) files: u64,
     pub(super) leader_files: u64,
@@ -143,6 +148,7 @@ impl Fields<'_> {
             tid: number(TID)?,
             fd: number(FD)?,
             inode: self.u64(INODE)?,
+            level: self.u32(LEVEL)?,
             files: self.u64(FILES)?,
             leader_files: self.u64(LEADER_FILES)?,
             told: self.told()?,

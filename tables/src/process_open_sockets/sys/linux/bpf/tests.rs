@@ -37,6 +37,7 @@ struct Record {
     counters: [u32; 6],
     peer: u64,
     name: Option<Vec<u8>>,
+    level: u32,
 }
 
 impl Record {
@@ -72,6 +73,7 @@ impl Record {
             counters: [5, u32::MAX - 4, 120, 100, 0, 0],
             peer: 0,
             name: None,
+            level: 0,
         }
     }
 
@@ -104,7 +106,7 @@ impl Record {
         bytes.extend(self.peer.to_ne_bytes());
         let name = self.name.as_deref().unwrap_or_default();
         bytes.extend((name.len() as u32).to_ne_bytes());
-        bytes.extend([0; 4]);
+        bytes.extend(self.level.to_ne_bytes());
         assert_eq!(bytes.len(), usize::from(RECORD_SIZE.unsigned_abs()));
         bytes.extend(name);
         bytes.resize(usize::from(size.unsigned_abs()), 0);
@@ -264,7 +266,7 @@ fn owners(threads: bool, seen: &[(i32, i32, u64, u64)]) -> Vec<Option<(i32, Opti
     let mut tables = Tables::default();
     let owner = |&(pid, tid, files, leader_files): &(i32, i32, u64, u64)| {
         let told = Told::Unlisted;
-        let held = Held { pid, tid, fd: 3, inode: 9, files, leader_files, told };
+        let held = Held { pid, tid, fd: 3, inode: 9, level: 0, files, leader_files, told };
         tables.owner(&held, threads).map(|owner| (owner.pid, owner.tid))
     };
     seen.iter().map(owner).collect()
@@ -289,7 +291,7 @@ fn where_the_first_thread_has_ended_the_first_table_is_the_processs() {
 
 #[test]
 fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
-    let files = match TaskFiles::load() {
+    let files = match TaskFiles::load(0) {
         Ok(files) => files,
         // As root of a kernel that has it, it must run.
         Err(why) => {

@@ -1,0 +1,230 @@
+//! BPF beside the walk and the dump, each in an extension that stays: from the request to the answer.
+//!
+//! `cargo bench --bench sources`, as root
+//!
+//! 100,000 TCP sockets in a few processes, and 500 processes with three sockets each. Both services run
+//! all the time and are asked in turns; each figure is the median of several rounds. A scan is timed until
+//! the first byte of its answer, since the rows are written when all is collected.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use process_open_sockets::extension::requests::Requests;
+use process_open_sockets::extension::service::{Limits, Listening, Service};
+use support::{context, remote};
+use tables::process_open_sockets::{Options, ProcessOpenSockets, Source};
+use tables::{Constraint, Operator, QueryContext, Table};
+use thrift::protocol::{TBinaryInputProtocol, TInputProtocol, TType};
+
+const NAME: &str = "sockets";
+const SOCKETS: &str = "100000";
+const LOOKUPS: usize = 500;
+const ROUNDS: usize = 9;
+
+/// The load of `benches/compare`; over when this is dropped.
+struct Load {
+    child: Child,
+    input: Option<ChildStdin>,
+    idle: Vec<u32>,
+}
+
+impl Load {
+    fn start() -> Load {
+        let lookups = LOOKUPS.to_string();
+        let mut child = Command::new(env!("CARGO"))
+            .args(["run", "--quiet", "--release", "--no-default-features", "--bin", "load"])
+            .args(["--manifest-path", "benches/compare/Cargo.toml", "--", "--list"])
+            .args(["--sockets", SOCKETS, "--processes", "6", "--idle-processes", &lookups])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut idle = Vec::new();
+        for line in lines {
+            if let Some(pid) = line.strip_prefix("idle ") {
+                idle.push(pid.parse().unwrap());
+            }
+            if line.starts_with("ready ") {
+                break;
+            }
+        }
+        assert_eq!(idle.len(), LOOKUPS);
+        Load { input: child.stdin.take(), child, idle }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// A process that serves the table.
+struct Serving {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Serving {
+    fn start(how: &str, directory: &Path) -> Serving {
+        let socket = directory.join(how);
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let child = command.args(["serve", how]).arg(&socket).spawn().unwrap();
+        let start = Instant::now();
+        while remote::ping(&socket).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(10), "it does not serve");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Serving { child, socket }
+    }
+
+    /// From a request to the first byte of the answer and to its last, in milliseconds.
+    fn ask(&self, context: &str) -> [f64; 2] {
+        let text = |text: &str| [&(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat();
+        let request = [
+            b"\x80\x01\x00\x01".to_vec(),
+            text("call"),
+            vec![0, 0, 0, 1],
+            [b"\x0b\x00\x01".to_vec(), text("table")].concat(),
+            [b"\x0b\x00\x02".to_vec(), text(NAME)].concat(),
+            b"\x0d\x00\x03\x0b\x0b\x00\x00\x00\x02".to_vec(),
+            [text("action"), text("generate"), text("context"), text(context)].concat(),
+            vec![0],
+        ];
+        let start = Instant::now();
+        let ms = || start.elapsed().as_secs_f64() * 1000.0;
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.write_all(&request.concat()).unwrap();
+        let mut first = [0];
+        stream.read_exact(&mut first).unwrap();
+        let until_first = ms();
+        let mut input = TBinaryInputProtocol::new(BufReader::new(first.chain(stream)), true);
+        input.read_message_begin().unwrap();
+        input.skip(TType::Struct).unwrap();
+        [until_first, ms()]
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn table(how: &str) -> ProcessOpenSockets {
+    let options = match how {
+        "bpf" => Options { source: Source::Bpf, ..Options::default() },
+        _ => Options { bpf_from_files: None, ..Options::default() },
+    };
+    ProcessOpenSockets::new(options)
+}
+
+/// Serves until it is killed.
+fn serve(how: &str, socket: &str) {
+    let (send, _events) = channel();
+    let requests = Requests::new(NAME.to_owned(), Arc::new(table(how)), Arc::default(), send);
+    let service = Arc::new(Service::new(requests, Limits::default()));
+    let _listening = Listening::start(Path::new(socket), service).unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// What the kernel keeps in its caches of objects, in megabytes.
+fn slab() -> f64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Slab:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<f64>().unwrap() / 1000.0
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, word, how, socket] = &arguments[..]
+        && word == "serve"
+    {
+        serve(how, socket);
+        return ExitCode::SUCCESS;
+    }
+    let load = Load::start();
+    let directory = tempfile::tempdir().unwrap();
+    let table = table("walk");
+    let asked = |constraints: Vec<Constraint>| {
+        let query = QueryContext { constraints, ..Default::default() };
+        context::encode(&query, table.columns())
+    };
+    let pid = table.columns().iter().position(|column| column.name == "pid").unwrap();
+    let by_pid = |number: &u32| {
+        let operator = Operator::Equals;
+        asked(vec![Constraint { column: pid, operator, text: number.to_string() }])
+    };
+    let (all, one) = (asked(vec![]), by_pid(&load.idle[0]));
+    let lookups: Vec<String> = load.idle.iter().map(by_pid).collect();
+
+    let bpf = Serving::start("bpf", directory.path());
+    bpf.ask(&one);
+    // Before anybody walks: what a walk leaves is left for others to find.
+    let mut kept = [slab(); 3];
+    bpf.ask(&all);
+    kept[1] = slab();
+    let walk = Serving::start("walk", directory.path());
+    walk.ask(&all);
+    kept[2] = slab();
+
+    let services = [bpf, walk];
+    let mut times = [const { [const { Vec::new() }; 2] }; 3];
+    for _ in 0..ROUNDS {
+        for (place, service) in services.iter().enumerate() {
+            times[0][place].push(service.ask(&all)[0]);
+            times[1][place].push(service.ask(&one)[1]);
+            let start = Instant::now();
+            for context in &lookups {
+                service.ask(context);
+            }
+            times[2][place].push(start.elapsed().as_secs_f64() * 1000.0);
+        }
+    }
+    drop((services, load));
+
+    let mut reached = true;
+    let mut verdict = |is: bool| {
+        reached &= is;
+        if is { "reached" } else { "**not reached**" }
+    };
+    println!(
+        "| request | BPF, ms | walk and dump, ms | ratio | at most | |\n|---|---|---|---|---|---|"
+    );
+    let names = ["full scan", "one pid, 3 sockets", "500 pids, one by one"];
+    for (place, (name, [bpf, walk])) in names.into_iter().zip(times).enumerate() {
+        let ratio = median(bpf.iter().zip(&walk).map(|(bpf, walk)| bpf / walk).collect());
+        let (bpf, walk) = (median(bpf), median(walk));
+        let (most, is) = match place {
+            0 => ("0.25 of the other", ratio <= 0.25),
+            1 => ("1 ms", bpf <= 1.0),
+            _ => ("250 ms", bpf <= 250.0),
+        };
+        println!("| {name} | {bpf:.2} | {walk:.2} | {ratio:.3} | {most} | {} |", verdict(is));
+    }
+    let [bpf, walk] = [kept[1] - kept[0], kept[2] - kept[1]];
+    let is = verdict(bpf <= 1.0);
+    println!("| what the kernel keeps of a full scan, MB | {bpf:.1} | {walk:.1} | | 1 MB | {is} |");
+    if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,42 @@
+//! BPF in a PID namespace: its pids are those that the namespace has.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::process::Command;
+
+use support::left_out::{is_root_or_say, say_left_out};
+
+#[test]
+fn in_a_pid_namespace_bpf_tells_its_pids() {
+    let test = "in_a_pid_namespace_bpf_tells_its_pids";
+    if !is_root_or_say(test, "a PID namespace needs CAP_SYS_ADMIN") {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
+    // The shell is process 1 there, and holds the listener. Of one process, and of all.
+    let select = format!("SELECT pid, fd FROM process_open_sockets WHERE socket = {inode} AND pid");
+    let queries = format!(
+        "for flag in --no-bpf --source=bpf; do
+            $0 query $flag --list --header=false \"{select} = 1\"
+            $0 query $flag --list --header=false \"{select} < 2 AND pid > 0\"
+        done; exit"
+    );
+    let out = Command::new("unshare")
+        .args(["--fork", "--pid", "--mount-proc", "sh", "-c", &queries])
+        .arg(env!("CARGO_BIN_EXE_process_open_sockets"))
+        .stdin(OwnedFd::from(listener))
+        .output()
+        .unwrap();
+    let (rows, said) =
+        (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap());
+    assert_eq!(rows, "1|0\n".repeat(4), "{said}");
+    if said.contains("without BPF") {
+        say_left_out(test, &said);
+    }
+}
