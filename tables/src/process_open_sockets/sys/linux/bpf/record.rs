@@ -58,6 +58,13 @@ pub(super) const NAME_LENGTH: i16 = 136;
 /// In how deep a PID namespace the task is.
 pub(super) const LEVEL: i16 = 140;
 pub(super) const RECORD_SIZE: i16 = 144;
+
+// Offsets of the short record of a TCP socket that has a file; its inode stands where it does in the other.
+pub(super) const SHORT_STATE: i16 = 4;
+pub(super) const SHORT_FAMILY: i16 = 6;
+pub(super) const SHORT_PORT: i16 = 8;
+pub(super) const SHORT_SIZE: i16 = 24;
+
 /// `struct sockaddr_un`, to the next multiple of eight; behind the record of a UNIX socket.
 pub(super) const NAME_SIZE: i16 = 112;
 
@@ -105,24 +112,63 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
+/// A socket of the table of TCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) enum Listed {
+    /// It has a file, so that somebody may hold it.
+    Filed { table: SocketTable, inode: u64, state: TcpState, port: u16 },
+    /// Nobody can hold it.
+    Fileless { table: SocketTable, socket: Socket },
+}
+
+/// What a record is about.
+pub(super) trait Record: Sized {
+    fn read(fields: &Fields) -> Option<Self>;
+}
+
 /// Reads the first record; leaves what follows. None if it is not there whole.
-pub(super) fn next(bytes: &mut &[u8]) -> Result<Option<Held>, Malformed> {
+pub(super) fn next<T: Record>(bytes: &mut &[u8]) -> Result<Option<T>, Malformed> {
     let Some(size) = bytes.first_chunk().map(|size| u32::from_ne_bytes(*size)) else {
         return Ok(None);
     };
     let size = usize::try_from(size).map_err(|_| Malformed)?;
-    let (least, most) = (RECORD_SIZE.unsigned_abs(), (RECORD_SIZE + NAME_SIZE).unsigned_abs());
+    let (least, most) = (SHORT_SIZE.unsigned_abs(), (RECORD_SIZE + NAME_SIZE).unsigned_abs());
     if !(usize::from(least)..=usize::from(most)).contains(&size) {
         return Err(Malformed);
     }
     let Some((record, rest)) = bytes.split_at_checked(size) else { return Ok(None) };
     *bytes = rest;
-    let fields = Fields(record);
-    fields.held().map(Some).ok_or(Malformed)
+    T::read(&Fields(record)).map(Some).ok_or(Malformed)
 }
 
 /// The bytes of a record.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(&'a [u8]);
+
+impl Record for Held {
+    fn read(fields: &Fields) -> Option<Held> {
+        fields.held()
+    }
+}
+
+impl Record for Listed {
+    fn read(fields: &Fields) -> Option<Listed> {
+        if fields.0.len() == usize::from(SHORT_SIZE.unsigned_abs()) {
+            let family = fields.u16(SHORT_FAMILY)?;
+            let is_v4 = family == Family::Inet as u16;
+            let [state] = fields.bytes(SHORT_STATE)?;
+            return Some(Listed::Filed {
+                table: if is_v4 { SocketTable::Tcp } else { SocketTable::Tcp6 },
+                inode: fields.u64(INODE)?,
+                state: TcpState::from(state),
+                port: fields.u16(SHORT_PORT)?,
+            });
+        }
+        match fields.told()? {
+            Told::Whole { table, socket, .. } => Some(Listed::Fileless { table, socket }),
+            Told::Unlisted | Told::InTables(_) => None,
+        }
+    }
+}
 
 impl Fields<'_> {
     fn bytes<const N: usize>(&self, offset: i16) -> Option<[u8; N]> {
@@ -193,17 +239,20 @@ impl Fields<'_> {
             SocketTable::Packet => self.packet()?,
             _ => self.inet(table)?,
         };
+        let inode = self.u64(INODE)?;
         let details = Details {
-            uid: Some(self.u32(UID)?),
+            uid: Some(self.u32(UID)?).filter(|_| inode != 0),
             kind: u8::try_from(self.u16(TYPE)?).ok()?,
             ..details
         };
         let net_namespace = Some(NetNamespace(self.u32(NET)?.into()));
-        let socket = Socket { inode: self.u64(INODE)?, net_namespace, binding, details };
+        let socket = Socket { inode, net_namespace, binding, details };
         Some(Told::Whole { table, socket, lacks_queue })
     }
 
     fn inet(&self, table: SocketTable) -> Option<(Binding, bool, Details)> {
+        /// `TCP_NEW_SYN_RECV`, of a handshake that is not over.
+        const NEW_SYN_RECV: u8 = 12;
         let protocol = table.protocol()?;
         let address = |offset| -> Option<IpAddr> {
             let octets: [u8; 16] = self.bytes(offset)?;
@@ -214,7 +263,8 @@ impl Fields<'_> {
             })
         };
         let [state] = self.bytes(STATE)?;
-        let state = TcpState::from(state);
+        // Both names are one to a user.
+        let state = if state == NEW_SYN_RECV { TcpState::SynRecv } else { TcpState::from(state) };
         let local = Endpoint { address: address(LOCAL)?, port: self.u16(LOCAL_PORT)? };
         let remote_port = match protocol {
             IPPROTO_RAW => 0,

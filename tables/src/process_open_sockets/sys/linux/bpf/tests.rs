@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 
-use super::record::{Malformed, NAME_SIZE, RECORD_SIZE, next};
+use super::record::{Malformed, NAME_SIZE, RECORD_SIZE, SHORT_SIZE, next};
 use super::*;
 use crate::process_open_sockets::Families;
 use crate::process_open_sockets::model::{
@@ -14,7 +14,7 @@ use crate::process_open_sockets::socket_table::SocketTable;
 
 /// A record as the program writes it, field after field.
 #[derive(Clone)]
-struct Record {
+struct Written {
     tgid: u32,
     tid: u32,
     fd: u32,
@@ -40,15 +40,15 @@ struct Record {
     level: u32,
 }
 
-impl Record {
+impl Written {
     /// A connection of process 7 from 192.0.2.1:1111 to 198.51.100.2:443.
-    fn tcp() -> Record {
+    fn tcp() -> Written {
         let address = |octets: [u8; 4]| {
             let mut address = [0; 16];
             address[..4].copy_from_slice(&octets);
             address
         };
-        Record {
+        Written {
             tgid: 7,
             tid: 7,
             fd: 3,
@@ -114,7 +114,7 @@ impl Record {
     }
 
     fn told(&self) -> Told {
-        next(&mut &*self.bytes()).unwrap().unwrap().told
+        next::<Held>(&mut &*self.bytes()).unwrap().unwrap().told
     }
 
     fn details(&self) -> Details {
@@ -147,30 +147,30 @@ fn a_record_of_a_connection_tells_its_row() {
         },
     };
     let table = SocketTable::Tcp;
-    assert_eq!(Record::tcp().told(), Told::Whole { table, socket, lacks_queue: false });
+    assert_eq!(Written::tcp().told(), Told::Whole { table, socket, lacks_queue: false });
 }
 
 #[test]
 fn queues_are_counted_as_the_kernel_does_for_each_protocol() {
-    let queues = |record: Record| {
+    let queues = |record: Written| {
         let details = record.details();
         (details.receive_queue, details.send_queue)
     };
     let counters = [50, 20, 101, 1, 3, 128];
-    let tcp = Record { counters, ..Record::tcp() };
+    let tcp = Written { counters, ..Written::tcp() };
     assert_eq!(queues(tcp.clone()), (Some(30), Some(100)));
     // The other end has closed: its FIN counts, and nobody reads it.
-    assert_eq!(queues(Record { counters: [9, 10, 0, 0, 0, 0], ..tcp.clone() }).0, Some(0));
-    assert_eq!(queues(Record { state: 10, ..tcp.clone() }), (Some(3), Some(128)));
+    assert_eq!(queues(Written { counters: [9, 10, 0, 0, 0, 0], ..tcp.clone() }).0, Some(0));
+    assert_eq!(queues(Written { state: 10, ..tcp.clone() }), (Some(3), Some(128)));
     // What waits, less what a reader has taken and not given back; what was sent, and one more.
-    let udp = Record { protocol: 17, kind: 2, state: 7, ..tcp.clone() };
+    let udp = Written { protocol: 17, kind: 2, state: 7, ..tcp.clone() };
     assert_eq!(queues(udp), (Some(30), Some(100)));
-    let raw = Record { protocol: 89, kind: 3, state: 7, ..tcp.clone() };
+    let raw = Written { protocol: 89, kind: 3, state: 7, ..tcp.clone() };
     assert_eq!(queues(raw), (Some(50), Some(100)));
-    let unix = Record { family: 1, protocol: 0, name: Some(vec![]), ..tcp };
-    assert_eq!(queues(Record { state: 10, ..unix.clone() }), (Some(50), Some(128)));
-    assert_eq!(queues(Record { kind: 2, ..unix.clone() }), (Some(20), Some(100)));
-    let empty = Record { counters: [0, 7, 1, 0, 0, 0], ..unix };
+    let unix = Written { family: 1, protocol: 0, name: Some(vec![]), ..tcp };
+    assert_eq!(queues(Written { state: 10, ..unix.clone() }), (Some(50), Some(128)));
+    assert_eq!(queues(Written { kind: 2, ..unix.clone() }), (Some(20), Some(100)));
+    let empty = Written { counters: [0, 7, 1, 0, 0, 0], ..unix };
     assert_eq!(queues(empty), (Some(0), Some(0)));
 }
 
@@ -178,7 +178,7 @@ fn queues_are_counted_as_the_kernel_does_for_each_protocol() {
 fn a_unix_record_tells_path_and_peer() {
     let unix = |name: &[u8]| {
         let name = Some([&1_u16.to_ne_bytes()[..], name].concat());
-        let record = Record { family: 1, protocol: 0, state: 7, peer: 55, name, ..Record::tcp() };
+        let record = Written { family: 1, protocol: 0, state: 7, peer: 55, name, ..Written::tcp() };
         match record.told() {
             Told::Whole { table: SocketTable::Unix, socket, .. } => {
                 assert_eq!(socket.details.peer.map(u32::from), Some(55));
@@ -191,7 +191,7 @@ fn a_unix_record_tells_path_and_peer() {
     assert_eq!(&*unix(b"/run/a\0"), b"/run/a");
     assert_eq!(&*unix(b"\0abstract\0x"), b"@abstract@x");
     assert_eq!(&*unix(&[b'a'; 108]), [b'a'; 108]);
-    let unnamed = Record { family: 1, name: Some(vec![]), ..Record::tcp() };
+    let unnamed = Written { family: 1, name: Some(vec![]), ..Written::tcp() };
     assert!(
         matches!(unnamed.told(), Told::Whole { socket: Socket { binding: Binding::Unix { path }, .. }, .. } if path.is_empty())
     );
@@ -199,8 +199,8 @@ fn a_unix_record_tells_path_and_peer() {
 
 #[test]
 fn each_kind_of_socket_is_told_unlisted_or_left_to_its_table() {
-    let kind = |family, kind, protocol| Record { family, kind, protocol, ..Record::tcp() };
-    let table = |record: Record| match record.told() {
+    let kind = |family, kind, protocol| Written { family, kind, protocol, ..Written::tcp() };
+    let table = |record: Written| match record.told() {
         Told::Whole { table, .. } => Some(table),
         _ => None,
     };
@@ -217,7 +217,7 @@ fn each_kind_of_socket_is_told_unlisted_or_left_to_its_table() {
         (kind(10, 2, 58), SocketTable::Icmp6),
         (kind(17, 3, 3), SocketTable::Packet),
     ] {
-        let unlisted = Record { listed: 0, ..record.clone() };
+        let unlisted = Written { listed: 0, ..record.clone() };
         assert_eq!(table(record), Some(expected));
         assert_eq!(unlisted.told(), Told::Unlisted, "{expected:?}");
     }
@@ -238,27 +238,27 @@ fn each_kind_of_socket_is_told_unlisted_or_left_to_its_table() {
 
 #[test]
 fn a_record_that_is_cut_is_waited_for_and_another_size_is_refused() {
-    let whole = Record { family: 1, name: Some(vec![1, 0, b'/']), ..Record::tcp() }.bytes();
+    let whole = Written { family: 1, name: Some(vec![1, 0, b'/']), ..Written::tcp() }.bytes();
     for length in 0..whole.len() {
         let mut bytes = &whole[..length];
-        assert_eq!(next(&mut bytes), Ok(None), "{length}");
+        assert_eq!(next::<Held>(&mut bytes), Ok(None), "{length}");
         assert_eq!(bytes.len(), length);
     }
-    for size in [0, 1, RECORD_SIZE - 1, RECORD_SIZE + NAME_SIZE + 1, -1] {
+    for size in [0, 1, SHORT_SIZE, RECORD_SIZE - 1, RECORD_SIZE + NAME_SIZE + 1, -1] {
         let mut bytes = whole.clone();
         bytes[..4].copy_from_slice(&i32::from(size).to_ne_bytes());
-        assert_eq!(next(&mut &*bytes), Err(Malformed), "{size}");
+        assert_eq!(next::<Held>(&mut &*bytes), Err(Malformed), "{size}");
     }
-    let mut two = &*[whole, Record::tcp().bytes()].concat();
-    assert!(next(&mut two).unwrap().is_some() && next(&mut two).unwrap().is_some());
-    assert_eq!(next(&mut two), Ok(None));
+    let mut two = &*[whole, Written::tcp().bytes()].concat();
+    assert!(next::<Held>(&mut two).unwrap().is_some() && next::<Held>(&mut two).unwrap().is_some());
+    assert_eq!(next::<Held>(&mut two), Ok(None));
 }
 
 #[test]
 fn a_name_that_claims_to_be_longer_than_its_record_is_refused() {
-    let mut bytes = Record { family: 1, name: Some(vec![]), ..Record::tcp() }.bytes();
+    let mut bytes = Written { family: 1, name: Some(vec![]), ..Written::tcp() }.bytes();
     bytes[136..140].copy_from_slice(&113_u32.to_ne_bytes());
-    assert_eq!(next(&mut &*bytes), Err(Malformed));
+    assert_eq!(next::<Held>(&mut &*bytes), Err(Malformed));
 }
 
 /// Whose each descriptor is, seen one after the other: pid, thread, its table, that of the first thread.
@@ -291,7 +291,7 @@ fn where_the_first_thread_has_ended_the_first_table_is_the_processs() {
 
 #[test]
 fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
-    let files = match TaskFiles::load(0) {
+    let files = match layout().and_then(|layout| TaskFiles::load(&layout, 0)) {
         Ok(files) => files,
         // As root of a kernel that has it, it must run.
         Err(why) => {

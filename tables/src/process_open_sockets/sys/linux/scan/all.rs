@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::{Range, RangeInclusive};
 
+use super::super::bpf::Told;
 use super::super::netns::{Namespace, Namespaces};
 use super::super::search::{candidates, is_of_another_table, note_forged};
 use super::super::tables::{Tables, Teller, Wanted};
+use super::tcp::{TABLES as TCP_TABLES, Tcp};
 use super::{Scan, admitted_tables};
 use crate::Error;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
@@ -15,11 +17,11 @@ use crate::process_open_sockets::parse::sock_diag::Request;
 use crate::process_open_sockets::socket_table::SocketTable;
 
 /// Where a run of sockets was read.
-struct Run {
-    namespace: usize,
-    table: SocketTable,
-    teller: Teller,
-    sockets: Range<usize>,
+pub(super) struct Run {
+    pub(super) namespace: usize,
+    pub(super) table: SocketTable,
+    pub(super) teller: Teller,
+    pub(super) sockets: Range<usize>,
 }
 
 /// What BPF has told of holders.
@@ -49,14 +51,15 @@ impl Scan<'_> {
         self.find_namespaces(&mut namespaces, pids.iter().copied());
         self.find_unusual_namespaces(&mut namespaces, &pids);
         let (mut runs, mut listed, mut owners) = (Vec::new(), HashSet::new(), Vec::new());
-        let mut recurring = HashSet::new();
+        let (mut recurring, mut tcp) = (HashSet::new(), Tcp::default());
         let mut read = 0;
         for _ in 0..ROUNDS {
             let start = self.sockets.len();
             let all = unlisted.then_some(&mut listed);
-            read = self.read_namespaces(&namespaces, read, &mut runs, all);
+            read = self.read_namespaces(&namespaces, read, &mut runs, all, &mut tcp);
             let new = self.sockets.get(start..).unwrap_or_default().iter();
-            let mut inodes: Vec<u64> = new.map(|socket| socket.inode).collect();
+            let new = new.map(|socket| socket.inode).chain(tcp.inodes());
+            let mut inodes: Vec<u64> = new.collect();
             inodes.retain(|&inode| inode != 0);
             inodes.sort_unstable();
             let alike = inodes.chunk_by(|a, b| a == b).filter(|alike| alike.len() > 1);
@@ -66,14 +69,15 @@ impl Scan<'_> {
             } else {
                 inodes.dedup();
                 let inodes = Some(&*inodes).filter(|_| !unlisted);
-                pids = self.walk_all(&mut namespaces, pids, inodes, &mut owners)?;
+                pids = self.walk_all(&mut namespaces, pids, inodes, &mut owners, &mut tcp)?;
+                self.read_untold_tcp(&namespaces, &mut runs, &mut tcp);
             }
             if namespaces.iter().count() == read {
                 break;
             }
         }
         let owners: Owners = owners.into_iter().collect();
-        self.drop_untrue(&namespaces, &runs, &owners, recurring);
+        self.drop_untrue(&namespaces, &runs, &owners, recurring, &tcp);
         if unlisted {
             let missing = owners.inodes().filter(|inode| !listed.contains(inode)).collect();
             self.add_unlisted(&namespaces, missing, &owners);
@@ -89,6 +93,7 @@ impl Scan<'_> {
         first: usize,
         runs: &mut Vec<Run>,
         mut listed: Option<&mut HashSet<u64>>,
+        tcp: &mut Tcp,
     ) -> usize {
         let filter = self.filter;
         let mut read = first;
@@ -99,7 +104,8 @@ impl Scan<'_> {
                 continue;
             }
             let mut tables = Tables::of(self.root, namespace, self.options.source);
-            for table in admitted {
+            let has_tcp = listed.is_none() && self.list_tcp((index, namespace), &tables, runs, tcp);
+            for table in admitted.filter(|table| !has_tcp || !TCP_TABLES.contains(table)) {
                 let start = self.sockets.len();
                 let (sockets, gaps) = (&mut self.sockets, &mut self.gaps);
                 let teller = if let Some(listed) = &mut listed {
@@ -137,12 +143,13 @@ impl Scan<'_> {
         pids: Vec<i32>,
         inodes: Option<&[u64]>,
         owners: &mut Vec<FdOwner>,
+        tcp: &mut Tcp,
     ) -> Result<Vec<i32>, Error> {
         const ROUNDS: usize = 3;
         let filter = self.filter;
         // Who holds a socket that nobody is to hold must be seen, whoever it is.
         let admits = |pid: &i32| filter.admits_unowned() || filter.admits_pid(*pid);
-        let told = self.tell_owners(inodes, owners);
+        let told = self.tell_owners(inodes, owners, namespaces, tcp);
         let mut all = pids;
         let mut walked = 0;
         for round in 0..ROUNDS {
@@ -165,26 +172,46 @@ impl Scan<'_> {
         Ok(all)
     }
 
-    /// Adds the holders that BPF tells, of these sockets, in order, or of all. None if it tells nothing.
-    fn tell_owners(&self, inodes: Option<&[u64]>, owners: &mut Vec<FdOwner>) -> Option<ToldOwners> {
-        let known = owners.len();
+    /// Adds the holders that BPF tells, of these sockets, in order, or of all, and the TCP sockets that come
+    /// with them. None if it tells nothing.
+    fn tell_owners(
+        &mut self,
+        inodes: Option<&[u64]>,
+        owners: &mut Vec<FdOwner>,
+        namespaces: &Namespaces,
+        tcp: &mut Tcp,
+    ) -> Option<ToldOwners> {
+        let (filter, bpf) = (self.filter, self.bpf?);
+        let known = (owners.len(), self.sockets.len());
         let mut is_held = vec![false; inodes.map_or(0, <[u64]>::len)];
         let mut pids = HashSet::new();
-        let done = self.bpf?.run(None, self.options.threads, |owner, _| {
+        let done = bpf.files.run(None, self.options.threads, |owner, told| {
             pids.insert(owner.pid);
-            let is_wanted = inodes.is_none_or(|inodes| {
-                let place = inodes.binary_search(&owner.inode).ok();
-                place.and_then(|place| is_held.get_mut(place)).map(|held| *held = true).is_some()
-            });
+            let place = inodes.map(|inodes| inodes.binary_search(&owner.inode).ok());
+            if let Some(held) = place.flatten().and_then(|place| is_held.get_mut(place)) {
+                *held = true;
+            }
+            let mut is_wanted = place.is_none_or(|place| place.is_some());
+            if let Told::Whole { table, socket, .. } = told
+                && tcp.expects(table, &socket)
+            {
+                is_wanted = filter.admits_table(table) && filter.admits_socket(&socket);
+                if is_wanted && tcp.tell(&socket) {
+                    self.sockets.push(socket);
+                }
+            }
             if is_wanted {
                 owners.push(owner);
             }
         });
         if let Err(error) = done {
             log::debug!("BPF: {error}");
-            owners.truncate(known);
+            owners.truncate(known.0);
+            self.sockets.truncate(known.1);
+            tcp.forget_told();
             return None;
         }
+        self.name_interfaces(known.1, namespaces);
         Some(ToldOwners { pids, is_all: inodes.is_some() && is_held.iter().all(|&held| held) })
     }
 
@@ -210,6 +237,7 @@ impl Scan<'_> {
         runs: &[Run],
         owners: &Owners,
         mut recurring: HashSet<u64>,
+        tcp: &Tcp,
     ) {
         // Only some sockets have parts with the same inode. Any other was connected to another port
         // while its table was read in halves.
@@ -239,7 +267,7 @@ impl Scan<'_> {
             let in_twin = twin.and_then(|twin| self.look_again(namespace, twin, &unowned));
             for ((socket, held), untrue) in sockets.iter().zip(held).zip(untrue) {
                 *untrue = match owners.at(held) {
-                    [] if socket.inode == 0 => false,
+                    [] if socket.inode == 0 => tcp.is_accepted(socket),
                     [] => {
                         let vanished =
                             there.as_ref().is_some_and(|there| !there.contains_key(&socket.inode));
@@ -292,7 +320,8 @@ impl Scan<'_> {
             there.len() == inodes.len()
         };
         // A port stays the same whatever becomes of the socket, and a state mostly does.
-        let request = self.filter.whole(table).map(|request| match local_ports(sockets) {
+        let ports = sockets.iter().map(|socket| socket.local().map(|local| local.port));
+        let request = self.filter.whole(table).map(|request| match local_ports(ports) {
             Some(ports) => request.with_local_ports(ports),
             None => request,
         });
@@ -306,11 +335,9 @@ impl Scan<'_> {
     }
 }
 
-/// From the lowest port of these to the highest; None if one of them has no port.
-fn local_ports(sockets: &[&Socket]) -> Option<RangeInclusive<u16>> {
-    let ports: Option<Vec<u16>> =
-        sockets.iter().map(|socket| socket.local().map(|local| local.port)).collect();
-    let ports = ports?;
+/// From the lowest of these ports to the highest; None if one is no port, or there are none.
+pub(super) fn local_ports(ports: impl Iterator<Item = Option<u16>>) -> Option<RangeInclusive<u16>> {
+    let ports: Vec<u16> = ports.collect::<Option<_>>()?;
     Some(*ports.iter().min()?..=*ports.iter().max()?)
 }
 

@@ -2,11 +2,12 @@
 
 mod all;
 mod held;
+mod tcp;
 mod told;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::bpf::TaskFiles;
+use super::bpf::Loaded;
 use super::netns::{Namespace, Namespaces};
 use super::proc_root::ProcRoot;
 use super::search::candidates;
@@ -23,7 +24,7 @@ pub(super) struct Scan<'a> {
     root: &'a ProcRoot,
     options: &'a Options,
     filter: &'a Filter,
-    bpf: Option<&'a TaskFiles>,
+    bpf: Option<&'a Loaded>,
     sockets: Vec<Socket>,
     /// The inodes of held sockets of which somebody tells who may be deceived.
     claimed: HashSet<u64>,
@@ -35,7 +36,7 @@ impl<'a> Scan<'a> {
         root: &'a ProcRoot,
         options: &'a Options,
         filter: &'a Filter,
-        bpf: Option<&'a TaskFiles>,
+        bpf: Option<&'a Loaded>,
     ) -> Self {
         let (sockets, claimed, gaps) = Default::default();
         Scan { root, options, filter, bpf, sockets, claimed, gaps }

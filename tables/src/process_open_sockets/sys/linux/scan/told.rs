@@ -14,7 +14,7 @@ use crate::process_open_sockets::socket_table::SocketTable;
 impl Scan<'_> {
     /// Sockets that these processes hold, or any process; None if BPF cannot tell all that is asked.
     pub(in super::super) fn told(&self, pids: Option<&[i32]>) -> Option<Snapshot> {
-        let (filter, bpf) = (self.filter, self.bpf?);
+        let (filter, bpf) = (self.filter, &self.bpf?.files);
         if filter.admits_unlisted() {
             return None;
         }
@@ -69,7 +69,7 @@ impl Scan<'_> {
             return None;
         }
         let owners: Owners = owners.into_iter().collect();
-        if lacks_something || !scan.name_interfaces(&owners) {
+        if lacks_something || !scan.name_interfaces_by_holders(&owners) {
             log::debug!("BPF does not tell all that is asked");
             return None;
         }
@@ -78,19 +78,27 @@ impl Scan<'_> {
 
     /// Gets the names of interfaces, if they are asked for, in the namespaces that the holders are in; says
     /// whether each socket's namespace is among them.
-    fn name_interfaces(&mut self, owners: &Owners) -> bool {
-        let has_interface = |socket: &&mut Socket| socket.details.interface.is_some();
-        let mut sockets: Vec<&mut Socket> = self.sockets.iter_mut().filter(has_interface).collect();
-        if sockets.is_empty() || !self.filter.shows(Field::Interface) {
+    fn name_interfaces_by_holders(&mut self, owners: &Owners) -> bool {
+        let mut namespaces = Namespaces::default();
+        if self.name_interfaces(0, &namespaces) {
             return true;
         }
-        let mut namespaces = Namespaces::default();
         let mut pids: Vec<i32> = owners.iter().map(|owner| owner.pid).collect();
         pids.sort_unstable();
         pids.dedup();
-        for pid in pids {
-            namespaces.add(self.root, pid, &mut self.gaps);
+        self.find_namespaces(&mut namespaces, pids.into_iter());
+        self.name_interfaces(0, &namespaces)
+    }
+
+    /// Gets the names of the interfaces of the sockets from that one on, if they are asked for; says whether
+    /// each one's namespace is among these.
+    pub(super) fn name_interfaces(&mut self, first: usize, namespaces: &Namespaces) -> bool {
+        if !self.filter.shows(Field::Interface) {
+            return true;
         }
+        let has_interface = |socket: &&mut Socket| socket.details.interface.is_some();
+        let sockets = self.sockets.get_mut(first..).unwrap_or_default().iter_mut();
+        let mut sockets: Vec<&mut Socket> = sockets.filter(has_interface).collect();
         for namespace in namespaces.iter().filter(|namespace| namespace.number().is_some()) {
             let is_its = |socket: &&mut &mut Socket| socket.net_namespace == namespace.number();
             let tables = Tables::of(self.root, namespace, self.options.source);
