@@ -77,12 +77,18 @@ impl Writer<'_> {
         code.copy(R6, R1);
         code.load(W64, R9, R6, tcp.context_sk);
         code.jump_if(R9, Equal, 0, *end);
-        for offset in (RECORD..NAME).step_by(8) {
-            code.store_number(W64, R10, offset, 0);
-        }
+        self.clear(RECORD, RECORD + record::SHORT_SIZE);
+        let Writer { code, .. } = self;
         code.copy(R1, R9);
         code.call(SKC_TO_TCP_SOCK);
         code.copy(R8, R0);
+    }
+
+    /// Fills a part of the stack with zeros.
+    fn clear(&mut self, from: i16, to: i16) {
+        for offset in (from..to).step_by(8) {
+            self.code.store_number(W64, R10, offset, 0);
+        }
     }
 
     fn tell_if_filed(&mut self) {
@@ -100,6 +106,7 @@ impl Writer<'_> {
         self.write_record(record::SHORT_SIZE);
         self.code.jump(self.end);
         self.code.put(fileless);
+        self.clear(RECORD + record::SHORT_SIZE, NAME);
     }
 
     fn tell_fileless(&mut self, tcp: &TcpLayout) {
@@ -143,9 +150,7 @@ impl Writer<'_> {
         code.jump_if(R0, Equal, 0, *end);
         code.load(W64, R9, R0, layout.socket_sk);
         code.jump_if(R9, Equal, 0, *end);
-        for offset in (RECORD..0).step_by(8) {
-            code.store_number(W64, R10, offset, 0);
-        }
+        self.clear(RECORD, 0);
     }
 
     fn tell_holder(&mut self, level: u32) -> Result<(), TooFar> {

@@ -1,6 +1,7 @@
 //! The sockets that there are, held or not.
 
 use std::collections::{HashMap, HashSet};
+use std::mem;
 use std::ops::{Range, RangeInclusive};
 
 use super::super::bpf::Told;
@@ -183,20 +184,29 @@ impl Scan<'_> {
     ) -> Option<ToldOwners> {
         let (filter, bpf) = (self.filter, self.bpf?);
         let known = (owners.len(), self.sockets.len());
-        let mut is_held = vec![false; inodes.map_or(0, <[u64]>::len)];
-        let mut pids = HashSet::new();
+        let place = |inode| inodes.and_then(|inodes| inodes.binary_search(&inode).ok());
+        // Of each socket that was asked for, whether it has a holder, and whether it came with one.
+        let mut found = vec![(false, false); inodes.map_or(0, <[u64]>::len)];
+        let (mut pids, mut last) = (HashSet::new(), None);
         let done = bpf.files.run(None, self.options.threads, |owner, told| {
-            pids.insert(owner.pid);
-            let place = inodes.map(|inodes| inodes.binary_search(&owner.inode).ok());
-            if let Some(held) = place.flatten().and_then(|place| is_held.get_mut(place)) {
-                *held = true;
+            if last.replace(owner.pid) != Some(owner.pid) {
+                pids.insert(owner.pid);
             }
-            let mut is_wanted = place.is_none_or(|place| place.is_some());
+            let mut found = place(owner.inode).and_then(|place| found.get_mut(place));
+            let mut is_wanted = inodes.is_none() || found.is_some();
+            if let Some((is_held, _)) = &mut found {
+                *is_held = true;
+            }
             if let Told::Whole { table, socket, .. } = told
                 && tcp.expects(table, &socket)
             {
                 is_wanted = filter.admits_table(table) && filter.admits_socket(&socket);
-                if is_wanted && tcp.tell(&socket) {
+                let is_new = match found {
+                    Some((_, is_told)) => !mem::replace(is_told, true),
+                    None => tcp.is_new(socket.inode),
+                };
+                if is_wanted && is_new {
+                    tcp.note_accepted(&socket);
                     self.sockets.push(socket);
                 }
             }
@@ -211,8 +221,12 @@ impl Scan<'_> {
             tcp.forget_told();
             return None;
         }
+        tcp.keep_untold(|inode| {
+            !place(inode).and_then(|place| found.get(place)).is_some_and(|it| it.1)
+        });
         self.name_interfaces(known.1, namespaces);
-        Some(ToldOwners { pids, is_all: inodes.is_some() && is_held.iter().all(|&held| held) })
+        let is_all = inodes.is_some() && found.iter().all(|&(is_held, _)| is_held);
+        Some(ToldOwners { pids, is_all })
     }
 
     /// These pids, and those of processes that were started since, with their namespaces.

@@ -19,12 +19,12 @@ pub(super) const TABLES: [SocketTable; 2] = [SocketTable::Tcp, SocketTable::Tcp6
 /// What is known of them so far.
 #[derive(Default)]
 pub(super) struct Tcp {
-    /// The namespaces whose tables were gone through.
+    /// The namespaces whose tables were gone through, and whose sockets come with their holders now.
     namespaces: HashSet<NetNamespace>,
     /// Those that have a file, of which not more is known than this.
     filed: Vec<Filed>,
-    /// Those that came with their holders, by inode.
-    told: HashSet<u64>,
+    /// Those that came with their holders and are not among these: they are newer.
+    newer: HashSet<u64>,
     /// What connections without a file were between when the table was gone through.
     fileless: HashSet<Ends>,
     /// Those of them that were accepted since: they came with their holders.
@@ -57,18 +57,26 @@ impl Tcp {
             && socket.net_namespace.is_some_and(|number| self.namespaces.contains(&number))
     }
 
-    /// Takes one that came with its holder; says whether it is the first time.
-    pub(super) fn tell(&mut self, socket: &Socket) -> bool {
-        let is_new = self.told.insert(socket.inode);
-        if is_new && !self.fileless.is_empty() {
-            self.accepted.extend(ends(socket).filter(|ends| self.fileless.contains(ends)));
-        }
-        is_new
+    /// Whether one that was not there when the table was gone through comes for the first time.
+    pub(super) fn is_new(&mut self, inode: u64) -> bool {
+        self.newer.insert(inode)
     }
 
-    /// As if none of them had come.
+    /// Notes that one has come with its holder: it may have had no file before.
+    pub(super) fn note_accepted(&mut self, socket: &Socket) {
+        if !self.fileless.is_empty() {
+            self.accepted.extend(ends(socket).filter(|ends| self.fileless.contains(ends)));
+        }
+    }
+
+    /// Forgets those that have come with their holders.
+    pub(super) fn keep_untold(&mut self, is_untold: impl Fn(u64) -> bool) {
+        self.filed.retain(|filed| is_untold(filed.inode));
+    }
+
+    /// As if none had come with its holder.
     pub(super) fn forget_told(&mut self) {
-        self.told.clear();
+        self.newer.clear();
         self.accepted.clear();
     }
 
@@ -129,15 +137,15 @@ impl Scan<'_> {
         true
     }
 
-    /// Reads what has a file and came with no holder.
+    /// Reads what has a file and did not come with a holder.
     pub(super) fn read_untold_tcp(
         &mut self,
         namespaces: &Namespaces,
         runs: &mut Vec<Run>,
         tcp: &mut Tcp,
     ) {
-        let mut untold = mem::take(&mut tcp.filed);
-        untold.retain(|filed| !tcp.told.contains(&filed.inode));
+        let untold = mem::take(&mut tcp.filed);
+        tcp.namespaces.clear();
         for (index, namespace) in namespaces.iter().enumerate() {
             for table in TABLES {
                 let is_here = |filed: &&Filed| (filed.namespace, filed.table) == (index, table);
