@@ -148,6 +148,10 @@ impl Row {
         self.cell("pid") == std::process::id().to_string()
     }
 
+    pub(crate) fn is_of(&self, place: &Place) -> bool {
+        self.cell("net_namespace") == place.number
+    }
+
     pub(crate) fn is_held(&self) -> bool {
         self.cell("pid") != "-1"
     }
@@ -285,9 +289,9 @@ pub(crate) fn contradictions(told: &[Row], less: &[Row]) -> Vec<String> {
         let is_row = |less: &Row| {
             row.0.iter().all(|(name, value)| {
                 let cell = less.cell(name);
-                // A line ends with the path's first line.
-                let value = if name == "path" { value.lines().next() } else { Some(&**value) };
-                Some(cell) == value || cell == "NULL" || cell.is_empty()
+                // A line of a file ends with the path's first line.
+                let is_first_line = name == "path" && value.lines().next() == Some(cell);
+                cell == value || is_first_line || cell == "NULL" || cell.is_empty()
             })
         };
         match less.iter().position(is_row) {

@@ -7,7 +7,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 use crate::process_open_sockets::Families;
 use crate::process_open_sockets::model::{
-    Binding, Details, Endpoint, Family, Interface, NetNamespace, Socket, TcpState, socket_type,
+    Binding, Details, Endpoint, Family, Interface, NetNamespace, Socket, TcpState,
 };
 use crate::process_open_sockets::parse::sock_diag::unix_name;
 use crate::process_open_sockets::socket_table::{
@@ -87,13 +87,8 @@ pub(super) struct Held {
 /// What is known of the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) enum Told {
-    /// All that its table would say.
-    Whole {
-        table: SocketTable,
-        socket: Socket,
-        /// Whether how much waits in its queue is not known.
-        lacks_queue: bool,
-    },
+    /// All that its table would say, but for what waits in some UNIX sockets: a queue that is None.
+    Whole { table: SocketTable, socket: Socket },
     /// It is in no table of the kernel.
     Unlisted,
     /// Tables of these families have it, and say more than this does.
@@ -164,7 +159,7 @@ impl Record for Listed {
             });
         }
         match fields.told()? {
-            Told::Whole { table, socket, .. } => Some(Listed::Fileless { table, socket }),
+            Told::Whole { table, socket } => Some(Listed::Fileless { table, socket }),
             Told::Unlisted | Told::InTables(_) => None,
         }
     }
@@ -234,7 +229,7 @@ impl Fields<'_> {
         if listed == 0 {
             return Some(Told::Unlisted);
         }
-        let (binding, lacks_queue, details) = match table {
+        let (binding, details) = match table {
             SocketTable::Unix => self.unix()?,
             SocketTable::Packet => self.packet()?,
             _ => self.inet(table)?,
@@ -247,10 +242,10 @@ impl Fields<'_> {
         };
         let net_namespace = Some(NetNamespace(self.u32(NET)?.into()));
         let socket = Socket { inode, net_namespace, binding, details };
-        Some(Told::Whole { table, socket, lacks_queue })
+        Some(Told::Whole { table, socket })
     }
 
-    fn inet(&self, table: SocketTable) -> Option<(Binding, bool, Details)> {
+    fn inet(&self, table: SocketTable) -> Option<(Binding, Details)> {
         /// `TCP_NEW_SYN_RECV`, of a handshake that is not over.
         const NEW_SYN_RECV: u8 = 12;
         let protocol = table.protocol()?;
@@ -284,17 +279,16 @@ impl Fields<'_> {
         };
         let state = (protocol == IPPROTO_TCP).then_some(state);
         let details = Details {
-            kind: socket_type(protocol),
             receive_queue: Some(receive_queue),
             send_queue: Some(send_queue),
             interface: Interface::of_index(self.u32(INTERFACE)?),
             cgroup: NonZeroU64::new(self.u64(CGROUP)?),
             ..Details::default()
         };
-        Some((Binding::Inet { protocol, local, remote, state }, false, details))
+        Some((Binding::Inet { protocol, local, remote, state }, details))
     }
 
-    fn packet(&self) -> Option<(Binding, bool, Details)> {
+    fn packet(&self) -> Option<(Binding, Details)> {
         let protocol = u16::from_be_bytes(self.bytes(REMOTE_PORT)?);
         let details = Details {
             receive_queue: Some(self.u32(RECEIVED)?),
@@ -302,10 +296,10 @@ impl Fields<'_> {
             interface: Interface::of_index(self.u32(INTERFACE)?),
             ..Details::default()
         };
-        Some((Binding::Packet { protocol }, false, details))
+        Some((Binding::Packet { protocol }, details))
     }
 
-    fn unix(&self) -> Option<(Binding, bool, Details)> {
+    fn unix(&self) -> Option<(Binding, Details)> {
         const SOCK_DGRAM: u16 = 2;
         let length = usize::try_from(self.u32(NAME_LENGTH)?).ok()?;
         let name = self.0.get(usize::try_from(RECORD_SIZE).ok()?..)?.get(..length)?;
@@ -324,7 +318,7 @@ impl Fields<'_> {
             send_queue: Some(send_queue),
             ..Details::default()
         };
-        Some((Binding::Unix { path }, receive_queue.is_none(), details))
+        Some((Binding::Unix { path }, details))
     }
 
     /// Bytes that were sent and not taken: the kernel counts one more as long as the socket lives

@@ -147,7 +147,7 @@ fn a_record_of_a_connection_tells_its_row() {
         },
     };
     let table = SocketTable::Tcp;
-    assert_eq!(Written::tcp().told(), Told::Whole { table, socket, lacks_queue: false });
+    assert_eq!(Written::tcp().told(), Told::Whole { table, socket });
 }
 
 #[test]

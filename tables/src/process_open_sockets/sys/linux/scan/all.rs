@@ -8,11 +8,13 @@ use super::super::bpf::Told;
 use super::super::netns::{Namespace, Namespaces};
 use super::super::search::{candidates, is_of_another_table, note_forged};
 use super::super::tables::{Tables, Teller, Wanted};
-use super::tcp::{TABLES as TCP_TABLES, Tcp};
+use super::pass::{Pass, TCP_TABLES};
 use super::{Scan, admitted_tables};
 use crate::Error;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
-use crate::process_open_sockets::model::{Family, FdOwner, Owners, Snapshot, Socket, TcpState};
+use crate::process_open_sockets::model::{
+    Family, FdOwner, NetNamespace, Owners, Snapshot, Socket, TcpState,
+};
 use crate::process_open_sockets::parse::proto_name::Candidates;
 use crate::process_open_sockets::parse::sock_diag::Request;
 use crate::process_open_sockets::socket_table::SocketTable;
@@ -52,33 +54,36 @@ impl Scan<'_> {
         self.find_namespaces(&mut namespaces, pids.iter().copied());
         self.find_unusual_namespaces(&mut namespaces, &pids);
         let (mut runs, mut listed, mut owners) = (Vec::new(), HashSet::new(), Vec::new());
-        let (mut recurring, mut tcp) = (HashSet::new(), Tcp::default());
+        let (mut recurring, mut pass) = (HashSet::new(), Pass::default());
         let mut read = 0;
         for _ in 0..ROUNDS {
             let start = self.sockets.len();
             let all = unlisted.then_some(&mut listed);
-            read = self.read_namespaces(&namespaces, read, &mut runs, all, &mut tcp);
+            read = self.read_namespaces(&namespaces, read, &mut runs, all, &mut pass);
             let new = self.sockets.get(start..).unwrap_or_default().iter();
-            let new = new.map(|socket| socket.inode).chain(tcp.inodes());
+            let new = new.map(|socket| socket.inode).chain(pass.inodes());
             let mut inodes: Vec<u64> = new.collect();
             inodes.retain(|&inode| inode != 0);
             inodes.sort_unstable();
             let alike = inodes.chunk_by(|a, b| a == b).filter(|alike| alike.len() > 1);
             recurring.extend(alike.filter_map(<[u64]>::first));
-            if inodes.is_empty() && !unlisted {
+            // With BPF, a socket of another namespace may turn up.
+            if inodes.is_empty() && !unlisted && self.bpf.is_none() {
                 pids = self.find_more(&mut namespaces, &pids)?;
             } else {
                 inodes.dedup();
                 let inodes = Some(&*inodes).filter(|_| !unlisted);
-                pids = self.walk_all(&mut namespaces, pids, inodes, &mut owners, &mut tcp)?;
-                self.read_untold_tcp(&namespaces, &mut runs, &mut tcp);
+                pids = self.walk_all(&mut namespaces, pids, inodes, &mut owners, &mut pass)?;
+                self.read_untold_tcp(&namespaces, &mut runs, &mut pass);
+                self.complete_from_holders(&namespaces, &runs, &mut pass);
             }
             if namespaces.iter().count() == read {
                 break;
             }
         }
         let owners: Owners = owners.into_iter().collect();
-        self.drop_untrue(&namespaces, &runs, &owners, recurring, &tcp);
+        self.drop_untrue(&namespaces, &runs, &owners, recurring, &pass);
+        self.sockets.extend(pass.take_elsewhere(&namespaces));
         if unlisted {
             let missing = owners.inodes().filter(|inode| !listed.contains(inode)).collect();
             self.add_unlisted(&namespaces, missing, &owners);
@@ -94,7 +99,7 @@ impl Scan<'_> {
         first: usize,
         runs: &mut Vec<Run>,
         mut listed: Option<&mut HashSet<u64>>,
-        tcp: &mut Tcp,
+        pass: &mut Pass,
     ) -> usize {
         let filter = self.filter;
         let mut read = first;
@@ -105,7 +110,8 @@ impl Scan<'_> {
                 continue;
             }
             let mut tables = Tables::of(self.root, namespace, self.options.source);
-            let has_tcp = listed.is_none() && self.list_tcp((index, namespace), &tables, runs, tcp);
+            let has_tcp =
+                listed.is_none() && self.list_tcp((index, namespace), &tables, runs, pass);
             for table in admitted.filter(|table| !has_tcp || !TCP_TABLES.contains(table)) {
                 let start = self.sockets.len();
                 let (sockets, gaps) = (&mut self.sockets, &mut self.gaps);
@@ -128,6 +134,9 @@ impl Scan<'_> {
                         filter.admits_socket(socket)
                     })
                 };
+                if teller == Teller::ProcNet {
+                    pass.note_file(namespace.number(), table);
+                }
                 let sockets = start..self.sockets.len();
                 runs.push(Run { namespace: index, table, teller, sockets });
             }
@@ -144,13 +153,13 @@ impl Scan<'_> {
         pids: Vec<i32>,
         inodes: Option<&[u64]>,
         owners: &mut Vec<FdOwner>,
-        tcp: &mut Tcp,
+        pass: &mut Pass,
     ) -> Result<Vec<i32>, Error> {
         const ROUNDS: usize = 3;
         let filter = self.filter;
         // Who holds a socket that nobody is to hold must be seen, whoever it is.
         let admits = |pid: &i32| filter.admits_unowned() || filter.admits_pid(*pid);
-        let told = self.tell_owners(inodes, owners, namespaces, tcp);
+        let told = self.tell_owners(inodes, owners, namespaces, pass);
         let mut all = pids;
         let mut walked = 0;
         for round in 0..ROUNDS {
@@ -174,13 +183,13 @@ impl Scan<'_> {
     }
 
     /// Adds the holders that BPF tells, of these sockets, in order, or of all, and the TCP sockets that come
-    /// with them. None if it tells nothing.
+    /// with them; those of namespaces that are not among these go elsewhere. None if it tells nothing.
     fn tell_owners(
         &mut self,
         inodes: Option<&[u64]>,
         owners: &mut Vec<FdOwner>,
         namespaces: &Namespaces,
-        tcp: &mut Tcp,
+        pass: &mut Pass,
     ) -> Option<ToldOwners> {
         let (filter, bpf) = (self.filter, self.bpf?);
         let known = (owners.len(), self.sockets.len());
@@ -188,6 +197,12 @@ impl Scan<'_> {
         // Of each socket that was asked for, whether it has a holder, and whether it came with one.
         let mut found = vec![(false, false); inodes.map_or(0, <[u64]>::len)];
         let (mut pids, mut last) = (HashSet::new(), None);
+        let numbers: Option<HashSet<NetNamespace>> =
+            namespaces.iter().map(Namespace::number).collect();
+        let is_elsewhere = |socket: &Socket| {
+            let number = socket.net_namespace;
+            numbers.as_ref().zip(number).is_some_and(|(numbers, number)| !numbers.contains(&number))
+        };
         let done = bpf.files.run(None, self.options.threads, |owner, told| {
             if last.replace(owner.pid) != Some(owner.pid) {
                 pids.insert(owner.pid);
@@ -197,17 +212,23 @@ impl Scan<'_> {
             if let Some((is_held, _)) = &mut found {
                 *is_held = true;
             }
-            if let Told::Whole { table, socket, .. } = told
-                && tcp.expects(table, &socket)
-            {
-                is_wanted = filter.admits_table(table) && filter.admits_socket(&socket);
-                let is_new = match found {
-                    Some((_, is_told)) => !mem::replace(is_told, true),
-                    None => tcp.is_new(socket.inode),
-                };
-                if is_wanted && is_new {
-                    tcp.note_accepted(&socket);
-                    self.sockets.push(socket);
+            if let Told::Whole { table, socket, .. } = told {
+                let is_admitted = filter.admits_table(table) && filter.admits_socket(&socket);
+                if pass.expects(table, &socket) {
+                    is_wanted = is_admitted;
+                    let is_new = match found {
+                        Some((_, is_told)) => !mem::replace(is_told, true),
+                        None => pass.is_new(socket.inode),
+                    };
+                    if is_admitted && is_new {
+                        pass.note_accepted(&socket);
+                        self.sockets.push(socket);
+                    }
+                } else if is_admitted && found.is_some() {
+                    pass.keep_known(table, socket);
+                } else if is_admitted && is_elsewhere(&socket) {
+                    is_wanted = true;
+                    pass.keep_elsewhere(socket);
                 }
             }
             if is_wanted {
@@ -218,10 +239,10 @@ impl Scan<'_> {
             log::debug!("BPF: {error}");
             owners.truncate(known.0);
             self.sockets.truncate(known.1);
-            tcp.forget_told();
+            pass.forget_told();
             return None;
         }
-        tcp.keep_untold(|inode| {
+        pass.keep_untold(|inode| {
             !place(inode).and_then(|place| found.get(place)).is_some_and(|it| it.1)
         });
         self.name_interfaces(known.1, namespaces);
@@ -251,7 +272,7 @@ impl Scan<'_> {
         runs: &[Run],
         owners: &Owners,
         mut recurring: HashSet<u64>,
-        tcp: &Tcp,
+        pass: &Pass,
     ) {
         // Only some sockets have parts with the same inode. Any other was connected to another port
         // while its table was read in halves.
@@ -281,7 +302,7 @@ impl Scan<'_> {
             let in_twin = twin.and_then(|twin| self.look_again(namespace, twin, &unowned));
             for ((socket, held), untrue) in sockets.iter().zip(held).zip(untrue) {
                 *untrue = match owners.at(held) {
-                    [] if socket.inode == 0 => tcp.is_accepted(socket),
+                    [] if socket.inode == 0 => pass.is_accepted(socket),
                     [] => {
                         let vanished =
                             there.as_ref().is_some_and(|there| !there.contains_key(&socket.inode));

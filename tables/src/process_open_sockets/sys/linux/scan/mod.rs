@@ -2,7 +2,7 @@
 
 mod all;
 mod held;
-mod tcp;
+mod pass;
 mod told;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

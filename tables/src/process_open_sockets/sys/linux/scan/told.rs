@@ -28,12 +28,11 @@ impl Scan<'_> {
                     return;
                 }
                 match told {
-                    Told::Whole { table, socket, lacks_queue } => {
+                    Told::Whole { table, socket } => {
                         if !filter.admits_table(table) || !filter.admits_socket(&socket) {
                             return;
                         }
-                        lacks_something |= filter.shows(Field::RxQueue) && lacks_queue
-                            || lacks_cgroup(filter, table, &socket);
+                        lacks_something |= lacks_something_shown(filter, table, &socket);
                         owners.push(owner);
                         if seen.insert(socket.inode) {
                             scan.sockets.push(socket);
@@ -69,25 +68,31 @@ impl Scan<'_> {
             return None;
         }
         let owners: Owners = owners.into_iter().collect();
-        if lacks_something || !scan.name_interfaces_by_holders(&owners) {
+        if lacks_something {
             log::debug!("BPF does not tell all that is asked");
             return None;
         }
+        scan.name_interfaces_by_holders(&owners);
         Some(scan.finish(&Namespaces::default(), owners))
     }
 
-    /// Gets the names of interfaces, if they are asked for, in the namespaces that the holders are in; says
-    /// whether each socket's namespace is among them.
-    fn name_interfaces_by_holders(&mut self, owners: &Owners) -> bool {
+    /// Gets the names of interfaces, if they are asked for: in the namespaces that the holders are in, or else
+    /// in all.
+    fn name_interfaces_by_holders(&mut self, owners: &Owners) {
         let mut namespaces = Namespaces::default();
         if self.name_interfaces(0, &namespaces) {
-            return true;
+            return;
         }
         let mut pids: Vec<i32> = owners.iter().map(|owner| owner.pid).collect();
         pids.sort_unstable();
         pids.dedup();
         self.find_namespaces(&mut namespaces, pids.into_iter());
-        self.name_interfaces(0, &namespaces)
+        if !self.name_interfaces(0, &namespaces) {
+            let pids = self.root.pids().unwrap_or_default();
+            self.find_namespaces(&mut namespaces, pids.iter().copied());
+            self.find_unusual_namespaces(&mut namespaces, &pids);
+            self.name_interfaces(0, &namespaces);
+        }
     }
 
     /// Gets the names of the interfaces of the sockets from that one on, if they are asked for; says whether
@@ -109,8 +114,10 @@ impl Scan<'_> {
     }
 }
 
-/// Whether a control group is asked for that the kernel does not tell this way, before Linux 5.15.
-fn lacks_cgroup(filter: &Filter, table: SocketTable, socket: &Socket) -> bool {
-    let has_one = !matches!(table, SocketTable::Unix | SocketTable::Packet);
-    filter.shows(Field::CgroupPath) && has_one && socket.details.cgroup.is_none()
+/// Whether something is asked for that BPF does not tell of this socket: what waits in some UNIX sockets, or,
+/// before Linux 5.15, the control group.
+fn lacks_something_shown(filter: &Filter, table: SocketTable, socket: &Socket) -> bool {
+    let has_cgroup = !matches!(table, SocketTable::Unix | SocketTable::Packet);
+    filter.shows(Field::RxQueue) && socket.details.receive_queue.is_none()
+        || filter.shows(Field::CgroupPath) && has_cgroup && socket.details.cgroup.is_none()
 }

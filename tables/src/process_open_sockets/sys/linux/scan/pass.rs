@@ -1,7 +1,9 @@
-//! TCP sockets of a full scan, from BPF. What somebody holds is told with its holder; the table is gone
-//! through for what nobody holds, and says of each of the others no more than that it is there.
+//! What BPF tells in a full scan beside the holders. TCP sockets that somebody holds come with them; the
+//! table is gone through for what nobody holds, and says of each of the others no more than that it is there.
+//! Of what was read from files, the holders' records know more. And whatever is held in a namespace that
+//! nothing leads to comes with its holder alone.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::mem;
 
 use super::super::bpf::Listed;
@@ -14,14 +16,14 @@ use crate::process_open_sockets::model::{Endpoint, NetNamespace, Socket, TcpStat
 use crate::process_open_sockets::socket_table::SocketTable;
 
 /// Both tables of TCP.
-pub(super) const TABLES: [SocketTable; 2] = [SocketTable::Tcp, SocketTable::Tcp6];
+pub(super) const TCP_TABLES: [SocketTable; 2] = [SocketTable::Tcp, SocketTable::Tcp6];
 
-/// What is known of them so far.
+/// What is known so far.
 #[derive(Default)]
-pub(super) struct Tcp {
+pub(super) struct Pass {
     /// The namespaces whose tables were gone through, and whose sockets come with their holders now.
     namespaces: HashSet<NetNamespace>,
-    /// Those that have a file, of which not more is known than this.
+    /// TCP sockets that have a file, of which not more is known than this.
     filed: Vec<Filed>,
     /// Those that came with their holders and are not among these: they are newer.
     newer: HashSet<u64>,
@@ -29,6 +31,12 @@ pub(super) struct Tcp {
     fileless: HashSet<Ends>,
     /// Those of them that were accepted since: they came with their holders.
     accepted: HashSet<Ends>,
+    /// Which tables were read from files.
+    files: HashSet<(Option<NetNamespace>, SocketTable)>,
+    /// Held sockets that stand in such a file, by table and inode.
+    known: HashMap<(SocketTable, u64), Socket>,
+    /// Held sockets of any kind, by inode, of namespaces that had not been found when they came.
+    elsewhere: HashMap<u64, Socket>,
 }
 
 struct Filed {
@@ -45,15 +53,39 @@ fn ends(socket: &Socket) -> Option<Ends> {
     Some((socket.net_namespace, socket.local()?, socket.remote()?))
 }
 
-impl Tcp {
+impl Pass {
     /// The inodes of those that have a file.
     pub(super) fn inodes(&self) -> impl Iterator<Item = u64> {
         self.filed.iter().map(|filed| filed.inode)
     }
 
+    /// Notes that a table was read from a file.
+    pub(super) fn note_file(&mut self, number: Option<NetNamespace>, table: SocketTable) {
+        self.files.insert((number, table));
+    }
+
+    /// Keeps one that was read before, if that was from a file.
+    pub(super) fn keep_known(&mut self, table: SocketTable, socket: Socket) {
+        if self.files.contains(&(socket.net_namespace, table)) {
+            self.known.insert((table, socket.inode), socket);
+        }
+    }
+
+    /// Keeps one of a namespace that is not among those that were found.
+    pub(super) fn keep_elsewhere(&mut self, socket: Socket) {
+        self.elsewhere.insert(socket.inode, socket);
+    }
+
+    /// Those of them whose namespace was not found later.
+    pub(super) fn take_elsewhere(&mut self, namespaces: &Namespaces) -> Vec<Socket> {
+        let is_found = |number| namespaces.iter().any(|namespace| namespace.number() == number);
+        let elsewhere = mem::take(&mut self.elsewhere).into_values();
+        elsewhere.filter(|socket| !is_found(socket.net_namespace)).collect()
+    }
+
     /// Whether it is of a table that was gone through, and so has to come with its holder.
     pub(super) fn expects(&self, table: SocketTable, socket: &Socket) -> bool {
-        TABLES.contains(&table)
+        TCP_TABLES.contains(&table)
             && socket.net_namespace.is_some_and(|number| self.namespaces.contains(&number))
     }
 
@@ -78,6 +110,8 @@ impl Tcp {
     pub(super) fn forget_told(&mut self) {
         self.newer.clear();
         self.accepted.clear();
+        self.known.clear();
+        self.elsewhere.clear();
     }
 
     /// Whether this one without a file has got one.
@@ -93,39 +127,40 @@ impl Scan<'_> {
         (index, namespace): (usize, &Namespace),
         tables: &Tables,
         runs: &mut Vec<Run>,
-        tcp: &mut Tcp,
+        pass: &mut Pass,
     ) -> bool {
         let filter = self.filter;
         let Some(bpf) = self.bpf.and_then(|bpf| bpf.tcp.as_ref()) else { return false };
-        let admitted = TABLES.map(|table| is_admitted(filter, table));
-        let is_admitted = |table| TABLES.into_iter().zip(admitted).any(|it| it == (table, true));
+        let admitted = TCP_TABLES.map(|table| is_admitted(filter, table));
+        let is_admitted =
+            |table| TCP_TABLES.into_iter().zip(admitted).any(|it| it == (table, true));
         // The kernel is quick to list a part of a table, as those that listen.
         let is_narrow = |table| filter.request(table) != filter.whole(table);
-        if TABLES.into_iter().all(|table| !is_admitted(table) || is_narrow(table)) {
+        if TCP_TABLES.into_iter().all(|table| !is_admitted(table) || is_narrow(table)) {
             return false;
         }
         let Some(number) = namespace.number() else { return false };
-        let known = tcp.filed.len();
+        let known = pass.filed.len();
         let [mut v4, mut v6] = [const { Vec::new() }; 2];
         let done = bpf.run(self.root, namespace, |listed| match listed {
             Listed::Filed { table, inode, state, port } if is_admitted(table) => {
-                tcp.filed.push(Filed { namespace: index, table, inode, state, port });
+                pass.filed.push(Filed { namespace: index, table, inode, state, port });
             }
             Listed::Fileless { table, socket }
                 if is_admitted(table) && filter.admits_socket(&socket) =>
             {
-                tcp.fileless.extend(ends(&socket));
+                pass.fileless.extend(ends(&socket));
                 if table == SocketTable::Tcp { v4.push(socket) } else { v6.push(socket) }
             }
             Listed::Filed { .. } | Listed::Fileless { .. } => {}
         });
         if let Err(error) = done {
             log::debug!("BPF: TCP: {error}");
-            tcp.filed.truncate(known);
+            pass.filed.truncate(known);
             return false;
         }
-        tcp.namespaces.insert(number);
-        for (table, mut sockets) in TABLES.into_iter().zip([v4, v6]) {
+        pass.namespaces.insert(number);
+        for (table, mut sockets) in TCP_TABLES.into_iter().zip([v4, v6]) {
             if filter.shows(Field::Interface) {
                 tables.name_interfaces(sockets.iter_mut());
             }
@@ -142,12 +177,12 @@ impl Scan<'_> {
         &mut self,
         namespaces: &Namespaces,
         runs: &mut Vec<Run>,
-        tcp: &mut Tcp,
+        pass: &mut Pass,
     ) {
-        let untold = mem::take(&mut tcp.filed);
-        tcp.namespaces.clear();
+        let untold = mem::take(&mut pass.filed);
+        pass.namespaces.clear();
         for (index, namespace) in namespaces.iter().enumerate() {
-            for table in TABLES {
+            for table in TCP_TABLES {
                 let is_here = |filed: &&Filed| (filed.namespace, filed.table) == (index, table);
                 let here: Vec<&Filed> = untold.iter().filter(is_here).collect();
                 let Some(ports) = local_ports(here.iter().map(|filed| Some(filed.port))) else {
@@ -171,5 +206,29 @@ impl Scan<'_> {
                 runs.push(Run { namespace: index, table, teller, sockets });
             }
         }
+    }
+
+    /// Replaces what files tell of held sockets by what came with the holders. What is in a queue, where
+    /// that is not known, stays.
+    pub(super) fn complete_from_holders(
+        &mut self,
+        namespaces: &Namespaces,
+        runs: &[Run],
+        pass: &mut Pass,
+    ) {
+        let mut known = mem::take(&mut pass.known);
+        if known.is_empty() {
+            return;
+        }
+        for run in runs.iter().filter(|run| run.teller == Teller::ProcNet) {
+            for socket in self.sockets.get_mut(run.sockets.clone()).unwrap_or_default() {
+                if let Some(mut known) = known.remove(&(run.table, socket.inode)) {
+                    let queue = known.details.receive_queue.or(socket.details.receive_queue);
+                    known.details.receive_queue = queue;
+                    *socket = known;
+                }
+            }
+        }
+        self.name_interfaces(0, namespaces);
     }
 }
