@@ -34,8 +34,6 @@ pub(super) enum Wanted {
 pub(super) enum Teller {
     /// Netlink, which cannot be deceived.
     SockDiag,
-    /// BPF, likewise.
-    Bpf,
     /// A file, with lines that a path may imitate.
     ProcNet,
 }

@@ -64,20 +64,8 @@ pub(super) struct Layout {
     pub(super) unix_inq_len: Option<i16>,
     pub(super) unix_address_len: i16,
     pub(super) unix_address_name: i16,
-    /// None before Linux 5.15, which loses its place in the table when that changes.
-    pub(super) tcp: Option<TcpLayout>,
     /// Of a packet socket the ethertype and the interface; None if that is a module's.
     pub(super) packet: Option<(i16, i16)>,
-}
-
-/// What it takes to go through the table of TCP sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TcpLayout {
-    /// The number of the function that the program takes the place of.
-    pub(super) function: u32,
-    pub(super) context_meta: i16,
-    pub(super) context_sk: i16,
-    pub(super) tw_substate: i16,
 }
 
 impl Layout {
@@ -107,15 +95,6 @@ impl Layout {
         };
         let packet =
             || Ok::<_, BtfError>((at("packet_sock", "num", 2)?, at("packet_sock", "ifindex", 4)?));
-        let tcp = || {
-            btf.member("bpf_tcp_iter_state", "batch")?;
-            Ok::<_, BtfError>(TcpLayout {
-                function: btf.function("bpf_iter_tcp")?,
-                context_meta: at("bpf_iter__tcp", "meta", 8)?,
-                context_sk: at("bpf_iter__tcp", "sk_common", 8)?,
-                tw_substate: at("inet_timewait_sock", "tw_substate", 1)?,
-            })
-        };
         Ok(Layout {
             function: btf.function("bpf_iter_task_file")?,
             context_meta: at("bpf_iter__task_file", "meta", 8)?,
@@ -168,7 +147,6 @@ impl Layout {
             unix_inq_len: at("unix_sock", "inq_len", 4).ok(),
             unix_address_len: at("unix_address", "len", 4)?,
             unix_address_name: start("unix_address", "name")?,
-            tcp: tcp().ok(),
             packet: packet().ok(),
         })
     }
@@ -235,12 +213,6 @@ impl Layout {
             unix_inq_len: Some(next()),
             unix_address_len: next(),
             unix_address_name: next(),
-            tcp: Some(TcpLayout {
-                function: 4343,
-                context_meta: 0,
-                context_sk: 8,
-                tw_substate: next(),
-            }),
             packet: Some((next(), next())),
         }
     }

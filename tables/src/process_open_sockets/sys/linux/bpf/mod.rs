@@ -21,11 +21,9 @@ use std::sync::OnceLock;
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
-use self::assembler::{Instruction, TooFar};
 use self::layout::Layout;
-use self::record::{Held, Record};
-pub(super) use self::record::{Listed, Told};
-use super::netns::Namespace;
+use self::record::Held;
+pub(super) use self::record::{Malformed, Record, Told};
 use super::proc_root::ProcRoot;
 use crate::process_open_sockets::model::FdOwner;
 use crate::process_open_sockets::parse::btf::Btf;
@@ -38,11 +36,8 @@ pub(super) struct Bpf {
     loaded: OnceLock<Option<Loaded>>,
 }
 
-/// The programs, in the kernel.
-pub(super) struct Loaded {
-    pub(super) files: TaskFiles,
-    /// None where the kernel cannot run it.
-    pub(super) tcp: Option<TcpTable>,
+struct Loaded {
+    files: TaskFiles,
     /// The device of a mount of proc that shows the processes that the program sees, by the same pids.
     mount: u64,
 }
@@ -55,7 +50,7 @@ impl Bpf {
     }
 
     /// None where it is not to be used, or cannot be.
-    pub(super) fn get(&self, root: &ProcRoot) -> Option<&Loaded> {
+    pub(super) fn get(&self, root: &ProcRoot) -> Option<&TaskFiles> {
         let from_files = match self.source {
             Source::Bpf => 0,
             Source::Auto => self.from_files?,
@@ -74,7 +69,8 @@ impl Bpf {
             }
             None
         });
-        loaded.as_ref().filter(|loaded| root.device() == Some(loaded.mount))
+        let loaded = loaded.as_ref()?;
+        (root.device() == Some(loaded.mount)).then_some(&loaded.files)
     }
 }
 
@@ -90,60 +86,15 @@ fn load(root: &ProcRoot) -> Result<Loaded, String> {
         let level = files.own_level().map_err(|error| format!("its own level: {error}"))?;
         files = TaskFiles::load(&layout, level)?;
     }
-    let tcp = TcpTable::load(&layout).inspect_err(|why| log::debug!("no iterator of TCP: {why}"));
-    Ok(Loaded { files, tcp: tcp.ok(), mount })
+    Ok(Loaded { files, mount })
 }
 
-/// Where the kernel that runs keeps what the programs read.
+/// Where the kernel that runs keeps what the program reads.
 fn layout() -> Result<Layout, String> {
     const TYPES: &str = "/sys/kernel/btf/vmlinux";
     let bytes = std::fs::read(TYPES).map_err(|error| format!("{TYPES}: {error}"))?;
     let layout = Btf::parse(&bytes).and_then(|btf| Layout::of(&btf));
     layout.map_err(|error| format!("{TYPES}: {error}"))
-}
-
-/// Puts a program into the kernel, to be run by the iterator whose function has that number.
-fn load_program(code: Result<Vec<Instruction>, TooFar>, function: u32) -> Result<OwnedFd, String> {
-    let code = code.map_err(|_| "a member lies too far".to_owned())?;
-    calls::load(&code, function, &mut []).map_err(|error| {
-        if log::log_enabled!(log::Level::Debug) {
-            log::debug!("{}", calls::why_refused(&code, function));
-        }
-        format!("the kernel does not load the program: {error}")
-    })
-}
-
-fn link(program: &OwnedFd) -> Result<OwnedFd, String> {
-    calls::link(program.as_fd(), None)
-        .map_err(|error| format!("the kernel does not run the program: {error}"))
-}
-
-/// Runs an iterator, and hands what its program writes to `each`.
-fn read<T: Record>(link: &OwnedFd, each: impl FnMut(T)) -> io::Result<()> {
-    read_file(&calls::iterator(link.as_fd())?, each)
-}
-
-fn read_file<T: Record>(file: &OwnedFd, mut each: impl FnMut(T)) -> io::Result<()> {
-    // The kernel fills half of it at a time.
-    let mut buffer = vec![0; 64 * 1024];
-    let mut filled = 0;
-    loop {
-        let room = buffer.get_mut(filled..).unwrap_or_default();
-        match rustix::io::read(file, room) {
-            Ok(0) => return Ok(()),
-            Ok(length) => filled += length,
-            // It has looked at a million of others' files in vain.
-            Err(Errno::AGAIN | Errno::INTR) => continue,
-            Err(errno) => return Err(errno.into()),
-        }
-        let mut rest = buffer.get(..filled).unwrap_or_default();
-        while let Some(record) = record::next(&mut rest).map_err(io::Error::other)? {
-            each(record);
-        }
-        let left = rest.len();
-        buffer.copy_within(filled - left..filled, 0);
-        filled = left;
-    }
 }
 
 /// How many files the host has open.
@@ -165,8 +116,17 @@ impl TaskFiles {
     /// # Errors
     /// Why the kernel does not take it, for people.
     fn load(layout: &Layout, level: u32) -> Result<TaskFiles, String> {
-        let program = load_program(program::of_task_files(layout, level), layout.function)?;
-        Ok(TaskFiles { of_all: link(&program)?, program })
+        let code =
+            program::program(layout, level).map_err(|_| "a member lies too far".to_owned())?;
+        let program = calls::load(&code, layout.function, &mut []).map_err(|error| {
+            if log::log_enabled!(log::Level::Debug) {
+                log::debug!("{}", calls::why_refused(&code, layout.function));
+            }
+            format!("the kernel does not load the program: {error}")
+        })?;
+        let of_all = calls::link(program.as_fd(), None)
+            .map_err(|error| format!("the kernel does not run the program: {error}"))?;
+        Ok(TaskFiles { program, of_all })
     }
 
     /// Hands the descriptors of sockets to `each`, those of all processes or of one. Those of threads that
@@ -178,13 +138,12 @@ impl TaskFiles {
         &self,
         pid: Option<i32>,
         threads: bool,
-        mut each: impl FnMut(FdOwner, Told),
+        mut each: impl FnMut(FdOwner, Record) -> Result<(), Malformed>,
     ) -> io::Result<()> {
         let mut tables = Tables::default();
-        self.read(pid, |held| {
-            if let Some(owner) = tables.owner(&held, threads) {
-                each(owner, held.told);
-            }
+        self.read(pid, |record| match tables.owner(&record.held()?, threads) {
+            Some(owner) => each(owner, record),
+            None => Ok(()),
         })
     }
 
@@ -193,54 +152,43 @@ impl TaskFiles {
         let socket = UnixDatagram::unbound()?;
         let inode = fstat(&socket)?.st_ino;
         let mut level = None;
-        self.read(None, |held| {
+        self.read(None, |record| {
+            let held = record.held()?;
             if held.inode == inode {
                 level = Some(held.level);
             }
+            Ok(())
         })?;
         level.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn read(&self, pid: Option<i32>, each: impl FnMut(Held)) -> io::Result<()> {
-        match pid {
-            None => read(&self.of_all, each),
-            Some(pid) => read(&calls::link(self.program.as_fd(), Some(pid))?, each),
-        }
-    }
-}
-
-/// The iterator over the TCP sockets of a network namespace, with the program in it.
-#[derive(Debug)]
-pub(super) struct TcpTable {
-    link: OwnedFd,
-}
-
-impl TcpTable {
-    /// # Errors
-    /// Why the kernel does not take it, for people.
-    fn load(layout: &Layout) -> Result<TcpTable, String> {
-        let tcp = layout.tcp.ok_or("the kernel is too old")?;
-        let program = load_program(program::of_tcp(layout, &tcp), tcp.function)?;
-        Ok(TcpTable { link: link(&program)? })
-    }
-
-    /// Hands the sockets of that namespace to `each`, of IPv4 and IPv6.
-    ///
-    /// # Errors
-    /// What the kernel says, and what [`Namespace::enter`] does.
-    pub(super) fn run(
+    fn read(
         &self,
-        root: &ProcRoot,
-        namespace: &Namespace,
-        each: impl FnMut(Listed),
+        pid: Option<i32>,
+        mut each: impl FnMut(Record) -> Result<(), Malformed>,
     ) -> io::Result<()> {
-        // It keeps to the namespace in which it was made.
-        let file = if namespace.is_own(root) {
-            calls::iterator(self.link.as_fd())?
-        } else {
-            namespace.enter(root, || calls::iterator(self.link.as_fd())).flatten()?
-        };
-        read_file(&file, each)
+        let link = pid.map(|pid| calls::link(self.program.as_fd(), Some(pid))).transpose()?;
+        let file = calls::iterator(link.as_ref().unwrap_or(&self.of_all).as_fd())?;
+        // The kernel fills half of it at a time.
+        let mut buffer = vec![0; 64 * 1024];
+        let mut filled = 0;
+        loop {
+            let room = buffer.get_mut(filled..).unwrap_or_default();
+            match rustix::io::read(&file, room) {
+                Ok(0) => return Ok(()),
+                Ok(length) => filled += length,
+                // It has looked at a million of others' files in vain.
+                Err(Errno::AGAIN | Errno::INTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            }
+            let mut rest = buffer.get(..filled).unwrap_or_default();
+            while let Some(record) = record::next(&mut rest).map_err(io::Error::other)? {
+                each(record).map_err(io::Error::other)?;
+            }
+            let left = rest.len();
+            buffer.copy_within(filled - left..filled, 0);
+            filled = left;
+        }
     }
 }
 

@@ -1,6 +1,5 @@
-//! The programs. The kernel runs one for every descriptor of every task, or of one process: it writes a record
-//! for each that is of a socket. It runs the other for every TCP socket of a network namespace: that writes a
-//! record for each without a file, and a short one for each that somebody may hold.
+//! The program that the kernel runs for every descriptor of every task, or of one process: it writes a record
+//! for each that is of a socket.
 //!
 //! It loads what the kernel's types tell it is there, which faults nowhere: through a null pointer comes
 //! zero. What lies behind a `struct sock` of one family only is copied with `bpf_probe_read_kernel`.
@@ -9,7 +8,7 @@ use super::assembler::Condition::{Equal, Greater, NotEqual};
 use super::assembler::Register::{R0, R1, R2, R3, R6, R7, R8, R9, R10};
 use super::assembler::Width::{W8, W16, W32, W64};
 use super::assembler::{Assembler, Instruction, Label, Register, TooFar, Width};
-use super::layout::{Layout, TcpLayout};
+use super::layout::Layout;
 use super::record::{self, NAME_SIZE, RECORD_SIZE};
 
 // From `enum bpf_func_id` in `include/uapi/linux/bpf.h`.
@@ -26,8 +25,6 @@ const SOCK_STREAM: i32 = 1;
 const SOCK_DGRAM: i32 = 2;
 const IPPROTO_TCP: i32 = 6;
 const IPPROTO_UDP: i32 = 17;
-/// `TCP_TIME_WAIT`: what is kept of a connection that is over; it may stand for FIN_WAIT2, too.
-const TIME_WAIT: i32 = 6;
 
 /// On the stack: the record, the name behind it, and before both room for a pointer.
 const RECORD: i16 = -(RECORD_SIZE + NAME_SIZE);
@@ -37,19 +34,18 @@ const POINTER: i16 = RECORD - 8;
 struct Writer<'a> {
     code: Assembler,
     layout: &'a Layout,
-    context_meta: i16,
     write: Label,
     end: Label,
 }
 
-/// The program for descriptors on this kernel, and for pids as the PID namespaces of that level have them.
+/// The program for this kernel, and for pids as the PID namespaces of that level have them.
 ///
 /// R6 holds the context, R8 the task, R9 the `struct sock`, R7 the file and then whatever pointer is
 /// followed.
-pub(super) fn of_task_files(layout: &Layout, level: u32) -> Result<Vec<Instruction>, TooFar> {
+pub(super) fn program(layout: &Layout, level: u32) -> Result<Vec<Instruction>, TooFar> {
     let mut code = Assembler::default();
     let (write, end) = (code.label(), code.label());
-    let mut writer = Writer { code, layout, context_meta: layout.context_meta, write, end };
+    let mut writer = Writer { code, layout, write, end };
     writer.find_socket();
     writer.tell_holder(level)?;
     writer.tell_socket();
@@ -57,87 +53,7 @@ pub(super) fn of_task_files(layout: &Layout, level: u32) -> Result<Vec<Instructi
     writer.finish()
 }
 
-/// The program for TCP sockets on this kernel.
-///
-/// R6 holds the context, R9 what every socket begins with, R8 the whole of it unless it is over or is not
-/// yet one.
-pub(super) fn of_tcp(layout: &Layout, tcp: &TcpLayout) -> Result<Vec<Instruction>, TooFar> {
-    let mut code = Assembler::default();
-    let (write, end) = (code.label(), code.label());
-    let mut writer = Writer { code, layout, context_meta: tcp.context_meta, write, end };
-    writer.find_tcp_socket(tcp);
-    writer.tell_if_filed();
-    writer.tell_fileless(tcp);
-    writer.finish()
-}
-
 impl Writer<'_> {
-    fn find_tcp_socket(&mut self, tcp: &TcpLayout) {
-        let Writer { code, end, .. } = self;
-        code.copy(R6, R1);
-        code.load(W64, R9, R6, tcp.context_sk);
-        code.jump_if(R9, Equal, 0, *end);
-        self.clear(RECORD, RECORD + record::SHORT_SIZE);
-        let Writer { code, .. } = self;
-        code.copy(R1, R9);
-        code.call(SKC_TO_TCP_SOCK);
-        code.copy(R8, R0);
-    }
-
-    /// Fills a part of the stack with zeros.
-    fn clear(&mut self, from: i16, to: i16) {
-        for offset in (from..to).step_by(8) {
-            self.code.store_number(W64, R10, offset, 0);
-        }
-    }
-
-    fn tell_if_filed(&mut self) {
-        let layout = self.layout;
-        let fileless = self.code.label();
-        self.code.jump_if(R8, Equal, 0, fileless);
-        self.code.load(W64, R7, R8, layout.sock_socket);
-        self.code.jump_if(R7, Equal, 0, fileless);
-        self.probe_and_keep(8, R7, layout.socket_inode_number, record::INODE);
-        self.code.load(W64, R1, R10, RECORD + record::INODE);
-        self.code.jump_if(R1, Equal, 0, fileless);
-        self.keep(W8, R9, layout.sock_state, record::SHORT_STATE);
-        self.keep(W16, R9, layout.sock_family, record::SHORT_FAMILY);
-        self.keep(W16, R9, layout.sock_num, record::SHORT_PORT);
-        self.write_record(record::SHORT_SIZE);
-        self.code.jump(self.end);
-        self.code.put(fileless);
-        self.clear(RECORD + record::SHORT_SIZE, NAME);
-    }
-
-    fn tell_fileless(&mut self, tcp: &TcpLayout) {
-        let layout = self.layout;
-        let [part, common, inet6] = [(); 3].map(|()| self.code.label());
-        self.code.store_number(W16, R10, RECORD + record::TYPE, SOCK_STREAM);
-        self.code.store_number(W16, R10, RECORD + record::PROTOCOL, IPPROTO_TCP);
-        self.code.store_number(W8, R10, RECORD + record::LISTED, 1);
-        self.keep(W8, R9, layout.sock_state, record::STATE);
-        self.code.jump_if(R8, Equal, 0, part);
-        self.keep(W32, R8, layout.sock_ack_backlog, record::BACKLOG);
-        self.keep(W32, R8, layout.sock_max_ack_backlog, record::MOST_BACKLOG);
-        self.tell_cgroup(R8);
-        self.tell_sequence_numbers(R8);
-        self.code.jump(common);
-        self.code.put(part);
-        // The state is in R1 still.
-        self.code.jump_if(R1, NotEqual, TIME_WAIT, common);
-        self.probe_and_keep(1, R9, tcp.tw_substate, record::STATE);
-        self.code.put(common);
-        self.follow_and_keep(R9, layout.sock_net, W32, layout.net_inum, record::NET);
-        self.keep(W32, R9, layout.sock_bound_dev_if, record::INTERFACE);
-        self.tell_ports();
-        self.keep(W16, R9, layout.sock_family, record::FAMILY);
-        self.code.jump_if(R1, Equal, AF_INET6, inet6);
-        self.tell_v4_addresses();
-        self.code.jump(self.write);
-        self.code.put(inet6);
-        self.tell_v6_addresses();
-    }
-
     fn find_socket(&mut self) {
         let Writer { code, layout, end, .. } = self;
         code.copy(R6, R1);
@@ -150,7 +66,14 @@ impl Writer<'_> {
         code.jump_if(R0, Equal, 0, *end);
         code.load(W64, R9, R0, layout.socket_sk);
         code.jump_if(R9, Equal, 0, *end);
-        self.clear(RECORD, 0);
+        self.clear(RECORD, NAME);
+    }
+
+    /// Fills a part of the stack with zeros.
+    fn clear(&mut self, from: i16, to: i16) {
+        for offset in (from..to).step_by(8) {
+            self.code.store_number(W64, R10, offset, 0);
+        }
     }
 
     fn tell_holder(&mut self, level: u32) -> Result<(), TooFar> {
@@ -291,6 +214,7 @@ impl Writer<'_> {
 
     fn tell_unix(&mut self) {
         let layout = self.layout;
+        self.clear(NAME, 0);
         self.keep(W32, R9, layout.sock_queue_length, record::RECEIVED);
         // Of an empty queue it is the queue itself.
         self.code.load(W64, R1, R9, layout.sock_queue_next);
@@ -333,9 +257,9 @@ impl Writer<'_> {
     }
 
     fn write_record(&mut self, size: i16) {
-        let Writer { code, layout, context_meta, .. } = self;
+        let Writer { code, layout, .. } = self;
         code.store_number(W32, R10, RECORD + record::SIZE, size.into());
-        code.load(W64, R1, R6, *context_meta);
+        code.load(W64, R1, R6, layout.context_meta);
         code.load(W64, R1, R1, layout.meta_seq);
         code.copy(R2, R10);
         code.plus(R2, RECORD.into());
@@ -390,33 +314,20 @@ impl Writer<'_> {
 mod tests {
     use super::*;
 
-    /// Line by line with the fixtures, which a person has read beside the doc comments above. Where a program
-    /// is meant to change, so is its fixture: what the test prints is the new one.
+    /// Line by line with the fixture, which a person has read beside the doc comments above. Where the
+    /// program is meant to change, so is the fixture: what the test prints is the new one.
     #[test]
-    fn the_programs_are_those_that_were_read() {
-        let layout = Layout::made_up();
-        for (name, made, read) in [
-            (
-                "task_files.txt",
-                of_task_files(&layout, 0),
-                include_str!("../../../../../../fixtures/bpf/task_files.txt"),
-            ),
-            (
-                "tcp.txt",
-                of_tcp(&layout, &layout.tcp.unwrap()),
-                include_str!("../../../../../../fixtures/bpf/tcp.txt"),
-            ),
-        ] {
-            let made = made.unwrap();
-            let line = |(place, instruction)| format!("{place}: {instruction}\n");
-            let made: String = made.iter().enumerate().map(line).collect();
-            assert!(made == read, "another program than fixtures/bpf/{name}:\n{made}");
-        }
+    fn the_program_is_the_one_that_was_read() {
+        let read = include_str!("../../../../../../fixtures/bpf/program.txt");
+        let made = program(&Layout::made_up(), 0).unwrap();
+        let line = |(place, instruction)| format!("{place}: {instruction}\n");
+        let made: String = made.iter().enumerate().map(line).collect();
+        assert!(made == read, "another program than fixtures/bpf/program.txt:\n{made}");
     }
 
     #[test]
     fn a_kernel_with_less_gets_a_shorter_program() {
-        let whole = of_task_files(&Layout::made_up(), 0).unwrap().len();
+        let whole = program(&Layout::made_up(), 0).unwrap().len();
         let layout = Layout {
             sock_v6: None,
             cgroup: None,
@@ -427,12 +338,12 @@ mod tests {
         // The four loads and stores of the addresses; three loads and a store; two loads, a jump and the
         // six instructions of a copy; two copies.
         let less = 4 * 2 + 4 + (2 + 6) + 2 * 6;
-        assert_eq!(of_task_files(&layout, 0).unwrap().len(), whole - less);
+        assert_eq!(program(&layout, 0).unwrap().len(), whole - less);
     }
 
     #[test]
     fn in_a_pid_namespace_the_pids_are_those_of_its_level() {
-        let program = of_task_files(&Layout::made_up(), 2).unwrap();
+        let program = program(&Layout::made_up(), 2).unwrap();
         let program: Vec<String> = program.iter().map(ToString::to_string).collect();
         let layout = Layout::made_up();
         // Two of `struct upid` further, copied to where the thread group's number and the thread's stand.

@@ -58,18 +58,11 @@ pub(super) const NAME_LENGTH: i16 = 136;
 /// In how deep a PID namespace the task is.
 pub(super) const LEVEL: i16 = 140;
 pub(super) const RECORD_SIZE: i16 = 144;
-
-// Offsets of the short record of a TCP socket that has a file; its inode stands where it does in the other.
-pub(super) const SHORT_STATE: i16 = 4;
-pub(super) const SHORT_FAMILY: i16 = 6;
-pub(super) const SHORT_PORT: i16 = 8;
-pub(super) const SHORT_SIZE: i16 = 24;
-
 /// `struct sockaddr_un`, to the next multiple of eight; behind the record of a UNIX socket.
 pub(super) const NAME_SIZE: i16 = 112;
 
-/// A descriptor that holds a socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Of whom a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Held {
     /// The process.
     pub(super) pid: i32,
@@ -81,7 +74,6 @@ pub(super) struct Held {
     /// Its table of descriptors, as a number that only says whether two are one.
     pub(super) files: u64,
     pub(super) leader_files: u64,
-    pub(super) told: Told,
 }
 
 /// What is known of the socket.
@@ -97,7 +89,7 @@ pub(in super::super) enum Told {
 
 /// Bytes of another form than the program writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(in super::super) struct Malformed;
 
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -107,65 +99,40 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-/// A socket of the table of TCP.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) enum Listed {
-    /// It has a file, so that somebody may hold it.
-    Filed { table: SocketTable, inode: u64, state: TcpState, port: u16 },
-    /// Nobody can hold it.
-    Fileless { table: SocketTable, socket: Socket },
-}
+/// A record: of a descriptor that holds a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Record<'a>(&'a [u8]);
 
-/// What a record is about.
-pub(super) trait Record: Sized {
-    fn read(fields: &Fields) -> Option<Self>;
-}
-
-/// Reads the first record; leaves what follows. None if it is not there whole.
-pub(super) fn next<T: Record>(bytes: &mut &[u8]) -> Result<Option<T>, Malformed> {
+/// Takes the first record off, if it is there whole.
+pub(super) fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Record<'a>>, Malformed> {
     let Some(size) = bytes.first_chunk().map(|size| u32::from_ne_bytes(*size)) else {
         return Ok(None);
     };
     let size = usize::try_from(size).map_err(|_| Malformed)?;
-    let (least, most) = (SHORT_SIZE.unsigned_abs(), (RECORD_SIZE + NAME_SIZE).unsigned_abs());
+    let (least, most) = (RECORD_SIZE.unsigned_abs(), (RECORD_SIZE + NAME_SIZE).unsigned_abs());
     if !(usize::from(least)..=usize::from(most)).contains(&size) {
         return Err(Malformed);
     }
     let Some((record, rest)) = bytes.split_at_checked(size) else { return Ok(None) };
     *bytes = rest;
-    T::read(&Fields(record)).map(Some).ok_or(Malformed)
+    Ok(Some(Record(record)))
 }
 
-/// The bytes of a record.
-pub(super) struct Fields<'a>(&'a [u8]);
-
-impl Record for Held {
-    fn read(fields: &Fields) -> Option<Held> {
-        fields.held()
+impl Record<'_> {
+    /// The network namespace of the socket.
+    pub(in super::super) fn net_namespace(&self) -> Result<NetNamespace, Malformed> {
+        self.u32(NET).map(|number| NetNamespace(number.into())).ok_or(Malformed)
     }
-}
 
-impl Record for Listed {
-    fn read(fields: &Fields) -> Option<Listed> {
-        if fields.0.len() == usize::from(SHORT_SIZE.unsigned_abs()) {
-            let family = fields.u16(SHORT_FAMILY)?;
-            let is_v4 = family == Family::Inet as u16;
-            let [state] = fields.bytes(SHORT_STATE)?;
-            return Some(Listed::Filed {
-                table: if is_v4 { SocketTable::Tcp } else { SocketTable::Tcp6 },
-                inode: fields.u64(INODE)?,
-                state: TcpState::from(state),
-                port: fields.u16(SHORT_PORT)?,
-            });
-        }
-        match fields.told()? {
-            Told::Whole { table, socket } => Some(Listed::Fileless { table, socket }),
-            Told::Unlisted | Told::InTables(_) => None,
-        }
+    /// What is known of the socket.
+    pub(in super::super) fn told(&self) -> Result<Told, Malformed> {
+        self.tell().ok_or(Malformed)
     }
-}
 
-impl Fields<'_> {
+    pub(super) fn held(&self) -> Result<Held, Malformed> {
+        self.holder().ok_or(Malformed)
+    }
+
     fn bytes<const N: usize>(&self, offset: i16) -> Option<[u8; N]> {
         self.0.get(usize::try_from(offset).ok()?..)?.first_chunk().copied()
     }
@@ -182,7 +149,7 @@ impl Fields<'_> {
         self.bytes(offset).map(u64::from_ne_bytes)
     }
 
-    fn held(&self) -> Option<Held> {
+    fn holder(&self) -> Option<Held> {
         let number = |offset| self.u32(offset).map(u32::cast_signed);
         Some(Held {
             pid: number(TGID)?,
@@ -192,11 +159,10 @@ impl Fields<'_> {
             level: self.u32(LEVEL)?,
             files: self.u64(FILES)?,
             leader_files: self.u64(LEADER_FILES)?,
-            told: self.told()?,
         })
     }
 
-    fn told(&self) -> Option<Told> {
+    fn tell(&self) -> Option<Told> {
         const SOCK_RAW: u16 = 3;
         let [listed] = self.bytes(LISTED)?;
         let (family, protocol) = (self.u16(FAMILY)?, self.u16(PROTOCOL)?);
@@ -234,20 +200,17 @@ impl Fields<'_> {
             SocketTable::Packet => self.packet()?,
             _ => self.inet(table)?,
         };
-        let inode = self.u64(INODE)?;
         let details = Details {
-            uid: Some(self.u32(UID)?).filter(|_| inode != 0),
+            uid: Some(self.u32(UID)?),
             kind: u8::try_from(self.u16(TYPE)?).ok()?,
             ..details
         };
-        let net_namespace = Some(NetNamespace(self.u32(NET)?.into()));
-        let socket = Socket { inode, net_namespace, binding, details };
+        let net_namespace = self.net_namespace().ok();
+        let socket = Socket { inode: self.u64(INODE)?, net_namespace, binding, details };
         Some(Told::Whole { table, socket })
     }
 
     fn inet(&self, table: SocketTable) -> Option<(Binding, Details)> {
-        /// `TCP_NEW_SYN_RECV`, of a handshake that is not over.
-        const NEW_SYN_RECV: u8 = 12;
         let protocol = table.protocol()?;
         let address = |offset| -> Option<IpAddr> {
             let octets: [u8; 16] = self.bytes(offset)?;
@@ -258,8 +221,7 @@ impl Fields<'_> {
             })
         };
         let [state] = self.bytes(STATE)?;
-        // Both names are one to a user.
-        let state = if state == NEW_SYN_RECV { TcpState::SynRecv } else { TcpState::from(state) };
+        let state = TcpState::from(state);
         let local = Endpoint { address: address(LOCAL)?, port: self.u16(LOCAL_PORT)? };
         let remote_port = match protocol {
             IPPROTO_RAW => 0,

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 
-use super::record::{Malformed, NAME_SIZE, RECORD_SIZE, SHORT_SIZE, next};
+use super::record::{Malformed, NAME_SIZE, RECORD_SIZE, next};
 use super::*;
 use crate::process_open_sockets::Families;
 use crate::process_open_sockets::model::{
@@ -114,7 +114,7 @@ impl Written {
     }
 
     fn told(&self) -> Told {
-        next::<Held>(&mut &*self.bytes()).unwrap().unwrap().told
+        next(&mut &*self.bytes()).unwrap().unwrap().told().unwrap()
     }
 
     fn details(&self) -> Details {
@@ -241,32 +241,31 @@ fn a_record_that_is_cut_is_waited_for_and_another_size_is_refused() {
     let whole = Written { family: 1, name: Some(vec![1, 0, b'/']), ..Written::tcp() }.bytes();
     for length in 0..whole.len() {
         let mut bytes = &whole[..length];
-        assert_eq!(next::<Held>(&mut bytes), Ok(None), "{length}");
+        assert_eq!(next(&mut bytes), Ok(None), "{length}");
         assert_eq!(bytes.len(), length);
     }
-    for size in [0, 1, SHORT_SIZE, RECORD_SIZE - 1, RECORD_SIZE + NAME_SIZE + 1, -1] {
+    for size in [0, 1, RECORD_SIZE - 1, RECORD_SIZE + NAME_SIZE + 1, -1] {
         let mut bytes = whole.clone();
         bytes[..4].copy_from_slice(&i32::from(size).to_ne_bytes());
-        assert_eq!(next::<Held>(&mut &*bytes), Err(Malformed), "{size}");
+        assert_eq!(next(&mut &*bytes), Err(Malformed), "{size}");
     }
     let mut two = &*[whole, Written::tcp().bytes()].concat();
-    assert!(next::<Held>(&mut two).unwrap().is_some() && next::<Held>(&mut two).unwrap().is_some());
-    assert_eq!(next::<Held>(&mut two), Ok(None));
+    assert!(next(&mut two).unwrap().is_some() && next(&mut two).unwrap().is_some());
+    assert_eq!(next(&mut two), Ok(None));
 }
 
 #[test]
 fn a_name_that_claims_to_be_longer_than_its_record_is_refused() {
     let mut bytes = Written { family: 1, name: Some(vec![]), ..Written::tcp() }.bytes();
     bytes[136..140].copy_from_slice(&113_u32.to_ne_bytes());
-    assert_eq!(next::<Held>(&mut &*bytes), Err(Malformed));
+    assert_eq!(next(&mut &*bytes).unwrap().unwrap().told(), Err(Malformed));
 }
 
 /// Whose each descriptor is, seen one after the other: pid, thread, its table, that of the first thread.
 fn owners(threads: bool, seen: &[(i32, i32, u64, u64)]) -> Vec<Option<(i32, Option<i32>)>> {
     let mut tables = Tables::default();
     let owner = |&(pid, tid, files, leader_files): &(i32, i32, u64, u64)| {
-        let told = Told::Unlisted;
-        let held = Held { pid, tid, fd: 3, inode: 9, level: 0, files, leader_files, told };
+        let held = Held { pid, tid, fd: 3, inode: 9, level: 0, files, leader_files };
         tables.owner(&held, threads).map(|owner| (owner.pid, owner.tid))
     };
     seen.iter().map(owner).collect()
@@ -302,26 +301,27 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (me, port) = (std::process::id().cast_signed(), listener.local_addr().unwrap().port());
     let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
-    let is_ours = |told: &Told| {
-        matches!(told, Told::Whole { table: SocketTable::Tcp, socket, .. } if socket.inode == inode
+    let is_ours = |record: Record| {
+        matches!(record.told().unwrap(), Told::Whole { table: SocketTable::Tcp, socket, .. } if socket.inode == inode
             && socket.state() == "LISTEN" && socket.local_port() == i32::from(port))
     };
     let mut all = Vec::new();
-    files
-        .run(None, false, |owner, told| {
-            if is_ours(&told) {
-                all.push(owner)
-            }
-        })
-        .unwrap();
+    let found = files.run(None, false, |owner, record| {
+        if is_ours(record) {
+            all.push(owner);
+        }
+        Ok(())
+    });
+    found.unwrap();
     let owner = FdOwner { inode, pid: me, fd: listener.as_raw_fd(), tid: None };
     assert_eq!(all, [owner]);
     let (mut ours, mut others) = (Vec::new(), 0);
-    let one = files.run(Some(me), false, |owner, told| {
-        if is_ours(&told) {
+    let one = files.run(Some(me), false, |owner, record| {
+        if is_ours(record) {
             ours.push(owner);
         }
         others += i32::from(owner.pid != me);
+        Ok(())
     });
     if one.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::E2BIG)) {
         eprintln!("LEFT OUT: the_kernel_runs_the_program for one: the kernel is older than 6.1");
@@ -330,6 +330,10 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     one.unwrap();
     assert_eq!((ours, others), (vec![owner], 0));
     let mut nobodys = 0;
-    files.run(Some(i32::MAX), false, |_, _| nobodys += 1).unwrap();
+    let nobody = files.run(Some(i32::MAX), false, |_, _| {
+        nobodys += 1;
+        Ok(())
+    });
+    nobody.unwrap();
     assert_eq!(nobodys, 0);
 }

@@ -1,20 +1,17 @@
 //! The sockets that there are, held or not.
 
 use std::collections::{HashMap, HashSet};
-use std::mem;
 use std::ops::{Range, RangeInclusive};
 
 use super::super::bpf::Told;
 use super::super::netns::{Namespace, Namespaces};
 use super::super::search::{candidates, is_of_another_table, note_forged};
 use super::super::tables::{Tables, Teller, Wanted};
-use super::pass::{Pass, TCP_TABLES};
+use super::pass::Pass;
 use super::{Scan, admitted_tables};
 use crate::Error;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
-use crate::process_open_sockets::model::{
-    Family, FdOwner, NetNamespace, Owners, Snapshot, Socket, TcpState,
-};
+use crate::process_open_sockets::model::{Family, FdOwner, Owners, Snapshot, Socket, TcpState};
 use crate::process_open_sockets::parse::proto_name::Candidates;
 use crate::process_open_sockets::parse::sock_diag::Request;
 use crate::process_open_sockets::socket_table::SocketTable;
@@ -59,10 +56,9 @@ impl Scan<'_> {
         for _ in 0..ROUNDS {
             let start = self.sockets.len();
             let all = unlisted.then_some(&mut listed);
-            read = self.read_namespaces(&namespaces, read, &mut runs, all, &mut pass);
+            read = self.read_namespaces(&namespaces, read, &mut runs, all);
             let new = self.sockets.get(start..).unwrap_or_default().iter();
-            let new = new.map(|socket| socket.inode).chain(pass.inodes());
-            let mut inodes: Vec<u64> = new.collect();
+            let mut inodes: Vec<u64> = new.map(|socket| socket.inode).collect();
             inodes.retain(|&inode| inode != 0);
             inodes.sort_unstable();
             let alike = inodes.chunk_by(|a, b| a == b).filter(|alike| alike.len() > 1);
@@ -73,17 +69,16 @@ impl Scan<'_> {
             } else {
                 inodes.dedup();
                 let inodes = Some(&*inodes).filter(|_| !unlisted);
+                pass.begin(&namespaces, &runs);
                 pids = self.walk_all(&mut namespaces, pids, inodes, &mut owners, &mut pass)?;
-                self.read_untold_tcp(&namespaces, &mut runs, &mut pass);
-                self.complete_from_holders(&namespaces, &runs, &mut pass);
             }
             if namespaces.iter().count() == read {
                 break;
             }
         }
         let owners: Owners = owners.into_iter().collect();
-        self.drop_untrue(&namespaces, &runs, &owners, recurring, &pass);
-        self.sockets.extend(pass.take_elsewhere(&namespaces));
+        self.complete(&namespaces, &runs, pass);
+        self.drop_untrue(&namespaces, &runs, &owners, recurring);
         if unlisted {
             let missing = owners.inodes().filter(|inode| !listed.contains(inode)).collect();
             self.add_unlisted(&namespaces, missing, &owners);
@@ -99,7 +94,6 @@ impl Scan<'_> {
         first: usize,
         runs: &mut Vec<Run>,
         mut listed: Option<&mut HashSet<u64>>,
-        pass: &mut Pass,
     ) -> usize {
         let filter = self.filter;
         let mut read = first;
@@ -110,9 +104,7 @@ impl Scan<'_> {
                 continue;
             }
             let mut tables = Tables::of(self.root, namespace, self.options.source);
-            let has_tcp =
-                listed.is_none() && self.list_tcp((index, namespace), &tables, runs, pass);
-            for table in admitted.filter(|table| !has_tcp || !TCP_TABLES.contains(table)) {
+            for table in admitted {
                 let start = self.sockets.len();
                 let (sockets, gaps) = (&mut self.sockets, &mut self.gaps);
                 let teller = if let Some(listed) = &mut listed {
@@ -134,9 +126,6 @@ impl Scan<'_> {
                         filter.admits_socket(socket)
                     })
                 };
-                if teller == Teller::ProcNet {
-                    pass.note_file(namespace.number(), table);
-                }
                 let sockets = start..self.sockets.len();
                 runs.push(Run { namespace: index, table, teller, sockets });
             }
@@ -159,7 +148,7 @@ impl Scan<'_> {
         let filter = self.filter;
         // Who holds a socket that nobody is to hold must be seen, whoever it is.
         let admits = |pid: &i32| filter.admits_unowned() || filter.admits_pid(*pid);
-        let told = self.tell_owners(inodes, owners, namespaces, pass);
+        let told = self.tell_owners(inodes, owners, pass);
         let mut all = pids;
         let mut walked = 0;
         for round in 0..ROUNDS {
@@ -182,72 +171,50 @@ impl Scan<'_> {
         Ok(all)
     }
 
-    /// Adds the holders that BPF tells, of these sockets, in order, or of all, and the TCP sockets that come
-    /// with them; those of namespaces that are not among these go elsewhere. None if it tells nothing.
+    /// Adds the holders that BPF tells, of these sockets, in order, or of all; None if it tells nothing.
     fn tell_owners(
-        &mut self,
+        &self,
         inodes: Option<&[u64]>,
         owners: &mut Vec<FdOwner>,
-        namespaces: &Namespaces,
         pass: &mut Pass,
     ) -> Option<ToldOwners> {
-        let (filter, bpf) = (self.filter, self.bpf?);
-        let known = (owners.len(), self.sockets.len());
-        let place = |inode| inodes.and_then(|inodes| inodes.binary_search(&inode).ok());
-        // Of each socket that was asked for, whether it has a holder, and whether it came with one.
-        let mut found = vec![(false, false); inodes.map_or(0, <[u64]>::len)];
+        let (filter, known) = (self.filter, owners.len());
+        let mut is_held = vec![false; inodes.map_or(0, <[u64]>::len)];
         let (mut pids, mut last) = (HashSet::new(), None);
-        let numbers: Option<HashSet<NetNamespace>> =
-            namespaces.iter().map(Namespace::number).collect();
-        let is_elsewhere = |socket: &Socket| {
-            let number = socket.net_namespace;
-            numbers.as_ref().zip(number).is_some_and(|(numbers, number)| !numbers.contains(&number))
-        };
-        let done = bpf.files.run(None, self.options.threads, |owner, told| {
+        let done = self.bpf?.run(None, self.options.threads, |owner, record| {
             if last.replace(owner.pid) != Some(owner.pid) {
                 pids.insert(owner.pid);
             }
-            let mut found = place(owner.inode).and_then(|place| found.get_mut(place));
-            let mut is_wanted = inodes.is_none() || found.is_some();
-            if let Some((is_held, _)) = &mut found {
+            let place = inodes.map(|inodes| inodes.binary_search(&owner.inode).ok());
+            let is_listed = place.is_none_or(|place| place.is_some());
+            if let Some(is_held) = place.flatten().and_then(|place| is_held.get_mut(place)) {
                 *is_held = true;
             }
-            if let Told::Whole { table, socket, .. } = told {
-                let is_admitted = filter.admits_table(table) && filter.admits_socket(&socket);
-                if pass.expects(table, &socket) {
-                    is_wanted = is_admitted;
-                    let is_new = match found {
-                        Some((_, is_told)) => !mem::replace(is_told, true),
-                        None => pass.is_new(socket.inode),
-                    };
-                    if is_admitted && is_new {
-                        pass.note_accepted(&socket);
-                        self.sockets.push(socket);
-                    }
-                } else if is_admitted && found.is_some() {
-                    pass.keep_known(table, socket);
-                } else if is_admitted && is_elsewhere(&socket) {
-                    is_wanted = true;
+            let is_elsewhere = pass.is_elsewhere(record.net_namespace()?);
+            let is_told = is_elsewhere || (is_listed && pass.has_files());
+            if is_told
+                && let Told::Whole { table, socket } = record.told()?
+                && filter.admits_table(table)
+                && filter.admits_socket(&socket)
+            {
+                if is_elsewhere {
                     pass.keep_elsewhere(socket);
+                } else {
+                    pass.keep_known(table, socket);
                 }
             }
-            if is_wanted {
+            if is_listed || is_elsewhere {
                 owners.push(owner);
             }
+            Ok(())
         });
         if let Err(error) = done {
             log::debug!("BPF: {error}");
-            owners.truncate(known.0);
-            self.sockets.truncate(known.1);
-            pass.forget_told();
+            owners.truncate(known);
+            *pass = Pass::default();
             return None;
         }
-        pass.keep_untold(|inode| {
-            !place(inode).and_then(|place| found.get(place)).is_some_and(|it| it.1)
-        });
-        self.name_interfaces(known.1, namespaces);
-        let is_all = inodes.is_some() && found.iter().all(|&(is_held, _)| is_held);
-        Some(ToldOwners { pids, is_all })
+        Some(ToldOwners { pids, is_all: inodes.is_some() && is_held.iter().all(|&held| held) })
     }
 
     /// These pids, and those of processes that were started since, with their namespaces.
@@ -272,7 +239,6 @@ impl Scan<'_> {
         runs: &[Run],
         owners: &Owners,
         mut recurring: HashSet<u64>,
-        pass: &Pass,
     ) {
         // Only some sockets have parts with the same inode. Any other was connected to another port
         // while its table was read in halves.
@@ -302,7 +268,7 @@ impl Scan<'_> {
             let in_twin = twin.and_then(|twin| self.look_again(namespace, twin, &unowned));
             for ((socket, held), untrue) in sockets.iter().zip(held).zip(untrue) {
                 *untrue = match owners.at(held) {
-                    [] if socket.inode == 0 => pass.is_accepted(socket),
+                    [] if socket.inode == 0 => false,
                     [] => {
                         let vanished =
                             there.as_ref().is_some_and(|there| !there.contains_key(&socket.inode));
@@ -355,8 +321,7 @@ impl Scan<'_> {
             there.len() == inodes.len()
         };
         // A port stays the same whatever becomes of the socket, and a state mostly does.
-        let ports = sockets.iter().map(|socket| socket.local().map(|local| local.port));
-        let request = self.filter.whole(table).map(|request| match local_ports(ports) {
+        let request = self.filter.whole(table).map(|request| match local_ports(sockets) {
             Some(ports) => request.with_local_ports(ports),
             None => request,
         });
@@ -370,9 +335,11 @@ impl Scan<'_> {
     }
 }
 
-/// From the lowest of these ports to the highest; None if one is no port, or there are none.
-pub(super) fn local_ports(ports: impl Iterator<Item = Option<u16>>) -> Option<RangeInclusive<u16>> {
-    let ports: Vec<u16> = ports.collect::<Option<_>>()?;
+/// From the lowest port of these to the highest; None if one of them has no port.
+fn local_ports(sockets: &[&Socket]) -> Option<RangeInclusive<u16>> {
+    let ports: Option<Vec<u16>> =
+        sockets.iter().map(|socket| socket.local().map(|local| local.port)).collect();
+    let ports = ports?;
     Some(*ports.iter().min()?..=*ports.iter().max()?)
 }
 

@@ -7,7 +7,7 @@ mod told;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::bpf::Loaded;
+use super::bpf::TaskFiles;
 use super::netns::{Namespace, Namespaces};
 use super::proc_root::ProcRoot;
 use super::search::candidates;
@@ -24,7 +24,7 @@ pub(super) struct Scan<'a> {
     root: &'a ProcRoot,
     options: &'a Options,
     filter: &'a Filter,
-    bpf: Option<&'a Loaded>,
+    bpf: Option<&'a TaskFiles>,
     sockets: Vec<Socket>,
     /// The inodes of held sockets of which somebody tells who may be deceived.
     claimed: HashSet<u64>,
@@ -36,7 +36,7 @@ impl<'a> Scan<'a> {
         root: &'a ProcRoot,
         options: &'a Options,
         filter: &'a Filter,
-        bpf: Option<&'a Loaded>,
+        bpf: Option<&'a TaskFiles>,
     ) -> Self {
         let (sockets, claimed, gaps) = Default::default();
         Scan { root, options, filter, bpf, sockets, claimed, gaps }

@@ -14,7 +14,7 @@ use crate::process_open_sockets::socket_table::SocketTable;
 impl Scan<'_> {
     /// Sockets that these processes hold, or any process; None if BPF cannot tell all that is asked.
     pub(in super::super) fn told(&self, pids: Option<&[i32]>) -> Option<Snapshot> {
-        let (filter, bpf) = (self.filter, &self.bpf?.files);
+        let (filter, bpf) = (self.filter, self.bpf?);
         if filter.admits_unlisted() {
             return None;
         }
@@ -23,15 +23,14 @@ impl Scan<'_> {
         let mut owners = Vec::new();
         let mut lacks_something = false;
         let mut run = |pid| {
-            bpf.run(pid, self.options.threads, |owner, told| {
+            bpf.run(pid, self.options.threads, |owner, record| {
                 if !filter.admits_owner(&owner) || !filter.admits_inode(owner.inode) {
-                    return;
+                    return Ok(());
                 }
-                match told {
-                    Told::Whole { table, socket } => {
-                        if !filter.admits_table(table) || !filter.admits_socket(&socket) {
-                            return;
-                        }
+                match record.told()? {
+                    Told::Whole { table, socket }
+                        if filter.admits_table(table) && filter.admits_socket(&socket) =>
+                    {
                         lacks_something |= lacks_something_shown(filter, table, &socket);
                         owners.push(owner);
                         if seen.insert(socket.inode) {
@@ -41,8 +40,9 @@ impl Scan<'_> {
                     Told::InTables(families) => {
                         lacks_something |= self.options.families.intersects(families);
                     }
-                    Told::Unlisted => {}
+                    Told::Whole { .. } | Told::Unlisted => {}
                 }
+                Ok(())
             })
         };
         // To run the program for one process takes as long as it does for some tens of files.
