@@ -34,7 +34,8 @@ impl Filter {
     /// Of all rows of these families.
     pub(crate) fn new(query: &QueryContext, families: Families) -> Filter {
         let of = |field: Field| {
-            query.constraints.iter().filter(move |constraint| constraint.column == field as usize)
+            let place = field.place();
+            query.constraints.iter().filter(move |constraint| Some(constraint.column) == place)
         };
         let number = |field| NumberCondition::new(of(field));
         let text = |field| TextCondition::new(of(field));
@@ -51,15 +52,15 @@ impl Filter {
             columns_used: query.columns_used,
             families,
             is_lookup: query.constraints.iter().all(|constraint| {
-                let lookup = [Field::Pid, Field::Fd, Field::Socket].map(|field| field as usize);
-                lookup.contains(&constraint.column)
+                let lookup = [Field::Pid, Field::Fd, Field::Socket].map(Field::place);
+                lookup.contains(&Some(constraint.column))
             }),
         }
     }
 
     /// Whether the query looks at this column.
     pub(crate) fn shows(&self, field: Field) -> bool {
-        self.columns_used.contains(field as usize)
+        field.place().is_some_and(|place| self.columns_used.contains(place))
     }
 
     /// Whether rows of sockets that nobody holds are asked for.
