@@ -272,3 +272,23 @@ impl Table for ProcessOpenSockets {
         Ok(Box::new(correlate::correlate(snapshot, &filter)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_platform_has_the_columns_that_are_stated_for_it() {
+        let spec = include_str!("../../process_open_sockets.table");
+        let (common, rest) = spec.split_once("extended_schema(LINUX").unwrap();
+        let (linux, macos) = rest.split_once("extended_schema(DARWIN").unwrap();
+        let stated = |text: &'static str| {
+            let lines = text.lines().filter_map(|line| line.trim().strip_prefix("Column(\""));
+            lines.map(|line| line.split_once('"').unwrap().0)
+        };
+        for (fields, extended) in [(&Field::LINUX[..], linux), (&Field::MACOS, macos)] {
+            let coded: Vec<_> = fields.iter().map(|field| field.column().name).collect();
+            assert_eq!(coded, stated(common).chain(stated(extended)).collect::<Vec<_>>());
+        }
+    }
+}
