@@ -4,6 +4,8 @@
 //! The query's constraints become a `Filter`, `sys` collects a `Snapshot` of what it lets through, and
 //! `correlate` makes rows of it.
 
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
+
 #[cfg(feature = "bench")]
 pub mod bench;
 mod correlate;

@@ -9,6 +9,7 @@
 //!
 //! No group says which process holds the socket, only which used it last.
 
+use std::ffi::CStr;
 use std::num::NonZeroU64;
 
 use nom::bytes::complete::take;
@@ -16,8 +17,9 @@ use nom::combinator::{map, rest, verify};
 use nom::number::complete::{be_u16, be_u128, le_i16, le_i32, le_u32, le_u64, u8};
 use nom::{IResult, Parser};
 
+use super::super::Families;
 use super::super::model::{
-    Binding, DarwinDetails, Details, OwnerUnknown, Socket, TcpState, socket_type,
+    Binding, DarwinDetails, Details, Family, OwnerUnknown, Socket, TcpState, socket_type,
 };
 use super::super::socket_table::{IPPROTO_TCP, IPPROTO_UDP};
 use super::xnu::{
@@ -109,15 +111,15 @@ impl PcbList {
     ];
 
     /// Its name for sysctlbyname(3).
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static CStr {
         match self {
-            PcbList::Tcp => "net.inet.tcp.pcblist_n",
-            PcbList::Udp => "net.inet.udp.pcblist_n",
-            PcbList::Raw => "net.inet.raw.pcblist_n",
-            PcbList::LocalStream => "net.local.stream.pcblist_n",
-            PcbList::LocalDgram => "net.local.dgram.pcblist_n",
-            PcbList::Kctl => "net.systm.kctl.pcblist",
-            PcbList::Kevt => "net.systm.kevt.pcblist",
+            PcbList::Tcp => c"net.inet.tcp.pcblist_n",
+            PcbList::Udp => c"net.inet.udp.pcblist_n",
+            PcbList::Raw => c"net.inet.raw.pcblist_n",
+            PcbList::LocalStream => c"net.local.stream.pcblist_n",
+            PcbList::LocalDgram => c"net.local.dgram.pcblist_n",
+            PcbList::Kctl => c"net.systm.kctl.pcblist",
+            PcbList::Kevt => c"net.systm.kevt.pcblist",
         }
     }
 
@@ -158,7 +160,30 @@ impl PcbList {
         Ok(listing)
     }
 
-    /// The protocol of its sockets, where one says nothing of it.
+    /// What a user has to choose to see its sockets.
+    pub(crate) fn families(self) -> Families {
+        match self {
+            PcbList::Tcp | PcbList::Udp | PcbList::Raw => Families::INET,
+            PcbList::LocalStream | PcbList::LocalDgram => Families::UNIX,
+            PcbList::Kctl | PcbList::Kevt => Families::SYSTEM,
+        }
+    }
+
+    /// The families that its sockets can have.
+    pub(crate) fn family(self) -> &'static [Family] {
+        match self {
+            PcbList::Tcp | PcbList::Udp | PcbList::Raw => &[Family::Inet, Family::Inet6],
+            PcbList::LocalStream | PcbList::LocalDgram => &[Family::Unix],
+            PcbList::Kctl | PcbList::Kevt => &[Family::System],
+        }
+    }
+
+    /// The protocol of all its sockets; None where each has its own.
+    pub(crate) fn only_protocol(self) -> Option<u16> {
+        (self != PcbList::Raw).then(|| self.protocol())
+    }
+
+    /// The protocol of a socket that says nothing of it.
     fn protocol(self) -> u16 {
         match self {
             PcbList::Tcp => IPPROTO_TCP,
