@@ -224,7 +224,10 @@ impl<'a> Scan<'a> {
             self.filter.admits_families(families(socket)) && self.filter.admits_socket(socket)
         };
         let mut all: Vec<(Socket, DarwinDetails)> = held.chain(unheld).filter(asked).collect();
+        // A list may have a socket twice, and one that had no holder may have found one since: what is held
+        // comes first, and stays.
         all.sort_by_key(|(socket, _)| socket.inode);
+        all.dedup_by(|(later, _), (earlier, _)| later.inode != 0 && later.inode == earlier.inode);
         let (sockets, darwin) = all.into_iter().unzip();
         let owners = self.owners.into_iter().collect();
         Snapshot { sockets, owners, gaps: self.gaps, darwin, ..Snapshot::default() }

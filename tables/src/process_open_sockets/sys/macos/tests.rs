@@ -544,6 +544,21 @@ fn a_socket_that_its_last_user_got_behind_the_walks_back_is_shown_with_that_one(
 }
 
 #[test]
+fn a_socket_has_one_row_a_holder_though_it_is_listed_twice_or_accepted_meanwhile() {
+    let waiting = KernelSocket { handle: 98, generation: 15, so_state: 0x1001, ..shared() };
+    let alone = KernelSocket { handle: 99, generation: 16, last_pid: 200, ..shared() };
+    let list =
+        tcp(&[waiting.clone(), waiting.clone(), alone.clone(), alone.clone(), over(), over()]);
+    let mut mac = with_tcp(vec![list]);
+    // The walk is past the process when it accepts; that it used another socket makes it looked into again.
+    let accepted = KernelSocket { so_state: 0, ..waiting };
+    mac.later.insert(200, holding([(9, Descriptor::Socket(accepted))]));
+    mac.processes.remove(&100);
+    let answered = ask(mac, &[(Field::Protocol, "6")]);
+    assert_eq!(answered.rows, ["-1|-1|6", "-1|-1|99", "200|3|2", "200|9|98"]);
+}
+
+#[test]
 fn a_handle_that_comes_again_belongs_to_those_who_hold_the_later_socket() {
     let mut mac = mac();
     let earlier = KernelSocket { handle: 99, generation: 15, ..shared() };
