@@ -197,8 +197,9 @@ pub struct TableFlags {
     )]
     pub threads: bool,
     /// Which sockets there are rows of: a list, with commas between, of unix, inet, packet, netlink,
-    /// vsock, mptcp, sctp, unlisted (held, and in no table of the kernel's), default (the first three)
-    /// and all
+    /// vsock, mptcp, sctp, unlisted (held, and in no table of the kernel's), system (kernel controls and events of macOS), ndrv
+    /// (frames of an interface, macOS), default (the first three) and all; what a system lacks it has no
+    /// rows of
     #[arg(
         long,
         global = true,
@@ -222,11 +223,13 @@ fn families(list: &str) -> Result<Families, String> {
             "mptcp" => Families::MPTCP,
             "sctp" => Families::SCTP,
             "unlisted" => Families::UNLISTED,
+            "system" => Families::SYSTEM,
+            "ndrv" => Families::NDRV,
             "default" => Families::default(),
             "all" => Families::all(),
             other => {
                 return Err(format!(
-                    "'{other}' is none of unix, inet, packet, netlink, vsock, mptcp, sctp, unlisted, default, all"
+                    "'{other}' is none of unix, inet, packet, netlink, vsock, mptcp, sctp, unlisted, system, ndrv, default, all"
                 ));
             }
         };

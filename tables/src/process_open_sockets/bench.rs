@@ -42,6 +42,7 @@ impl Collected {
             inode: u64::from(number.reverse_bits()) + 1,
             net_namespace: None,
             binding: Binding::Inet {
+                v6: false,
                 protocol: 6,
                 local: end(443),
                 remote: end(u16::try_from(number % 65_536).unwrap_or_default()),

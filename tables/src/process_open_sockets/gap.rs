@@ -33,6 +33,12 @@ pub(crate) enum GapKind {
     /// A socket that had no holder at first and was gone when looked for again: it came or went
     /// during the scan.
     Vanished,
+    /// A list of sockets of macOS, or its end.
+    PcbList,
+    /// Such a list, of which the kernel shows nothing.
+    Withheld,
+    /// What macOS tells of a socket, in a form that is not known.
+    Record,
 }
 
 /// All that could not be read of one kind.
@@ -106,6 +112,15 @@ impl fmt::Display for Gap {
                 "lines forged in the path of a UNIX socket, about a socket of another kind",
                 "they are left out",
             ),
+            GapKind::PcbList => (
+                "lists of sockets not read to their end",
+                "sockets that no process holds are missing",
+            ),
+            GapKind::Withheld => (
+                "lists of sockets of which the kernel shows nothing",
+                "sockets that no readable process holds are missing",
+            ),
+            GapKind::Record => ("sockets of a form that is not known", "they are missing"),
             GapKind::Vanished => ("sockets that came or went during the scan", "they are left out"),
         };
         write!(f, "{what}: {} (first: {}); {effect}", self.count, self.first)

@@ -4,6 +4,8 @@
 //! The query's constraints become a `Filter`, `sys` collects a `Snapshot` of what it lets through, and
 //! `correlate` makes rows of it.
 
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
+
 #[cfg(feature = "bench")]
 pub mod bench;
 mod correlate;
@@ -69,6 +71,10 @@ bitflags! {
         /// Those that somebody holds and that no table of the kernel has: of other families, or neither
         /// bound nor connected; and TCP sockets that are bound and do nothing else.
         const UNLISTED = 1 << 7;
+        /// AF_SYSTEM, of macOS: kernel controls and kernel events.
+        const SYSTEM = 1 << 8;
+        /// PF_NDRV, of macOS: frames of an interface.
+        const NDRV = 1 << 9;
     }
 }
 
@@ -103,7 +109,7 @@ impl Default for Options {
     }
 }
 
-/// A column; its number is its place among all, the hidden ones after those of `SELECT *`.
+/// A column. Not every platform has all.
 ///
 /// `tables/process_open_sockets.table` says what each holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,10 +136,16 @@ enum Field {
     Interface,
     CgroupPath,
     Scope,
+    LastPid,
+    Control,
 }
 
 impl Field {
-    const ALL: [Field; 22] = [
+    /// Those of this platform, the hidden ones after those of `SELECT *`.
+    const ALL: &'static [Field] =
+        if cfg!(target_os = "macos") { &Field::MACOS } else { &Field::LINUX };
+
+    const LINUX: [Field; 22] = [
         Field::Pid,
         Field::Fd,
         Field::Socket,
@@ -157,6 +169,34 @@ impl Field {
         Field::CgroupPath,
         Field::Scope,
     ];
+
+    const MACOS: [Field; 20] = [
+        Field::Pid,
+        Field::Fd,
+        Field::Socket,
+        Field::Family,
+        Field::Protocol,
+        Field::LocalAddress,
+        Field::RemoteAddress,
+        Field::LocalPort,
+        Field::RemotePort,
+        Field::Path,
+        Field::State,
+        Field::OwnerUnknown,
+        Field::Type,
+        Field::Uid,
+        Field::PeerSocket,
+        Field::RxQueue,
+        Field::TxQueue,
+        Field::Interface,
+        Field::LastPid,
+        Field::Control,
+    ];
+
+    /// Its number, by which queries speak of it; None if this platform does not have it.
+    fn place(self) -> Option<usize> {
+        Field::ALL.iter().position(|&field| field == self)
+    }
 
     fn column(self) -> Column {
         // A constraint on one of these saves work; on the others it would only cost the planner
@@ -188,6 +228,8 @@ impl Field {
             Field::Interface => ("interface", ColumnType::Text, hidden),
             Field::CgroupPath => ("cgroup_path", ColumnType::Text, hidden),
             Field::Scope => ("scope", ColumnType::Integer, hidden),
+            Field::LastPid => ("last_pid", ColumnType::Integer, hidden),
+            Field::Control => ("control", ColumnType::Text, hidden),
         };
         Column { name: name.into(), kind, options }
     }
@@ -204,7 +246,7 @@ pub struct ProcessOpenSockets {
 impl ProcessOpenSockets {
     /// Nothing is opened before the first query.
     pub fn new(options: Options) -> Self {
-        let columns = Field::ALL.map(Field::column).into();
+        let columns = Field::ALL.iter().copied().map(Field::column).collect();
         let families = options.families;
         let collector = sys::Collector::new(options);
         ProcessOpenSockets { collector, columns, families, log: Mutex::default() }
@@ -230,5 +272,25 @@ impl Table for ProcessOpenSockets {
         let snapshot = self.collector.collect(&filter)?;
         self.log(&snapshot.gaps);
         Ok(Box::new(correlate::correlate(snapshot, &filter)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_platform_has_the_columns_that_are_stated_for_it() {
+        let spec = include_str!("../../process_open_sockets.table");
+        let (common, rest) = spec.split_once("extended_schema(LINUX").unwrap();
+        let (linux, macos) = rest.split_once("extended_schema(DARWIN").unwrap();
+        let stated = |text: &'static str| {
+            let lines = text.lines().filter_map(|line| line.trim().strip_prefix("Column(\""));
+            lines.map(|line| line.split_once('"').unwrap().0)
+        };
+        for (fields, extended) in [(&Field::LINUX[..], linux), (&Field::MACOS, macos)] {
+            let coded: Vec<_> = fields.iter().map(|field| field.column().name).collect();
+            assert_eq!(coded, stated(common).chain(stated(extended)).collect::<Vec<_>>());
+        }
     }
 }

@@ -1,9 +1,17 @@
 //! Bytes → model, on any operating system: no input or output, no unsafe code.
 
 pub(super) mod mountinfo;
+#[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "only macOS has these lists"))]
+pub(super) mod pcblist_n;
 pub(super) mod proc_link;
 pub(super) mod proc_net;
 pub(super) mod proc_status;
 pub(super) mod proto_name;
 pub(super) mod sock_diag;
+#[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "only macOS answers so"))]
+pub(super) mod socket_fdinfo;
 pub(super) mod sockstat;
+#[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "only for these two"))]
+pub(super) mod xnu;
+#[cfg(test)]
+pub(super) mod xnu_records;

@@ -1,0 +1,586 @@
+//! A Mac of captures: processes, descriptors and lists as the kernel would tell of them.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::io;
+use std::net::IpAddr;
+use std::slice::from_ref;
+
+use super::Collector;
+use super::calls::{Calls, EBADF, ENOENT, ENOMEM, ENOTSOCK, ESRCH};
+use crate::process_open_sockets::correlate::correlate;
+use crate::process_open_sockets::filter::Filter;
+use crate::process_open_sockets::gap::{GapKind, Gaps};
+use crate::process_open_sockets::parse::pcblist_n::PcbList;
+use crate::process_open_sockets::parse::xnu_records::{KernelSocket, Layout, header, value};
+use crate::process_open_sockets::{Families, Field};
+use crate::{ColumnsUsed, Constraint, Error, Operator, QueryContext, Rows, Value};
+
+const EPERM: i32 = 1;
+const EIO: i32 = 5;
+
+/// What a descriptor is.
+#[derive(Clone, Debug)]
+enum Descriptor {
+    File,
+    Socket(KernelSocket),
+    /// A socket, of which the kernel answers that.
+    Refused(i32),
+    /// A socket, of which the kernel answers these bytes.
+    Bytes(Vec<u8>),
+}
+
+#[derive(Clone, Debug)]
+enum Process {
+    Holding(BTreeMap<i32, Descriptor>),
+    Refused(i32),
+}
+
+#[derive(Debug, Default)]
+struct Mac {
+    processes: BTreeMap<i32, Process>,
+    /// A list, for each time that it is read; the last stays.
+    lists: BTreeMap<&'static CStr, Vec<Result<Vec<u8>, i32>>>,
+    /// What a process is after it was looked into.
+    later: BTreeMap<i32, Process>,
+    /// Which processes and lists were asked for.
+    asked: Vec<String>,
+    pids_fail: bool,
+}
+
+thread_local! {
+    static MAC: RefCell<Mac> = RefCell::default();
+}
+
+const CALLS: Calls = Calls { pids, fds, socket, value: list };
+
+fn refused<T>(number: i32) -> io::Result<T> {
+    Err(io::Error::from_raw_os_error(number))
+}
+
+/// As much as fits, or the size with some room.
+fn fill(buffer: &mut [u8], bytes: &[u8]) -> usize {
+    if buffer.is_empty() {
+        return bytes.len() + 160;
+    }
+    let length = buffer.len().min(bytes.len());
+    buffer[..length].copy_from_slice(&bytes[..length]);
+    length
+}
+
+fn pids(buffer: &mut [u8]) -> io::Result<usize> {
+    MAC.with_borrow(|mac| {
+        if mac.pids_fail {
+            return refused(EPERM);
+        }
+        // The kernel's own is among them.
+        let pids = mac.processes.keys().rev().chain([&0]);
+        Ok(fill(buffer, &pids.flat_map(|pid| pid.to_ne_bytes()).collect::<Vec<_>>()))
+    })
+}
+
+fn fds(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    MAC.with_borrow_mut(|mac| {
+        let held = match mac.processes.get(&pid) {
+            None => return refused(ESRCH),
+            Some(Process::Refused(number)) => return refused(*number),
+            Some(Process::Holding(held)) => held,
+        };
+        let entry = |(fd, what): (&i32, &Descriptor)| {
+            let kind = if matches!(what, Descriptor::File) { 1_u32 } else { 2 };
+            [fd.to_ne_bytes(), kind.to_ne_bytes()].concat()
+        };
+        let bytes = held.iter().flat_map(entry).collect::<Vec<_>>();
+        if !buffer.is_empty() {
+            mac.asked.push(pid.to_string());
+        }
+        Ok(fill(buffer, &bytes))
+    })
+}
+
+fn socket(pid: i32, fd: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    MAC.with_borrow_mut(|mac| {
+        let Some(Process::Holding(held)) = mac.processes.get(&pid) else { return refused(ESRCH) };
+        let answer = match held.get(&fd) {
+            None => refused(EBADF),
+            Some(Descriptor::File) => refused(ENOTSOCK),
+            Some(Descriptor::Refused(number)) => refused(*number),
+            Some(Descriptor::Bytes(bytes)) => Ok(fill(buffer, bytes)),
+            Some(Descriptor::Socket(socket)) => Ok(fill(buffer, &socket.socket_fdinfo())),
+        };
+        let is_last = held.keys().last() == Some(&fd);
+        let later = if is_last { mac.later.remove(&pid) } else { None };
+        if let Some(later) = later {
+            mac.processes.insert(pid, later);
+        }
+        answer
+    })
+}
+
+fn list(name: &CStr, buffer: &mut [u8]) -> (usize, io::Result<()>) {
+    MAC.with_borrow_mut(|mac| {
+        let Some(values) = mac.lists.get_mut(name) else { return (0, refused(ENOENT)) };
+        let value = match values[0].clone() {
+            Err(number) => return (0, refused(number)),
+            Ok(value) => value,
+        };
+        if buffer.is_empty() {
+            return (value.len(), Ok(()));
+        }
+        mac.asked.push(name.to_str().unwrap().to_owned());
+        if values.len() > 1 {
+            let _read = values.remove(0);
+        }
+        let written = fill(buffer, &value);
+        (written, if written < value.len() { refused(ENOMEM) } else { Ok(()) })
+    })
+}
+
+fn ip(address: &str, port: u16) -> (IpAddr, u16) {
+    (address.parse().unwrap(), port)
+}
+
+const LISTENER: u64 = 0x9000_0000_0000_0001;
+const SHARED: u64 = 2;
+const PAIR: [u64; 2] = [3, 4];
+const OTHERS: u64 = 5;
+const OVER: u64 = 6;
+const CONTROL: u64 = 7;
+
+/// Of AF_INET6, for both versions.
+fn listener() -> KernelSocket {
+    KernelSocket {
+        handle: LISTENER,
+        generation: 11,
+        family: 30,
+        vflag: 3,
+        options: 2,
+        queue: [1, 0, 128],
+        uid: 0,
+        last_pid: 100,
+        local: ip("::", 22),
+        remote: ip("::", 0),
+        tcp_state: 1,
+        ..KernelSocket::default()
+    }
+}
+
+/// That two processes hold.
+fn shared() -> KernelSocket {
+    KernelSocket {
+        handle: SHARED,
+        generation: 12,
+        last_pid: 200,
+        received: 5,
+        local: ip("192.0.2.10", 22),
+        remote: ip("198.51.100.7", 50000),
+        tcp_state: 4,
+        ..KernelSocket::default()
+    }
+}
+
+/// An end of a pair of UNIX sockets; the parts of the two are 31 and 41.
+fn pair(end: usize) -> KernelSocket {
+    let other = 1 - end;
+    KernelSocket {
+        handle: PAIR[end],
+        pcb: PAIR[end] * 10 + 1,
+        peer: PAIR[other],
+        peer_pcb: PAIR[other] * 10 + 1,
+        family: 1,
+        protocol: 0,
+        last_pid: 100,
+        path: if end == 0 { b"/var/run/s" } else { b"" },
+        tells: 3,
+        ..KernelSocket::default()
+    }
+}
+
+/// Of a process that may not be looked into.
+fn others() -> KernelSocket {
+    KernelSocket {
+        handle: OTHERS,
+        generation: 13,
+        kind: 2,
+        protocol: 17,
+        family: 30,
+        vflag: 2,
+        uid: 0,
+        last_pid: 300,
+        local: ip("fe80:4::1", 5353),
+        remote: ip("::", 0),
+        tells: 1,
+        ..KernelSocket::default()
+    }
+}
+
+/// Whose connection is over.
+fn over() -> KernelSocket {
+    KernelSocket {
+        handle: OVER,
+        generation: 14,
+        so_state: 1,
+        last_pid: 100,
+        local: ip("192.0.2.10", 22),
+        remote: ip("198.51.100.7", 50001),
+        tcp_state: 10,
+        ..KernelSocket::default()
+    }
+}
+
+/// Of user space.
+fn flow() -> KernelSocket {
+    KernelSocket {
+        generation: 0,
+        kind: 0,
+        family: 0,
+        uid: 0,
+        last_pid: 200,
+        local: ip("192.0.2.10", 50002),
+        remote: ip("198.51.100.7", 443),
+        tcp_state: 4,
+        ..KernelSocket::default()
+    }
+}
+
+fn control() -> KernelSocket {
+    KernelSocket {
+        handle: CONTROL,
+        kind: 2,
+        family: 32,
+        protocol: 2,
+        last_pid: 200,
+        name: "com.apple.net.utun_control",
+        tells: 6,
+        ..KernelSocket::default()
+    }
+}
+
+fn holding(held: impl IntoIterator<Item = (i32, Descriptor)>) -> Process {
+    Process::Holding(held.into_iter().collect())
+}
+
+/// Three processes, of which one may not be looked into.
+fn mac() -> Mac {
+    use Descriptor::{File, Socket};
+    let layout = Layout::Macos13;
+    let lists = [
+        (PcbList::Tcp, vec![listener(), shared(), over(), flow()]),
+        (PcbList::Udp, vec![others()]),
+        (PcbList::Raw, vec![]),
+        (PcbList::LocalStream, vec![pair(0), pair(1)]),
+        (PcbList::LocalDgram, vec![]),
+        (PcbList::Kctl, vec![control()]),
+        (PcbList::Kevt, vec![]),
+    ];
+    let lists = lists.map(|(list, sockets)| (list.name(), vec![Ok(value(list, layout, &sockets))]));
+    let first = [(0, File), (3, Socket(listener())), (4, Socket(pair(0))), (5, Socket(shared()))];
+    let second = [(3, Socket(shared())), (7, Socket(pair(1))), (8, Socket(control()))];
+    Mac {
+        processes: [(100, holding(first)), (200, holding(second)), (300, Process::Refused(EPERM))]
+            .into(),
+        lists: lists.into(),
+        ..Mac::default()
+    }
+}
+
+/// What was answered: rows of the columns that were asked for, in the order of their numbers of processes and
+/// descriptors; what could not be read; and what was asked of the kernel.
+struct Answered {
+    rows: Vec<String>,
+    gaps: Gaps,
+    asked: Vec<String>,
+}
+
+const ALL: Families = Families::all();
+
+fn ask_about(mac: Mac, query: &QueryContext, families: Families, fields: &[Field]) -> Answered {
+    MAC.set(mac);
+    let filter = Filter::new(query, families);
+    let snapshot = Collector { calls: CALLS }.collect(&filter).unwrap();
+    let gaps = snapshot.gaps.clone();
+    let answer = correlate(snapshot, &filter);
+    let cell = |row, field| match answer.value(row, field) {
+        Value::Null => "NULL".to_owned(),
+        Value::Integer(number) => number.to_string(),
+        Value::Text(text) => text.into_owned(),
+    };
+    let mut rows: Vec<usize> = (0..answer.len()).collect();
+    let number = |row, field| cell(row, field).parse::<i64>().unwrap();
+    rows.sort_by_key(|&row| [Field::Pid, Field::Fd, Field::Socket].map(|it| number(row, it)));
+    let row = |row| fields.iter().map(|&field| cell(row, field)).collect::<Vec<_>>().join("|");
+    let mut ids: Vec<i64> = rows.iter().map(|&row| answer.id(row)).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), rows.len(), "each row has a number of its own");
+    Answered { rows: rows.into_iter().map(row).collect(), gaps, asked: MAC.take().asked }
+}
+
+fn ask(mac: Mac, constraints: &[(Field, &str)]) -> Answered {
+    let constraint = |&(field, text): &(Field, &str)| Constraint {
+        column: field.place().unwrap(),
+        operator: Operator::Equals,
+        text: text.into(),
+    };
+    let constraints = constraints.iter().map(constraint).collect();
+    // As osquery's columns are: the hidden ones are not looked at.
+    let query = QueryContext { constraints, columns_used: ColumnsUsed((1 << 11) - 1) };
+    ask_about(mac, &query, Families::default(), &[Field::Pid, Field::Fd, Field::Socket])
+}
+
+fn kinds(gaps: &Gaps) -> Vec<(GapKind, u64, &str)> {
+    gaps.iter().map(|gap| (gap.kind, gap.count, &gap.first[..])).collect()
+}
+
+const DENIED: (GapKind, u64, &str) =
+    (GapKind::Fds, 1, "process 300: Operation not permitted (os error 1)");
+
+#[test]
+fn a_mac_gives_a_row_for_each_holder_and_for_each_socket_without_one() {
+    let answered = ask_about(mac(), &QueryContext::default(), ALL, &Field::MACOS);
+    assert_eq!(
+        answered.rows,
+        [
+            // pid, fd, socket, family, protocol, addresses, ports, path, state;
+            // owner_unknown, type, uid, peer, queues, interface, last_pid, control
+            "-1|-1|0|2|6|192.0.2.10|198.51.100.7|50002|443||ESTABLISHED|user_space|1|NULL|NULL|0|0||200|",
+            "-1|-1|5|10|17|fe80::1|::|5353|0|||unreadable|2|0|NULL|0|0||300|",
+            "-1|-1|6|2|6|192.0.2.10|198.51.100.7|22|50001||TIME_WAIT|time_wait|1|501|NULL|0|0||100|",
+            "100|3|-8070450532247928831|10|6|0.0.0.0|0.0.0.0|22|0||LISTEN||1|0|NULL|1|128||100|",
+            "100|4|3|1|0|||0|0|/var/run/s|||1|501|4|0|0||100|",
+            "100|5|2|2|6|192.0.2.10|198.51.100.7|22|50000||ESTABLISHED||1|501|NULL|5|0||200|",
+            "200|3|2|2|6|192.0.2.10|198.51.100.7|22|50000||ESTABLISHED||1|501|NULL|5|0||200|",
+            "200|7|4|1|0|||0|0||||1|501|3|0|0||100|",
+            "200|8|7|32|2|||0|0||||2|501|NULL|0|0||200|com.apple.net.utun_control",
+        ]
+    );
+    assert_eq!(kinds(&answered.gaps), [DENIED]);
+}
+
+#[test]
+fn families_that_are_not_chosen_have_no_rows() {
+    let answered = ask(mac(), &[(Field::Pid, "200")]);
+    assert_eq!(answered.rows, ["200|3|2", "200|7|4"]);
+    let mut with_ndrv = mac();
+    let ndrv = KernelSocket { tells: 4, family: 27, protocol: 0, handle: 8, ..control() };
+    let ndrv = KernelSocket { name: "en", numbers: [0, 0, 0, 0], ..ndrv };
+    with_ndrv.processes.insert(400, holding([(3, Descriptor::Socket(ndrv))]));
+    let constraints = vec![Constraint {
+        column: Field::Pid.place().unwrap(),
+        operator: Operator::Equals,
+        text: "400".into(),
+    }];
+    let query = QueryContext { constraints, ..QueryContext::default() };
+    let fields = [Field::Pid, Field::Family, Field::Interface];
+    let answered = ask_about(with_ndrv, &query, Families::NDRV, &fields);
+    assert_eq!(answered.rows, ["400|27|en0"]);
+}
+
+#[test]
+fn a_pid_costs_its_own_descriptors_and_no_list() {
+    let answered = ask(mac(), &[(Field::Pid, "100")]);
+    assert_eq!(answered.rows, ["100|3|-8070450532247928831", "100|4|3", "100|5|2"]);
+    assert_eq!((answered.asked, kinds(&answered.gaps)), (vec!["100".into()], vec![]));
+}
+
+#[test]
+fn a_pid_that_is_not_there_is_no_row_and_no_gap() {
+    let answered = ask(mac(), &[(Field::Pid, "999")]);
+    assert_eq!((answered.rows, kinds(&answered.gaps)), (vec![], vec![]));
+}
+
+#[test]
+fn sockets_that_nobody_holds_are_asked_of_the_lists_that_can_have_them() {
+    let answered = ask(mac(), &[(Field::Pid, "-1"), (Field::State, "TIME_WAIT")]);
+    assert_eq!(answered.rows, ["-1|-1|6"]);
+    assert_eq!(answered.asked, ["net.inet.tcp.pcblist_n", "100", "200"]);
+    let answered = ask(mac(), &[(Field::Pid, "-1"), (Field::Family, "1")]);
+    assert_eq!(answered.rows, [""; 0]);
+    let lists = ["net.local.stream.pcblist_n", "net.local.dgram.pcblist_n"];
+    assert_eq!(answered.asked, [&lists[..], &["100", "200"]].concat());
+}
+
+#[test]
+fn the_user_who_made_a_socket_is_the_same_whether_its_process_is_asked_for_or_all() {
+    let constraints = vec![Constraint {
+        column: Field::Pid.place().unwrap(),
+        operator: Operator::Equals,
+        text: "100".into(),
+    }];
+    let query = QueryContext { constraints, ..QueryContext::default() };
+    let fields = [Field::Fd, Field::Uid, Field::PeerSocket];
+    let answered = ask_about(mac(), &query, Families::default(), &fields);
+    assert_eq!(answered.rows, ["3|0|NULL", "4|501|4", "5|501|NULL"]);
+}
+
+#[test]
+fn a_process_that_may_not_be_looked_into_is_a_gap_and_its_descriptors_too() {
+    let mut mac = mac();
+    let held = [(3, Descriptor::Refused(EPERM)), (4, Descriptor::Refused(EIO))];
+    mac.processes.insert(100, holding(held));
+    let answered = ask(mac, &[(Field::Pid, "100"), (Field::Pid, "300")]);
+    let first = "process 100, fd 4: Input/output error (os error 5)";
+    assert_eq!(kinds(&answered.gaps), [(GapKind::Fds, 2, first)]);
+}
+
+#[test]
+fn what_is_gone_meanwhile_is_no_gap() {
+    let mut mac = mac();
+    mac.processes.insert(50, Process::Refused(ESRCH));
+    let gone = [EBADF, ENOTSOCK, ESRCH].map(Descriptor::Refused);
+    mac.processes.insert(100, holding((3..).zip(gone)));
+    let answered = ask(mac, &[(Field::Pid, "50"), (Field::Pid, "100")]);
+    assert_eq!((answered.rows, kinds(&answered.gaps)), (vec![], vec![]));
+}
+
+#[test]
+fn an_answer_that_is_cut_is_a_gap() {
+    let mut mac = mac();
+    let cut = listener().socket_fdinfo()[..300].to_vec();
+    let nameless = KernelSocket { handle: 0, ..listener() };
+    let held = [(3, Descriptor::Bytes(cut)), (4, Descriptor::Socket(nameless))];
+    mac.processes.insert(100, holding(held));
+    let answered = ask(mac, &[(Field::Pid, "100")]);
+    let gaps = [(GapKind::Record, 2, "process 100, fd 3")];
+    assert_eq!((answered.rows, kinds(&answered.gaps)), (vec![], gaps.to_vec()));
+}
+
+/// A Mac whose TCP list is this, one value for each time that it is read.
+fn with_tcp(values: Vec<Result<Vec<u8>, i32>>) -> Mac {
+    let mut mac = mac();
+    mac.lists.insert(PcbList::Tcp.name(), values);
+    mac
+}
+
+fn tcp(sockets: &[KernelSocket]) -> Result<Vec<u8>, i32> {
+    Ok(value(PcbList::Tcp, Layout::Macos12, sockets))
+}
+
+const NOBODY: [(Field, &str); 2] = [(Field::Pid, "-1"), (Field::Protocol, "6")];
+
+#[test]
+fn lists_that_cannot_be_read_are_gaps_and_the_holders_rows_stay() {
+    let name = "net.inet.tcp.pcblist_n";
+    let whole = value(PcbList::Tcp, Layout::Macos13, &[over(), listener()]);
+    let head = header(PcbList::Tcp, 250, 9);
+    for (value, kind, first, nobodys) in [
+        (Err(EPERM), GapKind::PcbList, ": Operation not permitted (os error 1)", 0),
+        (Ok(vec![]), GapKind::PcbList, ": not a list", 0),
+        (Ok(whole[..whole.len() - 200].to_vec()), GapKind::PcbList, ": cut", 1),
+        (Ok([&head[..], &head].concat()), GapKind::Withheld, ": 250", 0),
+    ] {
+        let answered = ask(with_tcp(vec![value]), &[(Field::Protocol, "6")]);
+        let first = format!("{name}{first}");
+        assert_eq!(kinds(&answered.gaps), [(kind, 1, &*first), DENIED]);
+        assert_eq!(answered.rows.len(), 3 + nobodys, "{first}");
+        let held = answered.rows.iter().filter(|row| !row.starts_with("-1"));
+        let expected = ["100|3|-8070450532247928831", "100|5|2", "200|3|2"];
+        assert_eq!(held.collect::<Vec<_>>(), expected, "{first}");
+    }
+}
+
+#[test]
+fn one_list_of_unix_sockets_may_be_empty_though_its_count_is_of_both() {
+    let mut mac = mac();
+    let head = header(PcbList::LocalDgram, 2, 9);
+    mac.lists.insert(PcbList::LocalDgram.name(), vec![Ok([&head[..], &head].concat())]);
+    assert_eq!(kinds(&ask(mac, &[]).gaps), [DENIED]);
+    let mut mac = self::mac();
+    for list in [PcbList::LocalStream, PcbList::LocalDgram] {
+        mac.lists.insert(list.name(), vec![Ok([&head[..], &head].concat())]);
+    }
+    let answered = ask(mac, &[]);
+    let withheld = (GapKind::Withheld, 2, "net.local.stream.pcblist_n: 2");
+    assert_eq!(kinds(&answered.gaps), [withheld, DENIED]);
+}
+
+#[test]
+fn a_list_that_this_macos_does_not_have_is_no_gap() {
+    let mut mac = mac();
+    mac.lists.retain(|name, _| !name.to_bytes().starts_with(b"net.local"));
+    let answered = ask(mac, &[(Field::Family, "1")]);
+    assert_eq!(answered.rows, ["100|4|3", "200|7|4"]);
+    assert_eq!(kinds(&answered.gaps), [DENIED]);
+}
+
+#[test]
+fn a_socket_of_unix_that_nobody_holds_names_its_peer_too() {
+    let mut mac = mac();
+    mac.processes.remove(&200);
+    let constraints = vec![Constraint {
+        column: Field::Pid.place().unwrap(),
+        operator: Operator::Equals,
+        text: "-1".into(),
+    }];
+    let query = QueryContext { constraints, ..QueryContext::default() };
+    let fields = [Field::Socket, Field::PeerSocket, Field::OwnerUnknown];
+    let answered = ask_about(mac, &query, Families::UNIX, &fields);
+    assert_eq!(answered.rows, ["4|3|unreadable"]);
+}
+
+#[test]
+fn a_socket_that_nobody_holds_and_that_is_gone_after_the_walk_is_left_out() {
+    let alone = KernelSocket { handle: 99, generation: 15, last_pid: 100, ..shared() };
+    let stays = with_tcp(vec![tcp(from_ref(&alone))]);
+    assert_eq!(ask(stays, &NOBODY).rows, ["-1|-1|99"]);
+    let goes = with_tcp(vec![tcp(from_ref(&alone)), tcp(&[])]);
+    let answered = ask(goes, &NOBODY);
+    let vanished = (GapKind::Vanished, 1, "net.inet.tcp.pcblist_n: socket 99");
+    assert_eq!((answered.rows, kinds(&answered.gaps)), (vec![], vec![DENIED, vanished]));
+    // Its handle came again, for another socket.
+    let another = KernelSocket { generation: 16, ..alone.clone() };
+    let answered = ask(with_tcp(vec![tcp(&[alone]), tcp(&[another])]), &NOBODY);
+    assert_eq!((answered.rows, kinds(&answered.gaps)), (vec![], vec![DENIED, vanished]));
+}
+
+#[test]
+fn a_socket_that_its_last_user_got_behind_the_walks_back_is_shown_with_that_one() {
+    let accepted = KernelSocket { handle: 99, generation: 15, last_pid: 200, ..shared() };
+    let mut mac = with_tcp(vec![tcp(from_ref(&accepted))]);
+    mac.later.insert(200, holding([(9, Descriptor::Socket(accepted))]));
+    let answered = ask(mac, &[(Field::Protocol, "6"), (Field::Socket, "99")]);
+    assert_eq!(answered.rows, ["200|9|99"]);
+}
+
+#[test]
+fn a_socket_has_one_row_a_holder_though_it_is_listed_twice_or_accepted_meanwhile() {
+    let waiting = KernelSocket { handle: 98, generation: 15, so_state: 0x1001, ..shared() };
+    let alone = KernelSocket { handle: 99, generation: 16, last_pid: 200, ..shared() };
+    let list =
+        tcp(&[waiting.clone(), waiting.clone(), alone.clone(), alone.clone(), over(), over()]);
+    let mut mac = with_tcp(vec![list]);
+    // The walk is past the process when it accepts; that it used another socket makes it looked into again.
+    let accepted = KernelSocket { so_state: 0, ..waiting };
+    mac.later.insert(200, holding([(9, Descriptor::Socket(accepted))]));
+    mac.processes.remove(&100);
+    let answered = ask(mac, &[(Field::Protocol, "6")]);
+    assert_eq!(answered.rows, ["-1|-1|6", "-1|-1|99", "200|3|2", "200|9|98"]);
+}
+
+#[test]
+fn a_handle_that_comes_again_belongs_to_those_who_hold_the_later_socket() {
+    let mut mac = mac();
+    let earlier = KernelSocket { handle: 99, generation: 15, ..shared() };
+    let later = KernelSocket { generation: 16, local: ip("192.0.2.11", 80), ..earlier.clone() };
+    mac.processes.insert(100, holding([(3, Descriptor::Socket(earlier.clone()))]));
+    mac.processes.insert(200, holding([(4, Descriptor::Socket(later))]));
+    mac.lists.insert(PcbList::Tcp.name(), vec![tcp(&[earlier])]);
+    let query = QueryContext::default();
+    let fields = [Field::Pid, Field::Fd, Field::LocalAddress, Field::LastPid];
+    let answered = ask_about(mac, &query, Families::INET, &fields);
+    // The list is of the time before: what it says of the earlier one is not said of the later.
+    assert_eq!(answered.rows, ["-1|-1|fe80::1|300", "200|4|192.0.2.11|NULL"]);
+}
+
+#[test]
+fn no_list_of_processes_is_an_error() {
+    MAC.set(Mac { pids_fail: true, ..mac() });
+    let filter = Filter::new(&QueryContext::default(), Families::default());
+    let error = Collector { calls: CALLS }.collect(&filter).unwrap_err();
+    assert!(matches!(error, Error::Processes { .. }), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "cannot list the processes: Operation not permitted (os error 1)"
+    );
+}
