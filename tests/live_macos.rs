@@ -9,6 +9,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tables::process_open_sockets::{Families, Options, ProcessOpenSockets};
 use tables::{Constraint, Operator, QueryContext, Table, Value};
@@ -52,6 +54,19 @@ fn own<const N: usize>(socket: &impl AsRawFd, names: [&str; N]) -> [String; N] {
     let rows = rows(Families::all(), &[("pid", pid), ("fd", socket.as_raw_fd().into())]);
     assert_eq!(rows.len(), 1, "{rows:?}");
     names.map(|name| cell(&rows[0], name).to_owned())
+}
+
+/// What is so at last, if it comes within a second: the kernel puts a connection into its lists and queues a
+/// moment after connect(2) has returned.
+fn wait_for<T>(look: impl Fn() -> T, is_so: impl Fn(&T) -> bool) -> T {
+    let end = Instant::now() + Duration::from_secs(1);
+    loop {
+        let seen = look();
+        if is_so(&seen) || Instant::now() >= end {
+            return seen;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 const ENDS: [&str; 7] =
@@ -115,7 +130,8 @@ fn a_connection_that_nobody_has_accepted_is_in_the_accept_queue() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = i64::from(listener.local_addr().unwrap().port());
     let _waiting = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let rows = rows(Families::all(), &[("pid", -1), ("local_port", port)]);
+    let look = || rows(Families::all(), &[("pid", -1), ("local_port", port)]);
+    let rows = wait_for(look, |rows| !rows.is_empty());
     if rows.is_empty() {
         support::left_out::say_left_out("the accept queue", "the kernel does not show its lists");
         return;
@@ -129,7 +145,8 @@ fn a_connection_that_nobody_has_accepted_is_in_the_accept_queue() {
 fn a_listener_waits_with_its_queue_and_its_user() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let _waiting = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let [waiting, room, uid, last] = own(&listener, ["rx_queue", "tx_queue", "uid", "last_pid"]);
+    let look = || own(&listener, ["rx_queue", "tx_queue", "uid", "last_pid"]);
+    let [waiting, room, uid, last] = wait_for(look, |[waiting, ..]| waiting == "1");
     assert_eq!(waiting, "1");
     assert_ne!(room, "NULL");
     if uid == "NULL" {
@@ -138,4 +155,70 @@ fn a_listener_waits_with_its_queue_and_its_user() {
     }
     assert_eq!(uid, rustix::process::getuid().as_raw().to_string());
     assert_eq!(last, std::process::id().to_string());
+}
+
+/// The program, without the settings of whoever runs the tests.
+fn program() -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_process_open_sockets"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PROCESS_OPEN_SOCKETS_") {
+            program.env_remove(name);
+        }
+    }
+    program
+}
+
+/// What it prints, having done what it was asked for.
+#[cfg(feature = "shell")]
+fn printed(arguments: &[&str]) -> String {
+    let output = program().args(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[cfg(feature = "shell")]
+#[test]
+fn the_program_answers_sql_without_a_flag() {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let (pid, fd) = (std::process::id(), socket.as_raw_fd());
+    let port = socket.local_addr().unwrap().port();
+    for name in ["process_open_sockets", "alt_process_open_sockets"] {
+        let sql = format!("SELECT local_port FROM {name} WHERE pid = {pid} AND fd = {fd}");
+        assert_eq!(printed(&["query", "--list", "--noheader", &sql]), format!("{port}\n"));
+    }
+    let all = "SELECT count(*) > 0 FROM process_open_sockets";
+    assert_eq!(printed(&["query", "--list", "--noheader", all]), "1\n");
+}
+
+#[cfg(feature = "shell")]
+#[test]
+fn the_program_prints_its_schema_without_a_flag() {
+    let schema = printed(&["schema"]);
+    assert!(schema.contains(r#""last_pid" INTEGER HIDDEN"#), "{schema}");
+}
+
+/// osqueryd passes no flag but its own: here those of an osquery that is not there.
+#[test]
+fn the_program_starts_as_an_extension_and_misses_osquery_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("no-osquery.em");
+    let output = program()
+        .env("OSQUERY_EXTENSION", std::process::id().to_string())
+        .args(["--timeout", "0", "--interval", "1", "--socket"])
+        .arg(&socket)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains(socket.to_str().unwrap()), "{stderr}");
+    assert_ne!(output.status.code(), Some(2), "{stderr}");
+}
+
+#[test]
+fn what_only_linux_can_choose_is_no_flag_here() {
+    for flag in ["--procfs=/", "--source=auto", "--snapshot-ttl-ms=0", "--threads"] {
+        let output = program().args([flag, "--version"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flag}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains("unexpected argument"), "{flag}: {stderr}");
+    }
 }
