@@ -154,6 +154,10 @@ impl Gaps {
         self.has(GapKind::SocketFile) || self.has(GapKind::NoDump) || self.has(GapKind::Left)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn has(&self, kind: GapKind) -> bool {
         self.iter().any(|gap| gap.kind == kind)
     }

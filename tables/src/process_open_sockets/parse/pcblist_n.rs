@@ -71,13 +71,31 @@ pub(crate) enum End {
 pub(crate) struct Pcb {
     pub(crate) socket: Socket,
     pub(crate) details: DarwinDetails,
-    /// Different for every socket of a protocol since boot, even where the handle comes again; None for
-    /// those of no protocol of IP, and of user space.
+    /// Different for every socket of a list since boot, even where the handle comes again; None for those of
+    /// user space, of AF_SYSTEM, and where there is no more than a socket.
     pub(crate) generation: Option<NonZeroU64>,
     /// The handle of the protocol's part of the socket, which can be a peer's peer.
     pub(crate) pcb: u64,
     /// That of the UNIX socket at the other end, or 0.
     pub(crate) peer_pcb: u64,
+}
+
+impl Pcb {
+    /// Whether a descriptor can be its, or can become it: a connection is accepted some time, and between the
+    /// queue and its descriptor it looks like an orphan.
+    pub(crate) fn may_be_held(&self) -> bool {
+        let may = match self.details.without_fd {
+            None | Some(OwnerUnknown::SynRecv | OwnerUnknown::AcceptQueue) => true,
+            Some(OwnerUnknown::Orphan) => match self.socket.binding {
+                Binding::Inet { state: Some(state), .. } => {
+                    matches!(state, TcpState::Established | TcpState::CloseWait)
+                }
+                _ => true,
+            },
+            Some(_) => false,
+        };
+        may && self.socket.inode != 0
+    }
 }
 
 const XSO_SOCKET: u32 = 0x1;
@@ -372,8 +390,7 @@ impl<'a> Group<'a> {
         let pcb = Pcb {
             socket: Socket { inode, net_namespace: None, binding, details },
             details: darwin,
-            // That of a UNIX socket is of another count, and nothing else tells it.
-            generation: NonZeroU64::new(pcb.generation).filter(|_| self.pcb.kind == XSO_INPCB),
+            generation: NonZeroU64::new(pcb.generation),
             pcb: pcb.handle,
             peer_pcb: pcb.peer,
         };

@@ -25,7 +25,9 @@ pub(crate) const LENGTH: usize = 792;
 pub(crate) struct Held {
     pub(crate) socket: Socket,
     pub(crate) details: DarwinDetails,
-    /// As in a list: see `Pcb`.
+    /// The handle of the protocol's part of the socket; 0 without one.
+    pub(crate) pcb: u64,
+    /// As in a list: see `Pcb`. None for UNIX too.
     pub(crate) generation: Option<NonZeroU64>,
 }
 
@@ -47,8 +49,7 @@ fn socket_fdinfo(answer: &[u8]) -> IResult<&[u8], Held> {
     /// `struct proc_fileinfo` and `struct vinfo_stat`, which nobody fills for a socket.
     const BEFORE: usize = 24 + 136;
     let (fields, _) = take(BEFORE).parse(answer)?;
-    let (fields, (handle, _pcb, kind, protocol)) =
-        (le_u64, le_u64, le_i32, le_i32).parse(fields)?;
+    let (fields, (handle, pcb, kind, protocol)) = (le_u64, le_u64, le_i32, le_i32).parse(fields)?;
     let (fields, (family, options, _linger)) = (le_i32, le_i16, le_i16).parse(fields)?;
     let (fields, (_state, qlen, incqlen, qlimit)) =
         (le_i16, le_i16, le_i16, le_i16).parse(fields)?;
@@ -108,7 +109,7 @@ fn socket_fdinfo(answer: &[u8]) -> IResult<&[u8], Held> {
     let details_of_all =
         Details { kind, receive_queue, send_queue, interface, ..Details::default() };
     let socket = Socket { inode: handle, net_namespace: None, binding, details: details_of_all };
-    Ok((&[], Held { socket, details, generation: NonZeroU64::new(generation) }))
+    Ok((&[], Held { socket, details, pcb, generation: NonZeroU64::new(generation) }))
 }
 
 /// `struct sockbuf_info`: the bytes that wait in it.

@@ -129,7 +129,8 @@ fn a_unix_socket_is_read_with_its_path_and_handles() {
     assert_eq!((pcb.pcb, pcb.peer_pcb), (0x1112_1314_1516_1718, 0));
     let queues = (pcb.socket.details.receive_queue, pcb.socket.details.send_queue);
     assert_eq!(queues, (Some(2), Some(128)));
-    assert_eq!((pcb.generation, pcb.socket.inode), (None, 0x0102_0304_0506_0708));
+    assert_eq!(pcb.generation, NonZeroU64::new(77));
+    assert_eq!(pcb.socket.inode, 0x0102_0304_0506_0708);
 }
 
 #[test]

@@ -39,6 +39,7 @@ fn a_tcp_socket_is_read_with_all_that_the_answer_says() {
         Held {
             socket: Socket { inode, net_namespace: None, binding, details },
             details: DarwinDetails::default(),
+            pcb: 0x9f6c_173e_df3a_2fed,
             generation: NonZeroU64::new(3041),
         }
     );
@@ -61,6 +62,7 @@ fn a_udp_socket_of_ipv6_is_read_with_all_that_the_answer_says() {
         Held {
             socket: Socket { inode, net_namespace: None, binding, details },
             details: DarwinDetails::default(),
+            pcb: 0x99aa_bbcc_ddee_ff00,
             generation: NonZeroU64::new(2990),
         }
     );
@@ -68,11 +70,11 @@ fn a_udp_socket_of_ipv6_is_read_with_all_that_the_answer_says() {
 
 #[test]
 fn a_unix_listener_is_read_with_its_path_and_queue() {
-    let Held { socket, details, generation } = held(UNIX_LISTENER);
+    let Held { socket, details, pcb, generation } = held(UNIX_LISTENER);
     assert_eq!(socket.inode, 0x0102_0304_0506_0708);
     assert_eq!(socket.binding, Binding::Unix { path: (*b"/var/run/example.sock").into() });
     assert_eq!((socket.family(), socket.protocol(), socket.state()), (Some(1), Some(0), ""));
-    assert_eq!((details.peer, generation), (None, None));
+    assert_eq!((details.peer, pcb, generation), (None, 0x1112_1314_1516_1718, None));
 }
 
 #[test]
