@@ -9,7 +9,7 @@ use crate::Error;
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
 use crate::process_open_sockets::model::{Binding, DarwinDetails, FdOwner, Snapshot, Socket};
-use crate::process_open_sockets::parse::pcblist_n::{End, Pcb, PcbList};
+use crate::process_open_sockets::parse::pcblist_n::{End, Listing, Pcb, PcbList};
 use crate::process_open_sockets::parse::socket_fdinfo::{self, Held};
 use crate::process_open_sockets::{Families, Field};
 
@@ -20,10 +20,15 @@ pub(super) struct Scan<'a> {
     /// Sockets that somebody holds, by handle.
     held: HashMap<u64, Held>,
     owners: Vec<FdOwner>,
-    /// Processes that may not be looked into.
-    denied: HashSet<i32>,
+    /// Processes and lists of which something could not be read: it is said once, however often they are
+    /// read.
+    faulty_pids: HashSet<i32>,
+    faulty_lists: HashSet<PcbList>,
     gaps: Gaps,
 }
+
+/// Sockets of lists, each with its list.
+type Listed = Vec<(PcbList, Pcb)>;
 
 impl<'a> Scan<'a> {
     pub(super) fn new(calls: &'a Calls, filter: &'a Filter) -> Self {
@@ -32,77 +37,102 @@ impl<'a> Scan<'a> {
             filter,
             held: HashMap::new(),
             owners: Vec::new(),
-            denied: HashSet::new(),
+            faulty_pids: HashSet::new(),
+            faulty_lists: HashSet::new(),
             gaps: Gaps::default(),
         }
     }
 
-    /// The lists come first, then the walk over the descriptors. What is in a list then and held by
-    /// nobody must stand there still after the walk, or it came or went meanwhile; and the process that
-    /// used it last is looked into once more, since it may have got it behind the walk's back.
+    /// The lists come first, for all that exists; then the walk over the descriptors.
+    ///
+    /// While that goes on, sockets are closed, accepted, and given to processes that were looked into already
+    /// or that were not born yet. So where the walk saw nobody hold a listed socket that a descriptor could
+    /// hold, everything is looked at once more: all processes that there are now, and then the lists of these
+    /// sockets. A socket is shown as nobody's if no walk saw a holder and it stands in its list before the
+    /// first walk and after the last; one that does not came or went meanwhile, and is left out.
     pub(super) fn run(mut self) -> Result<Snapshot, Error> {
-        let unowned = self.filter.admits_unowned();
-        let tells_more = [Field::Uid, Field::LastPid].into_iter();
-        let lists: Vec<PcbList> =
-            if unowned || tells_more.into_iter().any(|it| self.filter.shows(it)) {
-                let all = PcbList::ALL.into_iter();
-                all.filter(|&list| self.filter.admits_list(list)).collect()
-            } else {
-                Vec::new()
-            };
-        let mut gaps = Gaps::default();
-        let listed = self.read(&lists, &mut gaps);
-        self.gaps.extend(gaps);
+        let lists = self.wanted_lists();
+        let (listed, _) = self.read(&lists);
         self.walk()?;
         let mut unheld = self.match_up(listed);
-        if unowned {
+        unheld.retain(|(_, pcb)| self.filter.admits_unowned() && self.is_asked(&pcb.socket));
+        if unheld.iter().any(|(_, pcb)| pcb.may_be_held()) {
             unheld = self.look_again(unheld);
-        } else {
-            unheld.clear();
         }
         Ok(self.finish(unheld))
     }
 
-    /// The sockets of lists, each with its list.
-    fn read(&self, lists: &[PcbList], gaps: &mut Gaps) -> Vec<(PcbList, Pcb)> {
+    /// The lists that can tell something that is asked for.
+    fn wanted_lists(&self) -> Vec<PcbList> {
+        let tells_more = [Field::Uid, Field::LastPid].into_iter().any(|it| self.filter.shows(it));
+        if !tells_more && !self.filter.admits_unowned() {
+            return Vec::new();
+        }
+        PcbList::ALL.into_iter().filter(|&list| self.filter.admits_list(list)).collect()
+    }
+
+    /// The sockets of lists, each once, and the lists that were read whole.
+    fn read(&mut self, lists: &[PcbList]) -> (Listed, HashSet<PcbList>) {
         let mut listed = Vec::new();
+        let mut whole = HashSet::new();
         let mut withheld = Vec::new();
         for &list in lists {
-            let name = || list.name().to_string_lossy();
-            let value = match sysctl::value(self.calls, list.name()) {
-                Ok(Some(value)) => value,
-                // A list of a newer system.
-                Ok(None) => continue,
-                Err(error) => {
-                    gaps.add(GapKind::PcbList, || format!("{}: {error}", name()));
-                    continue;
-                }
-            };
-            let Ok(listing) = list.parse(&value) else {
-                gaps.add(GapKind::PcbList, || format!("{}: not a list", name()));
-                continue;
-            };
-            for _ in 0..listing.malformed {
-                gaps.add(GapKind::Record, || name().into_owned());
+            let mut gaps = Gaps::default();
+            let listing = self.read_one(list, &mut gaps);
+            if let Some(End::Withheld { count }) = listing.as_ref().map(|listing| listing.end) {
+                withheld.push((list, count));
+            } else if listing.is_some() && gaps.is_empty() {
+                whole.insert(list);
             }
-            match listing.end {
-                End::Whole => {}
-                End::Cut => gaps.add(GapKind::PcbList, || format!("{}: cut", name())),
-                End::Withheld { count } => withheld.push((list, count)),
-            }
-            listed.extend(listing.pcbs.into_iter().map(|pcb| (list, pcb)));
+            self.say_of_list(list, gaps);
+            let mut seen = HashSet::new();
+            let pcbs = listing.into_iter().flat_map(|listing| listing.pcbs);
+            let once = pcbs.filter(|it| it.socket.inode == 0 || seen.insert(it.socket.inode));
+            listed.extend(once.map(|pcb| (list, pcb)));
         }
         for (list, count) in withheld {
             // Both lists of UNIX sockets count the sockets of both.
             let is_unix = list.families() == Families::UNIX;
-            let other_has_some = listed.iter().any(|(other, _)| other.families() == Families::UNIX);
-            if !(is_unix && other_has_some) {
-                let first = || format!("{}: {count}", list.name().to_string_lossy());
-                gaps.add(GapKind::Withheld, first);
+            let other_has_some =
+                listed.iter().any(|&(other, _): &(PcbList, _)| other.families() == Families::UNIX);
+            if is_unix && other_has_some {
+                whole.insert(list);
+            } else {
+                let mut gaps = Gaps::default();
+                gaps.add(GapKind::Withheld, || format!("{}: {count}", name(list)));
+                self.say_of_list(list, gaps);
             }
         }
         name_peers(&mut listed);
-        listed
+        (listed, whole)
+    }
+
+    /// What a list says; None if it cannot be read, or is one of a newer system.
+    fn read_one(&self, list: PcbList, gaps: &mut Gaps) -> Option<Listing> {
+        let value = match sysctl::value(self.calls, list.name()) {
+            Ok(value) => value?,
+            Err(error) => {
+                gaps.add(GapKind::PcbList, || format!("{}: {error}", name(list)));
+                return None;
+            }
+        };
+        let Ok(listing) = list.parse(&value) else {
+            gaps.add(GapKind::PcbList, || format!("{}: not a list", name(list)));
+            return None;
+        };
+        for _ in 0..listing.malformed {
+            gaps.add(GapKind::Record, || name(list));
+        }
+        if listing.end == End::Cut {
+            gaps.add(GapKind::PcbList, || format!("{}: cut", name(list)));
+        }
+        Some(listing)
+    }
+
+    fn say_of_list(&mut self, list: PcbList, gaps: Gaps) {
+        if !gaps.is_empty() && self.faulty_lists.insert(list) {
+            self.gaps.extend(gaps);
+        }
     }
 
     /// Looks at the descriptors of all processes that can matter.
@@ -114,20 +144,23 @@ impl<'a> Scan<'a> {
         };
         for pid in pids {
             if self.filter.admits_unowned() || self.filter.admits_pid(pid) {
-                self.look_into(pid);
+                let mut gaps = Gaps::default();
+                self.look_into(pid, &mut gaps);
+                if !gaps.is_empty() && self.faulty_pids.insert(pid) {
+                    self.gaps.extend(gaps);
+                }
             }
         }
         Ok(())
     }
 
     /// Looks at the descriptors of a process.
-    fn look_into(&mut self, pid: i32) {
+    fn look_into(&mut self, pid: i32, gaps: &mut Gaps) {
         let fds = match libproc::sockets(self.calls, pid) {
             Ok(fds) => fds,
             Err(error) if is_gone(&error) => return,
             Err(error) => {
-                self.denied.insert(pid);
-                self.gaps.add(GapKind::Fds, || format!("process {pid}: {error}"));
+                gaps.add(GapKind::Fds, || format!("process {pid}: {error}"));
                 return;
             }
         };
@@ -141,40 +174,44 @@ impl<'a> Scan<'a> {
             match libproc::socket_fdinfo(self.calls, pid, fd) {
                 Ok(answer) => match socket_fdinfo::parse(&answer) {
                     Ok(held) if held.socket.inode != 0 => {
-                        self.owners.push(owner(held.socket.inode));
+                        let inode = held.socket.inode;
                         self.keep(held);
+                        self.owners.push(owner(inode));
                     }
-                    _ => self.gaps.add(GapKind::Record, || format!("process {pid}, fd {fd}")),
+                    _ => gaps.add(GapKind::Record, || format!("process {pid}, fd {fd}")),
                 },
                 Err(error) if is_gone(&error) => {}
                 Err(error) => refused = Some((fd, error)),
             }
         }
         if let Some((fd, error)) = refused {
-            self.denied.insert(pid);
-            self.gaps.add(GapKind::Fds, || format!("process {pid}, fd {fd}: {error}"));
+            gaps.add(GapKind::Fds, || format!("process {pid}, fd {fd}: {error}"));
         }
     }
 
-    /// Keeps a socket. One that has the handle of an earlier one is the same, or the earlier is gone: then
-    /// those who held it have closed it.
-    fn keep(&mut self, held: Held) {
+    /// Keeps a socket as it was seen last, with what only a list tells. If one of its handle was seen before
+    /// and was another, that is gone, and those who held it have closed it.
+    fn keep(&mut self, mut held: Held) {
         let handle = held.socket.inode;
-        let earlier = self.held.insert(handle, held.clone());
-        if earlier.is_some_and(|earlier| is_another(earlier.generation, held.generation)) {
-            let last = self.owners.pop();
-            self.owners.retain(|owner| owner.inode != handle);
-            self.owners.extend(last);
+        if let Some(earlier) = self.held.get(&handle) {
+            if Identity::from(earlier).is_another(&Identity::from(&held)) {
+                self.owners.retain(|owner| owner.inode != handle);
+            } else {
+                held.socket.details.uid = earlier.socket.details.uid;
+                held.details.last_pid = earlier.details.last_pid;
+                held.details.peer = held.details.peer.or(earlier.details.peer);
+            }
         }
+        self.held.insert(handle, held);
     }
 
     /// Adds what the lists tell to what is held; returns what nobody holds.
-    fn match_up(&mut self, listed: Vec<(PcbList, Pcb)>) -> Vec<(PcbList, Pcb)> {
+    fn match_up(&mut self, listed: Listed) -> Listed {
         let mut unheld = Vec::new();
         for (list, pcb) in listed {
             match self.held.get_mut(&pcb.socket.inode).filter(|_| pcb.socket.inode != 0) {
                 // The list is older than the walk.
-                Some(held) if is_another(held.generation, pcb.generation) => {}
+                Some(held) if Identity::from(&*held).is_another(&Identity::from(&pcb)) => {}
                 Some(held) => {
                     held.socket.details.uid = pcb.socket.details.uid;
                     held.details.last_pid = pcb.details.last_pid;
@@ -186,46 +223,50 @@ impl<'a> Scan<'a> {
         unheld
     }
 
-    /// Leaves out what is no longer there, unless it never could have a holder.
-    fn look_again(&mut self, unheld: Vec<(PcbList, Pcb)>) -> Vec<(PcbList, Pcb)> {
-        let (mut sure, open): (Vec<_>, Vec<_>) =
-            unheld.into_iter().partition(|(_, pcb)| pcb.details.without_fd.is_some());
-        let mut lists: Vec<PcbList> = open.iter().map(|&(list, _)| list).collect();
+    /// The second look of [`Scan::run`]: what is nobody's then too.
+    fn look_again(&mut self, unheld: Listed) -> Listed {
+        if let Err(error) = self.walk() {
+            self.gaps.add(GapKind::Fds, || error.to_string());
+        }
+        let may_be_held = unheld.iter().filter(|(_, pcb)| pcb.may_be_held());
+        let mut lists: Vec<PcbList> = may_be_held.map(|&(list, _)| list).collect();
         lists.dedup();
-        // What is missing in these lists was missing before, and has been said.
-        let again = self.read(&lists, &mut Gaps::default());
-        let mut again: HashMap<_, _> =
-            again.into_iter().map(|(list, pcb)| ((list, pcb.socket.inode), pcb)).collect();
+        let (now, whole) = self.read(&lists);
+        let mut now: HashMap<(PcbList, u64), Pcb> =
+            now.into_iter().map(|(list, pcb)| ((list, pcb.socket.inode), pcb)).collect();
         let mut still = Vec::new();
-        for (list, pcb) in open {
-            match again.remove(&(list, pcb.socket.inode)) {
-                Some(now) if !is_another(now.generation, pcb.generation) => still.push((list, now)),
+        for (list, before) in unheld {
+            let after = now.remove(&(list, before.socket.inode));
+            let is_other = |after: &Pcb| Identity::from(after).is_another(&Identity::from(&before));
+            match after {
+                _ if !before.may_be_held() => still.push((list, before)),
+                // Of the two the one is shown that says why nobody holds it: it may just have been accepted.
+                Some(after) if !is_other(&after) => {
+                    let says_why = after.details.without_fd.is_some();
+                    still.push((list, if says_why { after } else { before }));
+                }
+                // It may stand where the list could not be read.
+                None if !whole.contains(&list) => still.push((list, before)),
                 _ => self.gaps.add(GapKind::Vanished, || {
-                    format!("{}: socket {}", list.name().to_string_lossy(), pcb.socket.inode)
+                    format!("{}: socket {}", name(list), before.socket.inode)
                 }),
             }
         }
-        let users = still.iter().filter_map(|(_, pcb)| pcb.details.last_pid);
-        let mut users: Vec<i32> =
-            users.filter(|pid| *pid > 0 && !self.denied.contains(pid)).collect();
-        users.sort_unstable();
-        users.dedup();
-        for pid in users {
-            self.look_into(pid);
-        }
-        sure.extend(self.match_up(still));
-        sure
+        self.match_up(still)
     }
 
-    fn finish(self, unheld: Vec<(PcbList, Pcb)>) -> Snapshot {
-        let held = self.held.into_values().map(|held| (held.socket, held.details));
+    /// Whether rows of a socket are asked for.
+    fn is_asked(&self, socket: &Socket) -> bool {
+        self.filter.admits_families(families(socket)) && self.filter.admits_socket(socket)
+    }
+
+    fn finish(mut self, unheld: Listed) -> Snapshot {
+        let held = std::mem::take(&mut self.held).into_values();
+        let held = held.map(|held| (held.socket, held.details));
         let unheld = unheld.into_iter().map(|(_, pcb)| (pcb.socket, pcb.details));
-        let asked = |(socket, _): &(Socket, DarwinDetails)| {
-            self.filter.admits_families(families(socket)) && self.filter.admits_socket(socket)
-        };
-        let mut all: Vec<(Socket, DarwinDetails)> = held.chain(unheld).filter(asked).collect();
-        // A list may have a socket twice, and one that had no holder may have found one since: what is held
-        // comes first, and stays.
+        let all = held.chain(unheld).filter(|(socket, _)| self.is_asked(socket));
+        let mut all: Vec<(Socket, DarwinDetails)> = all.collect();
+        // A handle can come again in another list, while they are read one after the other.
         all.sort_by_key(|(socket, _)| socket.inode);
         all.dedup_by(|(later, _), (earlier, _)| later.inode != 0 && later.inode == earlier.inode);
         let (sockets, darwin) = all.into_iter().unzip();
@@ -234,9 +275,39 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Whether two that have one handle are two: where both have a number of their own, and not the same.
-fn is_another(one: Option<NonZeroU64>, other: Option<NonZeroU64>) -> bool {
-    one.zip(other).is_some_and(|(one, other)| one != other)
+fn name(list: PcbList) -> String {
+    list.name().to_string_lossy().into_owned()
+}
+
+/// What tells apart two sockets that have one handle, one after the other.
+struct Identity {
+    family: Option<u8>,
+    /// 0 where it is not known: a socket that is shut down can lose it.
+    pcb: u64,
+    generation: Option<NonZeroU64>,
+}
+
+impl From<&Held> for Identity {
+    fn from(held: &Held) -> Self {
+        let Held { pcb, generation, ref socket, .. } = *held;
+        Identity { family: socket.family(), pcb, generation }
+    }
+}
+
+impl From<&Pcb> for Identity {
+    fn from(listed: &Pcb) -> Self {
+        let Pcb { pcb, generation, ref socket, .. } = *listed;
+        Identity { family: socket.family(), pcb, generation }
+    }
+}
+
+impl Identity {
+    /// Whether they are two: where both tell something, and not the same.
+    fn is_another(&self, other: &Identity) -> bool {
+        let pcbs = NonZeroU64::new(self.pcb).zip(NonZeroU64::new(other.pcb));
+        let numbers = [pcbs, self.generation.zip(other.generation)];
+        self.family != other.family || numbers.into_iter().flatten().any(|(one, two)| one != two)
+    }
 }
 
 /// Finds the peers of UNIX sockets: a list names their parts, and the socket of each part.

@@ -42,11 +42,13 @@ struct Mac {
     processes: BTreeMap<i32, Process>,
     /// A list, for each time that it is read; the last stays.
     lists: BTreeMap<&'static CStr, Vec<Result<Vec<u8>, i32>>>,
-    /// What a process is after it was looked into.
-    later: BTreeMap<i32, Process>,
+    /// What processes are after one was looked into.
+    later: BTreeMap<i32, Vec<(i32, Process)>>,
     /// Which processes and lists were asked for.
     asked: Vec<String>,
     pids_fail: bool,
+    /// How often they can be listed, if not always.
+    pids_fail_after: Option<u8>,
 }
 
 thread_local! {
@@ -70,9 +72,12 @@ fn fill(buffer: &mut [u8], bytes: &[u8]) -> usize {
 }
 
 fn pids(buffer: &mut [u8]) -> io::Result<usize> {
-    MAC.with_borrow(|mac| {
-        if mac.pids_fail {
+    MAC.with_borrow_mut(|mac| {
+        if mac.pids_fail || mac.pids_fail_after == Some(0) {
             return refused(EPERM);
+        }
+        if !buffer.is_empty() {
+            mac.pids_fail_after = mac.pids_fail_after.map(|left| left - 1);
         }
         // The kernel's own is among them.
         let pids = mac.processes.keys().rev().chain([&0]);
@@ -111,9 +116,7 @@ fn socket(pid: i32, fd: i32, buffer: &mut [u8]) -> io::Result<usize> {
         };
         let is_last = held.keys().last() == Some(&fd);
         let later = if is_last { mac.later.remove(&pid) } else { None };
-        if let Some(later) = later {
-            mac.processes.insert(pid, later);
-        }
+        mac.processes.extend(later.into_iter().flatten());
         answer
     })
 }
@@ -329,6 +332,12 @@ fn ask(mac: Mac, constraints: &[(Field, &str)]) -> Answered {
     ask_about(mac, &query, Families::default(), &[Field::Pid, Field::Fd, Field::Socket])
 }
 
+/// Only sockets without a holder.
+fn nobodys() -> Vec<Constraint> {
+    let column = Field::Pid.place().unwrap();
+    vec![Constraint { column, operator: Operator::Equals, text: "-1".into() }]
+}
+
 fn kinds(gaps: &Gaps) -> Vec<(GapKind, u64, &str)> {
     gaps.iter().map(|gap| (gap.kind, gap.count, &gap.first[..])).collect()
 }
@@ -508,12 +517,7 @@ fn a_list_that_this_macos_does_not_have_is_no_gap() {
 fn a_socket_of_unix_that_nobody_holds_names_its_peer_too() {
     let mut mac = mac();
     mac.processes.remove(&200);
-    let constraints = vec![Constraint {
-        column: Field::Pid.place().unwrap(),
-        operator: Operator::Equals,
-        text: "-1".into(),
-    }];
-    let query = QueryContext { constraints, ..QueryContext::default() };
+    let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
     let fields = [Field::Socket, Field::PeerSocket, Field::OwnerUnknown];
     let answered = ask_about(mac, &query, Families::UNIX, &fields);
     assert_eq!(answered.rows, ["4|3|unreadable"]);
@@ -534,28 +538,133 @@ fn a_socket_that_nobody_holds_and_that_is_gone_after_the_walk_is_left_out() {
     assert_eq!((answered.rows, kinds(&answered.gaps)), (vec![], vec![DENIED, vanished]));
 }
 
-#[test]
-fn a_socket_that_its_last_user_got_behind_the_walks_back_is_shown_with_that_one() {
-    let accepted = KernelSocket { handle: 99, generation: 15, last_pid: 200, ..shared() };
-    let mut mac = with_tcp(vec![tcp(from_ref(&accepted))]);
-    mac.later.insert(200, holding([(9, Descriptor::Socket(accepted))]));
-    let answered = ask(mac, &[(Field::Protocol, "6"), (Field::Socket, "99")]);
-    assert_eq!(answered.rows, ["200|9|99"]);
+/// A socket of TCP with a connection, of its own: its last user is not among the processes.
+fn connection(handle: u64) -> KernelSocket {
+    KernelSocket { handle, pcb: handle * 10, generation: handle, last_pid: 77, ..shared() }
 }
 
 #[test]
-fn a_socket_has_one_row_a_holder_though_it_is_listed_twice_or_accepted_meanwhile() {
-    let waiting = KernelSocket { handle: 98, generation: 15, so_state: 0x1001, ..shared() };
-    let alone = KernelSocket { handle: 99, generation: 16, last_pid: 200, ..shared() };
-    let list =
-        tcp(&[waiting.clone(), waiting.clone(), alone.clone(), alone.clone(), over(), over()]);
+fn a_socket_that_changes_hands_behind_the_walks_back_is_shown_with_its_new_holder() {
+    let socket = connection(99);
+    let moved = || holding([(9, Descriptor::Socket(socket.clone()))]);
+    // To a process that was looked into before, and to one that is born meanwhile.
+    for (pid, after) in [(100, 200), (150, 200), (900, 200)] {
+        let mut mac = with_tcp(vec![tcp(from_ref(&socket))]);
+        mac.later.insert(after, vec![(pid, moved())]);
+        if pid == 900 {
+            // It inherits it, and its parent ends.
+            mac.processes
+                .insert(200, holding([(3, Descriptor::File), (4, Descriptor::Refused(EBADF))]));
+            mac.later.insert(200, vec![(200, Process::Refused(ESRCH)), (900, moved())]);
+        }
+        let answered = ask(mac, &[(Field::Protocol, "6"), (Field::Socket, "99")]);
+        assert_eq!(answered.rows, [format!("{pid}|9|99")]);
+    }
+}
+
+#[test]
+fn a_connection_that_is_accepted_behind_the_walks_back_is_shown_with_its_holder() {
+    // Complete, incomplete, and on its way from the queue to its descriptor; all of them have no other
+    // socket without a holder beside them.
+    for (so_state, tcp_state) in [(0x1001, 4), (0x801, 3), (1, 4), (1, 5)] {
+        let waiting = KernelSocket { so_state, tcp_state, ..connection(98) };
+        let mut mac = with_tcp(vec![tcp(&[listener(), shared(), waiting.clone()])]);
+        mac.processes.remove(&300);
+        mac.lists.remove(PcbList::Udp.name());
+        let accepted = KernelSocket { so_state: 0, tcp_state: 4, ..waiting };
+        mac.later.insert(200, vec![(200, holding([(9, Descriptor::Socket(accepted))]))]);
+        let answered = ask(mac, &[(Field::Protocol, "6"), (Field::Socket, "98")]);
+        assert_eq!(answered.rows, ["200|9|98"], "{so_state:#x} {tcp_state}");
+    }
+}
+
+#[test]
+fn a_connection_that_is_accepted_after_both_walks_is_shown_as_it_was_in_the_queue() {
+    let waiting = KernelSocket { so_state: 0x1001, ..connection(98) };
+    let accepted = KernelSocket { so_state: 0, ..waiting.clone() };
+    let mac = with_tcp(vec![tcp(&[waiting]), tcp(&[accepted])]);
+    let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
+    let fields = [Field::Socket, Field::OwnerUnknown];
+    assert_eq!(
+        ask_about(mac, &query, Families::INET, &fields).rows,
+        ["5|unreadable", "98|accept_queue"]
+    );
+}
+
+#[test]
+fn what_is_over_is_not_looked_for_again() {
+    let closing = KernelSocket { so_state: 1, tcp_state: 6, ..connection(97) };
+    let mac = with_tcp(vec![tcp(&[over(), closing, flow()])]);
+    let answered = ask(mac, &NOBODY);
+    assert_eq!(answered.rows, ["-1|-1|0", "-1|-1|6", "-1|-1|97"]);
+    assert_eq!(answered.asked, ["net.inet.tcp.pcblist_n", "net.inet.raw.pcblist_n", "100", "200"]);
+}
+
+#[test]
+fn what_a_list_tells_of_a_socket_stays_when_its_process_is_looked_into_again() {
+    // One without a holder has everything looked at again.
+    let mac = with_tcp(vec![tcp(&[listener(), shared(), connection(99)])]);
+    let query = QueryContext::default();
+    let fields = [Field::Pid, Field::Fd, Field::Uid, Field::LastPid, Field::PeerSocket];
+    let answered = ask_about(mac, &query, Families::INET | Families::UNIX, &fields);
+    let twice = answered.asked.iter().filter(|it| *it == "200").count();
+    assert_eq!(twice, 2, "{:?}", answered.asked);
+    assert_eq!(
+        answered.rows,
+        [
+            "-1|-1|0|300|NULL",
+            "-1|-1|501|77|NULL",
+            "100|3|0|100|NULL",
+            "100|4|501|100|4",
+            "100|5|501|200|NULL",
+            "200|3|501|200|NULL",
+            "200|7|501|100|3",
+        ]
+    );
+}
+
+#[test]
+fn a_socket_that_is_listed_twice_has_one_row_and_what_cannot_be_read_counts_once() {
+    let (waiting, alone) = (KernelSocket { so_state: 0x1001, ..connection(98) }, connection(99));
+    let list = tcp(&[waiting.clone(), waiting, alone.clone(), alone, over(), over()]);
     let mut mac = with_tcp(vec![list]);
-    // The walk is past the process when it accepts; that it used another socket makes it looked into again.
-    let accepted = KernelSocket { so_state: 0, ..waiting };
-    mac.later.insert(200, holding([(9, Descriptor::Socket(accepted))]));
-    mac.processes.remove(&100);
+    let nameless = KernelSocket { handle: 0, ..shared() };
+    mac.processes.insert(100, holding([(3, Descriptor::Socket(nameless))]));
     let answered = ask(mac, &[(Field::Protocol, "6")]);
-    assert_eq!(answered.rows, ["-1|-1|6", "-1|-1|99", "200|3|2", "200|9|98"]);
+    assert_eq!(answered.rows, ["-1|-1|6", "-1|-1|98", "-1|-1|99", "200|3|2"]);
+    assert_eq!(answered.asked.iter().filter(|it| *it == "200").count(), 2);
+    let record = (GapKind::Record, 1, "process 100, fd 3");
+    assert_eq!(kinds(&answered.gaps), [record, DENIED]);
+}
+
+#[test]
+fn a_second_reading_that_fails_takes_no_row_away_and_is_a_gap() {
+    let alone = [connection(98), connection(99)];
+    let whole = value(PcbList::Tcp, Layout::Macos12, &alone);
+    let head = header(PcbList::Tcp, 250, 1_000_000);
+    let name = "net.inet.tcp.pcblist_n";
+    for (second, kind, first) in [
+        (Err(EPERM), GapKind::PcbList, ": Operation not permitted (os error 1)"),
+        (Ok(vec![]), GapKind::PcbList, ": not a list"),
+        (Ok(whole[..whole.len() - 200].to_vec()), GapKind::PcbList, ": cut"),
+        (Ok([&head[..], &head].concat()), GapKind::Withheld, ": 250"),
+    ] {
+        let answered = ask(with_tcp(vec![Ok(whole.clone()), second]), &NOBODY);
+        assert_eq!(answered.rows, ["-1|-1|98", "-1|-1|99"], "{first}");
+        let first = format!("{name}{first}");
+        assert_eq!(kinds(&answered.gaps), [DENIED, (kind, 1, &*first)]);
+    }
+}
+
+#[test]
+fn processes_that_cannot_be_listed_again_are_a_gap() {
+    let mut mac = with_tcp(vec![tcp(&[connection(99)])]);
+    mac.processes.remove(&300);
+    mac.pids_fail_after = Some(1);
+    let answered = ask(mac, &NOBODY);
+    assert_eq!(answered.rows, ["-1|-1|99"]);
+    let first = "cannot list the processes: Operation not permitted (os error 1)";
+    assert_eq!(kinds(&answered.gaps), [(GapKind::Fds, 1, first)]);
 }
 
 #[test]
@@ -571,6 +680,46 @@ fn a_handle_that_comes_again_belongs_to_those_who_hold_the_later_socket() {
     let answered = ask_about(mac, &query, Families::INET, &fields);
     // The list is of the time before: what it says of the earlier one is not said of the later.
     assert_eq!(answered.rows, ["-1|-1|fe80::1|300", "200|4|192.0.2.11|NULL"]);
+}
+
+#[test]
+fn a_handle_that_comes_again_for_a_socket_of_another_kind_is_another() {
+    let unix = pair(0);
+    // The same handle: a UNIX socket with another part, and one of another family.
+    let other_part = KernelSocket { pcb: 77, path: b"/other", ..unix.clone() };
+    let of_inet = KernelSocket { handle: unix.handle, generation: 0, pcb: 0, ..shared() };
+    for later in [other_part, of_inet] {
+        let mut mac = mac();
+        mac.processes = [
+            (100, holding([(4, Descriptor::Socket(unix.clone()))])),
+            (200, holding([(5, Descriptor::Socket(later.clone()))])),
+        ]
+        .into();
+        let socket = unix.handle.to_string();
+        let constraints = [(Field::Socket, &*socket)];
+        assert_eq!(ask(mac, &constraints).rows, ["200|5|3"], "{:?}", later.family);
+    }
+    // One that has lost its part, since it is shut down, is the same.
+    let shut_down = KernelSocket { pcb: 0, tells: 0, ..unix.clone() };
+    let mut mac = mac();
+    mac.processes = [
+        (100, holding([(4, Descriptor::Socket(unix.clone()))])),
+        (200, holding([(5, Descriptor::Socket(shut_down))])),
+    ]
+    .into();
+    assert_eq!(ask(mac, &[(Field::Socket, "3")]).rows, ["100|4|3", "200|5|3"]);
+    // Nobody holds it, and it is replaced between the readings: its generation tells.
+    let name = PcbList::LocalStream.name();
+    let list = |generation| {
+        let socket = KernelSocket { generation, ..unix.clone() };
+        Ok(value(PcbList::LocalStream, Layout::Macos13, &[socket]))
+    };
+    for (generations, rows) in [([5, 5], &["-1|-1|3"][..]), ([5, 6], &[])] {
+        let mut mac = self::mac();
+        mac.processes.clear();
+        mac.lists.insert(name, generations.map(list).to_vec());
+        assert_eq!(ask(mac, &[(Field::Family, "1")]).rows, rows, "{generations:?}");
+    }
 }
 
 #[test]
