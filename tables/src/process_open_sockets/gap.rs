@@ -114,11 +114,11 @@ impl fmt::Display for Gap {
             ),
             GapKind::PcbList => (
                 "lists of sockets not read to their end",
-                "sockets that no process holds are missing",
+                "sockets that no process holds, and of others what only the lists tell, are missing",
             ),
             GapKind::Withheld => (
                 "lists of sockets of which the kernel shows nothing",
-                "sockets that no readable process holds are missing",
+                "sockets that no readable process holds, and of others what only the lists tell, are missing",
             ),
             GapKind::Record => ("sockets of a form that is not known", "they are missing"),
             GapKind::Vanished => ("sockets that came or went during the scan", "they are left out"),

@@ -323,7 +323,7 @@ impl<'a> Group<'a> {
             Some(fields) => xsocket_n(fields)?,
             None => (&[][..], XSocket::default()),
         };
-        let protocol = match u16::try_from(socket.protocol) {
+        let mut protocol = match u16::try_from(socket.protocol) {
             Ok(0) | Err(_) => list.protocol(),
             Ok(protocol) => protocol,
         };
@@ -331,8 +331,13 @@ impl<'a> Group<'a> {
         let mut state = None;
         let binding = match self.pcb.kind {
             XSO_INPCB => {
-                let (_, (identity, ends)) = xinpcb_n(self.pcb.fields)?;
+                let (_, (identity, ends, raw_protocol)) = xinpcb_n(self.pcb.fields)?;
                 pcb = identity;
+                // The socket says the number of the kernel's entry for its protocol (`struct protosw`), which
+                // is 0 for all protocols of raw sockets that have no entry of their own.
+                if list == PcbList::Raw && protocol == 0 {
+                    protocol = raw_protocol.into();
+                }
                 if let Some(tcpcb) = self.tcpcb {
                     state = Some(xtcpcb_n(tcpcb)?.1);
                 }
@@ -407,15 +412,17 @@ struct PcbIdentity {
     peer: u64,
 }
 
-/// `struct xinpcb_n`; what comes after the addresses is left.
-fn xinpcb_n(fields: &[u8]) -> IResult<&[u8], (PcbIdentity, InPcb)> {
+/// `struct xinpcb_n`: also the protocol that a raw socket was made with. What comes after the addresses is
+/// left.
+fn xinpcb_n(fields: &[u8]) -> IResult<&[u8], (PcbIdentity, InPcb, u8)> {
     let (fields, (handle, remote_port, local_port)) = (le_u64, be_u16, be_u16).parse(fields)?;
     let (fields, (_ppcb, generation)) = (le_u64, le_u64).parse(fields)?;
     let (fields, (_flags, _flow, vflag, _ttl)) = (le_i32, le_u32, u8, u8).parse(fields)?;
-    let (fields, (_protocol, _padding)) = (u8, u8).parse(fields)?;
+    let (fields, (raw_protocol, _padding)) = (u8, u8).parse(fields)?;
     let (fields, (remote, local)) = (be_u128, be_u128).parse(fields)?;
     let identity = PcbIdentity { handle, generation, peer: 0 };
-    Ok((fields, (identity, InPcb { remote_port, local_port, vflag, remote, local })))
+    let ends = InPcb { remote_port, local_port, vflag, remote, local };
+    Ok((fields, (identity, ends, raw_protocol)))
 }
 
 /// `struct xunpcb_n`; the path of the other end is left.

@@ -23,7 +23,10 @@ pub(crate) struct KernelSocket {
     pub(crate) kind: i16,
     pub(crate) options: u32,
     pub(crate) so_state: u16,
+    /// The number of the kernel's entry for its protocol: 0 for most raw sockets.
     pub(crate) protocol: i32,
+    /// The protocol that a raw socket was made with.
+    pub(crate) raw_protocol: u8,
     pub(crate) family: i32,
     pub(crate) queue: [i16; 3],
     pub(crate) uid: u32,
@@ -59,6 +62,7 @@ impl Default for KernelSocket {
             options: 0,
             so_state: 0,
             protocol: 6,
+            raw_protocol: 0,
             family: 2,
             queue: [0; 3],
             uid: 501,
@@ -131,6 +135,7 @@ impl KernelSocket {
                 .put(18, self.local.1.to_be_bytes())
                 .put_u64(28, self.generation)
                 .put(44, [self.vflag])
+                .put(46, [self.raw_protocol])
                 .put(48, union(self.remote.0))
                 .put(64, union(self.local.0)),
             PcbList::LocalStream | PcbList::LocalDgram => record(0x200, 588)

@@ -226,13 +226,21 @@ fn a_socket_without_addresses_is_being_torn_down_and_left_out() {
 }
 
 #[test]
-fn raw_sockets_keep_their_protocol() {
-    for protocol in [1, 58, 255, 89] {
-        let socket = KernelSocket { handle: 7, protocol, kind: 3, ..Default::default() };
+fn raw_sockets_have_the_protocol_that_they_were_made_with() {
+    // The kernel has entries of their own for few protocols; all others share one, whose number is 0.
+    for (protocol, raw_protocol, shown) in
+        [(1, 1, 1), (58, 58, 58), (255, 255, 255), (2, 2, 2), (0, 89, 89), (0, 132, 132), (0, 0, 0)]
+    {
+        let kind = 3;
+        let socket = KernelSocket { handle: 7, protocol, raw_protocol, kind, ..Default::default() };
         let socket = only(PcbList::Raw, &value(PcbList::Raw, Layout::Macos13, &[socket])).socket;
-        assert_eq!(socket.protocol().map(i32::from), Some(protocol));
+        assert_eq!(socket.protocol(), Some(shown));
         assert_eq!((socket.details.kind, socket.state()), (3, ""));
     }
+    // Of another list that byte says nothing.
+    let socket = KernelSocket { handle: 7, protocol: 0, raw_protocol: 9, ..Default::default() };
+    let socket = only(PcbList::Udp, &value(PcbList::Udp, Layout::Macos13, &[socket])).socket;
+    assert_eq!(socket.protocol(), Some(17));
 }
 
 #[test]

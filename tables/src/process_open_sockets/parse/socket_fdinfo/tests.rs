@@ -108,11 +108,12 @@ fn an_ipv6_socket_that_talks_ipv4_has_ipv4_addresses() {
 }
 
 #[test]
-fn raw_sockets_keep_their_protocol() {
-    for protocol in [1, 58, 89, 255] {
+fn raw_sockets_have_the_number_of_the_kernels_entry_for_their_protocol() {
+    // That of all protocols without an entry of their own is 0, and nothing else here tells the protocol.
+    for (protocol, raw_protocol) in [(1, 1), (58, 58), (255, 255), (0, 89)] {
         let socket =
-            made(&KernelSocket { tells: 1, protocol, kind: 3, ..Default::default() }).socket;
-        assert_eq!(socket.protocol().map(i32::from), Some(protocol));
+            KernelSocket { tells: 1, protocol, raw_protocol, kind: 3, ..Default::default() };
+        assert_eq!(made(&socket).socket.protocol().map(i32::from), Some(protocol));
     }
 }
 

@@ -59,6 +59,7 @@ impl<'a> Scan<'a> {
         if unheld.iter().any(|(_, pcb)| pcb.may_be_held()) {
             unheld = self.look_again(unheld);
         }
+        self.name_raw_protocols();
         Ok(self.finish(unheld))
     }
 
@@ -213,6 +214,9 @@ impl<'a> Scan<'a> {
                 // The list is older than the walk.
                 Some(held) if Identity::from(&*held).is_another(&Identity::from(&pcb)) => {}
                 Some(held) => {
+                    if let Binding::Inet { protocol: held @ 0, .. } = &mut held.socket.binding {
+                        *held = pcb.socket.protocol().unwrap_or_default();
+                    }
                     held.socket.details.uid = pcb.socket.details.uid;
                     held.details.last_pid = pcb.details.last_pid;
                     held.details.peer = held.details.peer.or(pcb.details.peer);
@@ -253,6 +257,17 @@ impl<'a> Scan<'a> {
             }
         }
         self.match_up(still)
+    }
+
+    /// The protocol of a raw socket is mostly told by the list alone: so it is read for those that are held,
+    /// whatever was asked, and a row says the same however it was found.
+    fn name_raw_protocols(&mut self) {
+        let is_nameless =
+            |held: &Held| matches!(held.socket.binding, Binding::Inet { protocol: 0, .. });
+        if self.held.values().any(is_nameless) && self.filter.admits_list(PcbList::Raw) {
+            let (listed, _) = self.read(&[PcbList::Raw]);
+            self.match_up(listed);
+        }
     }
 
     /// Whether rows of a socket are asked for.

@@ -723,6 +723,46 @@ fn a_handle_that_comes_again_for_a_socket_of_another_kind_is_another() {
 }
 
 #[test]
+fn a_raw_socket_has_its_protocol_whatever_is_asked() {
+    let raw = KernelSocket {
+        handle: 99,
+        pcb: 990,
+        generation: 99,
+        kind: 3,
+        protocol: 0,
+        raw_protocol: 89,
+        last_pid: 400,
+        tells: 1,
+        ..KernelSocket::default()
+    };
+    let mac = || {
+        let mut mac = mac();
+        mac.processes.insert(400, holding([(3, Descriptor::Socket(raw.clone()))]));
+        let list = value(PcbList::Raw, Layout::Macos13, from_ref(&raw));
+        mac.lists.insert(PcbList::Raw.name(), vec![Ok(list)]);
+        mac
+    };
+    for constraints in [
+        &[(Field::Pid, "400")][..],
+        &[(Field::Protocol, "89")],
+        &[(Field::Pid, "400"), (Field::Protocol, "89")],
+        &[(Field::Socket, "99")],
+    ] {
+        let answered = ask(mac(), constraints);
+        assert_eq!(answered.rows, ["400|3|99"], "{constraints:?}");
+    }
+    let answered = ask(mac(), &[(Field::Pid, "400")]);
+    assert_eq!(answered.asked, ["400", "net.inet.raw.pcblist_n"]);
+    // Nothing tells it where the list does not, and that is said.
+    let mut without = mac();
+    without.lists.insert(PcbList::Raw.name(), vec![Err(EPERM)]);
+    let answered = ask(without, &[(Field::Pid, "400"), (Field::Protocol, "0")]);
+    let first = "net.inet.raw.pcblist_n: Operation not permitted (os error 1)";
+    assert_eq!(answered.rows, ["400|3|99"]);
+    assert_eq!(kinds(&answered.gaps), [(GapKind::PcbList, 1, first)]);
+}
+
+#[test]
 fn no_list_of_processes_is_an_error() {
     MAC.set(Mac { pids_fail: true, ..mac() });
     let filter = Filter::new(&QueryContext::default(), Families::default());
