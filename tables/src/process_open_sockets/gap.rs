@@ -35,7 +35,7 @@ pub(crate) enum GapKind {
     Vanished,
     /// A list of sockets of macOS, or its end.
     PcbList,
-    /// Such a list, of which the kernel shows nothing.
+    /// Such a list, of which the kernel shows nothing, or far less than it counts.
     Withheld,
     /// What macOS tells of a socket, in a form that is not known.
     Record,
@@ -117,7 +117,7 @@ impl fmt::Display for Gap {
                 "sockets that no process holds, and of others what only the lists tell, are missing",
             ),
             GapKind::Withheld => (
-                "lists of sockets of which the kernel shows nothing",
+                "lists of sockets of which the kernel shows nothing, or far less than it counts",
                 "sockets that no readable process holds, and of others what only the lists tell, are missing",
             ),
             GapKind::Record => ("sockets of a form that is not known", "they are missing"),

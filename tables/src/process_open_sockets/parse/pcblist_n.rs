@@ -49,6 +49,11 @@ pub(crate) struct Listing {
     /// Groups of a form that is not known.
     pub(crate) malformed: u64,
     pub(crate) end: End,
+    /// How many sockets the header counts: about as many as there are. The lists of UNIX sockets have one
+    /// count of the sockets of both.
+    pub(crate) count: u64,
+    /// How many groups stand there, with those that are left out.
+    pub(crate) groups: u64,
 }
 
 /// How a list ends.
@@ -58,12 +63,6 @@ pub(crate) enum End {
     Whole,
     /// Somewhere: sockets are missing.
     Cut,
-    /// As it should, after no socket at all, and its header counts some. So macOS 27 hides other users'
-    /// sockets. The lists of UNIX sockets have one count, so one of them can be empty and end so.
-    Withheld {
-        /// How many the header counts.
-        count: u64,
-    },
 }
 
 /// A socket of a list.
@@ -147,9 +146,9 @@ impl PcbList {
     /// stand there twice.
     pub(crate) fn parse(self, value: &[u8]) -> Result<Listing, Malformed> {
         let (mut unread, header) = header(value).map_err(|_| Malformed)?;
-        let mut listing = Listing { pcbs: Vec::new(), malformed: 0, end: End::Cut };
+        let (pcbs, count) = (Vec::new(), header.count);
+        let mut listing = Listing { pcbs, malformed: 0, end: End::Cut, count, groups: 0 };
         let mut group: Option<Group> = None;
-        let mut seen_any = false;
         loop {
             if header.is_repeated(unread) {
                 listing.end = End::Whole;
@@ -158,7 +157,7 @@ impl PcbList {
             let Ok((next, record)) = record(unread) else { break };
             unread = next;
             if matches!(record.kind, XSO_INPCB | XSO_UNPCB | XSO_KCB | XSO_EVT) {
-                seen_any = true;
+                listing.groups += 1;
                 listing.take(self, &header, group.replace(Group::new(record)));
             } else if let Some(group) = &mut group {
                 group.add(record);
@@ -167,13 +166,9 @@ impl PcbList {
         if listing.end == End::Whole || group.as_ref().is_some_and(|group| group.has_last(self)) {
             listing.take(self, &header, group);
         }
-        match header.count {
-            // There is no second header after no socket.
-            0 if !seen_any && unread.is_empty() => listing.end = End::Whole,
-            count if count > 0 && !seen_any && listing.end == End::Whole => {
-                listing.end = End::Withheld { count };
-            }
-            _ => {}
+        // There is no second header after no socket.
+        if header.count == 0 && listing.groups == 0 && unread.is_empty() {
+            listing.end = End::Whole;
         }
         Ok(listing)
     }
@@ -185,6 +180,11 @@ impl PcbList {
             PcbList::LocalStream | PcbList::LocalDgram => Families::UNIX,
             PcbList::Kctl | PcbList::Kevt => Families::SYSTEM,
         }
+    }
+
+    /// Whether the headers of both count the sockets of both, as those of UNIX sockets do.
+    pub(crate) fn shares_count_with(self, other: PcbList) -> bool {
+        self == other || (self.families(), other.families()) == (Families::UNIX, Families::UNIX)
     }
 
     /// The families that its sockets can have.
@@ -248,14 +248,16 @@ fn header(value: &[u8]) -> IResult<&[u8], Header> {
 
 impl Header {
     /// Whether it stands there again. No record has the length of the short one, whose next word is its
-    /// count and can be any kind's. Others have that of the long one, whose next word is 0: it is all
-    /// that is left.
+    /// count and can be any kind's; should one come to have it, there is more after it. Others have that of
+    /// the long one, whose next word is 0: it is all that is left.
     fn is_repeated(&self, unread: &[u8]) -> bool {
         let words: IResult<&[u8], (u32, u32)> = (le_u32, le_u32).parse(unread);
         let Ok((_, (length, next))) = words else { return false };
         usize::try_from(length) == Ok(self.length)
             && match length {
-                SHORT_HEADER => unread.len() >= self.length,
+                SHORT_HEADER => {
+                    unread.get(self.length..).is_some_and(|rest| rest.iter().all(|&byte| byte == 0))
+                }
                 _ => unread.len() == self.length && next == 0,
             }
     }
@@ -372,6 +374,7 @@ impl<'a> Group<'a> {
         let bytes = (bytes(self.received), bytes(self.sent));
         let (receive_queue, send_queue) = queues(socket.options, socket.queue, bytes);
         let is_socket = socket.handle != 0;
+        let is_of_user_space = self.pcb.kind == XSO_INPCB && !is_socket && pcb.generation == 0;
         let kind = match u8::try_from(socket.kind) {
             Ok(0) | Err(_) => match binding {
                 Binding::Inet { .. } if list != PcbList::Raw => socket_type(protocol),
@@ -389,7 +392,7 @@ impl<'a> Group<'a> {
         let darwin = DarwinDetails {
             peer: None,
             last_pid: (is_socket || socket.last_pid != 0).then_some(socket.last_pid),
-            without_fd: socket.without_fd(state, pcb.generation),
+            without_fd: socket.without_fd(is_of_user_space, state),
         };
         let inode = socket.handle;
         let pcb = Pcb {
@@ -499,14 +502,14 @@ fn xsocket_n(fields: &[u8]) -> IResult<&[u8], XSocket> {
 
 impl XSocket {
     /// Why no descriptor can be its; None if one could.
-    fn without_fd(&self, tcp: Option<TcpState>, generation: u64) -> Option<OwnerUnknown> {
+    fn without_fd(&self, is_of_user_space: bool, tcp: Option<TcpState>) -> Option<OwnerUnknown> {
         let has = |bits| self.state & bits != 0;
         let is_of_kernel = match self.flags {
             Some((_, flags1)) => flags1 & SOF1_IN_KERNEL_SOCKET != 0,
             None => self.last_pid == 0,
         };
         let is_subflow = self.flags.is_some_and(|(flags, _)| flags & SOF_MP_SUBFLOW != 0);
-        if self.handle == 0 && generation == 0 {
+        if is_of_user_space {
             Some(OwnerUnknown::UserSpace)
         } else if has(SS_INCOMP) && tcp == Some(TcpState::SynRecv) {
             Some(OwnerUnknown::SynRecv)

@@ -181,12 +181,78 @@ fn kernel_controls_and_events_are_read_with_what_names_them() {
 
 #[test]
 fn what_is_written_is_read_back_in_both_layouts_and_every_list() {
+    let written = KernelSocket {
+        handle: u64::MAX,
+        pcb: 0x8000_0000_0000_0002,
+        generation: 77,
+        kind: 1,
+        uid: 4_000_000_000,
+        last_pid: 9,
+        received: 5,
+        sent: 6,
+        vflag: 2,
+        family: 30,
+        local: end("2001:db8::1", 50_000),
+        remote: end("2001:db8::2", 443),
+        tcp_state: 5,
+        path: b"/var/run/s",
+        peer_pcb: 12,
+        name: "com.apple.control",
+        numbers: [1, 2, 3, 0],
+        ..KernelSocket::default()
+    };
     for layout in BOTH {
         for list in PcbList::ALL {
-            let sockets = with_handles(&[3, 4, u64::MAX]);
-            let listing = list.parse(&value(list, layout, &sockets)).unwrap();
-            assert_eq!(handles(&listing), [3, 4, u64::MAX], "{layout:?} {list:?}");
-            assert_eq!((listing.malformed, listing.end), (0, End::Whole), "{layout:?} {list:?}");
+            let (family, protocol) = match list {
+                PcbList::Tcp => (30, 6),
+                PcbList::Udp => (30, 17),
+                PcbList::Raw => (30, 58),
+                PcbList::LocalStream | PcbList::LocalDgram => (1, 0),
+                PcbList::Kctl => (32, 2),
+                PcbList::Kevt => (32, 1),
+            };
+            let written = KernelSocket { family, protocol, ..written.clone() };
+            let state = (list == PcbList::Tcp).then_some(TcpState::CloseWait);
+            let protocol = u16::try_from(protocol).unwrap();
+            let binding = match list {
+                PcbList::Tcp | PcbList::Udp | PcbList::Raw => Binding::Inet {
+                    v6: true,
+                    protocol,
+                    local: endpoint("2001:db8::1", 50_000),
+                    remote: endpoint("2001:db8::2", 443),
+                    state,
+                },
+                PcbList::LocalStream | PcbList::LocalDgram => {
+                    Binding::Unix { path: (*b"/var/run/s").into() }
+                }
+                PcbList::Kctl => Binding::System { protocol, control: "com.apple.control".into() },
+                PcbList::Kevt => Binding::System { protocol, control: "1.2.3".into() },
+            };
+            let has_generation = !matches!(list, PcbList::Kctl | PcbList::Kevt);
+            let is_unix = list.families() == Families::UNIX;
+            let read = Pcb {
+                socket: Socket {
+                    inode: u64::MAX,
+                    net_namespace: None,
+                    binding,
+                    details: Details {
+                        kind: 1,
+                        uid: Some(4_000_000_000),
+                        receive_queue: Some(5),
+                        send_queue: Some(6),
+                        ..Details::default()
+                    },
+                },
+                details: DarwinDetails { peer: None, last_pid: Some(9), without_fd: None },
+                generation: NonZeroU64::new(77).filter(|_| has_generation),
+                pcb: 0x8000_0000_0000_0002,
+                peer_pcb: if is_unix { 12 } else { 0 },
+            };
+            let several = vec![written; 3];
+            let listing = list.parse(&value(list, layout, &several)).unwrap();
+            let (count, groups, end) = (3, 3, End::Whole);
+            let expected = Listing { pcbs: vec![read; 3], malformed: 0, end, count, groups };
+            assert_eq!(listing, expected, "{layout:?} {list:?}");
         }
     }
 }
@@ -295,19 +361,48 @@ fn a_flow_of_user_space_has_no_handle_and_names_its_process_as_the_last() {
 fn an_empty_list_has_one_header_and_no_sockets() {
     for list in PcbList::ALL {
         let listing = list.parse(&header(list, 0, 5)).unwrap();
-        assert_eq!(listing, Listing { pcbs: vec![], malformed: 0, end: End::Whole }, "{list:?}");
+        let none = Listing { pcbs: vec![], malformed: 0, end: End::Whole, count: 0, groups: 0 };
+        assert_eq!(listing, none, "{list:?}");
     }
 }
 
 #[test]
-fn a_count_without_sockets_is_said_to_be_withheld() {
+fn a_list_says_how_many_it_counts_and_how_many_stand_there() {
     for list in PcbList::ALL {
         let head = header(list, 250, 5);
         let listing = list.parse(&[&head[..], &head].concat()).unwrap();
-        let end = End::Withheld { count: 250 };
-        assert_eq!(listing, Listing { pcbs: vec![], malformed: 0, end }, "{list:?}");
+        assert_eq!((listing.end, listing.count, listing.groups), (End::Whole, 250, 0), "{list:?}");
         // Cut before the first socket: nothing is known.
         assert_eq!(list.parse(&head).unwrap().end, End::Cut, "{list:?}");
+    }
+    // One that is left out stands there too.
+    let list = PcbList::Udp;
+    let socket = |handle, generation| KernelSocket { handle, generation, ..Default::default() };
+    let groups = [socket(1, 5), socket(2, 6)].map(|it| it.group(list, Layout::Macos13)).concat();
+    let head = header(list, 3, 5);
+    let listing = list.parse(&[&head[..], &groups, &head].concat()).unwrap();
+    assert_eq!((handles(&listing), listing.count, listing.groups), (vec![1], 3, 2));
+}
+
+#[test]
+fn a_record_as_long_as_the_header_would_not_be_the_end() {
+    let value = fixture(TCP4, None);
+    // Of a kind that is not known, between the records of a socket and after them.
+    let unknown = [&[24, 0, 0, 0, 0, 4, 0, 0], &[0; 16][..]].concat();
+    let expected = PcbList::Tcp.parse(&value);
+    for at in [128, 232, 640] {
+        let value = [&value[..at], &unknown, &value[at..]].concat();
+        assert_eq!(PcbList::Tcp.parse(&value), expected, "{at}");
+    }
+}
+
+#[test]
+fn only_what_has_addresses_can_be_of_user_space() {
+    for list in [PcbList::LocalStream, PcbList::Kctl, PcbList::Kevt] {
+        let socket = KernelSocket { generation: 0, last_pid: 9, ..KernelSocket::default() };
+        let pcb = only(list, &value(list, Layout::Macos13, &[socket]));
+        assert_eq!(pcb.details.without_fd, Some(OwnerUnknown::Orphan), "{list:?}");
+        assert!(!pcb.may_be_held());
     }
 }
 

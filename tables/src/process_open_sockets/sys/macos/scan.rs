@@ -76,32 +76,39 @@ impl<'a> Scan<'a> {
     fn read(&mut self, lists: &[PcbList]) -> (Listed, HashSet<PcbList>) {
         let mut listed = Vec::new();
         let mut whole = HashSet::new();
-        let mut withheld = Vec::new();
+        // How many are counted and shown by lists that have one count.
+        let mut shown: Vec<(PcbList, u64, u64)> = Vec::new();
         for &list in lists {
             let mut gaps = Gaps::default();
-            let listing = self.read_one(list, &mut gaps);
-            if let Some(End::Withheld { count }) = listing.as_ref().map(|listing| listing.end) {
-                withheld.push((list, count));
-            } else if listing.is_some() && gaps.is_empty() {
+            let Some(listing) = self.read_one(list, &mut gaps) else {
+                self.say_of_list(list, gaps);
+                continue;
+            };
+            if gaps.is_empty() {
                 whole.insert(list);
             }
             self.say_of_list(list, gaps);
+            match shown.iter_mut().find(|(other, ..)| other.shares_count_with(list)) {
+                Some((_, count, groups)) => {
+                    *count = listing.count.max(*count);
+                    *groups += listing.groups;
+                }
+                None => shown.push((list, listing.count, listing.groups)),
+            }
             let mut seen = HashSet::new();
-            let pcbs = listing.into_iter().flat_map(|listing| listing.pcbs);
+            let pcbs = listing.pcbs.into_iter();
             let once = pcbs.filter(|it| it.socket.inode == 0 || seen.insert(it.socket.inode));
             listed.extend(once.map(|pcb| (list, pcb)));
         }
-        for (list, count) in withheld {
-            // Both lists of UNIX sockets count the sockets of both.
-            let is_unix = list.families() == Families::UNIX;
-            let other_has_some =
-                listed.iter().any(|&(other, _): &(PcbList, _)| other.families() == Families::UNIX);
-            if is_unix && other_has_some {
-                whole.insert(list);
-            } else {
+        for (first, count, groups) in shown {
+            let is_of_count = |list: &PcbList| list.shares_count_with(first);
+            let all_whole =
+                lists.iter().filter(|list| is_of_count(list)).all(|it| whole.contains(it));
+            if all_whole && is_withheld(count, groups) {
+                whole.retain(|list| !is_of_count(list));
                 let mut gaps = Gaps::default();
-                gaps.add(GapKind::Withheld, || format!("{}: {count}", name(list)));
-                self.say_of_list(list, gaps);
+                gaps.add(GapKind::Withheld, || format!("{}: {groups} of {count}", name(first)));
+                self.say_of_list(first, gaps);
             }
         }
         name_peers(&mut listed);
@@ -232,9 +239,11 @@ impl<'a> Scan<'a> {
         if let Err(error) = self.walk() {
             self.gaps.add(GapKind::Fds, || error.to_string());
         }
-        let may_be_held = unheld.iter().filter(|(_, pcb)| pcb.may_be_held());
-        let mut lists: Vec<PcbList> = may_be_held.map(|&(list, _)| list).collect();
-        lists.dedup();
+        // With the list that has the same count, by which it is told whether either is shown whole.
+        let is_open = |list: &PcbList| {
+            unheld.iter().any(|(of, pcb)| pcb.may_be_held() && of.shares_count_with(*list))
+        };
+        let lists: Vec<PcbList> = PcbList::ALL.into_iter().filter(is_open).collect();
         let (now, whole) = self.read(&lists);
         let mut now: HashMap<(PcbList, u64), Pcb> =
             now.into_iter().map(|(list, pcb)| ((list, pcb.socket.inode), pcb)).collect();
@@ -292,6 +301,13 @@ impl<'a> Scan<'a> {
 
 fn name(list: PcbList) -> String {
     list.name().to_string_lossy().into_owned()
+}
+
+/// Whether the kernel keeps sockets of a list to itself, as macOS 27 does. Its count is no more than about right:
+/// sockets that are being torn down are in it. So it has to be far above what is shown.
+fn is_withheld(count: u64, shown: u64) -> bool {
+    const ROOM: u64 = 16;
+    if shown == 0 { count > 0 } else { count > shown.saturating_mul(2).saturating_add(ROOM) }
 }
 
 /// What tells apart two sockets that have one handle, one after the other.

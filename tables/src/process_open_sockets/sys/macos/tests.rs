@@ -477,7 +477,7 @@ fn lists_that_cannot_be_read_are_gaps_and_the_holders_rows_stay() {
         (Err(EPERM), GapKind::PcbList, ": Operation not permitted (os error 1)", 0),
         (Ok(vec![]), GapKind::PcbList, ": not a list", 0),
         (Ok(whole[..whole.len() - 200].to_vec()), GapKind::PcbList, ": cut", 1),
-        (Ok([&head[..], &head].concat()), GapKind::Withheld, ": 250", 0),
+        (Ok([&head[..], &head].concat()), GapKind::Withheld, ": 0 of 250", 0),
     ] {
         let answered = ask(with_tcp(vec![value]), &[(Field::Protocol, "6")]);
         let first = format!("{name}{first}");
@@ -500,8 +500,45 @@ fn one_list_of_unix_sockets_may_be_empty_though_its_count_is_of_both() {
         mac.lists.insert(list.name(), vec![Ok([&head[..], &head].concat())]);
     }
     let answered = ask(mac, &[]);
-    let withheld = (GapKind::Withheld, 2, "net.local.stream.pcblist_n: 2");
+    let withheld = (GapKind::Withheld, 1, "net.local.stream.pcblist_n: 0 of 2");
     assert_eq!(kinds(&answered.gaps), [withheld, DENIED]);
+}
+
+#[test]
+fn a_list_that_shows_far_fewer_than_it_counts_is_a_gap_and_one_that_shows_a_few_less_is_none() {
+    let groups: Vec<u8> = [listener(), shared()]
+        .iter()
+        .flat_map(|it| it.group(PcbList::Tcp, Layout::Macos13))
+        .collect();
+    for (count, said) in [(2, None), (20, None), (21, Some("2 of 21")), (250, Some("2 of 250"))] {
+        let head = header(PcbList::Tcp, count, 1_000_000);
+        let answered = ask(with_tcp(vec![Ok([&head[..], &groups, &head].concat())]), &NOBODY);
+        let said = said.map(|said| format!("net.inet.tcp.pcblist_n: {said}"));
+        let withheld = said.iter().map(|said| (GapKind::Withheld, 1, &**said));
+        assert_eq!(kinds(&answered.gaps), withheld.chain([DENIED]).collect::<Vec<_>>(), "{count}");
+    }
+    // The two of UNIX are held to their common count together.
+    let mut mac = mac();
+    let head = header(PcbList::LocalDgram, 30, 9);
+    mac.lists.insert(PcbList::LocalDgram.name(), vec![Ok([&head[..], &head].concat())]);
+    let withheld = (GapKind::Withheld, 1, "net.local.stream.pcblist_n: 2 of 30");
+    assert_eq!(kinds(&ask(mac, &[(Field::Family, "1")]).gaps), [withheld, DENIED]);
+    // Also when one of them is to be looked at again.
+    let mut mac = self::mac();
+    let alone = value(PcbList::LocalStream, Layout::Macos13, &[pair(0)]);
+    let many: Vec<KernelSocket> =
+        (1000..1030).map(|handle| KernelSocket { handle, flags1: 0x10_0000, ..pair(1) }).collect();
+    let many = value(PcbList::LocalDgram, Layout::Macos13, &many);
+    let count = 31_u32.to_le_bytes();
+    for (list, mut value) in [(PcbList::LocalStream, alone), (PcbList::LocalDgram, many)] {
+        value[4..8].copy_from_slice(&count);
+        let end = value.len() - 20;
+        value[end..end + 4].copy_from_slice(&count);
+        mac.lists.insert(list.name(), vec![Ok(value)]);
+    }
+    mac.processes.clear();
+    let answered = ask(mac, &[(Field::Family, "1"), (Field::Socket, "3")]);
+    assert_eq!((answered.rows, kinds(&answered.gaps)), (vec!["-1|-1|3".into()], vec![]));
 }
 
 #[test]
@@ -647,7 +684,7 @@ fn a_second_reading_that_fails_takes_no_row_away_and_is_a_gap() {
         (Err(EPERM), GapKind::PcbList, ": Operation not permitted (os error 1)"),
         (Ok(vec![]), GapKind::PcbList, ": not a list"),
         (Ok(whole[..whole.len() - 200].to_vec()), GapKind::PcbList, ": cut"),
-        (Ok([&head[..], &head].concat()), GapKind::Withheld, ": 250"),
+        (Ok([&head[..], &head].concat()), GapKind::Withheld, ": 0 of 250"),
     ] {
         let answered = ask(with_tcp(vec![Ok(whole.clone()), second]), &NOBODY);
         assert_eq!(answered.rows, ["-1|-1|98", "-1|-1|99"], "{first}");
