@@ -203,6 +203,14 @@ fn a_cut_answer_is_malformed_as_far_as_its_kind_needs() {
     }
 }
 
+#[test]
+fn an_answer_that_has_grown_is_read_as_far_as_it_is_known() {
+    for text in [TCP4, UDP6, UNIX_LISTENER] {
+        let answer = fixture(text, Some(LENGTH));
+        assert_eq!(parse(&[&answer[..], &[0xee; 40]].concat()), parse(&answer));
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..900)) {

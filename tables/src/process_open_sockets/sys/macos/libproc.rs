@@ -1,8 +1,9 @@
 //! Processes and their descriptors (libproc: `bsd/sys/proc_info.h` of XNU).
 
+use std::ffi::c_int;
 use std::io;
 
-use super::calls::Calls;
+use super::calls::{Calls, ENOMEM, is};
 use crate::process_open_sockets::parse::socket_fdinfo;
 
 /// PROX_FDTYPE_SOCKET.
@@ -32,12 +33,41 @@ pub(super) fn sockets(calls: &Calls, pid: i32) -> io::Result<Vec<i32>> {
     Ok(sockets.map(|(fd, _)| fd).collect())
 }
 
-/// What the kernel says of a socket; a newer one may say more.
+/// What the kernel says of a socket. It refuses to say a part of it (ENOMEM): a newer one that has more to say
+/// is given more room, and what comes first is known.
 pub(super) fn socket_fdinfo(calls: &Calls, pid: i32, fd: i32) -> io::Result<Vec<u8>> {
-    let mut answer = vec![0; socket_fdinfo::LENGTH];
+    /// Each doubles the room.
+    const ATTEMPTS: usize = 4;
+    let mut room = socket_fdinfo::LENGTH;
+    for _ in 1..ATTEMPTS {
+        match socket_fdinfo_in(room, calls, pid, fd) {
+            Err(error) if is(&error, ENOMEM) => room *= 2,
+            answer => return answer,
+        }
+    }
+    socket_fdinfo_in(room, calls, pid, fd)
+}
+
+fn socket_fdinfo_in(room: usize, calls: &Calls, pid: i32, fd: i32) -> io::Result<Vec<u8>> {
+    let mut answer = vec![0; room];
     let written = (calls.socket)(pid, fd, &mut answer)?;
     answer.truncate(written);
     Ok(answer)
+}
+
+/// What libproc means by a number of bytes: its functions answer 0 for an error, and for a list with nothing in
+/// it. Only errno tells which, if it was 0 before the call.
+#[cfg_attr(
+    not(any(target_os = "macos", test)),
+    allow(dead_code, reason = "macOS alone has libproc")
+)]
+pub(super) fn written(written: c_int, errno: c_int) -> io::Result<usize> {
+    match usize::try_from(written) {
+        Ok(written) if written > 0 => Ok(written),
+        _ if errno != 0 => Err(io::Error::from_raw_os_error(errno)),
+        Ok(nothing) => Ok(nothing),
+        Err(_) => Err(io::Error::other(format!("libproc answers {written}"))),
+    }
 }
 
 /// A list whole, though the kernel cuts it without a word where the buffer ends, and though it grows
@@ -66,7 +96,45 @@ fn whole(ask: impl Fn(&mut [u8]) -> io::Result<usize>) -> io::Result<Vec<u8>> {
 mod tests {
     use std::cell::Cell;
 
+    use super::super::calls::{EBADF, ENOENT, ENOTSOCK, ESRCH};
     use super::*;
+
+    #[test]
+    fn nothing_written_is_an_error_where_errno_says_so_and_an_empty_list_where_not() {
+        assert_eq!(written(792, 0).unwrap(), 792);
+        // What errno is after a success says nothing.
+        assert_eq!(written(8, ENOENT).unwrap(), 8);
+        assert_eq!(written(0, 0).unwrap(), 0);
+        const EPERM: c_int = 1;
+        for errno in [EPERM, ESRCH, EBADF, ENOMEM, ENOTSOCK] {
+            for answer in [0, -1] {
+                assert_eq!(written(answer, errno).unwrap_err().raw_os_error(), Some(errno));
+            }
+        }
+        assert_eq!(written(-1, 0).unwrap_err().to_string(), "libproc answers -1");
+    }
+
+    /// What is asked of a kernel whose answer about a socket is so long.
+    fn ask_kernel_with<const LENGTH: usize>() -> io::Result<Vec<u8>> {
+        let socket = |_pid, _fd, buffer: &mut [u8]| {
+            let Some(answer) = buffer.get_mut(..LENGTH) else {
+                return Err(io::Error::from_raw_os_error(ENOMEM));
+            };
+            answer.fill(7);
+            Ok(LENGTH)
+        };
+        let value = |_: &std::ffi::CStr, _: &mut [u8]| (0, Ok(()));
+        let calls = Calls { pids: |_| Ok(0), fds: |_, _| Ok(0), socket, value };
+        socket_fdinfo(&calls, 1, 3)
+    }
+
+    #[test]
+    fn a_kernel_that_has_more_to_say_of_a_socket_is_given_more_room() {
+        assert_eq!(ask_kernel_with::<792>().unwrap(), [7; 792]);
+        assert_eq!(ask_kernel_with::<800>().unwrap(), [7; 800]);
+        assert_eq!(ask_kernel_with::<6336>().unwrap(), [7; 6336]);
+        assert_eq!(ask_kernel_with::<6337>().unwrap_err().raw_os_error(), Some(ENOMEM));
+    }
 
     #[test]
     fn a_list_that_grows_after_its_size_was_asked_is_asked_for_again() {
