@@ -14,4 +14,6 @@ pub(super) mod sockstat;
 #[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "only for these two"))]
 pub(super) mod xnu;
 #[cfg(test)]
+mod xnu_layout;
+#[cfg(test)]
 pub(super) mod xnu_records;

@@ -1,9 +1,15 @@
 //! Writes what the kernel of macOS would, for tests: one socket, as a list tells of it and as a
-//! descriptor's answer does.
+//! descriptor's answer does, laid out by `xnu_layout`.
 
+use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::pcblist_n::PcbList;
+use super::xnu_layout::{
+    InSockinfo, KernCtlInfo, KernEventInfo, NdrvInfo, SocketFdinfo, SocketInfo, TcpSockinfo,
+    UnSockinfo, VsockSockinfo, XinpcbN, Xinpgen, Xkctlpcb, Xkevtpcb, XsockbufN, XsocketN,
+    XsockstatN, Xsystmgen, XtcpcbN, XunpcbN,
+};
 
 /// Which form of `struct xsocket_n`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,92 +135,123 @@ impl KernelSocket {
     pub(crate) fn group(&self, list: PcbList, layout: Layout) -> Vec<u8> {
         let [vendor, class, subclass, _] = self.numbers;
         let pcb = match list {
-            PcbList::Tcp | PcbList::Udp | PcbList::Raw => record(0x10, 104)
-                .put_u64(8, self.pcb)
-                .put(16, self.remote.1.to_be_bytes())
-                .put(18, self.local.1.to_be_bytes())
-                .put_u64(28, self.generation)
-                .put(44, [self.vflag])
-                .put(46, [self.raw_protocol])
-                .put(48, union(self.remote.0))
-                .put(64, union(self.local.0)),
-            PcbList::LocalStream | PcbList::LocalDgram => record(0x200, 588)
-                .put_u64(8, self.pcb)
-                .put_u64(32, self.peer_pcb)
-                .put_u64(68, self.generation)
-                .put(76, sockaddr_un(self.path)),
-            PcbList::Kctl => record(0x80, 128).put_u64(8, self.pcb).put(32, self.name),
-            PcbList::Kevt => record(0x100, 32)
-                .put_u64(8, self.pcb)
-                .put_u32(16, vendor)
-                .put_u32(20, class)
-                .put_u32(24, subclass),
+            PcbList::Tcp | PcbList::Udp | PcbList::Raw => record(0x10, size_of::<XinpcbN>())
+                .put_u64(offset_of!(XinpcbN, inpp), self.pcb)
+                .put(offset_of!(XinpcbN, fport), self.remote.1.to_be_bytes())
+                .put(offset_of!(XinpcbN, lport), self.local.1.to_be_bytes())
+                .put_u64(offset_of!(XinpcbN, gencnt), self.generation)
+                .put(offset_of!(XinpcbN, vflag), [self.vflag])
+                .put(offset_of!(XinpcbN, ip_p), [self.raw_protocol])
+                .put(offset_of!(XinpcbN, faddr), union(self.remote.0))
+                .put(offset_of!(XinpcbN, laddr), union(self.local.0)),
+            PcbList::LocalStream | PcbList::LocalDgram => record(0x200, size_of::<XunpcbN>())
+                .put_u64(offset_of!(XunpcbN, unpp), self.pcb)
+                .put_u64(offset_of!(XunpcbN, conn), self.peer_pcb)
+                .put_u64(offset_of!(XunpcbN, gencnt), self.generation)
+                .put(offset_of!(XunpcbN, au), sockaddr_un(self.path)),
+            PcbList::Kctl => record(0x80, size_of::<Xkctlpcb>())
+                .put_u64(offset_of!(Xkctlpcb, kctpcb), self.pcb)
+                .put(offset_of!(Xkctlpcb, kctlname), self.name),
+            PcbList::Kevt => record(0x100, size_of::<Xkevtpcb>())
+                .put_u64(offset_of!(Xkevtpcb, evtpcb), self.pcb)
+                .put_u32(offset_of!(Xkevtpcb, vendor_filter), vendor)
+                .put_u32(offset_of!(Xkevtpcb, class_filter), class)
+                .put_u32(offset_of!(Xkevtpcb, subclass_filter), subclass),
+        };
+        let buffer = |kind, waiting| {
+            record(kind, size_of::<XsockbufN>()).put_u32(offset_of!(XsockbufN, cc), waiting)
         };
         let mut group = pcb.0;
         group.extend(self.xsocket_n(layout));
-        group.extend(record(0x2, 32).put_u32(8, self.received).0);
-        group.extend(record(0x4, 32).put_u32(8, self.sent).0);
-        group.extend(record(0x8, 136).0);
+        group.extend(buffer(0x2, self.received).0);
+        group.extend(buffer(0x4, self.sent).0);
+        group.extend(record(0x8, size_of::<XsockstatN>()).0);
         if list == PcbList::Tcp {
-            group.extend(record(0x20, 204).put(36, self.tcp_state.to_le_bytes()).0);
+            let state = self.tcp_state.to_le_bytes();
+            group.extend(
+                record(0x20, size_of::<XtcpcbN>()).put(offset_of!(XtcpcbN, state), state).0,
+            );
         }
         group
     }
 
     fn xsocket_n(&self, layout: Layout) -> Vec<u8> {
-        let socket = record(0x1, if layout == Layout::Macos12 { 76 } else { 104 })
-            .put_u64(8, self.handle)
-            .put(16, self.kind.to_le_bytes())
-            .put_u32(20, self.options)
-            .put(26, self.so_state.to_le_bytes())
-            .put_u64(28, self.pcb)
-            .put(36, self.protocol.to_le_bytes())
-            .put(40, self.family.to_le_bytes())
-            .put(44, self.queue.map(i16::to_le_bytes).concat())
-            .put_u32(64, self.uid)
-            .put(68, self.last_pid.to_le_bytes());
+        let length = match layout {
+            Layout::Macos12 => offset_of!(XsocketN, gencnt),
+            Layout::Macos13 => size_of::<XsocketN>(),
+        };
+        let socket = record(0x1, length)
+            .put_u64(offset_of!(XsocketN, so), self.handle)
+            .put(offset_of!(XsocketN, kind_of_socket), self.kind.to_le_bytes())
+            .put_u32(offset_of!(XsocketN, options), self.options)
+            .put(offset_of!(XsocketN, state), self.so_state.to_le_bytes())
+            .put_u64(offset_of!(XsocketN, pcb), self.pcb)
+            .put(offset_of!(XsocketN, protocol), self.protocol.to_le_bytes())
+            .put(offset_of!(XsocketN, family), self.family.to_le_bytes())
+            .put(offset_of!(XsocketN, qlen), self.queue[0].to_le_bytes())
+            .put(offset_of!(XsocketN, incqlen), self.queue[1].to_le_bytes())
+            .put(offset_of!(XsocketN, qlimit), self.queue[2].to_le_bytes())
+            .put_u32(offset_of!(XsocketN, uid), self.uid)
+            .put(offset_of!(XsocketN, last_pid), self.last_pid.to_le_bytes());
         match layout {
             Layout::Macos12 => socket.0,
-            Layout::Macos13 => socket.put_u32(84, self.flags).put_u32(88, self.flags1).0,
+            Layout::Macos13 => {
+                socket
+                    .put_u32(offset_of!(XsocketN, flags), self.flags)
+                    .put_u32(offset_of!(XsocketN, flags1), self.flags1)
+                    .0
+            }
         }
     }
 
     /// What a descriptor of it answers.
     pub(crate) fn socket_fdinfo(&self) -> Vec<u8> {
-        let answer = Bytes::new(792)
-            .put_u32(16, 2)
-            .put_u64(160, self.handle)
-            .put_u64(168, self.pcb)
-            .put(176, i32::from(self.kind).to_le_bytes())
-            .put(180, self.protocol.to_le_bytes())
-            .put(184, self.family.to_le_bytes())
-            .put(188, &self.options.to_le_bytes()[..2])
-            .put(192, self.so_state.to_le_bytes())
-            .put(194, self.queue.map(i16::to_le_bytes).concat())
-            .put_u32(208, self.received)
-            .put_u32(232, self.sent)
-            .put(256, self.tells.to_le_bytes());
+        const PSI: usize = offset_of!(SocketFdinfo, psi);
+        const PROTO: usize = PSI + offset_of!(SocketInfo, proto);
+        const INET: usize = PROTO + offset_of!(TcpSockinfo, ini);
+        const PROX_FDTYPE_SOCKET: u32 = 2;
+        let answer = Bytes::new(size_of::<SocketFdinfo>())
+            .put_u32(offset_of!(SocketFdinfo, pfi.kind), PROX_FDTYPE_SOCKET)
+            .put_u64(PSI + offset_of!(SocketInfo, so), self.handle)
+            .put_u64(PSI + offset_of!(SocketInfo, pcb), self.pcb)
+            .put(PSI + offset_of!(SocketInfo, kind_of_socket), i32::from(self.kind).to_le_bytes())
+            .put(PSI + offset_of!(SocketInfo, protocol), self.protocol.to_le_bytes())
+            .put(PSI + offset_of!(SocketInfo, family), self.family.to_le_bytes())
+            .put(PSI + offset_of!(SocketInfo, options), &self.options.to_le_bytes()[..2])
+            .put(PSI + offset_of!(SocketInfo, state), self.so_state.to_le_bytes())
+            .put(PSI + offset_of!(SocketInfo, qlen), self.queue[0].to_le_bytes())
+            .put(PSI + offset_of!(SocketInfo, incqlen), self.queue[1].to_le_bytes())
+            .put(PSI + offset_of!(SocketInfo, qlimit), self.queue[2].to_le_bytes())
+            .put_u32(PSI + offset_of!(SocketInfo, rcv.cc), self.received)
+            .put_u32(PSI + offset_of!(SocketInfo, snd.cc), self.sent)
+            .put(PSI + offset_of!(SocketInfo, kind), self.tells.to_le_bytes());
         let [first, second, third, fourth] = self.numbers;
-        let numbers = |answer: Bytes| {
-            let answer = answer.put_u32(264, first).put_u32(268, second);
-            answer.put_u32(272, third).put_u32(276, fourth)
-        };
         match self.tells {
             1 | 2 => answer
-                .put(264, self.remote.1.to_be_bytes())
-                .put(268, self.local.1.to_be_bytes())
-                .put_u64(272, self.generation)
-                .put(288, [self.vflag])
-                .put(296, union(self.remote.0))
-                .put(312, union(self.local.0))
-                .put(344, self.tcp_state.to_le_bytes()),
+                .put(INET + offset_of!(InSockinfo, fport), self.remote.1.to_be_bytes())
+                .put(INET + offset_of!(InSockinfo, lport), self.local.1.to_be_bytes())
+                .put_u64(INET + offset_of!(InSockinfo, gencnt), self.generation)
+                .put(INET + offset_of!(InSockinfo, vflag), [self.vflag])
+                .put(INET + offset_of!(InSockinfo, faddr), union(self.remote.0))
+                .put(INET + offset_of!(InSockinfo, laddr), union(self.local.0))
+                .put(PROTO + offset_of!(TcpSockinfo, state), self.tcp_state.to_le_bytes()),
             3 => answer
-                .put_u64(264, self.peer)
-                .put_u64(272, self.peer_pcb)
-                .put(280, sockaddr_un(self.path)),
-            4 => answer.put_u32(268, second).put(272, self.name),
-            5 | 7 => numbers(answer),
-            6 => answer.put(288, self.name),
+                .put_u64(PROTO + offset_of!(UnSockinfo, conn_so), self.peer)
+                .put_u64(PROTO + offset_of!(UnSockinfo, conn_pcb), self.peer_pcb)
+                .put(PROTO + offset_of!(UnSockinfo, addr), sockaddr_un(self.path)),
+            4 => answer
+                .put_u32(PROTO + offset_of!(NdrvInfo, if_unit), second)
+                .put(PROTO + offset_of!(NdrvInfo, if_name), self.name),
+            5 => answer
+                .put_u32(PROTO + offset_of!(KernEventInfo, vendor), first)
+                .put_u32(PROTO + offset_of!(KernEventInfo, class), second)
+                .put_u32(PROTO + offset_of!(KernEventInfo, subclass), third),
+            6 => answer.put(PROTO + offset_of!(KernCtlInfo, name), self.name),
+            7 => answer
+                .put_u32(PROTO + offset_of!(VsockSockinfo, local_cid), first)
+                .put_u32(PROTO + offset_of!(VsockSockinfo, local_port), second)
+                .put_u32(PROTO + offset_of!(VsockSockinfo, remote_cid), third)
+                .put_u32(PROTO + offset_of!(VsockSockinfo, remote_port), fourth),
             _ => answer,
         }
         .0
@@ -224,10 +261,14 @@ impl KernelSocket {
 /// A list's header, or what stands at its end.
 pub(crate) fn header(list: PcbList, count: u32, generation: u64) -> Vec<u8> {
     let header = match list {
-        PcbList::Kctl | PcbList::Kevt => {
-            Bytes::new(32).put_u32(0, 32).put_u32(8, count).put_u64(16, generation)
-        }
-        _ => Bytes::new(24).put_u32(0, 24).put_u32(4, count).put_u64(8, generation),
+        PcbList::Kctl | PcbList::Kevt => Bytes::new(size_of::<Xsystmgen>())
+            .put_u32(offset_of!(Xsystmgen, len), 32)
+            .put_u64(offset_of!(Xsystmgen, count), count.into())
+            .put_u64(offset_of!(Xsystmgen, gencnt), generation),
+        _ => Bytes::new(size_of::<Xinpgen>())
+            .put_u32(offset_of!(Xinpgen, len), 24)
+            .put_u32(offset_of!(Xinpgen, count), count)
+            .put_u64(offset_of!(Xinpgen, gencnt), generation),
     };
     header.0
 }

@@ -11,7 +11,6 @@
 mod calls;
 #[cfg(target_os = "macos")]
 mod ffi;
-mod layout;
 mod libproc;
 mod scan;
 mod sysctl;
