@@ -4,17 +4,18 @@
 //! The query's constraints become a `Filter`, `sys` collects a `Snapshot` of what it lets through, and
 //! `correlate` makes rows of it.
 
-#![cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
-
 #[cfg(feature = "bench")]
 pub mod bench;
 mod correlate;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod filter;
 mod gap;
 mod gap_log;
 mod inet_ntop;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod model;
 mod parse;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod socket_table;
 mod sys;
 

@@ -23,7 +23,7 @@
 #[cfg(target_os = "linux")]
 mod linux;
 // All of it but the system calls is tested on any system.
-#[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "only macOS collects so"))]
+#[cfg(any(target_os = "macos", test))]
 mod macos;
 
 #[cfg(target_os = "linux")]

@@ -57,10 +57,6 @@ fn socket_fdinfo_in(room: usize, calls: &Calls, pid: i32, fd: i32) -> io::Result
 
 /// What libproc means by a number of bytes: its functions answer 0 for an error, and for a list with nothing in
 /// it. Only errno tells which, if it was 0 before the call.
-#[cfg_attr(
-    not(any(target_os = "macos", test)),
-    allow(dead_code, reason = "macOS alone has libproc")
-)]
 pub(super) fn written(written: c_int, errno: c_int) -> io::Result<usize> {
     match usize::try_from(written) {
         Ok(written) if written > 0 => Ok(written),
