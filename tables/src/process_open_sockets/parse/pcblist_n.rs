@@ -69,7 +69,7 @@ pub(crate) struct Pcb {
     pub(crate) socket: Socket,
     pub(crate) details: DarwinDetails,
     /// Different for every socket of a list since boot, even where the handle comes again; None for those of
-    /// user space, of AF_SYSTEM, and where there is no more than a socket.
+    /// user space and of AF_SYSTEM.
     pub(crate) generation: Option<NonZeroU64>,
     /// The handle of the protocol's part of the socket, which can be a peer's peer.
     pub(crate) pcb: u64,
