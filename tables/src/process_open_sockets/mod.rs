@@ -10,6 +10,8 @@
 pub mod bench;
 mod correlate;
 mod filter;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod gap;
 mod gap_log;
 mod inet_ntop;
