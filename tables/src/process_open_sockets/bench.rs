@@ -11,6 +11,7 @@ use super::parse::sock_diag::{Message, Messages, Request};
 use super::socket_table::SocketTable;
 use crate::{QueryContext, Rows};
 
+#[cfg(target_os = "linux")]
 pub use super::sys::bench::{dump_tcp, walk};
 
 /// Parses the lines of `/proc/net/tcp`; returns how many are sockets.

@@ -9,6 +9,8 @@ pub mod bench;
 mod correlate;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod filter;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod gap;
 mod gap_log;
 mod inet_ntop;

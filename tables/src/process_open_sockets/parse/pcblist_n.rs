@@ -221,13 +221,14 @@ struct Header {
 const SHORT_HEADER: u32 = 24;
 
 fn header(value: &[u8]) -> IResult<&[u8], Header> {
-    let (fields, length) = le_u32.parse(value)?;
+    let (_, length) = le_u32.parse(value)?;
+    let (unread, header) = take(length).parse(value)?;
+    let (fields, _length) = le_u32.parse(header)?;
     let (fields, count) = match length {
         SHORT_HEADER => map(le_u32, u64::from).parse(fields)?,
         _ => (take(4_usize), le_u64).map(|(_padding, count)| count).parse(fields)?,
     };
     let (_, (generation, _sockets)) = (le_u64, le_u64).parse(fields)?;
-    let (unread, header) = take(length).parse(value)?;
     Ok((unread, Header { length: header.len(), count, generation }))
 }
 

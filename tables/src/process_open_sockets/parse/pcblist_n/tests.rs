@@ -180,7 +180,10 @@ fn records_that_are_too_short_are_counted_and_left_out() {
 
 #[test]
 fn a_value_that_does_not_begin_as_a_list_is_malformed() {
-    for bytes in [&b""[..], &[24, 0, 0, 0], &[0; 24], &[24; 24], &[0xff; 64]] {
+    // A header that ends before its last field, and nothing missing behind it.
+    let mut short = [0; 96];
+    short[0] = 31;
+    for bytes in [&b""[..], &[24, 0, 0, 0], &[0; 24], &[0; 64], &short, &[24; 24], &[0xff; 64]] {
         for list in PcbList::ALL {
             assert_eq!(list.parse(bytes), Err(Malformed), "{bytes:?}");
         }
