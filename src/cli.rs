@@ -8,10 +8,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
 use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use log::{Level, LevelFilter};
-use tables::process_open_sockets::{Families, Options, Source};
+#[cfg(target_os = "linux")]
+use tables::process_open_sockets::Source;
+use tables::process_open_sockets::{Families, Options};
 
 use crate::variables;
 
@@ -117,10 +120,6 @@ impl Launch {
     }
 }
 
-/// From how many open files of a host on the BPF program is worth being loaded for one query.
-#[cfg(feature = "shell")]
-pub const BUSY: u64 = 10_000;
-
 /// The seconds of a day: the longest time that a flag takes.
 const DAY: u64 = 86_400;
 
@@ -131,6 +130,7 @@ fn up_to<const MOST: u64>(text: &str) -> Result<u64, String> {
 
 /// A directory that can be read as a mount of proc: a wrong one is found at the start, not by the
 /// first query.
+#[cfg(target_os = "linux")]
 fn mount_of_proc(path: PathBuf) -> Result<PathBuf, String> {
     path.read_dir().map_err(|error| format!("cannot read it: {error}"))?;
     match path.join("self").symlink_metadata() {
@@ -156,9 +156,11 @@ fn identifier(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The flags that say where the table looks.
+/// The flags that say where the table looks on Linux: about a mount of proc, netlink, and threads that have
+/// descriptors of their own. Elsewhere there is none of that to choose.
+#[cfg(target_os = "linux")]
 #[derive(Args, Debug)]
-pub struct TableFlags {
+pub struct LinuxFlags {
     /// The mount of proc to read, such as a container's view of the host's
     #[arg(
         long,
@@ -208,9 +210,19 @@ pub struct TableFlags {
         value_parser = clap::builder::FalseyValueParser::new()
     )]
     pub threads: bool,
+}
+
+/// The flags that say where the table looks, and at what.
+#[derive(Args, Debug)]
+pub struct TableFlags {
+    /// What only Linux has
+    #[cfg(target_os = "linux")]
+    #[command(flatten)]
+    pub linux: LinuxFlags,
     /// Which sockets there are rows of: a list, with commas between, of unix, inet, packet, netlink,
-    /// vsock, mptcp, sctp, unlisted (held, and in no table of the kernel's), default (the first three)
-    /// and all
+    /// vsock, mptcp, sctp, unlisted (held, and in no table of the kernel's), system (kernel controls and
+    /// events of macOS), ndrv (frames of an interface, macOS), default (the first three) and all; what a
+    /// system lacks it has no rows of
     #[arg(
         long,
         global = true,
@@ -234,11 +246,14 @@ fn families(list: &str) -> Result<Families, String> {
             "mptcp" => Families::MPTCP,
             "sctp" => Families::SCTP,
             "unlisted" => Families::UNLISTED,
+            "system" => Families::SYSTEM,
+            "ndrv" => Families::NDRV,
             "default" => Families::default(),
             "all" => Families::all(),
             other => {
                 return Err(format!(
-                    "'{other}' is none of unix, inet, packet, netlink, vsock, mptcp, sctp, unlisted, default, all"
+                    "'{other}' is none of unix, inet, packet, netlink, vsock, mptcp, sctp, unlisted, \
+                     system, ndrv, default, all"
                 ));
             }
         };
@@ -246,6 +261,7 @@ fn families(list: &str) -> Result<Families, String> {
     Ok(families)
 }
 
+#[cfg(target_os = "linux")]
 fn source(name: String) -> Source {
     match &*name {
         "procfs" => Source::Procfs,
@@ -255,17 +271,29 @@ fn source(name: String) -> Source {
     }
 }
 
-impl TableFlags {
-    /// The same as the table takes it. BPF is used on a host that has so many files open.
-    pub fn options(&self, bpf_from_files: u64) -> Options {
+#[cfg(target_os = "linux")]
+impl LinuxFlags {
+    fn options(&self) -> Options {
         Options {
             procfs: self.procfs.clone(),
             source: self.source,
-            bpf_from_files: (!self.no_bpf).then_some(bpf_from_files),
+            bpf_from_files: (!self.no_bpf).then_some(0),
             snapshot_ttl: Duration::from_millis(self.snapshot_ttl_ms),
             threads: self.threads,
-            families: self.families,
+            ..Options::default()
         }
+    }
+}
+
+impl TableFlags {
+    /// The same as the table takes it.
+    pub fn options(&self) -> Options {
+        let families = self.families;
+        #[cfg(target_os = "linux")]
+        let others = self.linux.options();
+        #[cfg(not(target_os = "linux"))]
+        let others = Options::default();
+        Options { families, ..others }
     }
 }
 
@@ -302,5 +330,33 @@ impl Cli {
         });
         log.filter_level(level);
         log.parse_default_env().init();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::any::TypeId;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// A default that must be on the host keeps the program from starting where it is not.
+    #[test]
+    fn what_other_systems_have_too_has_no_path_for_a_default() {
+        #[cfg(target_os = "linux")]
+        let of_linux = LinuxFlags::augment_args(clap::Command::new(""));
+        #[cfg(not(target_os = "linux"))]
+        let of_linux = clap::Command::new("");
+        let is_of_linux =
+            |arg: &clap::Arg| of_linux.get_arguments().any(|it| it.get_id() == arg.get_id());
+        let command = Cli::command();
+        let defaults = command.get_arguments().filter(|arg| !arg.get_default_values().is_empty());
+        let paths = defaults.filter(|arg| {
+            !is_of_linux(arg) && arg.get_value_parser().type_id() == TypeId::of::<PathBuf>()
+        });
+        let ids: Vec<&str> = paths.map(|arg| arg.get_id().as_str()).collect();
+        assert_eq!(ids, [""; 0]);
+        assert_eq!(of_linux.get_arguments().count(), if cfg!(target_os = "linux") { 4 } else { 0 });
     }
 }

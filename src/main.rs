@@ -11,10 +11,10 @@ fn main() -> ExitCode {
     };
     cli.start_log();
     match cli.command {
-        None => extension::run(&cli.launch, cli.table.options(0)),
+        None => extension::run(&cli.launch, cli.table.options()),
         #[cfg(feature = "shell")]
         Some(cli::Command::Query(query)) => {
-            process_open_sockets::shell::query(&query, cli.table.options(cli::BUSY))
+            process_open_sockets::shell::query(&query, cli.table.options().for_one_query())
         }
         #[cfg(feature = "shell")]
         Some(cli::Command::Schema) => process_open_sockets::shell::schema(),

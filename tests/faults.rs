@@ -8,10 +8,13 @@ mod answers;
 mod core;
 #[path = "faults/crowds.rs"]
 mod crowds;
+// They need a scan that lasts as long as a tree makes it.
+#[cfg(target_os = "linux")]
 #[path = "faults/end.rs"]
 mod end;
 #[path = "faults/listed.rs"]
 mod listed;
+#[cfg(target_os = "linux")]
 #[path = "faults/log.rs"]
 mod log;
 #[path = "faults/nonsense.rs"]

@@ -1,5 +1,6 @@
 //! The table over trees that look like `/proc`: one that was captured, and hostile ones.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
 mod support;

@@ -220,6 +220,11 @@ pub enum Error {
         /// Which one.
         path: PathBuf,
     },
+    /// The system did not list its processes.
+    Processes {
+        /// What the kernel said.
+        source: std::io::Error,
+    },
 }
 
 impl std::fmt::Display for Error {
@@ -231,6 +236,7 @@ impl std::fmt::Display for Error {
                 "{} is not a proc file system (it has no 'self'): give --procfs the place where one is mounted",
                 path.display()
             ),
+            Error::Processes { source } => write!(f, "cannot list the processes: {source}"),
         }
     }
 }
@@ -238,7 +244,7 @@ impl std::fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Read { source, .. } => Some(source),
+            Error::Read { source, .. } | Error::Processes { source } => Some(source),
             Error::NotProc { .. } => None,
         }
     }

@@ -16,7 +16,9 @@ pub(crate) mod log_capture;
 pub(crate) mod native;
 #[cfg(feature = "shell")]
 pub(crate) mod osquery;
+#[cfg(target_os = "linux")]
 pub(crate) mod own;
+#[cfg(target_os = "linux")]
 pub(crate) mod proc_tree;
 #[cfg(feature = "shell")]
 pub(crate) mod process;

@@ -11,6 +11,7 @@ use super::parse::sock_diag::{Message, Messages, Request};
 use super::socket_table::SocketTable;
 use crate::{QueryContext, Rows};
 
+#[cfg(target_os = "linux")]
 pub use super::sys::bench::{dump_tcp, walk};
 
 /// Parses the lines of `/proc/net/tcp`; returns how many are sockets.
@@ -42,6 +43,7 @@ impl Collected {
             inode: u64::from(number.reverse_bits()) + 1,
             net_namespace: None,
             binding: Binding::Inet {
+                v6: false,
                 protocol: 6,
                 local: end(443),
                 remote: end(u16::try_from(number % 65_536).unwrap_or_default()),

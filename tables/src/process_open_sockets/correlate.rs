@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::num::NonZeroU32;
 use std::sync::LazyLock;
 
 use super::Field;
@@ -102,9 +101,15 @@ impl Rows for Answer {
     }
 
     fn cell(&self, row: usize, column: usize) -> Value<'_> {
-        let (Some((row, socket)), Some(field)) = (self.parts(row), Field::ALL.get(column)) else {
-            return Value::Null;
-        };
+        Field::ALL.get(column).map_or(Value::Null, |&field| self.value(row, field))
+    }
+}
+
+impl Answer {
+    /// One cell, of any platform's columns.
+    pub(super) fn value(&self, row: usize, field: Field) -> Value<'_> {
+        let Some((row, socket)) = self.parts(row) else { return Value::Null };
+        let darwin = || self.snapshot.darwin.get(usize::try_from(row.socket).ok()?);
         let address = |endpoint: Option<Endpoint>| {
             text(endpoint.map_or_else(String::new, |endpoint| inet_ntop(endpoint.address)))
         };
@@ -143,11 +148,17 @@ impl Rows for Answer {
             },
             Field::OwnerUnknown => match row.holder {
                 Holder::Process { .. } => Value::Text("".into()),
-                Holder::Nobody(_) => Value::Text(self.snapshot.owner_unknown(socket).name().into()),
+                Holder::Nobody(_) => {
+                    let unknown = self.snapshot.owner_unknown(row.socket, socket);
+                    Value::Text(unknown.name().into())
+                }
             },
             Field::Type => number(Some(details.kind).filter(|&kind| kind != 0)),
             Field::Uid => number(details.uid),
-            Field::PeerSocket => number(details.peer.map(NonZeroU32::get)),
+            Field::PeerSocket => {
+                let handle = || Some(darwin()?.peer?.get().cast_signed());
+                number(details.peer.map(|inode| inode.get().into()).or_else(handle))
+            }
             Field::RxQueue => number(details.receive_queue),
             Field::TxQueue => number(details.send_queue),
             Field::Interface => {
@@ -163,6 +174,11 @@ impl Rows for Answer {
                 let both = socket.net_namespace.zip(self.snapshot.host);
                 number(both.map(|(namespace, host)| namespace == host))
             }
+            Field::LastPid => number(darwin().and_then(|darwin| darwin.last_pid)),
+            Field::Control => match &socket.binding {
+                Binding::System { control, .. } => Value::Text((&**control).into()),
+                _ => Value::Text("".into()),
+            },
         }
     }
 }

@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use crate::{ColumnsUsed, Constraint, Operator, QueryContext};
 
 use super::model::{FdOwner, NetNamespace, Socket, TcpState};
+use super::parse::pcblist_n::PcbList;
 use super::parse::sock_diag::{Request, States};
 use super::socket_table::SocketTable;
 use super::{Families, Field};
@@ -34,7 +35,8 @@ impl Filter {
     /// Of all rows of these families.
     pub(crate) fn new(query: &QueryContext, families: Families) -> Filter {
         let of = |field: Field| {
-            query.constraints.iter().filter(move |constraint| constraint.column == field as usize)
+            let place = field.place();
+            query.constraints.iter().filter(move |constraint| Some(constraint.column) == place)
         };
         let number = |field| NumberCondition::new(of(field));
         let text = |field| TextCondition::new(of(field));
@@ -51,15 +53,15 @@ impl Filter {
             columns_used: query.columns_used,
             families,
             is_lookup: query.constraints.iter().all(|constraint| {
-                let lookup = [Field::Pid, Field::Fd, Field::Socket].map(|field| field as usize);
-                lookup.contains(&constraint.column)
+                let lookup = [Field::Pid, Field::Fd, Field::Socket].map(Field::place);
+                lookup.contains(&Some(constraint.column))
             }),
         }
     }
 
     /// Whether the query looks at this column.
     pub(crate) fn shows(&self, field: Field) -> bool {
-        self.columns_used.contains(field as usize)
+        field.place().is_some_and(|place| self.columns_used.contains(place))
     }
 
     /// Whether rows of sockets that nobody holds are asked for.
@@ -146,11 +148,30 @@ impl Filter {
 
     /// Whether the table can have a socket that is asked for.
     pub(crate) fn admits_table(&self, table: SocketTable) -> bool {
-        self.admits_families_of(table)
+        self.admits_families(table.families())
             && self.family.admits(table.family() as i64)
             && table.protocol().is_none_or(|protocol| self.protocol.admits(protocol.into()))
             && table.state().is_none_or(|state| self.state.admits(state))
-            && (table.has_ports() || (self.local_port.admits(0) && self.remote_port.admits(0)))
+            && (table.has_ports() || self.admits_no_ports())
+    }
+
+    /// Whether the user has chosen to see all of these.
+    pub(crate) fn admits_families(&self, families: Families) -> bool {
+        self.families.contains(families)
+    }
+
+    /// Whether the list can have a socket that is asked for.
+    #[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "only macOS has these lists"))]
+    pub(crate) fn admits_list(&self, list: PcbList) -> bool {
+        self.admits_families(list.families())
+            && list.family().iter().any(|&family| self.family.admits(family as i64))
+            && list.only_protocol().is_none_or(|protocol| self.protocol.admits(protocol.into()))
+            && (list == PcbList::Tcp || self.state.admits(""))
+            && (list.families() == Families::INET || self.admits_no_ports())
+    }
+
+    fn admits_no_ports(&self) -> bool {
+        self.local_port.admits(0) && self.remote_port.admits(0)
     }
 
     pub(crate) fn admits_net_namespace(&self, namespace: Option<NetNamespace>) -> bool {

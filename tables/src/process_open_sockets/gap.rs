@@ -4,6 +4,7 @@ use std::fmt;
 
 /// What kind of thing could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "each system has some of its own")]
 pub(crate) enum GapKind {
     /// The file descriptors of a process: its sockets look as if nobody held them.
     Fds,
@@ -33,6 +34,12 @@ pub(crate) enum GapKind {
     /// A socket that had no holder at first and was gone when looked for again: it came or went
     /// during the scan.
     Vanished,
+    /// A list of sockets of macOS, or its end.
+    PcbList,
+    /// Such a list, of which the kernel shows nothing, or far less than it counts.
+    Withheld,
+    /// What macOS tells of a socket, in a form that is not known.
+    Record,
 }
 
 /// All that could not be read of one kind.
@@ -106,6 +113,15 @@ impl fmt::Display for Gap {
                 "lines forged in the path of a UNIX socket, about a socket of another kind",
                 "they are left out",
             ),
+            GapKind::PcbList => (
+                "lists of sockets not read to their end",
+                "sockets that no process holds, and of others what only the lists tell, are missing",
+            ),
+            GapKind::Withheld => (
+                "lists of sockets of which the kernel shows nothing, or far less than it counts",
+                "sockets that no readable process holds, and of others what only the lists tell, are missing",
+            ),
+            GapKind::Record => ("sockets of a form that is not known", "they are missing"),
             GapKind::Vanished => ("sockets that came or went during the scan", "they are left out"),
         };
         write!(f, "{what}: {} (first: {}); {effect}", self.count, self.first)
@@ -135,8 +151,14 @@ impl Gaps {
     }
 
     /// Whether some of them mean that sockets were not read.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "asked of Linux's tables"))]
     pub(crate) fn has_missing_sockets(&self) -> bool {
         self.has(GapKind::SocketFile) || self.has(GapKind::NoDump) || self.has(GapKind::Left)
+    }
+
+    #[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "asked of macOS's lists"))]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) fn has(&self, kind: GapKind) -> bool {

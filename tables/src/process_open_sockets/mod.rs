@@ -7,12 +7,17 @@
 #[cfg(feature = "bench")]
 pub mod bench;
 mod correlate;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod filter;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod gap;
 mod gap_log;
 mod inet_ntop;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod model;
 mod parse;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod socket_table;
 mod sys;
 
@@ -51,6 +56,16 @@ pub struct Options {
     pub families: Families,
 }
 
+impl Options {
+    /// The same for a process that ends after a query or two: BPF only on a host that has so many files open
+    /// that it pays.
+    #[must_use]
+    pub fn for_one_query(self) -> Options {
+        const BUSY: u64 = 10_000;
+        Options { bpf_from_files: self.bpf_from_files.map(|files| files.max(BUSY)), ..self }
+    }
+}
+
 bitflags! {
     /// Kinds of sockets that a user can choose.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +87,10 @@ bitflags! {
         /// Those that somebody holds and that no table of the kernel has: of other families, or neither
         /// bound nor connected; and TCP sockets that are bound and do nothing else.
         const UNLISTED = 1 << 7;
+        /// AF_SYSTEM, of macOS: kernel controls and kernel events.
+        const SYSTEM = 1 << 8;
+        /// PF_NDRV, of macOS: frames of an interface.
+        const NDRV = 1 << 9;
     }
 }
 
@@ -110,7 +129,7 @@ impl Default for Options {
     }
 }
 
-/// A column; its number is its place among all, the hidden ones after those of `SELECT *`.
+/// A column. Not every platform has all.
 ///
 /// `tables/process_open_sockets.table` says what each holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,10 +156,16 @@ enum Field {
     Interface,
     CgroupPath,
     Scope,
+    LastPid,
+    Control,
 }
 
 impl Field {
-    const ALL: [Field; 22] = [
+    /// Those of this platform, the hidden ones after those of `SELECT *`.
+    const ALL: &'static [Field] =
+        if cfg!(target_os = "macos") { &Field::MACOS } else { &Field::LINUX };
+
+    const LINUX: [Field; 22] = [
         Field::Pid,
         Field::Fd,
         Field::Socket,
@@ -164,6 +189,34 @@ impl Field {
         Field::CgroupPath,
         Field::Scope,
     ];
+
+    const MACOS: [Field; 20] = [
+        Field::Pid,
+        Field::Fd,
+        Field::Socket,
+        Field::Family,
+        Field::Protocol,
+        Field::LocalAddress,
+        Field::RemoteAddress,
+        Field::LocalPort,
+        Field::RemotePort,
+        Field::Path,
+        Field::State,
+        Field::OwnerUnknown,
+        Field::Type,
+        Field::Uid,
+        Field::PeerSocket,
+        Field::RxQueue,
+        Field::TxQueue,
+        Field::Interface,
+        Field::LastPid,
+        Field::Control,
+    ];
+
+    /// Its number, by which queries speak of it; None if this platform does not have it.
+    fn place(self) -> Option<usize> {
+        Field::ALL.iter().position(|&field| field == self)
+    }
 
     fn column(self) -> Column {
         // A constraint on one of these saves work; on the others it would only cost the planner
@@ -195,6 +248,8 @@ impl Field {
             Field::Interface => ("interface", ColumnType::Text, hidden),
             Field::CgroupPath => ("cgroup_path", ColumnType::Text, hidden),
             Field::Scope => ("scope", ColumnType::Integer, hidden),
+            Field::LastPid => ("last_pid", ColumnType::Integer, hidden),
+            Field::Control => ("control", ColumnType::Text, hidden),
         };
         Column { name: name.into(), kind, options }
     }
@@ -211,7 +266,7 @@ pub struct ProcessOpenSockets {
 impl ProcessOpenSockets {
     /// Nothing is opened before the first query.
     pub fn new(options: Options) -> Self {
-        let columns = Field::ALL.map(Field::column).into();
+        let columns = Field::ALL.iter().copied().map(Field::column).collect();
         let families = options.families;
         let collector = sys::Collector::new(options);
         ProcessOpenSockets { collector, columns, families, log: Mutex::default() }
@@ -237,5 +292,25 @@ impl Table for ProcessOpenSockets {
         let snapshot = self.collector.collect(&filter)?;
         self.log(&snapshot.gaps);
         Ok(Box::new(correlate::correlate(snapshot, &filter)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_platform_has_the_columns_that_are_stated_for_it() {
+        let spec = include_str!("../../process_open_sockets.table");
+        let (common, rest) = spec.split_once("extended_schema(LINUX").unwrap();
+        let (linux, macos) = rest.split_once("extended_schema(DARWIN").unwrap();
+        let stated = |text: &'static str| {
+            let lines = text.lines().filter_map(|line| line.trim().strip_prefix("Column(\""));
+            lines.map(|line| line.split_once('"').unwrap().0)
+        };
+        for (fields, extended) in [(&Field::LINUX[..], linux), (&Field::MACOS, macos)] {
+            let coded: Vec<_> = fields.iter().map(|field| field.column().name).collect();
+            assert_eq!(coded, stated(common).chain(stated(extended)).collect::<Vec<_>>());
+        }
     }
 }

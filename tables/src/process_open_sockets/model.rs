@@ -21,7 +21,7 @@ pub(crate) struct Endpoint {
     pub(crate) port: u16,
 }
 
-/// State of a TCP socket: `include/net/tcp_states.h`.
+/// State of a TCP socket: `include/net/tcp_states.h` on Linux, `bsd/netinet/tcp_fsm.h` on macOS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum TcpState {
     Established,
@@ -35,10 +35,13 @@ pub(crate) enum TcpState {
     LastAck,
     Listen,
     Closing,
+    /// macOS alone has it (`TSI_S_RESERVED`), and does not say what for.
+    Reserved,
     /// A number that this table has no name for.
     Unknown(u8),
 }
 
+/// Linux's numbers; macOS has others.
 impl From<u8> for TcpState {
     fn from(number: u8) -> Self {
         match number {
@@ -73,12 +76,14 @@ impl TcpState {
             TcpState::LastAck => "LAST_ACK",
             TcpState::Listen => "LISTEN",
             TcpState::Closing => "CLOSING",
+            TcpState::Reserved => "RESERVED",
             TcpState::Unknown(_) => "UNKNOWN",
         }
     }
 }
 
-/// Address families that the table lists, with Linux's numbers (`include/linux/socket.h`).
+/// Address families that the table lists, with Linux's numbers (`include/linux/socket.h`), on macOS
+/// too where it has the family; and those of macOS alone, with its own (`bsd/sys/socket.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(crate) enum Family {
@@ -87,7 +92,15 @@ pub(crate) enum Family {
     Inet6 = 10,
     Netlink = 16,
     Packet = 17,
+    Ndrv = 27,
+    System = 32,
     Vsock = 40,
+}
+
+impl Family {
+    fn of_inet(v6: bool) -> Family {
+        if v6 { Family::Inet6 } else { Family::Inet }
+    }
 }
 
 /// The type of a protocol's sockets (SOCK_*), where each protocol has but one; else 0.
@@ -140,8 +153,11 @@ pub(crate) struct VsockAddress {
 /// What a socket is bound and connected to, by family.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Binding {
-    /// IPv4 or IPv6, by the addresses' kind.
+    /// IPv4 or IPv6.
     Inet {
+        /// Whether it is of AF_INET6. On Linux so are its addresses; on macOS they are those of IPv4 if it
+        /// talks IPv4, or can talk both.
+        v6: bool,
         /// IPPROTO_*; 255 for raw sockets, whose IP protocol is the local port; 262 is MPTCP.
         protocol: u16,
         local: Endpoint,
@@ -172,7 +188,19 @@ pub(crate) enum Binding {
     Vsock {
         local: VsockAddress,
         remote: VsockAddress,
-        state: TcpState,
+        /// None where the system does not tell it.
+        state: Option<TcpState>,
+    },
+    /// AF_SYSTEM, of macOS.
+    System {
+        /// SYSPROTO_EVENT (1) or SYSPROTO_CONTROL (2).
+        protocol: u16,
+        /// The name of the control; for events the vendor, class and subclass that are listened to.
+        control: Box<str>,
+    },
+    /// PF_NDRV, of macOS: frames of an interface.
+    Ndrv {
+        protocol: u16,
     },
     /// Somebody holds it, and no table of the kernel has it; from what the descriptor tells.
     Unlisted {
@@ -207,6 +235,20 @@ pub(crate) struct Details {
     pub(crate) may_be_forged: bool,
 }
 
+/// What macOS alone tells of a socket.
+///
+/// Not part of [`Details`], so that there it costs Linux nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DarwinDetails {
+    /// The handle of the UNIX socket at the other end.
+    pub(crate) peer: Option<NonZeroU64>,
+    /// The process that used it last (`so_last_pid`), 0 for the kernel. It may have closed the socket
+    /// since, or ended, and its number be another's by now.
+    pub(crate) last_pid: Option<i32>,
+    /// Why no descriptor can be the socket's; None if one could.
+    pub(crate) without_fd: Option<OwnerUnknown>,
+}
+
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Interface {
@@ -226,8 +268,9 @@ impl Interface {
 /// A socket as one of the kernel's tables lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Socket {
-    /// Its number in sockfs, which `socket:[inode]` links name. 0 if it has no file: TIME_WAIT,
-    /// SYN_RECV, not yet accepted, orphaned.
+    /// Its number. On Linux that in sockfs, which `socket:[inode]` links name; 0 if it has no file:
+    /// TIME_WAIT, SYN_RECV, not yet accepted, orphaned. On macOS the handle by which the kernel calls
+    /// the socket in front of programs; 0 if it has no socket.
     pub(crate) inode: u64,
     /// None if the number of its namespace could not be read.
     pub(crate) net_namespace: Option<NetNamespace>,
@@ -247,13 +290,14 @@ impl Socket {
     /// AF_*; None if it is not known.
     pub(crate) fn family(&self) -> Option<u8> {
         Some(match &self.binding {
-            Binding::Inet { local, .. } | Binding::Sctp { local, .. } => {
-                (if local.address.is_ipv4() { Family::Inet } else { Family::Inet6 }) as u8
-            }
+            Binding::Inet { v6, .. } => Family::of_inet(*v6) as u8,
+            Binding::Sctp { local, .. } => Family::of_inet(local.address.is_ipv6()) as u8,
             Binding::Unix { .. } => Family::Unix as u8,
             Binding::Packet { .. } => Family::Packet as u8,
             Binding::Netlink { .. } => Family::Netlink as u8,
             Binding::Vsock { .. } => Family::Vsock as u8,
+            Binding::System { .. } => Family::System as u8,
+            Binding::Ndrv { .. } => Family::Ndrv as u8,
             Binding::Unlisted { family, .. } => return *family,
         })
     }
@@ -261,7 +305,10 @@ impl Socket {
     /// None if it is not known.
     pub(crate) fn protocol(&self) -> Option<u16> {
         match self.binding {
-            Binding::Inet { protocol, .. } | Binding::Packet { protocol } => Some(protocol),
+            Binding::Inet { protocol, .. }
+            | Binding::Packet { protocol }
+            | Binding::System { protocol, .. }
+            | Binding::Ndrv { protocol } => Some(protocol),
             Binding::Sctp { .. } => Some(IPPROTO_SCTP),
             Binding::Unix { .. } | Binding::Vsock { .. } => Some(IPPROTO_IP),
             Binding::Netlink { protocol, .. } => Some(protocol.into()),
@@ -332,9 +379,13 @@ impl Socket {
         match self.binding {
             Binding::Inet { state, .. } => state.map_or("", TcpState::name),
             Binding::Sctp { state, .. } => state.name(),
-            Binding::Vsock { state, .. } => state.name(),
+            Binding::Vsock { state, .. } => state.map_or("", TcpState::name),
             Binding::Packet { .. } => "NONE",
-            Binding::Unix { .. } | Binding::Netlink { .. } | Binding::Unlisted { .. } => "",
+            Binding::Unix { .. }
+            | Binding::Netlink { .. }
+            | Binding::System { .. }
+            | Binding::Ndrv { .. }
+            | Binding::Unlisted { .. } => "",
         }
     }
 }
@@ -350,6 +401,12 @@ pub(crate) enum OwnerUnknown {
     AcceptQueue,
     /// Its last descriptor was closed before the connection was over.
     Orphan,
+    /// The kernel made it for itself.
+    Kernel,
+    /// A part of an MPTCP connection, which is a socket of its own.
+    Subflow,
+    /// The process's own network stack has it, and not the kernel's.
+    UserSpace,
     /// It has a file, but not every process could be looked into.
     Unreadable,
     /// No process has it: it is the kernel's, or on its way from one process to another.
@@ -363,6 +420,9 @@ impl OwnerUnknown {
             OwnerUnknown::SynRecv => "syn_recv",
             OwnerUnknown::AcceptQueue => "accept_queue",
             OwnerUnknown::Orphan => "orphan",
+            OwnerUnknown::Kernel => "kernel",
+            OwnerUnknown::Subflow => "subflow",
+            OwnerUnknown::UserSpace => "user_space",
             OwnerUnknown::Unreadable => "unreadable",
             OwnerUnknown::NoProcess => "no_process",
         }
@@ -464,16 +524,21 @@ pub(crate) struct Snapshot {
     pub(crate) host: Option<NetNamespace>,
     /// The paths of the sockets' control groups by inode, if they are asked for.
     pub(crate) cgroups: HashMap<NonZeroU64, Box<[u8]>>,
+    /// Of each socket, in their order; none on Linux.
+    pub(crate) darwin: Vec<DarwinDetails>,
 }
 
 impl Snapshot {
-    /// Why nobody in the snapshot holds this socket of it.
-    pub(crate) fn owner_unknown(&self, socket: &Socket) -> OwnerUnknown {
+    /// Why nobody in the snapshot holds this socket of it, which has this place there.
+    pub(crate) fn owner_unknown(&self, place: u32, socket: &Socket) -> OwnerUnknown {
         let hidden = [GapKind::Fds, GapKind::Hidepid, GapKind::PidNamespace];
         let not_all_seen = hidden.into_iter().any(|kind| self.gaps.has(kind));
         let with_file =
             if not_all_seen { OwnerUnknown::Unreadable } else { OwnerUnknown::NoProcess };
-        socket.is_without_file().unwrap_or(with_file)
+        match usize::try_from(place).ok().and_then(|place| self.darwin.get(place)) {
+            Some(darwin) => darwin.without_fd.unwrap_or(with_file),
+            None => socket.is_without_file().unwrap_or(with_file),
+        }
     }
 }
 

@@ -42,7 +42,9 @@ impl SocketTable {
             (Family::Unix, _) => unix(line),
             (Family::Packet, _) => packet(line),
             (Family::Netlink, _) => netlink(line),
-            (Family::Inet | Family::Inet6 | Family::Vsock, _) => return Err(Malformed),
+            (Family::Inet | Family::Inet6 | Family::Vsock | Family::Ndrv | Family::System, _) => {
+                return Err(Malformed);
+            }
         };
         parsed.map(|(_, socket)| socket).map_err(|_| Malformed)
     }
@@ -75,7 +77,7 @@ fn inet(
         send_queue: (state != Some(TcpState::Listen)).then_some(send_queue),
         ..Details::default()
     };
-    let binding = Binding::Inet { protocol, local, remote, state };
+    let binding = Binding::Inet { v6: local.address.is_ipv6(), protocol, local, remote, state };
     Ok((line, Socket { inode, net_namespace: None, binding, details }))
 }
 
@@ -218,6 +220,7 @@ mod tests {
             inode,
             net_namespace: None,
             binding: Binding::Inet {
+                v6: endpoint(local).address.is_ipv6(),
                 protocol,
                 local: endpoint(local),
                 remote: endpoint(remote),

@@ -22,11 +22,17 @@
 
 #[cfg(target_os = "linux")]
 mod linux;
+// All of it but the system calls is tested on any system.
+#[cfg(any(target_os = "macos", test))]
+mod macos;
 
 #[cfg(target_os = "linux")]
 pub(super) use linux::Collector;
 #[cfg(all(target_os = "linux", feature = "bench"))]
 pub(super) use linux::bench;
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("process_open_sockets can read the sockets of Linux only");
+#[cfg(target_os = "macos")]
+pub(super) use macos::Collector;
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+compile_error!("process_open_sockets can read the sockets of Linux and macOS only");

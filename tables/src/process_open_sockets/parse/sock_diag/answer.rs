@@ -112,7 +112,7 @@ fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<Listed, Malformed> {
     }
     let binding = if protocol != IPPROTO_SCTP {
         let state = has_states.then(|| TcpState::from(state));
-        Binding::Inet { protocol, local, remote, state }
+        Binding::Inet { v6, protocol, local, remote, state }
     } else if is_association {
         // All of an endpoint have its cookie.
         let identity = (cookie, local, remote);
@@ -249,7 +249,7 @@ fn vsock(mut message: &[u8]) -> Result<Listed, Malformed> {
     let remote = VsockAddress { cid: number()?, port: number()? };
     let inode = number()?;
     let cookie = u64::from_ne_bytes(take(&mut message)?);
-    let binding = Binding::Vsock { local, remote, state: TcpState::from(state) };
+    let binding = Binding::Vsock { local, remote, state: Some(TcpState::from(state)) };
     let details = Details { kind, ..Details::default() };
     let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
     Ok(Listed { socket, cookie, waiting: 0 })

@@ -157,6 +157,7 @@ const INET: &str = "
 fn an_answer_about_tcp_gives_a_socket() {
     let endpoint = |address: &str, port| Endpoint { address: address.parse().unwrap(), port };
     let binding = Binding::Inet {
+        v6: true,
         protocol: 6,
         local: endpoint("2001:db8::1", 8080),
         remote: endpoint("::ffff:127.0.0.1", 50000),
@@ -361,7 +362,7 @@ fn an_answer_about_a_vsock_socket_gives_addresses_and_state() {
     let binding = Binding::Vsock {
         local: address(3, 1024),
         remote: address(2, u32::MAX),
-        state: TcpState::Established,
+        state: Some(TcpState::Established),
     };
     assert_eq!((socket.inode, &socket.binding), (25065, &binding));
     assert_eq!((socket.family(), socket.protocol()), (Some(40), Some(0)));

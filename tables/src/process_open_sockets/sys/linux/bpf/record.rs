@@ -247,7 +247,8 @@ impl Record<'_> {
             cgroup: NonZeroU64::new(self.u64(CGROUP)?),
             ..Details::default()
         };
-        Some((Binding::Inet { protocol, local, remote, state }, details))
+        let v6 = table.family() == Family::Inet6;
+        Some((Binding::Inet { v6, protocol, local, remote, state }, details))
     }
 
     fn packet(&self) -> Option<(Binding, Details)> {

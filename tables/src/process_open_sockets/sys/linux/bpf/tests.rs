@@ -132,6 +132,7 @@ fn a_record_of_a_connection_tells_its_row() {
         inode: 99,
         net_namespace: Some(NetNamespace(4_026_531_840)),
         binding: Binding::Inet {
+            v6: false,
             protocol: 6,
             local: end([192, 0, 2, 1], 1111),
             remote: end([198, 51, 100, 2], 443),

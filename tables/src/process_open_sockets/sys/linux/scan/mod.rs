@@ -117,7 +117,7 @@ impl<'a> Scan<'a> {
         } else {
             HashMap::new()
         };
-        Snapshot { sockets, owners, gaps, host, cgroups }
+        Snapshot { sockets, owners, gaps, host, cgroups, darwin: Vec::new() }
     }
 }
 

@@ -1,0 +1,7 @@
+//! `tables::process_open_sockets::fuzz::pcblist_n` says what is checked.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tables::process_open_sockets::fuzz;
+
+fuzz_target!(|bytes: &[u8]| fuzz::pcblist_n(bytes));

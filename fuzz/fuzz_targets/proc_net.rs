@@ -1,0 +1,7 @@
+//! `tables::process_open_sockets::fuzz::proc_net` says what is checked.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tables::process_open_sockets::fuzz;
+
+fuzz_target!(|bytes: &[u8]| fuzz::proc_net(bytes));

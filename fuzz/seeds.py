@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Writes what the fuzzers begin with, from fixtures/: fuzz/seeds.py FOLDER gives FOLDER/TARGET/NAME."""
+import pathlib
+import struct
+import sys
+
+root = pathlib.Path(__file__).resolve().parent.parent
+xnu = root / 'fixtures' / 'xnu'
+corpus = pathlib.Path(sys.argv[1])
+
+
+def lines(path):
+    return [line for line in path.read_text().splitlines() if not line.startswith('#')]
+
+
+def at_offsets(path, length):
+    """What no line gives is zero: fixtures/xnu/README.md."""
+    made = bytearray(length)
+    for line in lines(path):
+        offset, digits = line.split()
+        put = bytes.fromhex(digits)
+        made[int(offset):int(offset) + len(put)] = put
+    return bytes(made)
+
+
+def seed(target, name, content):
+    folder = corpus / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+
+
+for path in xnu.glob('*.pcblist_n'):
+    seed('pcblist_n', path.name, bytes.fromhex(''.join(lines(path))))
+for path in xnu.glob('*.xunpcb_n'):
+    # A record alone, filled up to a multiple of 8: a header before it, and after it.
+    header = bytes.fromhex('18000000 01000000 ffffffff00000000 0000000000000000')
+    seed('pcblist_n', path.name, header + at_offsets(path, 592) + header)
+for name, kind, length in [('kctl', 0x80, 128), ('kevt', 0x100, 32)]:
+    header = struct.pack('<IIQQQ', 32, 0, 1, 1, 1)
+    seed('pcblist_n', name, header + struct.pack('<II', length, kind) + bytes(length - 8) + header)
+for path in xnu.glob('*.socket_fdinfo'):
+    seed('socket_fdinfo', path.name, at_offsets(path, 792))
+captures = [root / 'fixtures' / 'one-of-each' / '100', root / 'fixtures' / 'sock_diag' / 'every-state']
+for capture in captures:
+    for path in (capture / 'net').iterdir():
+        seed('proc_net', f'{capture.name}-{path.name}', path.read_bytes())
+for path in (captures[1] / 'dump').iterdir():
+    seed('sock_diag', path.name, path.read_bytes())
+seed('mountinfo', 'nsfs', b'227 98 0:4 net:[4026532229] /run/netns/a\\040b rw shared:3 - nsfs nsfs rw\n')

@@ -1,0 +1,217 @@
+//! What holds of each parser whatever the bytes are, for the fuzzers. With the feature `fuzz` only.
+//!
+//! That nothing panics is the least. Each also says what a parser of strangers' bytes must not do: invent
+//! what is not there, or show something else because the rest is cut off.
+
+use std::num::NonZeroU64;
+
+use super::model::{Binding, Socket};
+use super::parse::mountinfo::{Mount, mounts_of};
+use super::parse::pcblist_n::{End, Listing, PcbList};
+use super::parse::sock_diag::{Message, Messages, Request};
+use super::parse::socket_fdinfo;
+use super::socket_table::SocketTable;
+
+/// A value of one of the lists of macOS. It is read as each of them.
+///
+/// # Panics
+/// If a rule is broken.
+pub fn pcblist_n(value: &[u8]) {
+    for list in PcbList::ALL {
+        let whole = list.parse(value);
+        let cut = list.parse(beginning(value));
+        let Ok(whole) = whole else {
+            assert!(cut.is_err(), "{list:?}: what is refused is read when it is cut");
+            continue;
+        };
+        // Its header is as long as it says, and there.
+        let length = value.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let parts = value.split_at_checked(length);
+        assert!(parts.is_some(), "{list:?}: read without its header");
+        let (header, groups) = parts.unwrap_or_default();
+        assert_eq!(Some(whole.count), count_in(header), "{list:?}: another count");
+        the_value_has_all_of_it(value, header, &whole);
+
+        if let Ok(cut) = cut {
+            assert_eq!(cut.count, whole.count, "{list:?}: a cut list counts others");
+            assert!(cut.groups <= whole.groups, "{list:?}: a cut list has more groups");
+            // The last group may have more records than are left of it.
+            let surely = cut.pcbs.split_last().map_or(&[][..], |(_, surely)| surely);
+            assert!(whole.pcbs.starts_with(surely), "{list:?}: a cut list has other sockets");
+        }
+
+        const UNKNOWN: [u8; 16] = [13, 0, 0, 0, 0, 4, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0];
+        let grown = list.parse(&[header, &UNKNOWN, groups].concat());
+        assert_eq!(grown.as_ref(), Ok(&whole), "{list:?}: an unknown record changes something");
+    }
+}
+
+/// `xig_count`, `xug_count` or `xg_count`: of 32 bits in the shortest header alone.
+fn count_in(header: &[u8]) -> Option<u64> {
+    let count = header.get(if header.len() == 24 { 4..8 } else { 8..16 })?;
+    Some(count.iter().rfold(0, |count, &byte| count << 8 | u64::from(byte)))
+}
+
+fn the_value_has_all_of_it(value: &[u8], header: &[u8], listing: &Listing) {
+    /// A head alone, and the smallest record that is a socket: `struct xkevtpcb`.
+    const HEAD: usize = 8;
+    const SMALLEST: usize = 28;
+    let sockets = listing.pcbs.len();
+    let malformed = usize::try_from(listing.malformed).unwrap_or(usize::MAX);
+    let groups = usize::try_from(listing.groups).unwrap_or(usize::MAX);
+    assert!(sockets.saturating_add(malformed) <= groups, "more than there are groups");
+    // Only a list that counts nothing and has nothing is whole without its header behind it.
+    let is_empty = listing.count == 0 && groups == 0;
+    let headers = if listing.end == End::Whole && !is_empty { 2 } else { 1 };
+    let needed = (headers * header.len() + sockets * SMALLEST)
+        .saturating_add((groups - sockets).saturating_mul(HEAD));
+    assert!(needed <= value.len(), "more than there is room for");
+    for pcb in &listing.pcbs {
+        let generation = pcb.generation.map_or(0, NonZeroU64::get);
+        for number in [pcb.socket.inode, pcb.pcb, pcb.peer_pcb, generation] {
+            assert!(number == 0 || contains(value, &number.to_le_bytes()), "{number} is invented");
+        }
+        socket_of_macos(value, &pcb.socket);
+    }
+}
+
+/// The answer of macOS to PROC_PIDFDSOCKETINFO.
+///
+/// # Panics
+/// If a rule is broken.
+pub fn socket_fdinfo(answer: &[u8]) {
+    /// `soi_so` and `soi_pcb`.
+    const HANDLES: usize = 160;
+    let read = socket_fdinfo::parse(answer);
+    if let Some((known, _)) = answer.split_at_checked(socket_fdinfo::LENGTH) {
+        assert!(read.is_ok(), "a whole answer is refused");
+        assert_eq!(read, socket_fdinfo::parse(known), "what comes behind changes something");
+    }
+    let cut = socket_fdinfo::parse(beginning(answer));
+    assert!(cut.is_err() || cut == read, "a cut answer tells of another socket");
+    if let Ok(held) = read {
+        let handles = [held.socket.inode, held.pcb].map(u64::to_le_bytes).concat();
+        let is_there = answer.get(HANDLES..).is_some_and(|rest| rest.starts_with(&handles));
+        assert!(is_there, "other handles");
+        for number in [held.details.peer, held.generation].into_iter().flatten() {
+            assert!(contains(answer, &number.get().to_le_bytes()), "{number} is invented");
+        }
+        socket_of_macos(answer, &held.socket);
+    }
+}
+
+fn socket_of_macos(bytes: &[u8], socket: &Socket) {
+    if let Binding::Unix { path } = &socket.binding {
+        assert!(!path.contains(&0) && path.len() <= 253, "no path: {path:?}");
+        assert!(contains(bytes, path), "{path:?} is invented");
+    }
+    for end in [socket.local(), socket.remote()].into_iter().flatten() {
+        if let std::net::IpAddr::V6(v6) = end.address {
+            let is_scoped = v6.is_unicast_link_local() && v6.segments()[1] != 0;
+            assert!(!is_scoped, "{v6} has the number of its interface");
+        }
+    }
+}
+
+/// The text of a file in `/proc/<pid>/net`. It is read as each of them.
+///
+/// # Panics
+/// If a rule is broken.
+pub fn proc_net(text: &[u8]) {
+    for table in SocketTable::ALL {
+        for line in text.split(|&byte| byte == b'\n') {
+            let Ok(socket) = table.parse(line) else { continue };
+            is_of(table, &socket);
+            let inode = socket.inode.to_string();
+            assert!(contains(line, inode.as_bytes()), "{inode} is invented");
+            if let Binding::Unix { path } = &socket.binding {
+                assert!(line.ends_with(path), "{path:?} is not the rest of the line");
+            }
+        }
+    }
+}
+
+/// Datagrams of a dump of netlink's sock_diag, for the request that the first of them answers. It is read as the dump
+/// of each table.
+///
+/// # Panics
+/// If a rule is broken.
+pub fn sock_diag(datagrams: &[u8]) {
+    /// `nlmsg_seq`.
+    const SEQUENCE: usize = 8;
+    let sequence = datagrams.get(SEQUENCE..).and_then(|rest| rest.first_chunk());
+    let sequence = u32::from_ne_bytes(sequence.copied().unwrap_or_default());
+    let messages = |bytes| Messages::new(bytes, sequence).collect::<Vec<_>>();
+    let whole = messages(datagrams);
+    let is_read = whole.iter().rposition(Result::is_err).is_none_or(|at| at + 1 == whole.len());
+    assert!(is_read, "it goes on behind what is malformed");
+    let mut cut = messages(beginning(datagrams));
+    cut.pop_if(|last| last.is_err());
+    assert!(whole.starts_with(&cut), "a cut dump has other messages");
+    for message in whole.into_iter().flatten() {
+        let Message::Socket(message) = message else { continue };
+        for table in SocketTable::ALL {
+            let Some(Ok(listed)) = Request::of(table).map(|it| it.parse(message)) else { continue };
+            is_of(table, &listed.socket);
+            let inode = u32::try_from(listed.socket.inode);
+            let is_there = inode.is_ok_and(|inode| contains(message, &inode.to_ne_bytes()));
+            assert!(is_there, "{} is invented", listed.socket.inode);
+        }
+    }
+}
+
+/// Constraints decide which tables are read, so no table may have what another one is asked for.
+fn is_of(table: SocketTable, socket: &Socket) {
+    assert_eq!(socket.family(), Some(table.family() as u8), "{table:?}");
+    if let Some(protocol) = table.protocol() {
+        assert_eq!(socket.protocol(), Some(protocol), "{table:?}");
+    }
+    if let Some(state) = table.state() {
+        assert_eq!(socket.state(), state, "{table:?}");
+    }
+    if !table.has_ports() {
+        assert_eq!((socket.local_port(), socket.remote_port()), (0, 0), "{table:?}");
+    }
+}
+
+/// The text of `/proc/<pid>/mountinfo`; and a path that somebody has mounted something on.
+///
+/// # Panics
+/// If a rule is broken.
+pub fn mountinfo(bytes: &[u8]) {
+    for kind in [&b"nsfs"[..], b"cgroup2"] {
+        let mounts: Vec<Mount> = mounts_of(bytes, kind).collect();
+        let paths: usize = mounts.iter().map(|it| it.root.len() + it.mount_point.len()).sum();
+        assert!(paths <= bytes.len(), "longer than it is written");
+        // A last line that is cut may still be one, with less of its path.
+        let cut: Vec<Mount> = mounts_of(beginning(bytes), kind).collect();
+        let surely = cut.split_last().map_or(&[][..], |(_, surely)| surely);
+        assert!(mounts.starts_with(surely), "a cut text has other mounts");
+    }
+    let line =
+        [b"1 1 0:1 net:[7] ", &escaped(bytes)[..], b" rw shared:1 - nsfs nsfs rw\n"].concat();
+    let mount = Mount { root: b"net:[7]".to_vec(), mount_point: bytes.to_vec() };
+    assert_eq!(mounts_of(&line, b"nsfs").collect::<Vec<_>>(), [mount]);
+}
+
+/// As `mangle` in `fs/seq_file.c` of Linux writes it.
+fn escaped(path: &[u8]) -> Vec<u8> {
+    let escape = |&byte: &u8| match byte {
+        b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{byte:03o}").into_bytes(),
+        _ => vec![byte],
+    };
+    path.iter().flat_map(escape).collect()
+}
+
+/// A part of the bytes from their first one on. How much is anything, and the same for the same bytes.
+fn beginning(bytes: &[u8]) -> &[u8] {
+    let mixed = bytes
+        .iter()
+        .fold(7_usize, |sum, &byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+    bytes.get(..mixed % (bytes.len() + 1)).unwrap_or_default()
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    part.is_empty() || bytes.windows(part.len()).any(|window| window == part)
+}

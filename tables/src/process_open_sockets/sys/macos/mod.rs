@@ -1,0 +1,42 @@
+//! macOS: libproc for who and what; the kernel's lists of sockets for those that nobody holds.
+//!
+//! libproc tells of each descriptor what its socket is, so a row of a holder needs nothing else. The lists
+//! (`net.inet.tcp.pcblist_n` and its neighbours) are read where a query can show what only they tell: sockets
+//! without a descriptor, the user who made a socket, and the process that used it last. macOS 27 keeps
+//! them from most programs, and what was read by libproc stays true then.
+//!
+//! [`Calls`] is the seam: below it are the system calls, in `ffi` and nowhere else, above it is nothing that
+//! would not run on another system.
+
+mod calls;
+#[cfg(target_os = "macos")]
+mod ffi;
+mod libproc;
+mod scan;
+mod sysctl;
+#[cfg(test)]
+mod tests;
+
+use self::calls::Calls;
+use self::scan::Scan;
+use crate::Error;
+use crate::process_open_sockets::filter::Filter;
+use crate::process_open_sockets::model::Snapshot;
+
+/// Collects.
+pub(crate) struct Collector {
+    calls: Calls,
+}
+
+impl Collector {
+    /// Of the options only the families mean something here, and the filter has them.
+    #[cfg(target_os = "macos")]
+    pub(crate) fn new(_options: crate::process_open_sockets::Options) -> Self {
+        Collector { calls: ffi::CALLS }
+    }
+
+    /// Collects what the filter asks for.
+    pub(crate) fn collect(&self, filter: &Filter) -> Result<Snapshot, Error> {
+        Scan::new(&self.calls, filter).run()
+    }
+}
