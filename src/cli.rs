@@ -357,6 +357,6 @@ mod tests {
         });
         let ids: Vec<&str> = paths.map(|arg| arg.get_id().as_str()).collect();
         assert_eq!(ids, [""; 0]);
-        assert_eq!(of_linux.get_arguments().count(), if cfg!(target_os = "linux") { 4 } else { 0 });
+        assert_eq!(of_linux.get_arguments().count(), if cfg!(target_os = "linux") { 5 } else { 0 });
     }
 }
