@@ -26,6 +26,7 @@ use support::left_out::is_root_or_say;
 use support::own::{imitate_line_about, inode, net_namespace, pid, row, rows_of};
 use support::rows::{rows_where, table};
 use support::sleeper::Sleeper;
+use tables::process_open_sockets::{Options, ProcessOpenSockets};
 
 /// One test at a time: until a child is a program of its own it holds all that this process holds,
 /// the sockets of other tests too.
@@ -93,6 +94,28 @@ fn a_socket_held_by_two_processes_and_twice_by_one_is_three_rows() {
         rows_where(&table(Path::new("/proc")), &[("pid", &child.pid().to_string()), ("fd", "0")]);
     assert_eq!(of_child.len(), 1);
     assert!(expected.contains(&of_child[0]), "{of_child:?}");
+}
+
+#[test]
+fn who_has_a_handle_of_a_socket_does_not_hold_it() {
+    let _alone = alone();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let link = format!("/proc/self/fd/{}", listener.as_raw_fd());
+    let handle = rustix::fs::open(link, OFlags::PATH, Mode::empty()).unwrap();
+    assert_eq!(inode(&handle), inode(&listener));
+    let number = inode(&listener).to_string();
+    let fds = |table: &ProcessOpenSockets, column, value: String| -> Vec<String> {
+        let rows = rows_where(table, &[(column, &value)]);
+        let ours = rows.iter().map(|row| row.split('|').collect::<Vec<_>>());
+        let ours = ours.filter(|cells| cells[2] == number);
+        ours.map(|cells| cells[1].to_owned()).collect()
+    };
+    for bpf_from_files in [None, Some(0)] {
+        let table = ProcessOpenSockets::new(Options { bpf_from_files, ..Options::default() });
+        let holds = [listener.as_raw_fd().to_string()];
+        assert_eq!(fds(&table, "socket", number.clone()), holds);
+        assert_eq!(fds(&table, "pid", pid().to_string()), holds);
+    }
 }
 
 #[test]

@@ -459,6 +459,13 @@ impl FromIterator<FdOwner> for Owners {
 }
 
 impl Owners {
+    /// Leaves out what is said of: of each socket all that hold it, together.
+    pub(crate) fn without(self, is_out: impl Fn(&FdOwner, &[FdOwner]) -> bool) -> Owners {
+        let alike = self.0.chunk_by(|a, b| a.inode == b.inode);
+        let kept = alike.flat_map(|all| all.iter().filter(|owner| !is_out(owner, all)));
+        Owners(kept.copied().collect())
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &FdOwner> {
         self.0.iter()
     }

@@ -283,6 +283,24 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
     }
 }
 
+/// Whether the descriptor only is a handle of the socket (O_PATH in open(2)): another one's descriptor that was
+/// looked up in proc, as we do ourselves. Its link can be neither read nor written through
+/// (`tid_fd_update_inode`).
+pub(super) fn is_handle(root: &ProcRoot, owner: &FdOwner) -> bool {
+    const MODE: u32 = 0o777;
+    let process = root.process(owner.pid);
+    let link = process.and_then(|process| process.lstat(&path_of(owner)));
+    link.is_ok_and(|link| link.st_mode & MODE == 0)
+}
+
+/// From the process's directory.
+fn path_of(owner: &FdOwner) -> String {
+    match owner.tid {
+        None => format!("fd/{}", owner.fd),
+        Some(tid) => format!("task/{tid}/fd/{}", owner.fd),
+    }
+}
+
 /// Calls `read` with the name of the socket's protocol, as the holder's descriptor gives it; None if
 /// it gives none, or is no longer of that socket.
 pub(super) fn protocol_name<T>(
@@ -291,11 +309,7 @@ pub(super) fn protocol_name<T>(
     read: impl FnOnce(&[u8]) -> T,
 ) -> Option<T> {
     let process = root.process(owner.pid).ok()?;
-    let socket = match owner.tid {
-        None => process.pin(format!("fd/{}", owner.fd)),
-        Some(tid) => process.pin(format!("task/{tid}/fd/{}", owner.fd)),
-    };
-    let socket = socket.ok()?;
+    let socket = process.pin(path_of(owner)).ok()?;
     if fstat(&socket).ok()?.st_ino != owner.inode {
         return None;
     }

@@ -202,6 +202,11 @@ impl Process {
         statat(&self.directory, path, AtFlags::empty())
     }
 
+    /// What a path below it is, and not what it leads to.
+    pub(super) fn lstat(&self, path: &str) -> rustix::io::Result<rustix::fs::Stat> {
+        statat(&self.directory, path, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
     /// Hands the text of a symbolic link below it to `read`.
     pub(super) fn link<T>(&self, path: &str, read: impl Fn(&[u8]) -> T) -> rustix::io::Result<T> {
         read_link(self.directory.as_fd(), path, read)

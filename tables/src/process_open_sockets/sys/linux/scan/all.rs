@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::{Range, RangeInclusive};
 
 use super::super::bpf::Told;
+use super::super::fds;
 use super::super::netns::{Namespace, Namespaces};
 use super::super::search::{candidates, is_of_another_table, note_forged};
 use super::super::tables::{Tables, Teller, Wanted};
@@ -77,6 +78,10 @@ impl Scan<'_> {
             }
         }
         let owners: Owners = owners.into_iter().collect();
+        // Who has a handle is not alone: somebody holds the socket that it is of.
+        let is_handle =
+            |owner: &FdOwner, all: &[FdOwner]| all.len() > 1 && fds::is_handle(self.root, owner);
+        let owners = owners.without(is_handle);
         self.complete(&namespaces, &runs, pass);
         self.drop_untrue(&namespaces, &runs, &owners, recurring);
         if unlisted {

@@ -28,6 +28,7 @@ impl Scan<'_> {
         let wanted =
             |owner: &FdOwner| filter.admits_owner(owner) && filter.admits_inode(owner.inode);
         let owners: Owners = self.walk(&pids, wanted).into_iter().collect();
+        let owners = owners.without(|owner, _| fds::is_handle(self.root, owner));
         let mut search = Search::of(self.root, &owners, |table| is_admitted(filter, table));
         let mut lookup = recent.look_up(filter.is_lookup());
         if let Some(lookup) = lookup.as_ref().filter(|lookup| !lookup.tables().is_empty()) {
