@@ -161,8 +161,11 @@ impl<'a> Tables<'a> {
                 }
             }
         }
+        let is_netlink = self.source == Source::Netlink;
         match table.proc_net_path() {
-            _ if self.source == Source::Netlink => {
+            // The kernel has none of it, as Linux 7.2 has no UDP-Lite.
+            Some(path) if is_netlink && matches!(namespace.open(root, &path), Ok(None)) => {}
+            _ if is_netlink => {
                 gaps.add(GapKind::NoDump, || match (request, &self.diag) {
                     (Some(_), Err(error)) => format!("{}: {error}", place()),
                     _ => table.name().to_owned(),
