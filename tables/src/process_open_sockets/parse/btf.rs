@@ -3,10 +3,10 @@
 //!
 //! Read as far as it takes to find where a member of a structure lies, and the number of a function.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-/// Types by their numbers, and structures and functions by their names.
+/// Types by their numbers, and some structures and functions by their names.
 pub(crate) struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
@@ -116,7 +116,8 @@ struct Member {
 }
 
 impl<'a> Btf<'a> {
-    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Btf<'a>, BtfError> {
+    /// Finds these structures and functions: a kernel has some 60,000.
+    pub(crate) fn parse(bytes: &'a [u8], names: &[&str]) -> Result<Btf<'a>, BtfError> {
         const MAGIC: u16 = 0xeb9f;
         const VERSION: u8 = 1;
         let header = &mut &*bytes;
@@ -138,11 +139,12 @@ impl<'a> Btf<'a> {
             structures: HashMap::new(),
             functions: HashMap::new(),
         };
-        btf.index().ok_or(BtfError::Damaged)?;
+        btf.index(names).ok_or(BtfError::Damaged)?;
         Ok(btf)
     }
 
-    fn index(&mut self) -> Option<()> {
+    fn index(&mut self, names: &[&str]) -> Option<()> {
+        let wanted: HashSet<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
         let mut rest = self.types;
         while !rest.is_empty() {
             let number = u32::try_from(self.places.len()).ok()?;
@@ -154,7 +156,10 @@ impl<'a> Btf<'a> {
                 _ => None,
             };
             if let Some(names) = names {
-                names.entry(name_at(self.strings, found.name)?).or_insert(number);
+                let name = name_at(self.strings, found.name)?;
+                if wanted.contains(name) {
+                    names.entry(name).or_insert(number);
+                }
             }
             rest = found.rest.get(found.length()?..)?;
         }
@@ -433,10 +438,12 @@ mod tests {
         btf.bytes()
     }
 
+    const NAMES: [&str; 3] = ["inner", "outer", "f"];
+
     #[test]
     fn a_member_is_found_through_names_and_nameless_structures() {
         let bytes = few_types();
-        let btf = Btf::parse(&bytes).unwrap();
+        let btf = Btf::parse(&bytes, &NAMES).unwrap();
         for (path, offset, size) in [
             ("next", 0, 8),
             ("plain", 8, 4),
@@ -457,7 +464,7 @@ mod tests {
     #[test]
     fn what_is_not_as_it_is_asked_for_is_named() {
         let bytes = few_types();
-        let btf = Btf::parse(&bytes).unwrap();
+        let btf = Btf::parse(&bytes, &NAMES).unwrap();
         let named = |member: &str| ("outer".to_owned(), member.to_owned());
         let no_member = |member| {
             let (structure, member) = named(member);
@@ -482,9 +489,9 @@ mod tests {
         let bytes = few_types();
         let mut swapped = bytes.clone();
         swapped.swap(0, 1);
-        assert_eq!(Btf::parse(&swapped).err(), Some(BtfError::NotBtf));
+        assert_eq!(Btf::parse(&swapped, &NAMES).err(), Some(BtfError::NotBtf));
         for length in 0..bytes.len() {
-            let error = Btf::parse(&bytes[..length]).err();
+            let error = Btf::parse(&bytes[..length], &NAMES).err();
             let expected = if length < 4 { BtfError::NotBtf } else { BtfError::Damaged };
             assert_eq!(error, Some(expected), "{length}");
         }
@@ -498,7 +505,7 @@ mod tests {
         btf.add("b", TYPEDEF << 24, 1, &[]);
         btf.structure("s", 4, &[("member", 1, 0), ("", 3, 0)]);
         let bytes = btf.bytes();
-        let btf = Btf::parse(&bytes).unwrap();
+        let btf = Btf::parse(&bytes, &["s"]).unwrap();
         assert_eq!(btf.member("s", "member"), Err(BtfError::Damaged));
         assert_eq!(btf.member("s", "other"), Err(BtfError::Damaged));
     }
@@ -513,7 +520,7 @@ mod tests {
                 let place = place.index(bytes.len());
                 bytes[place] = byte;
             }
-            if let Ok(btf) = Btf::parse(&bytes) {
+            if let Ok(btf) = Btf::parse(&bytes, &NAMES) {
                 for path in ["plain", "deep", "other.b", "inner.a", "low"] {
                     let _ = btf.member("outer", path);
                 }

@@ -68,6 +68,30 @@ pub(super) struct Layout {
     pub(super) packet: Option<(i16, i16)>,
 }
 
+/// The structures and the function that tell it.
+pub(super) const NAMES: [&str; 20] = [
+    "bpf_iter__task_file",
+    "bpf_iter_meta",
+    "bpf_iter_task_file",
+    "cgroup",
+    "file",
+    "inode",
+    "kernfs_node",
+    "net",
+    "packet_sock",
+    "pid",
+    "sk_buff",
+    "sock",
+    "socket",
+    "socket_alloc",
+    "task_struct",
+    "tcp_sock",
+    "udp_sock",
+    "unix_address",
+    "unix_sock",
+    "upid",
+];
+
 impl Layout {
     /// # Errors
     /// The first member that is not as the program needs it.

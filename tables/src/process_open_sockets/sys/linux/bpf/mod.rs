@@ -93,7 +93,7 @@ fn load(root: &ProcRoot) -> Result<Loaded, String> {
 fn layout() -> Result<Layout, String> {
     const TYPES: &str = "/sys/kernel/btf/vmlinux";
     let bytes = std::fs::read(TYPES).map_err(|error| format!("{TYPES}: {error}"))?;
-    let layout = Btf::parse(&bytes).and_then(|btf| Layout::of(&btf));
+    let layout = Btf::parse(&bytes, &layout::NAMES).and_then(|btf| Layout::of(&btf));
     layout.map_err(|error| format!("{TYPES}: {error}"))
 }
 
