@@ -265,10 +265,14 @@ compare() {
     local one_pid='ours: one pid, 3 sockets' listen="ours: state = 'LISTEN'"
     local many="ours: $idle_processes pids, one by one"
     add "$full" "$(query)"
+    add "$full, --no-bpf" "$(query) --no-bpf"
     add "$full, --source procfs" "$(query) --source procfs"
+    add 'ours: pid > 0' "$(query 'WHERE pid > 0')"
     add "$one_pid" "$(query "WHERE pid = $small")"
+    add "$one_pid, --no-bpf" "$(query "WHERE pid = $small") --no-bpf"
     add "$listen" "$(query "WHERE state = 'LISTEN'")"
     add "$many" "${burst//$'\n'/ }"
+    add "$many, --no-bpf" "${burst//$'\n'/ } --no-bpf"
     add 'ss -Htuwxanp' 'ss -Htuwxanp'
     add 'ss -Htanp' 'ss -Htanp'
     add 'lsof -nP -i -U' 'lsof -nP -i -U'
