@@ -418,10 +418,27 @@ fn sockets_of_a_namespace_that_nothing_leads_to_are_shown_with_bpf() {
     let pair = place.inside(|| UnixStream::pair().unwrap());
     rows.push(place.mine(&pair.0).unix("", "1").queues(0, 0).peer(inode(&pair.1)));
     rows.push(place.mine(&pair.1).unix("", "1").queues(0, 0).peer(inode(&pair.0)));
+    // It waits to be read: the table of UNIX sockets has to be asked how much it is.
+    let packets = place.inside(|| Socket::pair(Domain::UNIX, Type::SEQPACKET, None).unwrap());
+    packets.0.send(b"abc").unwrap();
+    let row = |ours: &Socket, theirs| place.mine(ours).unix("", "5").peer(inode(theirs));
+    rows.push(row(&packets.0, &packets.1).any_queues());
+    rows.push(row(&packets.1, &packets.0).any_queues());
     let places = [place];
     let (different, warnings) = logged(|| {
-        let all = expected::differences(with_bpf(), &places, &rows);
-        [all, expected::differences_of_mine(with_bpf(), &places, &rows)].concat()
+        let all_and_mine = |families: Families| {
+            let options = Options { families, ..with_bpf() };
+            let all = expected::differences(options.clone(), &places, &rows);
+            [all, expected::differences_of_mine(options, &places, &rows)].concat()
+        };
+        let with_unlisted = Families::default() | Families::UNLISTED;
+        let different = [all_and_mine(Families::default()), all_and_mine(with_unlisted)].concat();
+        // What only its table tells of makes that be asked; nothing else is lost by it.
+        let mptcp = Protocol::from(ipproto::MPTCP.as_raw().get().cast_signed());
+        let mptcp = Socket::new(Domain::IPV4, Type::STREAM, Some(mptcp));
+        let beside_mptcp = all_and_mine(Families::default());
+        drop(mptcp);
+        [different, beside_mptcp].concat()
     });
     match warnings.iter().find(|line| line.contains("without BPF")) {
         Some(line) => say_left_out(test, line),

@@ -60,13 +60,13 @@ impl Collector {
     pub(crate) fn collect(&self, filter: &Filter) -> Result<Snapshot, Error> {
         let root = ProcRoot::open(&self.options.procfs)?;
         let bpf = self.bpf.get(&root);
-        let scan = Scan::new(&root, &self.options, filter, bpf);
+        let mut scan = Scan::new(&root, &self.options, filter, bpf);
         if filter.admits_unowned() {
             return scan.all();
         }
         let pids = filter.listed_pids();
-        if let Some(snapshot) = scan.told(pids.as_deref()) {
-            return Ok(snapshot);
+        if scan.tell(pids.as_deref()) {
+            return Ok(scan.finish_told());
         }
         match pids {
             Some(pids) => scan.held(pids, &self.recent),

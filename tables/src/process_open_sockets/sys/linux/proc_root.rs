@@ -76,6 +76,16 @@ impl ProcRoot {
         Some(directory.st_dev)
     }
 
+    /// How many files the host has open; as many as can be if that cannot be read.
+    pub(super) fn open_files(&self) -> u64 {
+        let mut text = [0; 64];
+        let file = openat(&self.directory, "sys/fs/file-nr", OFlags::RDONLY | OFlags::CLOEXEC);
+        let read = file.and_then(|file| rustix::io::read(file, &mut text[..]));
+        let text = text.get(..read.unwrap_or_default()).unwrap_or_default();
+        let first = text.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
+        str::from_utf8(first).ok().and_then(|number| number.parse().ok()).unwrap_or(u64::MAX)
+    }
+
     /// Why it does not show every process of the machine, if so: it is mounted with hidepid (proc(5)),
     /// under which others' processes are not there, or it is not of the first PID namespace.
     pub(super) fn hides_processes(&self) -> Option<GapKind> {

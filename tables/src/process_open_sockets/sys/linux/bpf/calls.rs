@@ -92,16 +92,24 @@ pub(super) fn load(program: &[Instruction], function: u32, log: &mut [u8]) -> io
     let attributes = ProgLoad {
         prog_type: PROG_TYPE_TRACING,
         insn_cnt: u32::try_from(program.len()).map_err(too_long)?,
-        insns: program.as_ptr().addr() as u64,
-        license: LICENCE.as_ptr().addr() as u64,
+        insns: program.as_ptr().expose_provenance() as u64,
+        license: LICENCE.as_ptr().expose_provenance() as u64,
         log_level: u32::from(!log.is_empty()),
         log_size: u32::try_from(log.len()).map_err(too_long)?,
-        log_buf: if log.is_empty() { 0 } else { log.as_mut_ptr().addr() as u64 },
+        log_buf: if log.is_empty() { 0 } else { log.as_mut_ptr().expose_provenance() as u64 },
         prog_name,
         expected_attach_type: TRACE_ITER,
         attach_btf_id: function,
         ..ProgLoad::default()
     };
+    // The check is given up where a signal comes.
+    const TRIED: usize = 5;
+    for _ in 1..TRIED {
+        match call(Command::ProgLoad, &attributes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+    }
     call(Command::ProgLoad, &attributes)
 }
 
@@ -126,7 +134,7 @@ pub(super) fn link(program: BorrowedFd<'_>, pid: Option<i32>) -> io::Result<Owne
     let mut attributes =
         LinkCreate { prog_fd: number(program), attach_type: TRACE_ITER, ..LinkCreate::default() };
     if pid.is_some() {
-        attributes.iter_info = (&raw const task).addr() as u64;
+        attributes.iter_info = (&raw const task).expose_provenance() as u64;
         attributes.iter_info_len = size_of::<TaskInfo>() as u32;
     }
     call(Command::LinkCreate, &attributes)
@@ -145,7 +153,8 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
 #[allow(unsafe_code)]
 fn call<T>(command: Command, attributes: &T) -> io::Result<OwnedFd> {
     // SAFETY: the kernel reads as many bytes of the attributes as it is told they have, and reads and
-    // writes what they point to, which lives in the callers above until the call is over.
+    // writes what they point to, which lives in the callers above until the call is over, and whose
+    // pointers these have exposed.
     let made = unsafe {
         libc::syscall(
             libc::SYS_bpf,

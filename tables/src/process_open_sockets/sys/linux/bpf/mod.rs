@@ -56,16 +56,18 @@ impl Bpf {
             Source::Auto => self.from_files?,
             Source::Procfs | Source::Netlink => return None,
         };
-        if self.loaded.get().is_none() && from_files > open_files() {
+        if self.loaded.get().is_none() && from_files > root.open_files() {
             return None;
         }
         let loaded = self.loaded.get_or_init(|| {
-            let loaded = load(root);
-            let level =
-                if self.source == Source::Bpf { log::Level::Warn } else { log::Level::Info };
-            match loaded {
-                Ok(loaded) => return Some(loaded),
-                Err(why) => log::log!(level, "read from /proc and netlink, without BPF: {why}"),
+            let is_asked_for = self.source == Source::Bpf;
+            let loudness = if is_asked_for { log::Level::Warn } else { log::Level::Info };
+            match load(root, loudness) {
+                Ok(loaded) => {
+                    log::debug!("a BPF program is loaded");
+                    return Some(loaded);
+                }
+                Err(why) => log::log!(loudness, "read from /proc and netlink, without BPF: {why}"),
             }
             None
         });
@@ -74,7 +76,7 @@ impl Bpf {
     }
 }
 
-fn load(root: &ProcRoot) -> Result<Loaded, String> {
+fn load(root: &ProcRoot, loudness: log::Level) -> Result<Loaded, String> {
     // The iterator goes through the processes of our PID namespace.
     let path = root.path().display();
     let mount = root.device().filter(|_| root.has_own_pids());
@@ -86,6 +88,7 @@ fn load(root: &ProcRoot) -> Result<Loaded, String> {
         let level = files.own_level().map_err(|error| format!("its own level: {error}"))?;
         files = TaskFiles::load(&layout, level)?;
     }
+    files.loudness = loudness;
     Ok(Loaded { files, mount })
 }
 
@@ -97,17 +100,13 @@ fn layout() -> Result<Layout, String> {
     layout.map_err(|error| format!("{TYPES}: {error}"))
 }
 
-/// How many files the host has open.
-pub(super) fn open_files() -> u64 {
-    let text = std::fs::read_to_string("/proc/sys/fs/file-nr").unwrap_or_default();
-    text.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default()
-}
-
 /// The iterator over the descriptors of all tasks, with the program in it.
 #[derive(Debug)]
 pub(super) struct TaskFiles {
     program: OwnedFd,
     of_all: OwnedFd,
+    /// Of what is said where it fails.
+    loudness: log::Level,
 }
 
 impl TaskFiles {
@@ -126,7 +125,15 @@ impl TaskFiles {
         })?;
         let of_all = calls::link(program.as_fd(), None)
             .map_err(|error| format!("the kernel does not run the program: {error}"))?;
-        Ok(TaskFiles { program, of_all })
+        Ok(TaskFiles { program, of_all, loudness: log::Level::Info })
+    }
+
+    /// Says that it failed, and that others are asked.
+    pub(super) fn note(&self, error: &io::Error) {
+        // Linux before 6.1 cannot run it for one process.
+        let is_old = error.raw_os_error() == Some(Errno::TOOBIG.raw_os_error());
+        let level = if is_old { log::Level::Debug } else { self.loudness };
+        log::log!(level, "read from /proc and netlink, without BPF: {error}");
     }
 
     /// Hands the descriptors of sockets to `each`, those of all processes or of one. Those of threads that
@@ -197,17 +204,24 @@ impl TaskFiles {
 #[derive(Default)]
 struct Tables {
     of_threads: HashMap<(i32, u64), i32>,
-    /// Where the first task has ended, the table that stands for the process.
+    /// That of each process's first task, or, where it has ended, the one that stands for it.
     of_processes: HashMap<i32, u64>,
+    /// The last process whose first task was seen.
+    last: Option<i32>,
 }
 
 impl Tables {
     /// Whose descriptor it is; None if it is known already, or not asked for.
     fn owner(&mut self, held: &Held, threads: bool) -> Option<FdOwner> {
         let Held { pid, tid, fd, inode, files, leader_files, .. } = *held;
-        let is_process = tid == pid
-            || files == leader_files
-            || (leader_files == 0 && *self.of_processes.entry(pid).or_insert(files) == files);
+        // The first task may end while the others are looked at.
+        let of_process = |tables: &mut Tables| *tables.of_processes.entry(pid).or_insert(files);
+        let is_first = tid == pid || files == leader_files;
+        if is_first && self.last != Some(pid) {
+            self.of_processes.insert(pid, files);
+            self.last = Some(pid);
+        }
+        let is_process = is_first || (leader_files == 0 && of_process(self) == files);
         let tid = if is_process {
             None
         } else if threads && *self.of_threads.entry((pid, files)).or_insert(tid) == tid {

@@ -25,6 +25,7 @@ const SOCK_STREAM: i32 = 1;
 const SOCK_DGRAM: i32 = 2;
 const IPPROTO_TCP: i32 = 6;
 const IPPROTO_UDP: i32 = 17;
+const IPPROTO_UDPLITE: i32 = 136;
 
 /// On the stack: the record, the name behind it, and before both room for a pointer.
 const RECORD: i16 = -(RECORD_SIZE + NAME_SIZE);
@@ -150,6 +151,7 @@ impl Writer<'_> {
         if let Some((protocol, interface)) = layout.packet {
             self.probe_and_keep(2, R9, protocol, record::REMOTE_PORT);
             self.probe_and_keep(4, R9, interface, record::INTERFACE);
+            self.code.store_number(W32, R10, RECORD + record::FAMILYS_OWN, 1);
         }
         self.code.jump(self.write);
         self.code.put(unix);
@@ -200,6 +202,7 @@ impl Writer<'_> {
         self.code.jump_if(R1, Equal, SOCK_STREAM, is_stream);
         self.code.jump_if(R1, NotEqual, SOCK_DGRAM, self.write);
         self.code.jump_if(R2, Equal, IPPROTO_UDP, is_udp);
+        self.code.jump_if(R2, Equal, IPPROTO_UDPLITE, is_udp);
         self.code.jump(self.write);
         self.code.put(is_udp);
         self.probe_and_keep(4, R9, layout.udp_forward_deficit, record::READ);
@@ -224,6 +227,7 @@ impl Writer<'_> {
             self.code.load(W16, R1, R9, layout.sock_type);
             self.code.jump_if(R1, NotEqual, SOCK_STREAM, is_packets);
             self.probe_and_keep(4, R9, length, record::READ);
+            self.code.store_number(W32, R10, RECORD + record::FAMILYS_OWN, 1);
             self.code.put(is_packets);
         }
         let (no_peer, no_name) = (self.code.label(), self.code.label());
@@ -335,9 +339,9 @@ mod tests {
             packet: None,
             ..Layout::made_up()
         };
-        // The four loads and stores of the addresses; three loads and a store; two loads, a jump and the
-        // six instructions of a copy; two copies.
-        let less = 4 * 2 + 4 + (2 + 6) + 2 * 6;
+        // The four loads and stores of the addresses; three loads and a store; a load, a jump, the six
+        // instructions of a copy and a store; two copies and a store.
+        let less = 4 * 2 + 4 + (2 + 6 + 1) + (2 * 6 + 1);
         assert_eq!(program(&layout, 0).unwrap().len(), whole - less);
     }
 
@@ -353,7 +357,8 @@ mod tests {
             .filter(|window| window[4] == number)
             .map(|window| &window[1])
             .collect();
-        assert_eq!(copied, ["r1 += -252", "r1 += -248"]);
+        let to = [record::TGID, record::TID].map(|field| format!("r1 += {}", RECORD + field));
+        assert_eq!(copied, [&to[0], &to[1]]);
         assert!(!program.contains(&format!("r1 = *(u32 *)(r8 +{})", layout.task_tgid)));
     }
 }

@@ -5,7 +5,6 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU32, NonZeroU64};
 
-use crate::process_open_sockets::Families;
 use crate::process_open_sockets::model::{
     Binding, Details, Endpoint, Family, Interface, NetNamespace, Socket, TcpState,
 };
@@ -43,7 +42,7 @@ pub(super) const LOCAL: i16 = 64;
 pub(super) const REMOTE: i16 = 80;
 pub(super) const CGROUP: i16 = 96;
 /// TCP: sequence numbers, `rcv_nxt`, `copied_seq`, `write_seq`, `snd_una`. UNIX: the messages in the queue,
-/// the bytes of it or of the first message, `sk_wmem_alloc`. Others: `sk_rmem_alloc`, for UDP
+/// the bytes of it or of the first message, as they were found without a lock, `sk_wmem_alloc`. Others: `sk_rmem_alloc`, for UDP
 /// `forward_deficit`, `sk_wmem_alloc`.
 pub(super) const RECEIVED: i16 = 104;
 pub(super) const READ: i16 = 108;
@@ -57,7 +56,10 @@ pub(super) const PEER: i16 = 128;
 pub(super) const NAME_LENGTH: i16 = 136;
 /// In how deep a PID namespace the task is.
 pub(super) const LEVEL: i16 = 140;
-pub(super) const RECORD_SIZE: i16 = 144;
+/// 1 if it tells what the family keeps beside `struct sock`: a packet socket's ethertype and interface; of a
+/// UNIX stream, that READ is all that waits in its queue.
+pub(super) const FAMILYS_OWN: i16 = 144;
+pub(super) const RECORD_SIZE: i16 = 152;
 /// `struct sockaddr_un`, to the next multiple of eight; behind the record of a UNIX socket.
 pub(super) const NAME_SIZE: i16 = 112;
 
@@ -83,8 +85,8 @@ pub(in super::super) enum Told {
     Whole { table: SocketTable, socket: Socket },
     /// It is in no table of the kernel.
     Unlisted,
-    /// Tables of these families have it, and say more than this does.
-    InTables(Families),
+    /// These tables have it, and say more than this does.
+    InTables(&'static [SocketTable]),
 }
 
 /// Bytes of another form than the program writes.
@@ -162,8 +164,15 @@ impl Record<'_> {
         })
     }
 
+    fn tells_familys_own(&self) -> Option<bool> {
+        Some(self.u32(FAMILYS_OWN)? != 0)
+    }
+
     fn tell(&self) -> Option<Told> {
         const SOCK_RAW: u16 = 3;
+        /// The subflows of a connection are TCP sockets with its inode.
+        const MPTCP: [SocketTable; 4] =
+            [SocketTable::Tcp, SocketTable::Tcp6, SocketTable::Mptcp, SocketTable::Mptcp6];
         let [listed] = self.bytes(LISTED)?;
         let (family, protocol) = (self.u16(FAMILY)?, self.u16(PROTOCOL)?);
         let is = |known: Family| family == known as u16;
@@ -176,19 +185,22 @@ impl Record<'_> {
                 IPPROTO_UDPLITE => choose(SocketTable::Udplite, SocketTable::Udplite6),
                 IPPROTO_ICMP if is(Family::Inet) => SocketTable::Icmp,
                 IPPROTO_ICMPV6 if is(Family::Inet6) => SocketTable::Icmp6,
-                // Its subflows have its inode.
-                IPPROTO_MPTCP => return Some(Told::InTables(Families::MPTCP | Families::INET)),
-                IPPROTO_SCTP => return Some(Told::InTables(Families::SCTP)),
+                IPPROTO_MPTCP => return Some(Told::InTables(&MPTCP)),
+                IPPROTO_SCTP => {
+                    return Some(Told::InTables(&[SocketTable::Sctp, SocketTable::Sctp6]));
+                }
                 _ => return Some(Told::Unlisted),
             }
         } else if is(Family::Unix) {
             SocketTable::Unix
-        } else if is(Family::Packet) {
+        } else if is(Family::Packet) && self.tells_familys_own()? {
             SocketTable::Packet
+        } else if is(Family::Packet) {
+            return Some(Told::InTables(&[SocketTable::Packet]));
         } else if is(Family::Netlink) {
-            return Some(Told::InTables(Families::NETLINK));
+            return Some(Told::InTables(&[SocketTable::Netlink]));
         } else if is(Family::Vsock) {
-            return Some(Told::InTables(Families::VSOCK));
+            return Some(Told::InTables(&[SocketTable::Vsock]));
         } else {
             return Some(Told::Unlisted);
         };
@@ -236,7 +248,7 @@ impl Record<'_> {
                 u32::try_from(received.wrapping_sub(read).cast_signed()).unwrap_or_default(),
                 self.u32(WRITTEN)?.wrapping_sub(self.u32(ACKNOWLEDGED)?),
             ),
-            (IPPROTO_UDP, _) => (received.wrapping_sub(read), self.in_flight()?),
+            (IPPROTO_UDP | IPPROTO_UDPLITE, _) => (received.wrapping_sub(read), self.in_flight()?),
             _ => (received, self.in_flight()?),
         };
         let state = (protocol == IPPROTO_TCP).then_some(state);
@@ -263,7 +275,9 @@ impl Record<'_> {
     }
 
     fn unix(&self) -> Option<(Binding, Details)> {
+        const SOCK_STREAM: u16 = 1;
         const SOCK_DGRAM: u16 = 2;
+        let kind = self.u16(TYPE)?;
         let length = usize::try_from(self.u32(NAME_LENGTH)?).ok()?;
         let name = self.0.get(usize::try_from(RECORD_SIZE).ok()?..)?.get(..length)?;
         let path = unix_name(name.get(2..).unwrap_or_default());
@@ -272,11 +286,14 @@ impl Record<'_> {
         let (receive_queue, send_queue) = match TcpState::from(state) {
             TcpState::Listen => (Some(messages), self.u32(MOST_BACKLOG)?),
             _ if messages == 0 => (Some(0), self.in_flight()?),
-            _ if self.u16(TYPE)? == SOCK_DGRAM => (Some(self.u32(READ)?), self.in_flight()?),
+            _ if kind == SOCK_DGRAM || (kind == SOCK_STREAM && self.tells_familys_own()?) => {
+                (Some(self.u32(READ)?), self.in_flight()?)
+            }
             _ => (None, self.in_flight()?),
         };
         let details = Details {
-            peer: NonZeroU32::new(u32::try_from(self.u64(PEER)?).ok()?),
+            // Whoever is at the other end may be gone while this is read.
+            peer: u32::try_from(self.u64(PEER)?).ok().and_then(NonZeroU32::new),
             receive_queue,
             send_queue: Some(send_queue),
             ..Details::default()

@@ -6,7 +6,6 @@ use std::os::fd::AsRawFd;
 
 use super::record::{Malformed, NAME_SIZE, RECORD_SIZE, next};
 use super::*;
-use crate::process_open_sockets::Families;
 use crate::process_open_sockets::model::{
     Binding, Details, Endpoint, NetNamespace, Socket, TcpState,
 };
@@ -38,6 +37,7 @@ struct Written {
     peer: u64,
     name: Option<Vec<u8>>,
     level: u32,
+    familys_own: u32,
 }
 
 impl Written {
@@ -74,6 +74,7 @@ impl Written {
             peer: 0,
             name: None,
             level: 0,
+            familys_own: 0,
         }
     }
 
@@ -107,6 +108,8 @@ impl Written {
         let name = self.name.as_deref().unwrap_or_default();
         bytes.extend((name.len() as u32).to_ne_bytes());
         bytes.extend(self.level.to_ne_bytes());
+        bytes.extend(self.familys_own.to_ne_bytes());
+        bytes.extend([0; 4]);
         assert_eq!(bytes.len(), usize::from(RECORD_SIZE.unsigned_abs()));
         bytes.extend(name);
         bytes.resize(usize::from(size.unsigned_abs()), 0);
@@ -164,13 +167,18 @@ fn queues_are_counted_as_the_kernel_does_for_each_protocol() {
     assert_eq!(queues(Written { counters: [9, 10, 0, 0, 0, 0], ..tcp.clone() }).0, Some(0));
     assert_eq!(queues(Written { state: 10, ..tcp.clone() }), (Some(3), Some(128)));
     // What waits, less what a reader has taken and not given back; what was sent, and one more.
-    let udp = Written { protocol: 17, kind: 2, state: 7, ..tcp.clone() };
-    assert_eq!(queues(udp), (Some(30), Some(100)));
+    for protocol in [17, 136] {
+        let udp = Written { protocol, kind: 2, state: 7, ..tcp.clone() };
+        assert_eq!(queues(udp), (Some(30), Some(100)), "{protocol}");
+    }
     let raw = Written { protocol: 89, kind: 3, state: 7, ..tcp.clone() };
     assert_eq!(queues(raw), (Some(50), Some(100)));
     let unix = Written { family: 1, protocol: 0, name: Some(vec![]), ..tcp };
     assert_eq!(queues(Written { state: 10, ..unix.clone() }), (Some(50), Some(128)));
     assert_eq!(queues(Written { kind: 2, ..unix.clone() }), (Some(20), Some(100)));
+    assert_eq!(queues(Written { kind: 1, ..unix.clone() }), (None, Some(100)));
+    assert_eq!(queues(Written { kind: 1, familys_own: 1, ..unix.clone() }), (Some(20), Some(100)));
+    assert_eq!(queues(Written { kind: 5, ..unix.clone() }), (None, Some(100)));
     let empty = Written { counters: [0, 7, 1, 0, 0, 0], ..unix };
     assert_eq!(queues(empty), (Some(0), Some(0)));
 }
@@ -216,20 +224,24 @@ fn each_kind_of_socket_is_told_unlisted_or_left_to_its_table() {
         (kind(10, 3, 58), SocketTable::Raw6),
         (kind(2, 2, 1), SocketTable::Icmp),
         (kind(10, 2, 58), SocketTable::Icmp6),
-        (kind(17, 3, 3), SocketTable::Packet),
+        (Written { familys_own: 1, ..kind(17, 3, 3) }, SocketTable::Packet),
     ] {
         let unlisted = Written { listed: 0, ..record.clone() };
         assert_eq!(table(record), Some(expected));
         assert_eq!(unlisted.told(), Told::Unlisted, "{expected:?}");
     }
-    for (record, families) in [
-        (kind(16, 3, 0), Families::NETLINK),
-        (kind(40, 1, 0), Families::VSOCK),
-        (kind(2, 1, 262), Families::MPTCP | Families::INET),
-        (kind(10, 1, 262), Families::MPTCP | Families::INET),
-        (kind(2, 1, 132), Families::SCTP),
+    const MPTCP: &[SocketTable] =
+        &[SocketTable::Tcp, SocketTable::Tcp6, SocketTable::Mptcp, SocketTable::Mptcp6];
+    for (record, tables) in [
+        (kind(16, 3, 0), &[SocketTable::Netlink][..]),
+        (kind(40, 1, 0), &[SocketTable::Vsock]),
+        (kind(2, 1, 262), MPTCP),
+        (kind(10, 1, 262), MPTCP),
+        (kind(2, 1, 132), &[SocketTable::Sctp, SocketTable::Sctp6]),
+        // Its structure is not known.
+        (kind(17, 3, 3), &[SocketTable::Packet]),
     ] {
-        assert_eq!(record.told(), Told::InTables(families));
+        assert_eq!(record.told(), Told::InTables(tables));
     }
     // AF_ALG, and DCCP.
     for record in [kind(38, 5, 0), kind(2, 6, 33)] {
@@ -287,6 +299,14 @@ fn where_the_first_thread_has_ended_the_first_table_is_the_processs() {
     assert_eq!(owners(false, &seen), each);
     let each = [Some((7, None)), Some((7, None)), Some((7, Some(10))), Some((6, None))];
     assert_eq!(owners(true, &seen), each);
+}
+
+#[test]
+fn a_first_thread_that_ends_meanwhile_leaves_its_table_the_processs() {
+    let seen = [(7, 7, 1, 1), (7, 8, 2, 0), (7, 9, 1, 0)];
+    let each = [Some((7, None)), Some((7, Some(8))), Some((7, None))];
+    assert_eq!(owners(true, &seen), each);
+    assert_eq!(owners(false, &seen), [Some((7, None)), None, Some((7, None))]);
 }
 
 #[test]

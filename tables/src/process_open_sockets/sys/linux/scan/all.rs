@@ -82,7 +82,7 @@ impl Scan<'_> {
         let is_handle =
             |owner: &FdOwner, all: &[FdOwner]| all.len() > 1 && fds::is_handle(self.root, owner);
         let owners = owners.without(is_handle);
-        self.complete(&namespaces, &runs, pass);
+        listed.extend(self.complete(&namespaces, &runs, pass));
         self.drop_untrue(&namespaces, &runs, &owners, recurring);
         if unlisted {
             let missing = owners.inodes().filter(|inode| !listed.contains(inode)).collect();
@@ -183,10 +183,10 @@ impl Scan<'_> {
         owners: &mut Vec<FdOwner>,
         pass: &mut Pass,
     ) -> Option<ToldOwners> {
-        let (filter, known) = (self.filter, owners.len());
+        let (filter, bpf, known) = (self.filter, self.bpf?, owners.len());
         let mut is_held = vec![false; inodes.map_or(0, <[u64]>::len)];
         let (mut pids, mut last) = (HashSet::new(), None);
-        let done = self.bpf?.run(None, self.options.threads, |owner, record| {
+        let done = bpf.run(None, self.options.threads, |owner, record| {
             if last.replace(owner.pid) != Some(owner.pid) {
                 pids.insert(owner.pid);
             }
@@ -214,7 +214,7 @@ impl Scan<'_> {
             Ok(())
         });
         if let Err(error) = done {
-            log::debug!("BPF: {error}");
+            bpf.note(&error);
             owners.truncate(known);
             *pass = Pass::default();
             return None;

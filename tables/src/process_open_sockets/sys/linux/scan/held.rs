@@ -1,6 +1,7 @@
 //! The sockets that certain processes hold.
 
 use std::collections::HashSet;
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,9 +28,16 @@ impl Scan<'_> {
         pids.retain(|&pid| filter.admits_pid(pid) && self.root.is_process(pid));
         let wanted =
             |owner: &FdOwner| filter.admits_owner(owner) && filter.admits_inode(owner.inode);
-        let owners: Owners = self.walk(&pids, wanted).into_iter().collect();
+        let holdings = mem::take(&mut self.holdings);
+        let walked = self.walk(&pids, wanted).into_iter();
+        let owners: Owners = walked.chain(holdings.owners.iter().copied()).collect();
         let owners = owners.without(|owner, _| fds::is_handle(self.root, owner));
-        let mut search = Search::of(self.root, &owners, |table| is_admitted(filter, table));
+        let inodes = |sockets: &[Socket]| sockets.iter().map(|socket| socket.inode).collect();
+        let (whole, part): (HashSet<u64>, HashSet<u64>) =
+            (inodes(&holdings.whole), inodes(&holdings.part));
+        let sought = owners.iter().filter(|owner| !whole.contains(&owner.inode));
+        let sought: Owners = sought.copied().collect();
+        let mut search = Search::of(self.root, &sought, |table| is_admitted(filter, table));
         let mut lookup = recent.look_up(filter.is_lookup());
         if let Some(lookup) = lookup.as_ref().filter(|lookup| !lookup.tables().is_empty()) {
             // Of a socket that may have several rows, some may be newer than what was kept.
@@ -39,12 +47,14 @@ impl Scan<'_> {
         let namespaces = if search.is_over() {
             Arc::default()
         } else {
-            self.find_held(&owners, &mut search, lookup.as_mut())?
+            self.find_held(&sought, &mut search, lookup.as_mut())?
         };
         if filter.admits_unlisted() {
-            let missing = search.missing();
+            let mut missing = search.missing();
+            missing.retain(|inode| !part.contains(inode));
             self.add_unlisted(&namespaces, missing, &owners);
         }
+        self.add_told(holdings, &owners);
         Ok(self.finish(&namespaces, owners))
     }
 

@@ -7,6 +7,7 @@ mod told;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use self::told::Holdings;
 use super::bpf::TaskFiles;
 use super::netns::{Namespace, Namespaces};
 use super::proc_root::ProcRoot;
@@ -26,6 +27,7 @@ pub(super) struct Scan<'a> {
     filter: &'a Filter,
     bpf: Option<&'a TaskFiles>,
     sockets: Vec<Socket>,
+    holdings: Holdings,
     /// The inodes of held sockets of which somebody tells who may be deceived.
     claimed: HashSet<u64>,
     gaps: Gaps,
@@ -38,8 +40,8 @@ impl<'a> Scan<'a> {
         filter: &'a Filter,
         bpf: Option<&'a TaskFiles>,
     ) -> Self {
-        let (sockets, claimed, gaps) = Default::default();
-        Scan { root, options, filter, bpf, sockets, claimed, gaps }
+        let (sockets, holdings, claimed, gaps) = Default::default();
+        Scan { root, options, filter, bpf, sockets, holdings, claimed, gaps }
     }
 
     fn find_namespaces(&mut self, namespaces: &mut Namespaces, pids: impl Iterator<Item = i32>) {

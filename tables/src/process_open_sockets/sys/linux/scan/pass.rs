@@ -60,11 +60,16 @@ impl Pass {
 
 impl Scan<'_> {
     /// Replaces what files tell of held sockets by what came with the holders, and adds what only that tells
-    /// of. What is in a queue, where that is not known, stays.
-    pub(super) fn complete(&mut self, namespaces: &Namespaces, runs: &[Run], pass: Pass) {
+    /// of; returns the inodes of these. What is in a queue, where that is not known, stays.
+    pub(super) fn complete(
+        &mut self,
+        namespaces: &Namespaces,
+        runs: &[Run],
+        pass: Pass,
+    ) -> Vec<u64> {
         let Pass { mut known, elsewhere, .. } = pass;
         if known.is_empty() && elsewhere.is_empty() {
-            return;
+            return Vec::new();
         }
         for run in runs.iter().filter(|run| run.teller == Teller::ProcNet) {
             for socket in self.sockets.get_mut(run.sockets.clone()).unwrap_or_default() {
@@ -78,7 +83,10 @@ impl Scan<'_> {
         // A later round may have found the namespace, and its sockets in it.
         let is_found = |number| namespaces.iter().any(|namespace| namespace.number() == number);
         let elsewhere = elsewhere.into_values();
+        let first = self.sockets.len();
         self.sockets.extend(elsewhere.filter(|socket| !is_found(socket.net_namespace)));
         self.name_interfaces(0, namespaces);
+        let added = self.sockets.get(first..).unwrap_or_default();
+        added.iter().map(|socket| socket.inode).collect()
     }
 }

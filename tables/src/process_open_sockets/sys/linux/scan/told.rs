@@ -1,29 +1,50 @@
-//! The sockets that processes hold, from BPF alone: who and what come together, in one pass.
+//! The sockets that processes hold, from BPF: who and what come together, in one pass.
 
 use std::collections::HashSet;
+use std::io;
+use std::mem;
 
-use super::super::bpf::{Told, open_files};
+use super::super::bpf::{TaskFiles, Told};
 use super::super::netns::Namespaces;
 use super::super::tables::Tables;
 use super::Scan;
-use crate::process_open_sockets::Field;
 use crate::process_open_sockets::filter::Filter;
-use crate::process_open_sockets::model::{Owners, Snapshot, Socket};
+use crate::process_open_sockets::model::{FdOwner, Owners, Snapshot, Socket};
 use crate::process_open_sockets::socket_table::SocketTable;
+use crate::process_open_sockets::{Families, Field};
+
+/// What BPF has told of the sockets that are asked for.
+#[derive(Default)]
+pub(super) struct Holdings {
+    pub(super) owners: Vec<FdOwner>,
+    /// Those of which all is known that is asked for.
+    pub(super) whole: Vec<Socket>,
+    /// Those of which their tables may say more.
+    pub(super) part: Vec<Socket>,
+}
 
 impl Scan<'_> {
-    /// Sockets that these processes hold, or any process; None if BPF cannot tell all that is asked.
-    pub(in super::super) fn told(&self, pids: Option<&[i32]>) -> Option<Snapshot> {
-        let (filter, bpf) = (self.filter, self.bpf?);
-        if filter.admits_unlisted() {
-            return None;
+    /// Has BPF tell what these processes hold, or any process; says whether that is all that is asked for.
+    pub(in super::super) fn tell(&mut self, pids: Option<&[i32]>) -> bool {
+        let Some(bpf) = self.bpf else { return false };
+        match self.tell_with(bpf, pids) {
+            Ok(is_all) => is_all,
+            Err(error) => {
+                bpf.note(&error);
+                self.holdings = Holdings::default();
+                false
+            }
         }
-        let mut scan = Scan::new(self.root, self.options, filter, self.bpf);
+    }
+
+    fn tell_with(&mut self, bpf: &TaskFiles, pids: Option<&[i32]>) -> io::Result<bool> {
+        let (root, filter, threads) = (self.root, self.filter, self.options.threads);
+        let holdings = &mut self.holdings;
         let mut seen = HashSet::new();
-        let mut owners = Vec::new();
-        let mut lacks_something = false;
+        // What is in no table is told by the descriptors.
+        let mut is_all = !self.options.families.contains(Families::UNLISTED);
         let mut run = |pid| {
-            bpf.run(pid, self.options.threads, |owner, record| {
+            bpf.run(pid, threads, |owner, record| {
                 if !filter.admits_owner(&owner) || !filter.admits_inode(owner.inode) {
                     return Ok(());
                 }
@@ -31,14 +52,17 @@ impl Scan<'_> {
                     Told::Whole { table, socket }
                         if filter.admits_table(table) && filter.admits_socket(&socket) =>
                     {
-                        lacks_something |= lacks_something_shown(filter, table, &socket);
-                        owners.push(owner);
+                        holdings.owners.push(owner);
                         if seen.insert(socket.inode) {
-                            scan.sockets.push(socket);
+                            let is_part = lacks_something_shown(filter, table, &socket);
+                            is_all &= !is_part;
+                            let sockets =
+                                if is_part { &mut holdings.part } else { &mut holdings.whole };
+                            sockets.push(socket);
                         }
                     }
-                    Told::InTables(families) => {
-                        lacks_something |= self.options.families.intersects(families);
+                    Told::InTables(tables) => {
+                        is_all &= !tables.iter().any(|&table| filter.admits_table(table));
                     }
                     Told::Whole { .. } | Told::Unlisted => {}
                 }
@@ -47,33 +71,43 @@ impl Scan<'_> {
         };
         // To run the program for one process takes as long as it does for some tens of files.
         const FILES: u64 = 50;
-        let are_few = |pids: &[i32]| pids.len() as u64 * FILES <= open_files();
-        let done = match pids {
+        let are_few = |pids: &[i32]| pids.len() as u64 * FILES <= root.open_files();
+        match pids {
             Some(pids) if are_few(pids) => {
                 let mut asked = pids.iter().filter(|&&pid| filter.admits_pid(pid));
-                asked.try_for_each(|&pid| run(Some(pid)))
+                asked.try_for_each(|&pid| run(Some(pid)))?;
             }
             _ => {
                 // A process that is started meanwhile may have got a lower pid than its parent.
-                let known: HashSet<i32> = self.root.pids().ok()?.into_iter().collect();
-                run(None).and_then(|()| {
-                    let pids = self.root.pids().unwrap_or_default();
-                    let mut started = pids.into_iter().filter(|pid| !known.contains(pid));
-                    started.try_for_each(|pid| run(Some(pid)))
-                })
+                let pids = || root.pids().map_err(io::Error::other);
+                let known: HashSet<i32> = pids()?.into_iter().collect();
+                run(None)?;
+                let started = pids()?.into_iter().filter(|pid| !known.contains(pid));
+                started.into_iter().try_for_each(|pid| run(Some(pid)))?;
             }
-        };
-        if let Err(error) = done {
-            log::debug!("BPF: {error}");
-            return None;
         }
+        Ok(is_all)
+    }
+
+    /// What BPF has told, if it is all that is asked for.
+    pub(in super::super) fn finish_told(mut self) -> Snapshot {
+        let Holdings { owners, mut whole, .. } = mem::take(&mut self.holdings);
         let owners: Owners = owners.into_iter().collect();
-        if lacks_something {
-            log::debug!("BPF does not tell all that is asked");
-            return None;
+        self.sockets.append(&mut whole);
+        self.name_interfaces_by_holders(&owners);
+        let mut namespaces = Namespaces::default();
+        if self.filter.shows(Field::Scope) && namespaces.host(self.root).is_none() {
+            self.find_namespaces(&mut namespaces, pids_of(&owners).into_iter());
         }
-        scan.name_interfaces_by_holders(&owners);
-        Some(scan.finish(&Namespaces::default(), owners))
+        self.finish(&namespaces, owners)
+    }
+
+    /// Adds what BPF has told and no table, and forgets the rest of it.
+    pub(super) fn add_told(&mut self, holdings: Holdings, owners: &Owners) {
+        let found: HashSet<u64> = self.sockets.iter().map(|socket| socket.inode).collect();
+        let told = holdings.whole.into_iter().chain(holdings.part);
+        self.sockets.extend(told.filter(|socket| !found.contains(&socket.inode)));
+        self.name_interfaces_by_holders(owners);
     }
 
     /// Gets the names of interfaces, if they are asked for: in the namespaces that the holders are in, or else
@@ -83,10 +117,7 @@ impl Scan<'_> {
         if self.name_interfaces(0, &namespaces) {
             return;
         }
-        let mut pids: Vec<i32> = owners.iter().map(|owner| owner.pid).collect();
-        pids.sort_unstable();
-        pids.dedup();
-        self.find_namespaces(&mut namespaces, pids.into_iter());
+        self.find_namespaces(&mut namespaces, pids_of(owners).into_iter());
         if !self.name_interfaces(0, &namespaces) {
             let pids = self.root.pids().unwrap_or_default();
             self.find_namespaces(&mut namespaces, pids.iter().copied());
@@ -112,6 +143,11 @@ impl Scan<'_> {
         }
         sockets.is_empty()
     }
+}
+
+/// The processes that hold something.
+fn pids_of(owners: &Owners) -> HashSet<i32> {
+    owners.iter().map(|owner| owner.pid).collect()
 }
 
 /// Whether something is asked for that BPF does not tell of this socket: what waits in some UNIX sockets, or,
