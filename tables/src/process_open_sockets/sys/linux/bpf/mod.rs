@@ -108,6 +108,7 @@ pub(super) fn open_files() -> u64 {
 pub(super) struct TaskFiles {
     program: OwnedFd,
     of_all: OwnedFd,
+    tells_threads: bool,
 }
 
 impl TaskFiles {
@@ -126,14 +127,20 @@ impl TaskFiles {
         })?;
         let of_all = calls::link(program.as_fd(), None)
             .map_err(|error| format!("the kernel does not run the program: {error}"))?;
-        Ok(TaskFiles { program, of_all })
+        Ok(TaskFiles { program, of_all, tells_threads: layout.tells_threads })
+    }
+
+    /// Whether it tells all of one process, whichever it is; before Linux 6.7 it does not.
+    pub(super) fn tells_of_any_one(&self) -> bool {
+        self.tells_threads
     }
 
     /// Hands the descriptors of sockets to `each`, those of all processes or of one. Those of threads that
     /// have a table of their own are among them if that is asked for.
     ///
     /// # Errors
-    /// What the kernel says; E2BIG before Linux 6.1 where one process is asked for.
+    /// What the kernel says: E2BIG before Linux 6.1 where one process is asked for. Before Linux 6.7, that it
+    /// is unsupported where that one's threads matter, or may: no socket was seen with the first.
     pub(super) fn run(
         &self,
         pid: Option<i32>,
@@ -141,10 +148,19 @@ impl TaskFiles {
         mut each: impl FnMut(FdOwner, Record) -> Result<(), Malformed>,
     ) -> io::Result<()> {
         let mut tables = Tables::default();
-        self.read(pid, |record| match tables.owner(&record.held()?, threads) {
-            Some(owner) => each(owner, record),
-            None => Ok(()),
-        })
+        let mut is_first_told = false;
+        self.read(pid, |record| {
+            let held = record.held()?;
+            is_first_told |= held.tid == held.pid;
+            match tables.owner(&held, threads) {
+                Some(owner) => each(owner, record),
+                None => Ok(()),
+            }
+        })?;
+        if pid.is_some() && !self.tells_threads && (threads || !is_first_told) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(())
     }
 
     /// How deep the PID namespace of this process is.
@@ -205,8 +221,8 @@ impl Tables {
     /// Whose descriptor it is; None if it is known already, or not asked for.
     fn owner(&mut self, held: &Held, threads: bool) -> Option<FdOwner> {
         let Held { pid, tid, fd, inode, files, leader_files, .. } = *held;
+        // A thread that shares the first one's table comes only before Linux 6.7, after all others.
         let is_process = tid == pid
-            || files == leader_files
             || (leader_files == 0 && *self.of_processes.entry(pid).or_insert(files) == files);
         let tid = if is_process {
             None

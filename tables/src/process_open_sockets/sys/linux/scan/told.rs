@@ -59,7 +59,13 @@ impl Scan<'_> {
                 run(None).and_then(|()| {
                     let pids = self.root.pids().unwrap_or_default();
                     let mut started = pids.into_iter().filter(|pid| !known.contains(pid));
-                    started.try_for_each(|pid| run(Some(pid)))
+                    if bpf.tells_of_any_one() {
+                        started.try_for_each(|pid| run(Some(pid)))
+                    } else if started.next().is_some() {
+                        run(None)
+                    } else {
+                        Ok(())
+                    }
                 })
             }
         };
