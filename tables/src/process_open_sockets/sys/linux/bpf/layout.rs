@@ -7,6 +7,9 @@ use crate::process_open_sockets::parse::btf::{Btf, BtfError};
 pub(super) struct Layout {
     /// The number of the function that the program takes the place of.
     pub(super) function: u32,
+    /// Whether it goes rightly through the threads of one process. Before Linux 6.7 it passes over some that
+    /// have a table of their own, and over the second where the first has ended.
+    pub(super) tells_threads: bool,
     pub(super) context_meta: i16,
     pub(super) context_task: i16,
     pub(super) context_fd: i16,
@@ -121,6 +124,8 @@ impl Layout {
             || Ok::<_, BtfError>((at("packet_sock", "num", 2)?, at("packet_sock", "ifindex", 4)?));
         Ok(Layout {
             function: btf.function("bpf_iter_task_file")?,
+            // It came with the same release, and to other kernels with all of BPF.
+            tells_threads: btf.function("bpf_iter_task_new").is_ok(),
             context_meta: at("bpf_iter__task_file", "meta", 8)?,
             context_task: at("bpf_iter__task_file", "task", 8)?,
             context_fd: at("bpf_iter__task_file", "fd", 4)?,
@@ -187,6 +192,7 @@ impl Layout {
         };
         Layout {
             function: 4242,
+            tells_threads: true,
             context_meta: 0,
             context_task: 8,
             context_fd: 16,

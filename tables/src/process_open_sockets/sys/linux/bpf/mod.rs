@@ -105,6 +105,7 @@ fn layout() -> Result<Layout, String> {
 pub(super) struct TaskFiles {
     program: OwnedFd,
     of_all: OwnedFd,
+    tells_threads: bool,
     /// Of what is said where it fails.
     loudness: log::Level,
 }
@@ -125,13 +126,20 @@ impl TaskFiles {
         })?;
         let of_all = calls::link(program.as_fd(), None)
             .map_err(|error| format!("the kernel does not run the program: {error}"))?;
-        Ok(TaskFiles { program, of_all, loudness: log::Level::Info })
+        let (tells_threads, loudness) = (layout.tells_threads, log::Level::Info);
+        Ok(TaskFiles { program, of_all, tells_threads, loudness })
+    }
+
+    /// Whether it tells all of one process, whichever it is; before Linux 6.7 it does not.
+    pub(super) fn tells_of_any_one(&self) -> bool {
+        self.tells_threads
     }
 
     /// Says that it failed, and that others are asked.
     pub(super) fn note(&self, error: &io::Error) {
-        // Linux before 6.1 cannot run it for one process.
-        let is_old = error.raw_os_error() == Some(Errno::TOOBIG.raw_os_error());
+        // Of older kernels nothing else is to be expected: see `run`.
+        let is_old = error.kind() == io::ErrorKind::Unsupported
+            || error.raw_os_error() == Some(Errno::TOOBIG.raw_os_error());
         let level = if is_old { log::Level::Debug } else { self.loudness };
         log::log!(level, "read from /proc and netlink, without BPF: {error}");
     }
@@ -140,7 +148,8 @@ impl TaskFiles {
     /// have a table of their own are among them if that is asked for.
     ///
     /// # Errors
-    /// What the kernel says; E2BIG before Linux 6.1 where one process is asked for.
+    /// What the kernel says: E2BIG before Linux 6.1 where one process is asked for. Before Linux 6.7, that it
+    /// is unsupported where that one's threads matter, or may: no socket was seen with the first.
     pub(super) fn run(
         &self,
         pid: Option<i32>,
@@ -148,10 +157,19 @@ impl TaskFiles {
         mut each: impl FnMut(FdOwner, Record) -> Result<(), Malformed>,
     ) -> io::Result<()> {
         let mut tables = Tables::default();
-        self.read(pid, |record| match tables.owner(&record.held()?, threads) {
-            Some(owner) => each(owner, record),
-            None => Ok(()),
-        })
+        let mut is_first_told = false;
+        self.read(pid, |record| {
+            let held = record.held()?;
+            is_first_told |= held.tid == held.pid;
+            match tables.owner(&held, threads) {
+                Some(owner) => each(owner, record),
+                None => Ok(()),
+            }
+        })?;
+        if pid.is_some() && !self.tells_threads && (threads || !is_first_told) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(())
     }
 
     /// How deep the PID namespace of this process is.

@@ -82,8 +82,12 @@ impl Scan<'_> {
                 let pids = || root.pids().map_err(io::Error::other);
                 let known: HashSet<i32> = pids()?.into_iter().collect();
                 run(None)?;
-                let started = pids()?.into_iter().filter(|pid| !known.contains(pid));
-                started.into_iter().try_for_each(|pid| run(Some(pid)))?;
+                let mut started = pids()?.into_iter().filter(|pid| !known.contains(pid));
+                if bpf.tells_of_any_one() {
+                    started.try_for_each(|pid| run(Some(pid)))?;
+                } else if started.next().is_some() {
+                    run(None)?;
+                }
             }
         }
         Ok(is_all)
