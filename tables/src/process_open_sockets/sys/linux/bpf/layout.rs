@@ -71,11 +71,12 @@ pub(super) struct Layout {
     pub(super) packet: Option<(i16, i16)>,
 }
 
-/// The structures and the function that tell it.
-pub(super) const NAMES: [&str; 20] = [
+/// The structures and the functions that tell it.
+pub(super) const NAMES: [&str; 21] = [
     "bpf_iter__task_file",
     "bpf_iter_meta",
     "bpf_iter_task_file",
+    "bpf_iter_task_new",
     "cgroup",
     "file",
     "inode",

@@ -322,6 +322,9 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
             return;
         }
     };
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let version: Vec<u32> = release.split('.').take(2).map(|part| part.parse().unwrap()).collect();
+    assert!(files.tells_of_any_one() || version < vec![6, 7], "{release}");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (me, port) = (std::process::id().cast_signed(), listener.local_addr().unwrap().port());
     let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
@@ -352,6 +355,8 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
         return;
     }
     one.unwrap();
+    // Before Linux 6.7 another thread may tell it as well, which counts once in the end.
+    ours.dedup();
     assert_eq!((ours, others), (vec![owner], 0));
     let mut nobodys = 0;
     let nobody = files.run(Some(i32::MAX), false, |_, _| {
