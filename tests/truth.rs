@@ -545,7 +545,7 @@ fn a_socket_that_is_handed_on_from_process_to_process_in_a_namespace_of_theirs_i
     }
     let place = Place::new();
     // Each process leaves the socket to the next one, and ends.
-    let script = "go() { sleep 0.01; [ $1 = 0 ] || go $(($1 - 1)) <&3 & }; exec 3<&0; go 400";
+    let script = "go() { sleep 0.03; [ $1 = 0 ] || go $(($1 - 1)) <&3 & }; exec 3<&0; go 150";
     let (number, mut first) = place.inside(|| {
         let listener = TcpListener::bind((LOCALHOST, 7501)).unwrap();
         let number = inode(&listener);

@@ -31,7 +31,10 @@ impl Scan<'_> {
             Ok(is_all) => is_all,
             Err(error) => {
                 bpf.note(&error);
-                self.holdings = Holdings::default();
+                // Before Linux 6.7 what was told is true, and not all.
+                if error.kind() != io::ErrorKind::Unsupported {
+                    self.holdings = Holdings::default();
+                }
                 false
             }
         }
