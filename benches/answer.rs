@@ -132,19 +132,8 @@ impl Serving {
     }
 
     fn ask(&self, context: &str) -> UnixStream {
-        let text = |text: &str| [&(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat();
-        let request = [
-            b"\x80\x01\x00\x01".to_vec(),
-            text("call"),
-            vec![0, 0, 0, 1],
-            [b"\x0b\x00\x01".to_vec(), text("table")].concat(),
-            [b"\x0b\x00\x02".to_vec(), text(NAME)].concat(),
-            b"\x0d\x00\x03\x0b\x0b\x00\x00\x00\x02".to_vec(),
-            [text("action"), text("generate"), text("context"), text(context)].concat(),
-            vec![0],
-        ];
         let mut stream = UnixStream::connect(&self.socket).unwrap();
-        stream.write_all(&request.concat()).unwrap();
+        stream.write_all(&remote::request(NAME, context)).unwrap();
         stream
     }
 

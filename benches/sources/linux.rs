@@ -82,21 +82,10 @@ impl Serving {
 
     /// From a request to the first byte of the answer and to its last, in milliseconds.
     fn ask(&self, context: &str) -> [f64; 2] {
-        let text = |text: &str| [&(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat();
-        let request = [
-            b"\x80\x01\x00\x01".to_vec(),
-            text("call"),
-            vec![0, 0, 0, 1],
-            [b"\x0b\x00\x01".to_vec(), text("table")].concat(),
-            [b"\x0b\x00\x02".to_vec(), text(NAME)].concat(),
-            b"\x0d\x00\x03\x0b\x0b\x00\x00\x00\x02".to_vec(),
-            [text("action"), text("generate"), text("context"), text(context)].concat(),
-            vec![0],
-        ];
         let start = Instant::now();
         let ms = || start.elapsed().as_secs_f64() * 1000.0;
         let mut stream = UnixStream::connect(&self.socket).unwrap();
-        stream.write_all(&request.concat()).unwrap();
+        stream.write_all(&remote::request(NAME, context)).unwrap();
         let mut first = [0];
         stream.read_exact(&mut first).unwrap();
         let until_first = ms();

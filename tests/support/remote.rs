@@ -63,3 +63,21 @@ pub(crate) fn call(
 pub(crate) fn shutdown(socket: &Path) {
     client(socket, PING_TIMEOUT).and_then(|mut client| client.shutdown()).expect("a shutdown");
 }
+
+/// The bytes of a request for a table's rows, for who measures and has no time for a client.
+pub(crate) fn request(table: &str, context: &str) -> Vec<u8> {
+    let text = |text: &str| [&(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat();
+    let request = [
+        // A call, version 1, with the sequence number 1.
+        b"\x80\x01\x00\x01".to_vec(),
+        text("call"),
+        vec![0, 0, 0, 1],
+        // Two fields with texts: registry and item; and a map from text to text.
+        [b"\x0b\x00\x01".to_vec(), text("table")].concat(),
+        [b"\x0b\x00\x02".to_vec(), text(table)].concat(),
+        b"\x0d\x00\x03\x0b\x0b\x00\x00\x00\x02".to_vec(),
+        [text("action"), text("generate"), text("context"), text(context)].concat(),
+        vec![0],
+    ];
+    request.concat()
+}
