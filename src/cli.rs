@@ -171,8 +171,9 @@ pub struct LinuxFlags {
         env = "PROCESS_OPEN_SOCKETS_PROCFS"
     )]
     pub procfs: PathBuf,
-    /// Who tells what sockets there are: BPF, netlink, and /proc/net where there is neither; one of the last
-    /// two alone; or bpf, which is auto with a warning where there is none
+    /// Who tells what sockets there are. auto: BPF where it can be had, for a single query only with 10,000
+    /// files open or more; netlink; and /proc/net where there is neither. bpf: the same, with BPF for a
+    /// single query too, and a warning where there is none. netlink, procfs: that one alone
     #[arg(
         long,
         global = true,
@@ -182,7 +183,7 @@ pub struct LinuxFlags {
         env = "PROCESS_OPEN_SOCKETS_SOURCE"
     )]
     pub source: Source,
-    /// Load no BPF program, unless the source is bpf
+    /// Load no BPF program, whatever the source
     #[arg(
         long,
         global = true,

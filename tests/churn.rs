@@ -177,8 +177,8 @@ fn whatever_comes_and_goes_lasting_sockets_are_shown_with_their_holders_and_no_o
         scope.spawn(|| come_and_go(&over, &pids, &started));
         let tables = [Source::Auto, Source::Bpf, Source::Netlink, Source::Procfs].map(|source| {
             // The first is without BPF.
-            let options = Options { source, bpf_from_files: None, ..Options::default() };
-            ProcessOpenSockets::new(options)
+            let bpf_from_files = (source == Source::Bpf).then_some(0);
+            ProcessOpenSockets::new(Options { source, bpf_from_files, ..Options::default() })
         });
         let mut turns = tables.iter().cycle();
         let ours = std::process::id();

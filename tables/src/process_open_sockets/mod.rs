@@ -43,8 +43,8 @@ pub struct Options {
     pub procfs: PathBuf,
     /// Who tells what sockets there are.
     pub source: Source,
-    /// Whether BPF may be used if the source is `Auto`, and how many files the host must have open for it:
-    /// to load the program takes some milliseconds. None for never.
+    /// How many files the host must have open for BPF to be used if the source is `Auto`: to load the program
+    /// takes some milliseconds. None forbids it, whatever the source.
     pub bpf_from_files: Option<u64>,
     /// For how long tables of sockets that were read for one lookup by pid may answer others; zero
     /// for not at all. What they show may be that old; whatever has come since is found.
@@ -112,7 +112,7 @@ pub enum Source {
     /// Netlink alone (sock_diag(7)), which does not know ping sockets, nor, on most kernels, all other
     /// protocols.
     Netlink,
-    /// The same as `Auto`, with BPF whatever the options say; where it cannot be had, that is a warning.
+    /// The same as `Auto`, with BPF however few files are open; where it cannot be had, that is a warning.
     Bpf,
 }
 

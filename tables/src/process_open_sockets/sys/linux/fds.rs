@@ -178,7 +178,7 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
         match result {
             Ok(_) => {}
             Err(errno) if is_gone(errno) => {}
-            Err(errno) => self.deny(pid, errno, found),
+            Err(errno) => deny(self.root, pid, errno, &mut found.gaps),
         }
     }
 
@@ -268,19 +268,37 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
                 Err(errno) => {
                     // Who may not read a thread's may not read its process's, and that is said.
                     if tid.is_none() && !denied.swap(true, Ordering::Relaxed) {
-                        self.deny(*pid, errno, found);
+                        deny(self.root, *pid, errno, &mut found.gaps);
                     }
                 }
             }
         }
     }
+}
 
-    fn deny(&self, pid: i32, errno: Errno, found: &mut Found) {
-        found.gaps.add(GapKind::Fds, || {
-            let path = self.root.path().join(pid.to_string()).join("fd");
-            format!("{}: {}", path.display(), std::io::Error::from(errno))
+/// Counts a process whose descriptors cannot be read.
+pub(super) fn note_if_denied(root: &ProcRoot, pid: i32, gaps: &mut Gaps) {
+    let directory = root.process(pid).and_then(|process| process.directory("fd"));
+    let mut denied = directory.as_ref().err().copied();
+    if let Ok(directory) = &directory {
+        // One stands for all.
+        let mut is_first = true;
+        let _ = for_each_number(directory.as_fd(), |_, name| {
+            if std::mem::take(&mut is_first) {
+                denied = read_link(directory.as_fd(), name, |_| ()).err();
+            }
         });
     }
+    if let Some(errno) = denied.filter(|&errno| !is_gone(errno)) {
+        deny(root, pid, errno, gaps);
+    }
+}
+
+fn deny(root: &ProcRoot, pid: i32, errno: Errno, gaps: &mut Gaps) {
+    gaps.add(GapKind::Fds, || {
+        let path = root.path().join(pid.to_string()).join("fd");
+        format!("{}: {}", path.display(), std::io::Error::from(errno))
+    });
 }
 
 /// Whether the descriptor only is a handle of the socket (O_PATH in open(2)): another one's descriptor that was
@@ -386,5 +404,25 @@ mod tests {
         let owners = walk_on(4, &root, &pids, false, |_| true, &mut gaps);
         let counts: Vec<_> = gaps.iter().map(|gap| (gap.kind, gap.count)).collect();
         assert_eq!((owners.len(), counts), (98, vec![(GapKind::Fds, 2)]));
+    }
+
+    #[test]
+    fn who_cannot_be_read_is_counted_and_who_is_gone_is_not() {
+        let tree = tempfile::tempdir().unwrap();
+        symlink("1", tree.path().join("self")).unwrap();
+        hold(tree.path(), 1, 2);
+        hold(tree.path(), 2, 0);
+        fs::create_dir(tree.path().join("3")).unwrap();
+        fs::write(tree.path().join("3/fd"), "").unwrap();
+        // A link that is none cannot be read.
+        hold(tree.path(), 4, 0);
+        fs::write(tree.path().join("4/fd/0"), "").unwrap();
+        let root = ProcRoot::open(tree.path()).unwrap();
+        for (pid, count) in [(1, 0), (2, 0), (3, 1), (4, 1), (5, 0)] {
+            let mut gaps = Gaps::default();
+            note_if_denied(&root, pid, &mut gaps);
+            let counts: Vec<_> = gaps.iter().map(|gap| (gap.kind, gap.count)).collect();
+            assert_eq!(counts, vec![(GapKind::Fds, 1); count], "{pid}");
+        }
     }
 }

@@ -20,13 +20,9 @@ use crate::{Constraint, Operator, QueryContext, Rows, Table, Value};
 
 /// A table of that source, which remembers for so long.
 fn table(source: Source, snapshot_ttl: Duration) -> ProcessOpenSockets {
-    // Without BPF, which needs no snapshot.
-    ProcessOpenSockets::new(Options {
-        source,
-        snapshot_ttl,
-        bpf_from_files: None,
-        ..Options::default()
-    })
+    // Elsewhere without BPF, which needs no snapshot.
+    let bpf_from_files = (source == Source::Bpf).then_some(0);
+    ProcessOpenSockets::new(Options { source, snapshot_ttl, bpf_from_files, ..Options::default() })
 }
 
 fn is(field: Field, operator: Operator, text: impl ToString) -> Constraint {

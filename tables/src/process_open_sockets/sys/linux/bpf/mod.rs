@@ -51,18 +51,22 @@ impl Bpf {
 
     /// None where it is not to be used, or cannot be.
     pub(super) fn get(&self, root: &ProcRoot) -> Option<&TaskFiles> {
+        let is_forbidden = self.from_files.is_none();
         let from_files = match self.source {
             Source::Bpf => 0,
             Source::Auto => self.from_files?,
             Source::Procfs | Source::Netlink => return None,
         };
         if self.loaded.get().is_none() && from_files > root.open_files() {
+            log::debug!("without BPF: the host has less than {from_files} files open");
             return None;
         }
         let loaded = self.loaded.get_or_init(|| {
             let is_asked_for = self.source == Source::Bpf;
             let loudness = if is_asked_for { log::Level::Warn } else { log::Level::Info };
-            match load(root, loudness) {
+            let loaded =
+                if is_forbidden { Err("it is forbidden".into()) } else { load(root, loudness) };
+            match loaded {
                 Ok(loaded) => {
                     log::debug!("a BPF program is loaded");
                     return Some(loaded);

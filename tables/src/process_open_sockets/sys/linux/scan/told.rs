@@ -5,10 +5,12 @@ use std::io;
 use std::mem;
 
 use super::super::bpf::{TaskFiles, Told};
+use super::super::fds;
 use super::super::netns::Namespaces;
 use super::super::tables::Tables;
 use super::Scan;
 use crate::process_open_sockets::filter::Filter;
+use crate::process_open_sockets::gap::Gaps;
 use crate::process_open_sockets::model::{FdOwner, Owners, Snapshot, Socket};
 use crate::process_open_sockets::socket_table::SocketTable;
 use crate::process_open_sockets::{Families, Field};
@@ -28,7 +30,12 @@ impl Scan<'_> {
     pub(in super::super) fn tell(&mut self, pids: Option<&[i32]>) -> bool {
         let Some(bpf) = self.bpf else { return false };
         match self.tell_with(bpf, pids) {
-            Ok(is_all) => is_all,
+            Ok(true) => true,
+            Ok(false) => {
+                // Those that walk say it themselves.
+                self.gaps = Gaps::default();
+                false
+            }
             Err(error) => {
                 bpf.note(&error);
                 // Before Linux 6.7 what was told is true, and not all.
@@ -43,11 +50,12 @@ impl Scan<'_> {
     fn tell_with(&mut self, bpf: &TaskFiles, pids: Option<&[i32]>) -> io::Result<bool> {
         let (root, filter, threads) = (self.root, self.filter, self.options.threads);
         let holdings = &mut self.holdings;
-        let mut seen = HashSet::new();
+        let (mut seen, mut holders) = (HashSet::new(), HashSet::new());
         // What is in no table is told by the descriptors.
         let mut is_all = !self.options.families.contains(Families::UNLISTED);
         let mut run = |pid| {
             bpf.run(pid, threads, |owner, record| {
+                holders.insert(owner.pid);
                 if !filter.admits_owner(&owner) || !filter.admits_inode(owner.inode) {
                     return Ok(());
                 }
@@ -75,23 +83,31 @@ impl Scan<'_> {
         // To run the program for one process takes as long as it does for some tens of files.
         const FILES: u64 = 50;
         let are_few = |pids: &[i32]| pids.len() as u64 * FILES <= root.open_files();
-        match pids {
+        let asked = match pids {
             Some(pids) if are_few(pids) => {
                 let mut asked = pids.iter().filter(|&&pid| filter.admits_pid(pid));
                 asked.try_for_each(|&pid| run(Some(pid)))?;
+                pids.to_vec()
             }
             _ => {
                 // A process that is started meanwhile may have got a lower pid than its parent.
                 let pids = || root.pids().map_err(io::Error::other);
                 let known: HashSet<i32> = pids()?.into_iter().collect();
                 run(None)?;
-                let mut started = pids()?.into_iter().filter(|pid| !known.contains(pid));
+                let now = pids()?;
+                let mut started = now.iter().copied().filter(|pid| !known.contains(pid));
                 if bpf.tells_of_any_one() {
                     started.try_for_each(|pid| run(Some(pid)))?;
                 } else if started.next().is_some() {
                     run(None)?;
                 }
+                now
             }
+        };
+        // Of whom nothing was told, that may be hidden from BPF as from proc.
+        let silent = asked.into_iter().filter(|pid| !holders.contains(pid));
+        for pid in silent.filter(|&pid| filter.admits_pid(pid)) {
+            fds::note_if_denied(root, pid, &mut self.gaps);
         }
         Ok(is_all)
     }
