@@ -6,6 +6,8 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+use super::take;
+
 /// Types by their numbers, and some structures and functions by their names.
 pub(crate) struct Btf<'a> {
     types: &'a [u8],
@@ -326,12 +328,6 @@ fn name_at(strings: &[u8], offset: u32) -> Option<&[u8]> {
 
 fn word(bytes: &mut &[u8]) -> Option<u32> {
     take(bytes).map(u32::from_ne_bytes)
-}
-
-fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (first, rest) = bytes.split_first_chunk()?;
-    *bytes = rest;
-    Some(*first)
 }
 
 #[cfg(test)]

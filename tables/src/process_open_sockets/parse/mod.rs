@@ -26,3 +26,11 @@ pub(super) mod xnu;
 mod xnu_layout;
 #[cfg(test)]
 pub(super) mod xnu_records;
+
+/// Cuts N bytes off the front; None if there are not so many.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has such forms"))]
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*taken)
+}

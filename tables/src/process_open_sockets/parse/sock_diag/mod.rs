@@ -145,7 +145,5 @@ fn take_record<'a>(
 
 /// Cuts N bytes off the front.
 fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], Malformed> {
-    let (taken, rest) = bytes.split_first_chunk().ok_or(Malformed)?;
-    *bytes = rest;
-    Ok(*taken)
+    super::take(bytes).ok_or(Malformed)
 }

@@ -18,7 +18,7 @@ use rustix::path::DecInt;
 
 use super::cores;
 use super::kcmp;
-use super::proc_root::{ProcRoot, Process, for_each_number, is_gone, read_link};
+use super::proc_root::{ProcRoot, Process, first_number, for_each_number, is_gone, read_link};
 use crate::process_open_sockets::gap::{GapKind, Gaps};
 use crate::process_open_sockets::model::FdOwner;
 use crate::process_open_sockets::parse::proc_link;
@@ -224,7 +224,7 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
         let of = Arc::new(Descriptors { pid, tid, directory, denied: AtomicBool::new(false) });
         let mut any = false;
         let mut fds = Vec::new();
-        let listed = for_each_number(of.directory.as_fd(), |fd, _| {
+        let listed = for_each_number(of.directory.as_fd(), |fd| {
             any = true;
             if fds.len() == BATCH {
                 let fds = std::mem::replace(&mut fds, Vec::with_capacity(BATCH));
@@ -279,16 +279,14 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
 /// Counts a process whose descriptors cannot be read.
 pub(super) fn note_if_denied(root: &ProcRoot, pid: i32, gaps: &mut Gaps) {
     let directory = root.process(pid).and_then(|process| process.directory("fd"));
-    let mut denied = directory.as_ref().err().copied();
-    if let Ok(directory) = &directory {
-        // One stands for all.
-        let mut is_first = true;
-        let _ = for_each_number(directory.as_fd(), |_, name| {
-            if std::mem::take(&mut is_first) {
-                denied = read_link(directory.as_fd(), name, |_| ()).err();
-            }
-        });
-    }
+    let denied = match &directory {
+        Err(errno) => Some(*errno),
+        Ok(directory) => {
+            // One stands for all.
+            let first = first_number(directory.as_fd()).ok().flatten();
+            first.and_then(|fd| read_link(directory.as_fd(), DecInt::new(fd), |_| ()).err())
+        }
+    };
     if let Some(errno) = denied.filter(|&errno| !is_gone(errno)) {
         deny(root, pid, errno, gaps);
     }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -50,7 +51,7 @@ impl ProcRoot {
     pub(super) fn pids(&self) -> Result<Vec<i32>, Error> {
         let mut pids = Vec::new();
         openat(&self.directory, ".", DIRECTORY)
-            .and_then(|directory| for_each_number(directory.as_fd(), |pid, _| pids.push(pid)))
+            .and_then(|directory| for_each_number(directory.as_fd(), |pid| pids.push(pid)))
             .map_err(|errno| Error::Read { path: self.path.clone(), source: errno.into() })?;
         Ok(pids)
     }
@@ -238,7 +239,7 @@ impl Tasks {
     pub(super) fn others(&self) -> Vec<i32> {
         let mut tids = Vec::new();
         // What was listed before an error is as good as without it.
-        let _ = for_each_number(self.directory.as_fd(), |tid, _| tids.push(tid));
+        let _ = for_each_number(self.directory.as_fd(), |tid| tids.push(tid));
         tids.retain(|&tid| tid != self.pid);
         tids
     }
@@ -282,17 +283,39 @@ pub(super) fn read_link<T>(
     Ok(read(text))
 }
 
-/// Calls `each` with every entry of a directory whose name is a number, and with that name.
+/// Calls `each` with every entry of a directory whose name is a number.
 pub(super) fn for_each_number(
     directory: BorrowedFd<'_>,
-    mut each: impl FnMut(i32, &std::ffi::CStr),
+    mut each: impl FnMut(i32),
+) -> rustix::io::Result<()> {
+    visit_numbers(directory, |number| {
+        each(number);
+        ControlFlow::Continue(())
+    })
+}
+
+/// The first entry of a directory whose name is a number.
+pub(super) fn first_number(directory: BorrowedFd<'_>) -> rustix::io::Result<Option<i32>> {
+    let mut first = None;
+    visit_numbers(directory, |number| {
+        first = Some(number);
+        ControlFlow::Break(())
+    })?;
+    Ok(first)
+}
+
+fn visit_numbers(
+    directory: BorrowedFd<'_>,
+    mut visit: impl FnMut(i32) -> ControlFlow<()>,
 ) -> rustix::io::Result<()> {
     let mut buffer = [MaybeUninit::<u8>::uninit(); 32 * 1024];
     let mut entries = RawDir::new(directory, &mut buffer);
     while let Some(entry) = entries.next() {
         let entry = entry?;
-        if let Some(number) = proc_link::number(entry.file_name().to_bytes()) {
-            each(number, entry.file_name());
+        if let Some(number) = proc_link::number(entry.file_name().to_bytes())
+            && visit(number).is_break()
+        {
+            break;
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ mod program;
 mod record;
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -51,7 +52,6 @@ impl Bpf {
 
     /// None where it is not to be used, or cannot be.
     pub(super) fn get(&self, root: &ProcRoot) -> Option<&TaskFiles> {
-        let is_forbidden = self.from_files.is_none();
         let from_files = match self.source {
             Source::Bpf => 0,
             Source::Auto => self.from_files?,
@@ -64,16 +64,15 @@ impl Bpf {
         let loaded = self.loaded.get_or_init(|| {
             let is_asked_for = self.source == Source::Bpf;
             let loudness = if is_asked_for { log::Level::Warn } else { log::Level::Info };
-            let loaded =
-                if is_forbidden { Err("it is forbidden".into()) } else { load(root, loudness) };
-            match loaded {
-                Ok(loaded) => {
-                    log::debug!("a BPF program is loaded");
-                    return Some(loaded);
-                }
-                Err(why) => log::log!(loudness, "read from /proc and netlink, without BPF: {why}"),
+            let loaded = match self.from_files {
+                None => Err("it is forbidden".into()),
+                Some(_) => load(root, loudness),
+            };
+            match &loaded {
+                Ok(_) => log::debug!("a BPF program is loaded"),
+                Err(why) => say_without(loudness, why),
             }
-            None
+            loaded.ok()
         });
         let loaded = loaded.as_ref()?;
         (root.device() == Some(loaded.mount)).then_some(&loaded.files)
@@ -87,13 +86,16 @@ fn load(root: &ProcRoot, loudness: log::Level) -> Result<Loaded, String> {
     let mount =
         mount.ok_or_else(|| format!("{path} is of another PID namespace than this process"))?;
     let layout = layout()?;
-    let mut files = TaskFiles::load(&layout, 0)?;
+    let mut files = TaskFiles::load(&layout, 0, loudness)?;
     if !root.has_first_pids() {
         let level = files.own_level().map_err(|error| format!("its own level: {error}"))?;
-        files = TaskFiles::load(&layout, level)?;
+        files = TaskFiles::load(&layout, level, loudness)?;
     }
-    files.loudness = loudness;
     Ok(Loaded { files, mount })
+}
+
+fn say_without(loudness: log::Level, why: impl Display) {
+    log::log!(loudness, "read from /proc and netlink, without BPF: {why}");
 }
 
 /// Where the kernel that runs keeps what the program reads.
@@ -119,7 +121,7 @@ impl TaskFiles {
     ///
     /// # Errors
     /// Why the kernel does not take it, for people.
-    fn load(layout: &Layout, level: u32) -> Result<TaskFiles, String> {
+    fn load(layout: &Layout, level: u32, loudness: log::Level) -> Result<TaskFiles, String> {
         let code =
             program::program(layout, level).map_err(|_| "a member lies too far".to_owned())?;
         let program = calls::load(&code, layout.function, &mut []).map_err(|error| {
@@ -130,8 +132,7 @@ impl TaskFiles {
         })?;
         let of_all = calls::link(program.as_fd(), None)
             .map_err(|error| format!("the kernel does not run the program: {error}"))?;
-        let (tells_threads, loudness) = (layout.tells_threads, log::Level::Info);
-        Ok(TaskFiles { program, of_all, tells_threads, loudness })
+        Ok(TaskFiles { program, of_all, tells_threads: layout.tells_threads, loudness })
     }
 
     /// Whether it tells all of one process, whichever it is; before Linux 6.7 it does not.
@@ -145,7 +146,7 @@ impl TaskFiles {
         let is_old = error.kind() == io::ErrorKind::Unsupported
             || error.raw_os_error() == Some(Errno::TOOBIG.raw_os_error());
         let level = if is_old { log::Level::Debug } else { self.loudness };
-        log::log!(level, "read from /proc and netlink, without BPF: {error}");
+        say_without(level, error);
     }
 
     /// Hands the descriptors of sockets to `each`, those of all processes or of one. Those of threads that

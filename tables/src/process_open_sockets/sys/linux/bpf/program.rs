@@ -10,22 +10,14 @@ use super::assembler::Width::{W8, W16, W32, W64};
 use super::assembler::{Assembler, Instruction, Label, Register, TooFar, Width};
 use super::layout::Layout;
 use super::record::{self, NAME_SIZE, RECORD_SIZE};
+use crate::process_open_sockets::model::{Family, SOCK_DGRAM, SOCK_STREAM};
+use crate::process_open_sockets::socket_table::{IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 
 // From `enum bpf_func_id` in `include/uapi/linux/bpf.h`.
 const PROBE_READ_KERNEL: i32 = 113;
 const SEQ_WRITE: i32 = 127;
 const SKC_TO_TCP_SOCK: i32 = 137;
 const SOCK_FROM_FILE: i32 = 162;
-
-const AF_UNIX: i32 = 1;
-const AF_INET: i32 = 2;
-const AF_INET6: i32 = 10;
-const AF_PACKET: i32 = 17;
-const SOCK_STREAM: i32 = 1;
-const SOCK_DGRAM: i32 = 2;
-const IPPROTO_TCP: i32 = 6;
-const IPPROTO_UDP: i32 = 17;
-const IPPROTO_UDPLITE: i32 = 136;
 
 /// On the stack: the record, the name behind it, and before both room for a pointer.
 const RECORD: i16 = -(RECORD_SIZE + NAME_SIZE);
@@ -131,19 +123,28 @@ impl Writer<'_> {
     fn tell_by_family(&mut self) {
         let [inet, inet6, unix, packet] = [(); 4].map(|()| self.code.label());
         // The family is in R1 still.
-        for (family, label) in
-            [(AF_INET, inet), (AF_INET6, inet6), (AF_UNIX, unix), (AF_PACKET, packet)]
-        {
-            self.code.jump_if(R1, Equal, family, label);
+        for (family, label) in [
+            (Family::Inet, inet),
+            (Family::Inet6, inet6),
+            (Family::Unix, unix),
+            (Family::Packet, packet),
+        ] {
+            self.code.jump_if(R1, Equal, family as i32, label);
         }
         self.code.jump(self.write);
         let layout = self.layout;
         self.code.put(inet);
-        self.tell_v4_addresses();
+        self.keep(W32, R9, layout.sock_rcv_saddr, record::LOCAL);
+        self.keep(W32, R9, layout.sock_daddr, record::REMOTE);
         let ports = self.code.label();
         self.code.jump(ports);
         self.code.put(inet6);
-        self.tell_v6_addresses();
+        if let Some((local, remote)) = layout.sock_v6 {
+            for half in [0, 8] {
+                self.keep(W64, R9, local + half, record::LOCAL + half);
+                self.keep(W64, R9, remote + half, record::REMOTE + half);
+            }
+        }
         self.code.put(ports);
         self.tell_inet();
         self.code.jump(self.write);
@@ -158,61 +159,34 @@ impl Writer<'_> {
         self.tell_unix();
     }
 
-    fn tell_v4_addresses(&mut self) {
-        self.keep(W32, R9, self.layout.sock_rcv_saddr, record::LOCAL);
-        self.keep(W32, R9, self.layout.sock_daddr, record::REMOTE);
-    }
-
-    fn tell_v6_addresses(&mut self) {
-        if let Some((local, remote)) = self.layout.sock_v6 {
-            for half in [0, 8] {
-                self.keep(W64, R9, local + half, record::LOCAL + half);
-                self.keep(W64, R9, remote + half, record::REMOTE + half);
-            }
-        }
-    }
-
-    fn tell_ports(&mut self) {
-        self.keep(W16, R9, self.layout.sock_num, record::LOCAL_PORT);
-        self.keep(W16, R9, self.layout.sock_dport, record::REMOTE_PORT);
-    }
-
-    fn tell_cgroup(&mut self, sock: Register) {
-        if let Some((cgroup, node, number)) = self.layout.cgroup {
-            self.code.load(W64, R1, sock, cgroup);
-            self.follow_and_keep(R1, node, W64, number, record::CGROUP);
-        }
-    }
-
-    fn tell_sequence_numbers(&mut self, tcp_sock: Register) {
-        let layout = self.layout;
-        self.keep(W32, tcp_sock, layout.tcp_rcv_nxt, record::RECEIVED);
-        self.keep(W32, tcp_sock, layout.tcp_copied_seq, record::READ);
-        self.keep(W32, tcp_sock, layout.tcp_write_seq, record::WRITTEN);
-        self.keep(W32, tcp_sock, layout.tcp_snd_una, record::ACKNOWLEDGED);
-    }
-
     fn tell_inet(&mut self) {
         let layout = self.layout;
-        self.tell_ports();
-        self.tell_cgroup(R9);
+        self.keep(W16, R9, layout.sock_num, record::LOCAL_PORT);
+        self.keep(W16, R9, layout.sock_dport, record::REMOTE_PORT);
+        if let Some((cgroup, node, number)) = layout.cgroup {
+            self.code.load(W64, R1, R9, cgroup);
+            self.follow_and_keep(R1, node, W64, number, record::CGROUP);
+        }
         let (is_stream, is_udp) = (self.code.label(), self.code.label());
         self.code.load(W16, R1, R9, layout.sock_type);
         self.code.load(W16, R2, R9, layout.sock_protocol);
-        self.code.jump_if(R1, Equal, SOCK_STREAM, is_stream);
-        self.code.jump_if(R1, NotEqual, SOCK_DGRAM, self.write);
-        self.code.jump_if(R2, Equal, IPPROTO_UDP, is_udp);
-        self.code.jump_if(R2, Equal, IPPROTO_UDPLITE, is_udp);
+        self.code.jump_if(R1, Equal, SOCK_STREAM.into(), is_stream);
+        self.code.jump_if(R1, NotEqual, SOCK_DGRAM.into(), self.write);
+        self.code.jump_if(R2, Equal, IPPROTO_UDP.into(), is_udp);
+        self.code.jump_if(R2, Equal, IPPROTO_UDPLITE.into(), is_udp);
         self.code.jump(self.write);
         self.code.put(is_udp);
         self.probe_and_keep(4, R9, layout.udp_forward_deficit, record::READ);
         self.code.jump(self.write);
         self.code.put(is_stream);
-        self.code.jump_if(R2, NotEqual, IPPROTO_TCP, self.write);
+        self.code.jump_if(R2, NotEqual, IPPROTO_TCP.into(), self.write);
         self.code.copy(R1, R9);
         self.code.call(SKC_TO_TCP_SOCK);
         self.code.jump_if(R0, Equal, 0, self.write);
-        self.tell_sequence_numbers(R0);
+        self.keep(W32, R0, layout.tcp_rcv_nxt, record::RECEIVED);
+        self.keep(W32, R0, layout.tcp_copied_seq, record::READ);
+        self.keep(W32, R0, layout.tcp_write_seq, record::WRITTEN);
+        self.keep(W32, R0, layout.tcp_snd_una, record::ACKNOWLEDGED);
     }
 
     fn tell_unix(&mut self) {
@@ -225,7 +199,7 @@ impl Writer<'_> {
         if let Some(length) = layout.unix_inq_len {
             let is_packets = self.code.label();
             self.code.load(W16, R1, R9, layout.sock_type);
-            self.code.jump_if(R1, NotEqual, SOCK_STREAM, is_packets);
+            self.code.jump_if(R1, NotEqual, SOCK_STREAM.into(), is_packets);
             self.probe_and_keep(4, R9, length, record::READ);
             self.code.store_number(W32, R10, RECORD + record::FAMILYS_OWN, 1);
             self.code.put(is_packets);

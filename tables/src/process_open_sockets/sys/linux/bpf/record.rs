@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU32, NonZeroU64};
 
 use crate::process_open_sockets::model::{
-    Binding, Details, Endpoint, Family, Interface, NetNamespace, Socket, TcpState,
+    Binding, Details, Endpoint, Family, Interface, NetNamespace, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM,
+    Socket, TcpState,
 };
 use crate::process_open_sockets::parse::sock_diag::unix_name;
 use crate::process_open_sockets::socket_table::{
@@ -42,8 +43,8 @@ pub(super) const LOCAL: i16 = 64;
 pub(super) const REMOTE: i16 = 80;
 pub(super) const CGROUP: i16 = 96;
 /// TCP: sequence numbers, `rcv_nxt`, `copied_seq`, `write_seq`, `snd_una`. UNIX: the messages in the queue,
-/// the bytes of it or of the first message, as they were found without a lock, `sk_wmem_alloc`. Others: `sk_rmem_alloc`, for UDP
-/// `forward_deficit`, `sk_wmem_alloc`.
+/// the bytes of it or of the first message, as they were found without a lock, `sk_wmem_alloc`. Others:
+/// `sk_rmem_alloc`, for UDP `forward_deficit`, `sk_wmem_alloc`.
 pub(super) const RECEIVED: i16 = 104;
 pub(super) const READ: i16 = 108;
 pub(super) const WRITTEN: i16 = 112;
@@ -164,12 +165,16 @@ impl Record<'_> {
         })
     }
 
+    /// SOCK_*.
+    fn kind(&self) -> Option<u8> {
+        u8::try_from(self.u16(TYPE)?).ok()
+    }
+
     fn tells_familys_own(&self) -> Option<bool> {
         Some(self.u32(FAMILYS_OWN)? != 0)
     }
 
     fn tell(&self) -> Option<Told> {
-        const SOCK_RAW: u16 = 3;
         /// The subflows of a connection are TCP sockets with its inode.
         const MPTCP: [SocketTable; 4] =
             [SocketTable::Tcp, SocketTable::Tcp6, SocketTable::Mptcp, SocketTable::Mptcp6];
@@ -179,7 +184,9 @@ impl Record<'_> {
         let choose = |v4, v6| if is(Family::Inet) { v4 } else { v6 };
         let table = if is(Family::Inet) || is(Family::Inet6) {
             match protocol {
-                _ if self.u16(TYPE)? == SOCK_RAW => choose(SocketTable::Raw, SocketTable::Raw6),
+                _ if self.u16(TYPE)? == SOCK_RAW.into() => {
+                    choose(SocketTable::Raw, SocketTable::Raw6)
+                }
                 IPPROTO_TCP => choose(SocketTable::Tcp, SocketTable::Tcp6),
                 IPPROTO_UDP => choose(SocketTable::Udp, SocketTable::Udp6),
                 IPPROTO_UDPLITE => choose(SocketTable::Udplite, SocketTable::Udplite6),
@@ -212,11 +219,7 @@ impl Record<'_> {
             SocketTable::Packet => self.packet()?,
             _ => self.inet(table)?,
         };
-        let details = Details {
-            uid: Some(self.u32(UID)?),
-            kind: u8::try_from(self.u16(TYPE)?).ok()?,
-            ..details
-        };
+        let details = Details { uid: Some(self.u32(UID)?), kind: self.kind()?, ..details };
         let net_namespace = self.net_namespace().ok();
         let socket = Socket { inode: self.u64(INODE)?, net_namespace, binding, details };
         Some(Told::Whole { table, socket })
@@ -275,9 +278,7 @@ impl Record<'_> {
     }
 
     fn unix(&self) -> Option<(Binding, Details)> {
-        const SOCK_STREAM: u16 = 1;
-        const SOCK_DGRAM: u16 = 2;
-        let kind = self.u16(TYPE)?;
+        let kind = self.kind()?;
         let length = usize::try_from(self.u32(NAME_LENGTH)?).ok()?;
         let name = self.0.get(usize::try_from(RECORD_SIZE).ok()?..)?.get(..length)?;
         let path = unix_name(name.get(2..).unwrap_or_default());

@@ -314,7 +314,7 @@ fn a_first_thread_that_ends_meanwhile_leaves_its_table_the_processs() {
 #[test]
 fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     let test = "the_kernel_runs_the_program_for_all_processes_or_for_one";
-    let files = match layout().and_then(|layout| TaskFiles::load(&layout, 0)) {
+    let files = match layout().and_then(|layout| TaskFiles::load(&layout, 0, log::Level::Info)) {
         Ok(files) => files,
         // As root of a kernel that has it, it must run.
         Err(why) => {

@@ -190,9 +190,9 @@ impl Scan<'_> {
             if last.replace(owner.pid) != Some(owner.pid) {
                 pids.insert(owner.pid);
             }
-            let place = inodes.map(|inodes| inodes.binary_search(&owner.inode).ok());
-            let is_listed = place.is_none_or(|place| place.is_some());
-            if let Some(is_held) = place.flatten().and_then(|place| is_held.get_mut(place)) {
+            let place = inodes.and_then(|inodes| inodes.binary_search(&owner.inode).ok());
+            let is_listed = inodes.is_none() || place.is_some();
+            if let Some(is_held) = place.and_then(|place| is_held.get_mut(place)) {
                 *is_held = true;
             }
             let is_elsewhere = pass.is_elsewhere(record.net_namespace()?);

@@ -10,7 +10,6 @@ use super::super::netns::Namespaces;
 use super::super::tables::Tables;
 use super::Scan;
 use crate::process_open_sockets::filter::Filter;
-use crate::process_open_sockets::gap::Gaps;
 use crate::process_open_sockets::model::{FdOwner, Owners, Snapshot, Socket};
 use crate::process_open_sockets::socket_table::SocketTable;
 use crate::process_open_sockets::{Families, Field};
@@ -30,12 +29,7 @@ impl Scan<'_> {
     pub(in super::super) fn tell(&mut self, pids: Option<&[i32]>) -> bool {
         let Some(bpf) = self.bpf else { return false };
         match self.tell_with(bpf, pids) {
-            Ok(true) => true,
-            Ok(false) => {
-                // Those that walk say it themselves.
-                self.gaps = Gaps::default();
-                false
-            }
+            Ok(is_all) => is_all,
             Err(error) => {
                 bpf.note(&error);
                 // Before Linux 6.7 what was told is true, and not all.
@@ -104,8 +98,9 @@ impl Scan<'_> {
                 now
             }
         };
-        // Of whom nothing was told, that may be hidden from BPF as from proc.
-        let silent = asked.into_iter().filter(|pid| !holders.contains(pid));
+        // Of whom nothing was told, that may be hidden from BPF as from proc. Where the descriptors are walked
+        // as well, that says it.
+        let silent = asked.into_iter().filter(|pid| is_all && !holders.contains(pid));
         for pid in silent.filter(|&pid| filter.admits_pid(pid)) {
             fds::note_if_denied(root, pid, &mut self.gaps);
         }
