@@ -12,9 +12,9 @@ use std::time::Duration;
 use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use log::{Level, LevelFilter};
-#[cfg(target_os = "linux")]
-use tables::process_open_sockets::Source;
 use tables::process_open_sockets::{Families, Options};
+#[cfg(target_os = "linux")]
+use tables::process_open_sockets::{Source, Threads};
 
 use crate::variables;
 
@@ -203,14 +203,20 @@ pub struct LinuxFlags {
         env = "PROCESS_OPEN_SOCKETS_SNAPSHOT_TTL_MS"
     )]
     pub snapshot_ttl_ms: u64,
-    /// Look at the descriptors of threads that have a table of their own, too
+    /// Read the descriptor tables that threads have of their own: auto (with BPF on Linux 6.7 and later,
+    /// where it costs next to nothing), on, or off; without a value: on
     #[arg(
         long,
         global = true,
-        env = "PROCESS_OPEN_SOCKETS_THREADS",
-        value_parser = clap::builder::FalseyValueParser::new()
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "auto",
+        default_missing_value = "on",
+        value_parser = threads,
+        env = "PROCESS_OPEN_SOCKETS_THREADS"
     )]
-    pub threads: bool,
+    pub threads: Threads,
 }
 
 /// The flags that say where the table looks, and at what.
@@ -233,6 +239,27 @@ pub struct TableFlags {
         env = "PROCESS_OPEN_SOCKETS_FAMILIES"
     )]
     pub families: Families,
+    /// Seconds that one scan may take, from 1 to 3600; what it has not read by then is counted and logged
+    #[arg(
+        long,
+        global = true,
+        value_name = "SECONDS",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(1..=3600),
+        env = "PROCESS_OPEN_SOCKETS_SCAN_TIMEOUT"
+    )]
+    pub scan_timeout: u64,
+}
+
+/// The words of a switch count too, since the flag was one.
+#[cfg(target_os = "linux")]
+fn threads(text: &str) -> Result<Threads, String> {
+    match &*text.to_ascii_lowercase() {
+        "auto" => Ok(Threads::Auto),
+        "on" | "true" | "yes" | "1" => Ok(Threads::On),
+        "off" | "false" | "no" | "0" => Ok(Threads::Off),
+        _ => Err("not one of auto, on, off".into()),
+    }
 }
 
 fn families(list: &str) -> Result<Families, String> {
@@ -294,7 +321,8 @@ impl TableFlags {
         let others = self.linux.options();
         #[cfg(not(target_os = "linux"))]
         let others = Options::default();
-        Options { families, ..others }
+        let scan_timeout = Duration::from_secs(self.scan_timeout);
+        Options { families, scan_timeout, ..others }
     }
 }
 

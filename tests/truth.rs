@@ -28,7 +28,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use support::left_out::{is_root_or_say, say_left_out};
 use support::log_capture::logged;
 use support::sleeper::Sleeper;
-use tables::process_open_sockets::{Families, Options, Source};
+use tables::process_open_sockets::{Families, Options, Source, Threads};
 
 /// One test at a time: until a child is a program of its own it holds all that this process holds.
 fn alone() -> MutexGuard<'static, ()> {
@@ -468,14 +468,14 @@ fn a_thread_with_a_table_of_its_own_adds_what_its_process_lacks() {
     let pid = std::process::id();
     rows.push(listening(place[0].of(pid, fd, number)).tid(parked.tid));
     for options in [without_bpf(), with_bpf()] {
-        let with = Options { threads: true, ..options };
+        let with = Options { threads: Threads::On, ..options };
         assert_eq!(expected::differences(with.clone(), &place, &rows), [""; 0]);
         assert_eq!(expected::differences_of_mine(with, &place, &rows), [""; 0]);
     }
-    // Otherwise it is nobody's.
+    // Without BPF only if it is asked for.
     *rows.last_mut().unwrap() =
         listening(place[0].nobody(expected::unknown_with_file()).socket(number));
-    for options in [without_bpf(), with_bpf()] {
+    for options in [without_bpf(), Options { threads: Threads::Off, ..with_bpf() }] {
         assert_eq!(expected::differences(options, &place, &rows), [""; 0]);
     }
 }

@@ -141,6 +141,15 @@ impl Filter {
         )
     }
 
+    /// Whether a full scan lists every socket of every table that the user chose: no constraint narrows it.
+    pub(crate) fn lists_all_of_tables(&self) -> bool {
+        let numbers = [&self.family, &self.protocol, &self.local_port, &self.remote_port];
+        numbers.into_iter().all(NumberCondition::is_open)
+            && self.socket.is_open()
+            && self.state.is_open()
+            && self.net_namespace.is_open()
+    }
+
     /// Whether the user has chosen to see its sockets.
     pub(crate) fn admits_families_of(&self, table: SocketTable) -> bool {
         self.families.contains(table.families())
@@ -237,6 +246,10 @@ impl NumberCondition {
             list.dedup();
         }
         condition
+    }
+
+    fn is_open(&self) -> bool {
+        *self == NumberCondition::default()
     }
 
     /// The ports from the first one that it lets through to the last.

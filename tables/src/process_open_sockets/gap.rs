@@ -31,9 +31,8 @@ pub(crate) enum GapKind {
     Line,
     /// A line that somebody wrote into the path of a UNIX socket, about a socket of another kind.
     Forged,
-    /// A socket that had no holder at first and was gone when looked for again: it came or went
-    /// during the scan.
-    Vanished,
+    /// The scan's deadline passed before everything was read.
+    Deadline,
     /// A list of sockets of macOS, or its end.
     PcbList,
     /// Such a list, of which the kernel shows nothing, or far less than it counts.
@@ -55,7 +54,7 @@ impl Gap {
     /// How loud the log should be about it: sockets come and go all the time.
     pub(crate) fn level(&self) -> log::Level {
         match self.kind {
-            GapKind::Vanished | GapKind::Left => log::Level::Debug,
+            GapKind::Left => log::Level::Debug,
             // It is so for as long as the extension lives.
             GapKind::PidNamespace => log::Level::Info,
             _ => log::Level::Warn,
@@ -122,7 +121,10 @@ impl fmt::Display for Gap {
                 "sockets that no readable process holds, and of others what only the lists tell, are missing",
             ),
             GapKind::Record => ("sockets of a form that is not known", "they are missing"),
-            GapKind::Vanished => ("sockets that came or went during the scan", "they are left out"),
+            GapKind::Deadline => (
+                "steps of a scan that its deadline cut off",
+                "sockets or holders are missing; raise --scan-timeout or add a constraint on pid",
+            ),
         };
         write!(f, "{what}: {} (first: {}); {effect}", self.count, self.first)
     }

@@ -49,9 +49,10 @@ pub struct Options {
     /// For how long tables of sockets that were read for one lookup by pid may answer others; zero
     /// for not at all. What they show may be that old; whatever has come since is found.
     pub snapshot_ttl: Duration,
-    /// Whether the descriptors of threads are looked at that have a table of their own (CLONE_FILES in
-    /// clone(2)).
-    pub threads: bool,
+    /// Whether threads that have a descriptor table of their own (CLONE_FILES in clone(2)) are read.
+    pub threads: Threads,
+    /// How long one scan may take. What it has not read by then is counted and reported.
+    pub scan_timeout: Duration,
     /// Which sockets there are rows of.
     pub families: Families,
 }
@@ -116,6 +117,17 @@ pub enum Source {
     Bpf,
 }
 
+/// Whether threads that have a descriptor table of their own are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// Where it costs next to nothing: with BPF on Linux 6.7 and later.
+    Auto,
+    /// With every source.
+    On,
+    /// With none.
+    Off,
+}
+
 impl Default for Options {
     fn default() -> Self {
         Options {
@@ -123,7 +135,8 @@ impl Default for Options {
             source: Source::Auto,
             bpf_from_files: Some(0),
             snapshot_ttl: Duration::from_secs(1),
-            threads: false,
+            threads: Threads::Auto,
+            scan_timeout: Duration::from_secs(30),
             families: Families::default(),
         }
     }

@@ -232,8 +232,30 @@ pub(crate) struct Details {
     pub(crate) interface: Option<Box<Interface>>,
     /// The inode of the control group (v2) in which it was made.
     pub(crate) cgroup: Option<NonZeroU64>,
-    /// Whether a stranger's path may have told all this.
+    /// Whether the record can be forged: it is a line of a file that a UNIX path can imitate.
     pub(crate) may_be_forged: bool,
+    /// When it was seen, if it has no holder.
+    pub(crate) presence: Presence,
+}
+
+/// When a socket without a holder was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// At the beginning, and as far as known at the end of the scan.
+    #[default]
+    Lasting,
+    /// At the end of the scan only.
+    Opened,
+    /// At the beginning of the scan only.
+    Closed,
+}
+
+/// What tells the sockets of one table in one namespace apart, for people: what they are bound and connected
+/// to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum EndpointKey {
+    Inet(Endpoint, Endpoint),
+    Unix(Box<[u8]>),
 }
 
 /// What macOS alone tells of a socket.
@@ -358,6 +380,22 @@ impl Socket {
         ends.into_iter().flatten().any(|endpoint| !endpoint.address.is_unspecified())
     }
 
+    /// Its endpoints; None if it has none that another socket could take over.
+    pub(crate) fn endpoint_key(&self) -> Option<EndpointKey> {
+        match &self.binding {
+            Binding::Inet { local, remote, .. } | Binding::Sctp { local, remote, .. } => {
+                (local.port != 0).then_some(EndpointKey::Inet(*local, *remote))
+            }
+            Binding::Unix { path } if !path.is_empty() => Some(EndpointKey::Unix(path.clone())),
+            _ => None,
+        }
+    }
+
+    /// Whether it has a port at the other end.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.remote().is_some_and(|remote| remote.port != 0)
+    }
+
     /// Why nobody can hold it; None if somebody could.
     fn is_without_file(&self) -> Option<OwnerUnknown> {
         if self.inode != 0 {
@@ -412,6 +450,10 @@ pub(crate) enum OwnerUnknown {
     Unreadable,
     /// No process has it: it is the kernel's, or on its way from one process to another.
     NoProcess,
+    /// It was closed during the scan, before its holder was read.
+    ClosedDuringScan,
+    /// It was opened during the scan, after its holder was read.
+    OpenedDuringScan,
 }
 
 impl OwnerUnknown {
@@ -426,6 +468,8 @@ impl OwnerUnknown {
             OwnerUnknown::UserSpace => "user_space",
             OwnerUnknown::Unreadable => "unreadable",
             OwnerUnknown::NoProcess => "no_process",
+            OwnerUnknown::ClosedDuringScan => "closed_during_scan",
+            OwnerUnknown::OpenedDuringScan => "opened_during_scan",
         }
     }
 }
@@ -522,12 +566,50 @@ pub(crate) fn with_inode<T>(sorted: &[T], inode: u64, inode_of: impl Fn(&T) -> u
     from_start.get(..length).unwrap_or_default()
 }
 
+/// How much a scan did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// Passes of the BPF program over all processes.
+    pub(crate) passes: u32,
+    /// Walks of descriptors, and how many processes they read.
+    pub(crate) walks: u32,
+    pub(crate) walked: u64,
+    /// Processes of which one descriptor was read.
+    pub(crate) tested: u64,
+    /// Socket tables that were read, and how many netlink dumps that took.
+    pub(crate) tables: u32,
+    pub(crate) dumps: u32,
+}
+
+impl std::fmt::Display for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Work { passes, walks, walked, tested, tables, dumps } = self;
+        write!(
+            f,
+            "{passes} BPF passes, {walks} walks of {walked} processes, {tested} processes tested, \
+             {tables} socket tables, {dumps} dumps"
+        )
+    }
+}
+
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, more: Work) {
+        self.passes += more.passes;
+        self.walks += more.walks;
+        self.walked += more.walked;
+        self.tested += more.tested;
+        self.tables += more.tables;
+        self.dumps += more.dumps;
+    }
+}
+
 /// What was collected for one query.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) sockets: Vec<Socket>,
     pub(crate) owners: Owners,
     pub(crate) gaps: Gaps,
+    pub(crate) work: Work,
     /// The network namespace of the host's first process, if it is asked for.
     pub(crate) host: Option<NetNamespace>,
     /// The paths of the sockets' control groups by inode, if they are asked for.
@@ -539,6 +621,11 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Why nobody in the snapshot holds this socket of it, which has this place there.
     pub(crate) fn owner_unknown(&self, place: u32, socket: &Socket) -> OwnerUnknown {
+        match socket.details.presence {
+            Presence::Lasting => {}
+            Presence::Opened => return OwnerUnknown::OpenedDuringScan,
+            Presence::Closed => return OwnerUnknown::ClosedDuringScan,
+        }
         let hidden = [GapKind::Fds, GapKind::Hidepid, GapKind::PidNamespace];
         let not_all_seen = hidden.into_iter().any(|kind| self.gaps.has(kind));
         let with_file =

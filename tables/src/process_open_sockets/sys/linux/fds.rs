@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::path::DecInt;
 
 use super::cores;
+use super::deadline::Deadline;
 use super::kcmp;
 use super::proc_root::{ProcRoot, Process, first_number, for_each_number, is_gone, read_link};
 use crate::process_open_sockets::gap::{GapKind, Gaps};
@@ -29,10 +30,11 @@ pub(super) fn walk(
     root: &ProcRoot,
     pids: &[i32],
     threads: bool,
+    deadline: Deadline,
     wanted: impl Fn(&FdOwner) -> bool + Sync,
     gaps: &mut Gaps,
 ) -> Vec<FdOwner> {
-    walk_on(cores(), root, pids, threads, wanted, gaps)
+    walk_on(cores(), root, pids, threads, deadline, wanted, gaps)
 }
 
 /// The same on that many threads at the most.
@@ -41,6 +43,7 @@ fn walk_on(
     root: &ProcRoot,
     pids: &[i32],
     threads: bool,
+    deadline: Deadline,
     wanted: impl Fn(&FdOwner) -> bool + Sync,
     gaps: &mut Gaps,
 ) -> Vec<FdOwner> {
@@ -49,6 +52,7 @@ fn walk_on(
         wanted,
         pids,
         threads,
+        deadline,
         can_compare: threads && root.has_own_pids(),
         begun: AtomicUsize::new(0),
         batches: Mutex::default(),
@@ -69,6 +73,7 @@ struct Walk<'a, W> {
     pids: &'a [i32],
     /// Whether threads are looked at.
     threads: bool,
+    deadline: Deadline,
     /// Whether the kernel can be asked if two of them share a table.
     can_compare: bool,
     /// How many of these somebody has begun with.
@@ -112,7 +117,7 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
     /// Walks until nothing is left to begin with.
     fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         let mut found = Found::default();
-        loop {
+        while !self.deadline.has_passed() {
             // A process of one's own first: two walkers in one are in each other's way in the kernel.
             let next = self.begun.fetch_add(1, Ordering::Relaxed);
             if let Some(&pid) = self.pids.get(next) {
@@ -344,6 +349,10 @@ mod tests {
 
     use super::*;
 
+    fn never() -> Deadline {
+        Deadline::after(std::time::Duration::MAX)
+    }
+
     fn hold(root: &Path, pid: i32, fds: i32) {
         let directory = root.join(format!("{pid}/fd"));
         fs::create_dir_all(&directory).unwrap();
@@ -366,7 +375,7 @@ mod tests {
         let pids: Vec<i32> = processes.iter().map(|(pid, _)| *pid).collect();
         for most in [1, 2, 3, 8] {
             let mut gaps = Gaps::default();
-            let owners = walk_on(most, &root, &pids, false, |_| true, &mut gaps);
+            let owners = walk_on(most, &root, &pids, false, never(), |_| true, &mut gaps);
             let mut found: Vec<_> = owners.iter().map(|owner| (owner.pid, owner.fd)).collect();
             found.sort_unstable();
             assert_eq!((found, gaps), (expected.clone(), Gaps::default()), "on {most} threads");
@@ -399,7 +408,7 @@ mod tests {
         let root = ProcRoot::open(tree.path()).unwrap();
         let pids: Vec<i32> = (1..=100).collect();
         let mut gaps = Gaps::default();
-        let owners = walk_on(4, &root, &pids, false, |_| true, &mut gaps);
+        let owners = walk_on(4, &root, &pids, false, never(), |_| true, &mut gaps);
         let counts: Vec<_> = gaps.iter().map(|gap| (gap.kind, gap.count)).collect();
         assert_eq!((owners.len(), counts), (98, vec![(GapKind::Fds, 2)]));
     }

@@ -12,7 +12,8 @@ use std::ops::ControlFlow;
 
 use rustix::io::Errno;
 
-use super::attempts::Attempts;
+use super::deadline::Deadline;
+use super::dump_retry::DumpRetry;
 use super::netns::Namespace;
 use super::proc_root::ProcRoot;
 use super::sock_diag::Handed;
@@ -26,6 +27,7 @@ pub(super) fn for_each_socket(
     namespace: &Namespace,
     table: SocketTable,
     path: &str,
+    deadline: Deadline,
     gaps: &mut Gaps,
     mut each: impl FnMut(Socket) -> Handed,
 ) {
@@ -37,8 +39,8 @@ pub(super) fn for_each_socket(
     };
     let only_listeners_again = table.crowded() == Crowded::Listeners;
     let mut seen = Seen::default();
-    let mut attempts = Attempts::begin();
-    let mut read = |text: &mut BufReader<File>, attempts: &mut Attempts, is_first: bool| {
+    let mut retry = DumpRetry::new(deadline);
+    let mut read = |text: &mut BufReader<File>, retry: &mut DumpRetry, is_first: bool| {
         let is_compared = !is_first || !only_listeners_again;
         let mut lines = 0u64;
         let end = for_each_line(text, |line| {
@@ -58,7 +60,7 @@ pub(super) fn for_each_socket(
                     socket.net_namespace = namespace.number();
                     let hash = seen.hash(&socket);
                     if let Some(hash) = hash.filter(|_| is_compared) {
-                        attempts.shows(hash);
+                        retry.add(hash);
                     }
                     let is_new = hash.is_none_or(|hash| seen.hashes.insert(hash));
                     if is_new && each(socket) == Handed::Enough {
@@ -74,13 +76,13 @@ pub(super) fn for_each_socket(
         });
         end.map(|end| {
             let is_to_end = end.is_continue() || (!is_first && only_listeners_again);
-            is_to_end && !(is_compared && attempts.is_settled())
+            is_to_end && !(is_compared && retry.end_attempt())
         })
     };
     let result = opened.and_then(|mut text| {
         let mut is_first = true;
-        while attempts.go_on() {
-            let hides = read(&mut text, &mut attempts, is_first)?;
+        while retry.next_attempt() {
+            let hides = read(&mut text, &mut retry, is_first)?;
             let is_long = !is_first || text.stream_position()? > PAGE;
             if !hides || !is_long {
                 break;

@@ -6,13 +6,14 @@ use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, fstat, fstatfs, readlinkat_raw, statat,
 };
 use rustix::io::Errno;
 
+use super::deadline::Deadline;
 use crate::Error;
 use crate::process_open_sockets::gap::GapKind;
 use crate::process_open_sockets::parse::{proc_link, proc_status};
@@ -174,21 +175,20 @@ impl Process {
     /// Reads a file below it whole, unless it is longer than any that the kernel should write: then it
     /// is cut.
     pub(super) fn read(&self, path: &str) -> std::io::Result<Vec<u8>> {
-        self.read_until(path, None).map(|(text, _)| text)
+        self.read_until(path, Deadline::after(Duration::MAX)).map(|(text, _)| text)
     }
 
     /// The same as far as it can be read until then, and whether that is all.
     pub(super) fn read_until(
         &self,
         path: &str,
-        deadline: Option<Instant>,
+        deadline: Deadline,
     ) -> std::io::Result<(Vec<u8>, bool)> {
         const MOST: usize = 16 * 1024 * 1024;
         let mut file = self.file(path)?;
         let mut text = Vec::new();
         let mut part = vec![0; 64 * 1024];
-        let in_time = || deadline.is_none_or(|deadline| Instant::now() < deadline);
-        while text.len() < MOST && in_time() {
+        while text.len() < MOST && !deadline.has_passed() {
             let length = file.read(&mut part)?;
             if length == 0 {
                 return Ok((text, true));

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::fds;
+use super::netns::SocketSource;
 use super::proc_root::ProcRoot;
-use super::tables::Teller;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
 use crate::process_open_sockets::model::{Binding, FdOwner, Owners, Socket};
 use crate::process_open_sockets::parse::proto_name::Candidates;
@@ -93,6 +93,12 @@ impl<'a> Search<'a> {
         self.missing_if(|_| true)
     }
 
+    /// What was not found, and has no descriptor any more that shows its protocol.
+    pub(super) fn missing_undescribed(&self) -> Vec<u64> {
+        let missing = self.missing.iter().filter(|(_, candidates)| candidates.is_none());
+        missing.map(|(inode, _)| *inode).collect()
+    }
+
     fn missing_if(&self, is_such: impl Fn(Candidates) -> bool) -> Vec<u64> {
         let missing = self.missing.iter().filter(|(_, candidates)| candidates.is_none_or(&is_such));
         missing.map(|(inode, _)| *inode).collect()
@@ -103,20 +109,20 @@ impl<'a> Search<'a> {
         &mut self,
         socket: &Socket,
         table: SocketTable,
-        teller: Teller,
+        source: SocketSource,
         gaps: &mut Gaps,
     ) -> bool {
         let Some(&candidates) = self.missing.get(&socket.inode) else { return false };
         let is_other = match candidates {
-            _ if !teller.may_tell_of_others(table) => false,
+            _ if !source.may_list_others(table) => false,
             Some(candidates) => !candidates.contains(table),
-            None => is_of_another_table(self.root, self.owners.of(socket.inode), table, teller),
+            None => is_of_another_table(self.root, self.owners.of(socket.inode), table, source),
         };
         if is_other {
             note_forged(socket, gaps);
             return false;
         }
-        if !teller.may_be_deceived_about(table) {
+        if !source.is_spoofable(table) {
             if candidates.map_or(table.may_share_inodes(), Candidates::may_recur) {
                 self.found.insert(socket.inode);
             } else {
@@ -168,9 +174,9 @@ pub(super) fn is_of_another_table(
     root: &ProcRoot,
     holders: &[FdOwner],
     table: SocketTable,
-    teller: Teller,
+    source: SocketSource,
 ) -> bool {
-    teller.may_tell_of_others(table)
+    source.may_list_others(table)
         && candidates(root, holders, |_, candidates| candidates.contains(table)) == Some(false)
 }
 

@@ -8,7 +8,9 @@ use super::{libproc, sysctl};
 use crate::Error;
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
-use crate::process_open_sockets::model::{Binding, DarwinDetails, FdOwner, Snapshot, Socket};
+use crate::process_open_sockets::model::{
+    Binding, DarwinDetails, FdOwner, Presence, Snapshot, Socket,
+};
 use crate::process_open_sockets::parse::pcblist_n::{End, Listing, Pcb, PcbList};
 use crate::process_open_sockets::parse::socket_fdinfo::{self, Held};
 use crate::process_open_sockets::{Families, Field};
@@ -261,9 +263,11 @@ impl<'a> Scan<'a> {
                 }
                 // It may stand where the list could not be read.
                 None if !whole.contains(&list) => still.push((list, before)),
-                _ => self.gaps.add(GapKind::Vanished, || {
-                    format!("{}: socket {}", name(list), before.socket.inode)
-                }),
+                _ => {
+                    let mut before = before;
+                    before.socket.details.presence = Presence::Closed;
+                    still.push((list, before));
+                }
             }
         }
         self.match_up(still)

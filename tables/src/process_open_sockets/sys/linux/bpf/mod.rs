@@ -18,6 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use rustix::fs::fstat;
 use rustix::io::Errno;
@@ -25,6 +26,7 @@ use rustix::io::Errno;
 use self::layout::Layout;
 use self::record::Held;
 pub(super) use self::record::{Malformed, Record, Told};
+use super::deadline::Deadline;
 use super::proc_root::ProcRoot;
 use crate::process_open_sockets::model::FdOwner;
 use crate::process_open_sockets::parse::btf::Btf;
@@ -136,12 +138,12 @@ impl TaskFiles {
     }
 
     /// Whether it tells all of one process, whichever it is; before Linux 6.7 it does not.
-    pub(super) fn tells_of_any_one(&self) -> bool {
+    pub(super) fn reads_all_threads(&self) -> bool {
         self.tells_threads
     }
 
-    /// Says that it failed, and that others are asked.
-    pub(super) fn note(&self, error: &io::Error) {
+    /// Logs that it failed and that other sources are used.
+    pub(super) fn log_failure(&self, error: &io::Error) {
         // Of older kernels nothing else is to be expected: see `run`.
         let is_old = error.kind() == io::ErrorKind::Unsupported
             || error.raw_os_error() == Some(Errno::TOOBIG.raw_os_error());
@@ -159,11 +161,12 @@ impl TaskFiles {
         &self,
         pid: Option<i32>,
         threads: bool,
+        deadline: Deadline,
         mut each: impl FnMut(FdOwner, Record) -> Result<(), Malformed>,
     ) -> io::Result<()> {
         let mut tables = Tables::default();
         let mut is_first_told = false;
-        self.read(pid, |record| {
+        self.read(pid, deadline, |record| {
             let held = record.held()?;
             is_first_told |= held.tid == held.pid;
             match tables.owner(&held, threads) {
@@ -182,7 +185,7 @@ impl TaskFiles {
         let socket = UnixDatagram::unbound()?;
         let inode = fstat(&socket)?.st_ino;
         let mut level = None;
-        self.read(None, |record| {
+        self.read(None, Deadline::after(Duration::MAX), |record| {
             let held = record.held()?;
             if held.inode == inode {
                 level = Some(held.level);
@@ -195,6 +198,7 @@ impl TaskFiles {
     fn read(
         &self,
         pid: Option<i32>,
+        deadline: Deadline,
         mut each: impl FnMut(Record) -> Result<(), Malformed>,
     ) -> io::Result<()> {
         let link = pid.map(|pid| calls::link(self.program.as_fd(), Some(pid))).transpose()?;
@@ -202,7 +206,7 @@ impl TaskFiles {
         // The kernel fills half of it at a time.
         let mut buffer = vec![0; 64 * 1024];
         let mut filled = 0;
-        loop {
+        while !deadline.has_passed() {
             let room = buffer.get_mut(filled..).unwrap_or_default();
             match rustix::io::read(&file, room) {
                 Ok(0) => return Ok(()),
@@ -219,6 +223,7 @@ impl TaskFiles {
             buffer.copy_within(filled - left..filled, 0);
             filled = left;
         }
+        Ok(())
     }
 }
 

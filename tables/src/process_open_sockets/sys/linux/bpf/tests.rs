@@ -311,6 +311,10 @@ fn a_first_thread_that_ends_meanwhile_leaves_its_table_the_processs() {
     assert_eq!(owners(false, &seen), [Some((7, None)), None, Some((7, None))]);
 }
 
+fn never() -> Deadline {
+    Deadline::after(Duration::MAX)
+}
+
 #[test]
 fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     let test = "the_kernel_runs_the_program_for_all_processes_or_for_one";
@@ -324,7 +328,7 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     };
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let version: Vec<u32> = release.split('.').take(2).map(|part| part.parse().unwrap()).collect();
-    assert!(files.tells_of_any_one() || version < vec![6, 7], "{release}");
+    assert!(files.reads_all_threads() || version < vec![6, 7], "{release}");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (me, port) = (std::process::id().cast_signed(), listener.local_addr().unwrap().port());
     let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
@@ -333,7 +337,7 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
             && socket.state() == "LISTEN" && socket.local_port() == i32::from(port))
     };
     let mut all = Vec::new();
-    let found = files.run(None, false, |owner, record| {
+    let found = files.run(None, false, never(), |owner, record| {
         if is_ours(record) {
             all.push(owner);
         }
@@ -343,7 +347,7 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     let owner = FdOwner { inode, pid: me, fd: listener.as_raw_fd(), tid: None };
     assert_eq!(all, [owner]);
     let (mut ours, mut others) = (Vec::new(), 0);
-    let one = files.run(Some(me), false, |owner, record| {
+    let one = files.run(Some(me), false, never(), |owner, record| {
         if is_ours(record) {
             ours.push(owner);
         }
@@ -359,12 +363,12 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     ours.dedup();
     assert_eq!((ours, others), (vec![owner], 0));
     let mut nobodys = 0;
-    let nobody = files.run(Some(i32::MAX), false, |_, _| {
+    let nobody = files.run(Some(i32::MAX), false, never(), |_, _| {
         nobodys += 1;
         Ok(())
     });
     let told = nobody.map_err(|error| error.kind());
     // Nobody, or somebody whose first thread holds nothing.
-    let expected = if files.tells_of_any_one() { Ok(()) } else { Err(io::ErrorKind::Unsupported) };
+    let expected = if files.reads_all_threads() { Ok(()) } else { Err(io::ErrorKind::Unsupported) };
     assert_eq!((told, nobodys), (expected, 0));
 }

@@ -1,117 +1,123 @@
-//! One scan of the host: which sockets there are, and who holds them.
+//! One scan of the host: which sockets there are, and which processes hold them.
+//!
+//! A [`Plan`] decides what is read. `full_scan` and `lookup` read from top to bottom: namespaces, socket
+//! tables, holders; each step returns its outcome as a value. [`Report`] collects what could not be read.
 
-mod all;
-mod held;
-mod pass;
-mod told;
+mod bpf_sockets;
+mod full_scan;
+mod listing;
+mod lookup;
+mod pursuit;
+mod reconcile;
+mod second_look;
+mod unlisted;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 
-use self::told::Holdings;
 use super::bpf::TaskFiles;
-use super::netns::{Namespace, Namespaces};
+use super::deadline::Deadline;
+use super::netns::{Namespaces, Sessions, Visit};
+use super::plan::{HolderSource, Plan, Scope};
 use super::proc_root::ProcRoot;
-use super::search::candidates;
-use super::tables::{Tables, Wanted};
+use super::snapshot_cache::SnapshotCache;
 use super::{cgroup, fds};
+use crate::Error;
+use crate::process_open_sockets::Field;
 use crate::process_open_sockets::filter::Filter;
-use crate::process_open_sockets::gap::Gaps;
-use crate::process_open_sockets::model::{Details, FdOwner, Owners, Snapshot, Socket};
-use crate::process_open_sockets::parse::proto_name;
-use crate::process_open_sockets::socket_table::SocketTable;
-use crate::process_open_sockets::{Field, Options};
+use crate::process_open_sockets::gap::{GapKind, Gaps};
+use crate::process_open_sockets::model::{FdOwner, Owners, Snapshot, Socket, Work};
 
+/// What every step of a scan may read.
 pub(super) struct Scan<'a> {
-    root: &'a ProcRoot,
-    options: &'a Options,
-    filter: &'a Filter,
-    bpf: Option<&'a TaskFiles>,
-    sockets: Vec<Socket>,
-    holdings: Holdings,
-    /// The inodes of held sockets of which somebody tells who may be deceived.
-    claimed: HashSet<u64>,
-    gaps: Gaps,
+    pub(super) root: &'a ProcRoot,
+    pub(super) filter: &'a Filter,
+    pub(super) plan: &'a Plan,
+    pub(super) bpf: Option<&'a TaskFiles>,
+    pub(super) deadline: Deadline,
 }
 
-impl<'a> Scan<'a> {
-    pub(super) fn new(
-        root: &'a ProcRoot,
-        options: &'a Options,
-        filter: &'a Filter,
-        bpf: Option<&'a TaskFiles>,
-    ) -> Self {
-        let (sockets, holdings, claimed, gaps) = Default::default();
-        Scan { root, options, filter, bpf, sockets, holdings, claimed, gaps }
-    }
+/// What a scan could not read, and how much it did.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub(super) gaps: Gaps,
+    pub(super) work: Work,
+}
 
-    fn find_namespaces(&mut self, namespaces: &mut Namespaces, pids: impl Iterator<Item = i32>) {
-        for pid in pids {
-            namespaces.add(self.root, pid, &mut self.gaps);
+impl Report {
+    pub(super) fn extend(&mut self, more: Report) {
+        self.gaps.extend(more.gaps);
+        self.work += more.work;
+    }
+}
+
+impl Scan<'_> {
+    pub(super) fn run(&self, cache: &SnapshotCache) -> Result<Snapshot, Error> {
+        match (&self.plan.scope, self.plan.holders) {
+            (Scope::FullScan, _) | (Scope::AllHeld, HolderSource::Procfs) => self.full_scan(),
+            (Scope::AllHeld, HolderSource::Bpf) => self.all_held(cache),
+            (Scope::Lookup(pids), _) => self.lookup(pids, cache),
         }
     }
 
-    /// Those that no process's first thread is in.
-    fn find_unusual_namespaces(&mut self, namespaces: &mut Namespaces, pids: &[i32]) {
-        for &pid in pids {
-            namespaces.add_threads(self.root, pid);
-        }
-        namespaces.add_mounted(self.root, pids.iter().copied(), &mut self.gaps);
+    fn sessions(&self) -> Sessions<'_> {
+        Sessions::new(self.root, self.plan.tables_from, self.deadline)
     }
 
-    fn walk(&mut self, pids: &[i32], wanted: impl Fn(&FdOwner) -> bool + Sync) -> Vec<FdOwner> {
-        fds::walk(self.root, pids, self.options.threads, wanted, &mut self.gaps)
+    /// Adds the namespaces that the first threads of these processes are in.
+    fn find_namespaces(
+        &self,
+        pids: impl Iterator<Item = i32>,
+        namespaces: &mut Namespaces,
+        report: &mut Report,
+        visit: Visit,
+    ) {
+        namespaces.add_processes(self.root, pids, self.deadline, report, visit);
     }
 
-    /// Adds rows of held sockets that no table had: with what a table says of them now, if they came
-    /// into one meanwhile, and else with what their descriptors tell.
-    ///
-    /// Of the claimed ones a file tells that they are UNIX sockets, which is true if they are.
-    fn add_unlisted(&mut self, namespaces: &Namespaces, inodes: Vec<u64>, owners: &Owners) {
-        let filter = self.filter;
-        // In order, so that an answer looks like the last one.
-        let mut unlisted = BTreeMap::new();
-        for inode in inodes {
-            let told = candidates(self.root, owners.of(inode), |name, candidates| {
-                let hidden = |table: SocketTable| {
-                    candidates.contains(table) && !filter.admits_families_of(table)
-                };
-                let is_hidden = SocketTable::ALL.into_iter().any(hidden)
-                    || (self.claimed.contains(&inode) && candidates.contains(SocketTable::Unix));
-                (!is_hidden).then(|| (candidates, proto_name::unlisted(name)))
-            });
-            if let Some(told) = told.flatten() {
-                unlisted.insert(inode, told);
-            }
-        }
-        for namespace in namespaces.iter() {
-            let mut tables = Tables::of(self.root, namespace, self.options.source);
-            for table in admitted_tables(filter, namespace) {
-                if !unlisted.values().any(|(candidates, _)| candidates.contains(table)) {
-                    continue;
-                }
-                let request = filter.whole(table);
-                let (sockets, gaps) = (&mut self.sockets, &mut self.gaps);
-                tables.read(table, request.as_ref(), sockets, gaps, |socket, teller| {
-                    let is_it = !teller.may_be_deceived_about(table)
-                        && unlisted.remove(&socket.inode).is_some();
-                    if is_it && filter.admits_socket(socket) { Wanted::Yes } else { Wanted::No }
-                });
-            }
-        }
-        let made = unlisted.into_iter().map(|(inode, (_, binding))| {
-            let details = Details::default();
-            Socket { inode, net_namespace: None, binding, details }
-        });
-        self.sockets.extend(made.filter(|socket| filter.admits_socket(socket)));
+    /// Adds the namespaces that only other threads of these processes are in, and those that are mounted.
+    fn find_more_namespaces(
+        &self,
+        pids: &[i32],
+        namespaces: &mut Namespaces,
+        report: &mut Report,
+        visit: Visit,
+    ) {
+        let all = || pids.iter().copied();
+        namespaces.add_threads(self.root, all(), self.deadline, report, visit);
+        namespaces.add_mounted(self.root, all(), self.deadline, report, visit);
     }
 
-    fn finish(self, namespaces: &Namespaces, owners: Owners) -> Snapshot {
-        let Scan { root, filter, sockets, mut gaps, .. } = self;
-        namespaces.note_unnumbered(root, &mut gaps);
+    /// Walks the descriptors of these processes.
+    fn walk(
+        &self,
+        pids: &[i32],
+        wanted: impl Fn(&FdOwner) -> bool + Sync,
+        report: &mut Report,
+    ) -> Vec<FdOwner> {
+        report.work.walks += 1;
+        report.work.walked += pids.len() as u64;
+        let gaps = &mut report.gaps;
+        fds::walk(self.root, pids, self.plan.threads, self.deadline, wanted, gaps)
+    }
+
+    /// Adds what the query shows of sockets beyond their tables.
+    fn finish(
+        &self,
+        sockets: Vec<Socket>,
+        owners: Owners,
+        namespaces: &Namespaces,
+        report: Report,
+    ) -> Snapshot {
+        let Report { mut gaps, work } = report;
+        let (root, filter) = (self.root, self.filter);
+        namespaces.count_unnumbered(root, &mut gaps);
         if filter.admits_unowned()
             && let Some(kind) = root.hides_processes()
         {
             gaps.add(kind, || root.path().display().to_string());
+        }
+        if self.deadline.has_passed() {
+            gaps.add(GapKind::Deadline, || root.path().display().to_string());
         }
         let host = if filter.shows(Field::Scope) { namespaces.host(root) } else { None };
         let cgroups = if filter.shows(Field::CgroupPath) {
@@ -119,21 +125,6 @@ impl<'a> Scan<'a> {
         } else {
             HashMap::new()
         };
-        Snapshot { sockets, owners, gaps, host, cgroups, darwin: Vec::new() }
-    }
-}
-
-/// The tables of a namespace that can have a socket that is asked for; all of them where sockets are asked
-/// for that are in none.
-fn admitted_tables(filter: &Filter, namespace: &Namespace) -> impl Iterator<Item = SocketTable> {
-    let asked = filter.admits_unlisted() || filter.admits_net_namespace(namespace.number());
-    SocketTable::ALL.into_iter().filter(move |&table| asked && is_admitted(filter, table))
-}
-
-fn is_admitted(filter: &Filter, table: SocketTable) -> bool {
-    if filter.admits_unlisted() {
-        filter.admits_families_of(table)
-    } else {
-        filter.admits_table(table)
+        Snapshot { sockets, owners, gaps, host, cgroups, work, darwin: Vec::new() }
     }
 }

@@ -29,7 +29,8 @@ use rustix::net::sockopt::{
 };
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::attempts::Attempts;
+use super::deadline::Deadline;
+use super::dump_retry::DumpRetry;
 use crate::process_open_sockets::model::Socket;
 use crate::process_open_sockets::parse::sock_diag::{Listed, Message, Messages, Request};
 
@@ -61,12 +62,12 @@ pub(super) enum Handed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dump {
     /// All sockets were handed over.
-    Whole,
+    Complete,
     /// The caller had enough.
     Stopped,
     /// Every attempt was interrupted, or lost a part. What all of them gave together was handed
     /// over; something may be missing.
-    Torn,
+    Incomplete,
     /// The kernel has no such list. Nothing was handed over.
     Unsupported,
 }
@@ -76,7 +77,7 @@ enum End {
     /// With this error, or with 0; and whether a part of it is known to be lost.
     Ended {
         errno: i32,
-        torn: bool,
+        is_incomplete: bool,
         /// How many datagrams had sockets in them.
         parts: usize,
     },
@@ -129,41 +130,43 @@ impl SockDiag {
         request: &Request,
         each: impl FnMut(Socket) -> Handed,
     ) -> io::Result<Dump> {
-        self.dump_more(request, &mut HashSet::new(), each)
+        let deadline = Deadline::after(Duration::MAX);
+        self.dump_more(request, deadline, &mut HashSet::new(), each)
     }
 
     /// The same without what was seen before, by its cookies: what was kept of an answer that broke off.
     pub(super) fn dump_more(
         &mut self,
         request: &Request,
+        deadline: Deadline,
         seen: &mut HashSet<u64>,
         mut each: impl FnMut(Socket) -> Handed,
     ) -> io::Result<Dump> {
         let again = request.again();
         let mut asked = request;
-        let mut is_whole = false;
-        let mut attempts = Attempts::begin();
-        while attempts.go_on() {
+        let mut is_complete = false;
+        let mut retry = DumpRetry::new(deadline);
+        while retry.next_attempt() {
             let is_compared = again.as_ref() == Some(asked);
             self.ask(asked)?;
-            let end = self.receive(|message| {
+            let end = self.receive(deadline, |message| {
                 let listed = asked.parse(message).map_err(|_| malformed())?;
                 let is_new = !seen.contains(&listed.cookie);
                 if is_compared {
                     seen.insert(listed.cookie);
-                    attempts.shows(listed.cookie);
+                    retry.add(listed.cookie);
                 }
                 Ok(if is_new { hand_over(listed, seen, &mut each) } else { GO_ON })
             })?;
             match end {
                 End::Stopped => return Ok(Dump::Stopped),
-                End::Ended { errno: 0, torn, parts } => {
-                    is_whole |= !torn;
-                    if torn {
+                End::Ended { errno: 0, is_incomplete, parts } => {
+                    is_complete |= !is_incomplete;
+                    if is_incomplete {
                         continue;
                     }
                     // Between two datagrams something may have been hidden.
-                    let hides = parts > 1 && !(is_compared && attempts.is_settled());
+                    let hides = parts > 1 && !(is_compared && retry.end_attempt());
                     match &again {
                         Some(again) if hides => asked = again,
                         _ => break,
@@ -177,7 +180,7 @@ impl SockDiag {
                 },
             }
         }
-        Ok(if is_whole { Dump::Whole } else { Dump::Torn })
+        Ok(if is_complete { Dump::Complete } else { Dump::Incomplete })
     }
 
     /// What an interface of the namespace is called now.
@@ -188,7 +191,7 @@ impl SockDiag {
     /// Sends a request, once the last one is answered: the kernel refuses a second at a time.
     fn ask(&mut self, request: &Request) -> io::Result<()> {
         if self.unfinished {
-            self.receive(|_| Ok(GO_ON))?;
+            self.receive(Deadline::after(PATIENCE), |_| Ok(GO_ON))?;
         }
         self.sequence = self.sequence.wrapping_add(1);
         let message = request.to_bytes(self.sequence);
@@ -200,10 +203,14 @@ impl SockDiag {
     /// Hands the sockets of an answer to `each`, until that breaks off or the answer ends.
     fn receive(
         &mut self,
+        deadline: Deadline,
         mut each: impl FnMut(&[u8]) -> io::Result<ControlFlow<()>>,
     ) -> io::Result<End> {
-        let (mut torn, mut parts) = (false, 0);
+        let (mut is_incomplete, mut parts) = (false, 0);
         loop {
+            if deadline.has_passed() {
+                return Err(Errno::TIMEDOUT.into());
+            }
             let length = match receive_datagram(&self.socket, &mut self.buffer) {
                 Ok(Some(length)) => length,
                 Ok(None) => continue,
@@ -211,10 +218,10 @@ impl SockDiag {
                     self.enlarge_kernel_buffer(self.kernel_buffer.saturating_mul(2));
                     // The end may be among what was lost.
                     set_socket_timeout(&self.socket, Timeout::Recv, Some(IMPATIENCE))?;
-                    torn = true;
+                    is_incomplete = true;
                     continue;
                 }
-                Err(Errno::AGAIN) if torn => return Err(Errno::NOBUFS.into()),
+                Err(Errno::AGAIN) if is_incomplete => return Err(Errno::NOBUFS.into()),
                 Err(Errno::AGAIN) => return Err(Errno::TIMEDOUT.into()),
                 Err(errno) => return Err(errno.into()),
             };
@@ -232,12 +239,12 @@ impl SockDiag {
                         has_sockets = true;
                         stopped = each(message)?.is_break();
                     }
-                    Message::Overrun => torn = true,
+                    Message::Overrun => is_incomplete = true,
                     Message::End(errno) => {
                         self.unfinished = false;
-                        torn |= messages.interrupted();
+                        is_incomplete |= messages.interrupted();
                         parts += usize::from(has_sockets);
-                        let end = End::Ended { errno, torn, parts };
+                        let end = End::Ended { errno, is_incomplete, parts };
                         return Ok(if stopped { End::Stopped } else { end });
                     }
                 }
@@ -246,7 +253,7 @@ impl SockDiag {
             if stopped {
                 return Ok(End::Stopped);
             }
-            torn |= messages.interrupted();
+            is_incomplete |= messages.interrupted();
         }
     }
 

@@ -11,16 +11,21 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use super::super::door::in_net_namespace;
 use super::super::netns::Namespaces;
+use super::super::netns::in_net_namespace;
 use super::super::proc_net;
 use super::super::proc_root::ProcRoot;
 use super::super::quiet::{in_quiet_namespace, printed, say_left_out, sockets};
+use super::super::scan::Report;
 use super::*;
 use crate::process_open_sockets::gap::Gaps;
 use crate::process_open_sockets::model::TcpState;
 use crate::process_open_sockets::parse::sock_diag::States;
 use crate::process_open_sockets::socket_table::SocketTable;
+
+fn never() -> Deadline {
+    Deadline::after(Duration::MAX)
+}
 
 fn dumped(request: &Request) -> (Vec<Socket>, Dump) {
     let mut sockets = Vec::new();
@@ -36,14 +41,28 @@ fn listed() -> HashSet<u64> {
     let root = ProcRoot::open("/proc".as_ref()).unwrap();
     let mut namespaces = Namespaces::default();
     let own = std::process::id().try_into().unwrap();
-    namespaces.add(&root, own, &mut Gaps::default());
+    namespaces.add_processes(
+        &root,
+        [own].into_iter(),
+        never(),
+        &mut Report::default(),
+        &mut |_, _| {},
+    );
     let namespace = namespaces.iter().next().unwrap();
     let mut inodes = HashSet::new();
     let unix = SocketTable::Unix;
-    proc_net::for_each_socket(&root, namespace, unix, "net/unix", &mut Gaps::default(), |socket| {
-        inodes.insert(socket.inode);
-        Handed::Kept
-    });
+    proc_net::for_each_socket(
+        &root,
+        namespace,
+        unix,
+        "net/unix",
+        never(),
+        &mut Gaps::default(),
+        |socket| {
+            inodes.insert(socket.inode);
+            Handed::Kept
+        },
+    );
     inodes
 }
 
@@ -67,7 +86,7 @@ fn dumps_have_the_same_rows_as_the_files_of_proc_net() {
             (SocketTable::Packet, 1),
         ] {
             let (dumped, dump) = dumped(&Request::of(file).unwrap());
-            assert_eq!(dump, Dump::Whole, "{file:?}");
+            assert_eq!(dump, Dump::Complete, "{file:?}");
             assert!(dumped.len() >= at_least, "{file:?}: {}", dumped.len());
             assert_eq!(columns(dumped), columns(printed(file)), "{file:?}");
         }
@@ -93,7 +112,7 @@ fn what_the_kernel_has_no_list_of_is_unsupported_and_the_next_dump_is_answered()
                 sockets += 1;
                 Handed::Dropped
             });
-            assert_eq!((dump.unwrap(), sockets), (Dump::Whole, 1));
+            assert_eq!((dump.unwrap(), sockets), (Dump::Complete, 1));
         },
     );
 }
@@ -135,7 +154,7 @@ fn the_kernel_takes_the_ports_that_are_in_the_ranges() {
                         .with_local_ports(local.clone())
                         .with_remote_ports(remote.clone());
                     let (taken, dump) = dumped(&narrowed);
-                    assert_eq!(dump, Dump::Whole);
+                    assert_eq!(dump, Dump::Complete);
                     let (mut expected, _) = dumped(&all);
                     expected.retain(|socket| {
                         local.contains(&socket.local().unwrap().port)
@@ -189,7 +208,7 @@ fn more_sockets_than_fit_into_a_datagram_come_each_once_and_only_what_is_kept_is
             let request = Request::of(SocketTable::Unix).unwrap();
             let (sockets, dump) = dumped(&request);
             let inodes: HashSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
-            assert_eq!((dump, sockets.len(), inodes.len()), (Dump::Whole, 800, 800));
+            assert_eq!((dump, sockets.len(), inodes.len()), (Dump::Complete, 800, 800));
         },
     );
 }
@@ -217,7 +236,7 @@ fn while_others_come_and_go_lasting_sockets_are_hidden_from_none_and_come_once()
                     inodes.insert(socket.inode);
                     handed
                 });
-                assert_eq!(dump.unwrap(), Dump::Whole);
+                assert_eq!(dump.unwrap(), Dump::Complete);
                 if handed == Handed::Kept {
                     assert_eq!(count, inodes.len());
                 }
@@ -257,7 +276,7 @@ fn a_dump_that_was_stopped_or_failed_does_not_spoil_the_next() {
                 handed += 1;
                 Handed::Dropped
             });
-            assert_eq!((dump.unwrap(), handed), (Dump::Whole, 800));
+            assert_eq!((dump.unwrap(), handed), (Dump::Complete, 800));
         },
     );
 }
@@ -301,7 +320,7 @@ fn another_namespace_is_asked_without_the_caller_going_there() {
         ports.push(socket.local().unwrap().port);
         Handed::Kept
     });
-    assert_eq!((dump.unwrap(), ports), (Dump::Whole, vec![port]));
+    assert_eq!((dump.unwrap(), ports), (Dump::Complete, vec![port]));
     assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), before);
     let no_namespace = File::open("/proc/self/status").unwrap();
     let error = in_net_namespace(no_namespace.as_fd(), || ()).unwrap_err();
@@ -329,7 +348,7 @@ fn measure() {
     report("received only", &mut |diag| {
         let mut messages = 0;
         diag.ask(&request).unwrap();
-        diag.receive(|_| {
+        diag.receive(never(), |_| {
             messages += 1;
             Ok(ControlFlow::Continue(()))
         })

@@ -1,0 +1,231 @@
+//! What BPF shows of held sockets in one pass: holders, and with them the sockets themselves.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+
+use super::super::bpf::{TaskFiles, Told};
+use super::super::netns::{Namespaces, Sessions, SocketSource};
+use super::listing::Listing;
+use super::{Report, Scan};
+use crate::process_open_sockets::Field;
+use crate::process_open_sockets::filter::Filter;
+use crate::process_open_sockets::model::{FdOwner, NetNamespace, Socket};
+use crate::process_open_sockets::socket_table::SocketTable;
+
+/// Holders, and sockets that came with them.
+#[derive(Debug, Default)]
+pub(super) struct HeldSockets {
+    pub(super) holders: Vec<FdOwner>,
+    pub(super) records: HashMap<(SocketTable, u64), Socket>,
+}
+
+impl HeldSockets {
+    /// Holders of sockets that are known only by their inodes.
+    pub(super) fn of(holders: Vec<FdOwner>) -> HeldSockets {
+        HeldSockets { holders, records: HashMap::new() }
+    }
+
+    pub(super) fn extend(&mut self, more: HeldSockets) {
+        if self.holders.is_empty() {
+            self.holders = more.holders;
+        } else {
+            self.holders.extend(more.holders);
+        }
+        self.records.extend(more.records);
+    }
+}
+
+/// One pass of BPF for a full scan.
+pub(super) struct Pass {
+    pub(super) held: HeldSockets,
+    /// The processes that hold any socket.
+    pub(super) pids: HashSet<i32>,
+    /// Whether each listed socket has a holder.
+    pub(super) has_all_holders: bool,
+}
+
+/// What BPF shows of the sockets that some processes hold.
+#[derive(Debug, Default)]
+pub(super) struct BpfSockets {
+    pub(super) holders: Vec<FdOwner>,
+    /// Sockets with everything that the query shows.
+    pub(super) complete: Vec<Socket>,
+    /// Sockets of which a table shows more that the query needs.
+    pub(super) partial: Vec<Socket>,
+    /// Inodes of held sockets that only a table can describe, or that no table lists.
+    pub(super) undescribed: HashSet<u64>,
+    /// The processes that hold any socket.
+    pub(super) pids: HashSet<i32>,
+}
+
+impl Scan<'_> {
+    /// Runs the program once for all processes. Kept are the holders of listed sockets, and of each socket
+    /// that is admitted and not listed also its record: it was created since, it is in a namespace that
+    /// nothing leads to, or its table hid it. Of a socket that a file of `/proc/net` lists the record is
+    /// kept, since it shows more.
+    pub(super) fn pass(
+        &self,
+        bpf: &TaskFiles,
+        listing: &Listing,
+        inodes: &[u64],
+        report: &mut Report,
+    ) -> io::Result<Pass> {
+        let filter = self.filter;
+        let files = tables_from_files(listing);
+        let mut held = HeldSockets::default();
+        let mut is_held = vec![false; inodes.len()];
+        let (mut pids, mut last) = (HashSet::new(), None);
+        report.work.passes += 1;
+        bpf.run(None, self.plan.threads, self.deadline, |owner, record| {
+            if last.replace(owner.pid) != Some(owner.pid) {
+                pids.insert(owner.pid);
+            }
+            let place = inodes.binary_search(&owner.inode).ok();
+            if let Some(is_held) = place.and_then(|place| is_held.get_mut(place)) {
+                *is_held = true;
+            }
+            let is_listed = place.is_some();
+            if is_listed && files.is_empty() {
+                held.holders.push(owner);
+                return Ok(());
+            }
+            let is_wanted = match record.told()? {
+                Told::Whole { table, socket } => {
+                    let is_kept = if is_listed {
+                        files.contains(&(socket.net_namespace, table))
+                    } else {
+                        filter.admits_table(table) && filter.admits_socket(&socket)
+                    };
+                    if is_kept {
+                        held.records.insert((table, socket.inode), socket);
+                    }
+                    is_kept
+                }
+                Told::InTables(tables) => tables.iter().any(|&table| filter.admits_table(table)),
+                Told::Unlisted => self.plan.unlisted,
+            };
+            if is_listed || is_wanted || self.plan.unlisted {
+                held.holders.push(owner);
+            }
+            Ok(())
+        })?;
+        let has_all_holders = is_held.iter().all(|&held| held);
+        Ok(Pass { held, pids, has_all_holders })
+    }
+
+    /// Runs the program for these processes, or for all.
+    ///
+    /// # Errors
+    /// What the kernel returns; before Linux 6.7 that one of these processes cannot be read completely.
+    pub(super) fn bpf_sockets(
+        &self,
+        bpf: &TaskFiles,
+        pids: Option<&[i32]>,
+        report: &mut Report,
+    ) -> io::Result<BpfSockets> {
+        let (root, filter) = (self.root, self.filter);
+        let mut found = BpfSockets::default();
+        let mut seen = HashSet::new();
+        let mut run = |pid: Option<i32>, report: &mut Report| {
+            report.work.passes += u32::from(pid.is_none());
+            bpf.run(pid, self.plan.threads, self.deadline, |owner, record| {
+                found.pids.insert(owner.pid);
+                if !filter.admits_pid(owner.pid) || !filter.admits_inode(owner.inode) {
+                    return Ok(());
+                }
+                match record.told()? {
+                    Told::Whole { table, socket } => {
+                        if !filter.admits_table(table) || !filter.admits_socket(&socket) {
+                            return Ok(());
+                        }
+                        if seen.insert(socket.inode) {
+                            let is_partial = lacks_shown_field(filter, table, &socket);
+                            let sockets =
+                                if is_partial { &mut found.partial } else { &mut found.complete };
+                            sockets.push(socket);
+                        }
+                    }
+                    Told::InTables(tables) if tables.iter().any(|&it| filter.admits_table(it)) => {
+                        found.undescribed.insert(owner.inode);
+                    }
+                    Told::Unlisted | Told::InTables(_) if self.plan.unlisted => {
+                        found.undescribed.insert(owner.inode);
+                    }
+                    Told::Unlisted | Told::InTables(_) => return Ok(()),
+                }
+                found.holders.push(owner);
+                Ok(())
+            })
+        };
+        // The program takes as long for one process as for some tens of files.
+        const FILES: u64 = 50;
+        let are_few = |pids: &[i32]| pids.len() as u64 * FILES <= root.open_files();
+        match pids {
+            Some(pids) if are_few(pids) => {
+                let mut asked = pids.iter().filter(|&&pid| filter.admits_pid(pid));
+                asked.try_for_each(|&pid| run(Some(pid), report))?;
+            }
+            _ => {
+                // A process that starts during the pass can have a lower pid than its parent.
+                let list = || root.pids().map_err(io::Error::other);
+                let known: HashSet<i32> = list()?.into_iter().collect();
+                run(None, report)?;
+                let mut started = list()?.into_iter().filter(|pid| !known.contains(pid));
+                if bpf.reads_all_threads() {
+                    started.try_for_each(|pid| run(Some(pid), report))?;
+                } else if started.next().is_some() {
+                    run(None, report)?;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Sets the names of the interfaces of these sockets, if the query shows them; returns whether each
+    /// one's namespace is among these.
+    pub(super) fn name_interfaces(
+        &self,
+        sockets: &mut [Socket],
+        namespaces: &Namespaces,
+        sessions: &mut Sessions,
+    ) -> bool {
+        if !self.filter.shows(Field::Interface) {
+            return true;
+        }
+        let is_unnamed = |socket: &&mut Socket| {
+            socket.details.interface.as_ref().is_some_and(|interface| interface.name.is_none())
+        };
+        let mut sockets: Vec<&mut Socket> = sockets.iter_mut().filter(is_unnamed).collect();
+        for namespace in namespaces.iter().filter(|namespace| namespace.number().is_some()) {
+            if sockets.is_empty() {
+                break;
+            }
+            let is_its = |socket: &&mut &mut Socket| socket.net_namespace == namespace.number();
+            if sockets.iter().any(|socket| socket.net_namespace == namespace.number()) {
+                let its = sockets.iter_mut().filter(is_its).map(|socket| &mut **socket);
+                sessions.open(namespace).name_interfaces(its);
+            }
+            sockets.retain(|socket| socket.net_namespace != namespace.number());
+        }
+        sockets.is_empty()
+    }
+}
+
+/// The tables of namespaces that files listed.
+fn tables_from_files(listing: &Listing) -> HashSet<(Option<NetNamespace>, SocketTable)> {
+    let is_file = |run: &&super::listing::Run| run.source == SocketSource::ProcNet;
+    let runs = listing.runs.iter().filter(is_file);
+    runs.filter_map(|run| {
+        let first = listing.sockets.get(run.sockets.clone())?.first()?;
+        Some((first.net_namespace, run.table))
+    })
+    .collect()
+}
+
+/// Whether the query shows a field that the record of this socket lacks: the receive queue of some UNIX
+/// sockets, or, before Linux 5.15, the control group.
+fn lacks_shown_field(filter: &Filter, table: SocketTable, socket: &Socket) -> bool {
+    let has_cgroup = !matches!(table, SocketTable::Unix | SocketTable::Packet);
+    filter.shows(Field::RxQueue) && socket.details.receive_queue.is_none()
+        || filter.shows(Field::CgroupPath) && has_cgroup && socket.details.cgroup.is_none()
+}

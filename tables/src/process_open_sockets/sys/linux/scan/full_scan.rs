@@ -1,0 +1,160 @@
+//! The sockets that there are, held or not.
+//!
+//! While descriptors are read, sockets come, go and change hands. So the socket tables are read before the
+//! descriptors, for all that exists; then those tables once more in which a socket has no holder. What was
+//! seen in any of these steps is in the answer.
+
+use std::collections::HashSet;
+
+use super::super::fds;
+use super::super::netns::{Namespaces, Sessions};
+use super::bpf_sockets::HeldSockets;
+use super::listing::Listing;
+use super::reconcile::Reading;
+use super::{Report, Scan};
+use crate::Error;
+use crate::process_open_sockets::model::{FdOwner, Owners, Snapshot};
+
+/// How often processes and namespaces that appear during a scan are looked for: a socket may go from a
+/// process that was read too late to one that was listed too early.
+const ROUNDS: usize = 3;
+
+impl Scan<'_> {
+    pub(super) fn full_scan(&self) -> Result<Snapshot, Error> {
+        let mut report = Report::default();
+        let mut sessions = self.sessions();
+        let mut listing = Listing::default();
+        let mut namespaces = Namespaces::default();
+        let mut pids = self.root.pids()?;
+        self.list_processes(&pids, &mut namespaces, &mut sessions, &mut listing, &mut report);
+        let mut held = HeldSockets::default();
+        for _ in 0..ROUNDS {
+            self.list_tables(&namespaces, &mut sessions, &mut listing, &mut report);
+            sessions.close();
+            let inodes = listing.inodes();
+            held.extend(self.find_holders(&pids, &listing, &inodes, &mut report));
+            for _ in 0..ROUNDS {
+                let started = self.started_since(&mut pids)?;
+                if started.is_empty() {
+                    break;
+                }
+                self.list_processes(
+                    &started,
+                    &mut namespaces,
+                    &mut sessions,
+                    &mut listing,
+                    &mut report,
+                );
+                held.holders.extend(self.walk_holders(&started, &inodes, &mut report));
+            }
+            if listing.has_read_all(&namespaces) || self.deadline.has_passed() {
+                break;
+            }
+        }
+        let owners = self.without_handles(held.holders);
+        let places = owners.of_each(&listing.sockets);
+        let readings =
+            self.look_again(&listing, &places, &owners, &namespaces, &mut sessions, &mut report);
+        let reading = Reading { listing, records: held.records, readings };
+        let reconciled = reading.reconcile(self, &owners, &places, &mut report.gaps);
+        let (mut sockets, owners) =
+            self.pursue(reconciled, owners, &pids, &namespaces, &mut sessions, &mut report);
+        if self.plan.unlisted {
+            let missing = owners.inodes().filter(|inode| !sockets.lists(*inode)).collect();
+            let unlisted = self.unlisted(
+                missing,
+                &sockets.spoofable,
+                &owners,
+                &namespaces,
+                &mut sessions,
+                &mut report,
+            );
+            sockets.all.extend(unlisted);
+        }
+        self.name_interfaces(&mut sockets.all, &namespaces, &mut sessions);
+        Ok(self.finish(sockets.all, owners, &namespaces, report))
+    }
+
+    /// Finds the namespaces of these processes. Those that cannot be held open are listed at once.
+    fn list_processes(
+        &self,
+        pids: &[i32],
+        namespaces: &mut Namespaces,
+        sessions: &mut Sessions,
+        listing: &mut Listing,
+        report: &mut Report,
+    ) {
+        let mut visit = |namespace: &_, report: &mut _| {
+            self.list_namespace(namespace, sessions, listing, report);
+        };
+        self.find_namespaces(pids.iter().copied(), namespaces, report, &mut visit);
+        self.find_more_namespaces(pids, namespaces, report, &mut visit);
+    }
+
+    /// The holders of the listed sockets, whose inodes these are, and held sockets that are not listed.
+    fn find_holders(
+        &self,
+        pids: &[i32],
+        listing: &Listing,
+        inodes: &[u64],
+        report: &mut Report,
+    ) -> HeldSockets {
+        let Some(bpf) = self.bpf else {
+            return HeldSockets::of(self.walk_holders(pids, inodes, report));
+        };
+        let pass = match self.pass(bpf, listing, inodes, report) {
+            Ok(pass) => pass,
+            Err(error) => {
+                bpf.log_failure(&error);
+                return HeldSockets::of(self.walk_holders(pids, inodes, report));
+            }
+        };
+        if !pass.has_all_holders {
+            // A security module can hide descriptors from BPF as from /proc.
+            self.count_unreadable(pids, &pass.pids, report);
+        }
+        pass.held
+    }
+
+    /// Walks these processes for the holders of listed sockets; for those of all sockets if every socket
+    /// should be listed.
+    fn walk_holders(&self, pids: &[i32], inodes: &[u64], report: &mut Report) -> Vec<FdOwner> {
+        let is_listed = |owner: &FdOwner| inodes.binary_search(&owner.inode).is_ok();
+        if inodes.is_empty() && !self.plan.lists_all {
+            return Vec::new();
+        }
+        // A socket without a holder is shown as such, so all processes count; otherwise those of the query.
+        let is_asked = |pid: &i32| self.filter.admits_unowned() || self.filter.admits_pid(*pid);
+        let pids: Vec<i32> = pids.iter().copied().filter(is_asked).collect();
+        self.walk(&pids, |owner| self.plan.lists_all || is_listed(owner), report)
+    }
+
+    /// Of processes in which no socket was seen, counts those that cannot be read. One descriptor of each
+    /// shows it.
+    pub(super) fn count_unreadable(&self, pids: &[i32], seen: &HashSet<i32>, report: &mut Report) {
+        for &pid in pids.iter().filter(|pid| !seen.contains(pid)) {
+            if self.deadline.has_passed() {
+                return;
+            }
+            report.work.tested += 1;
+            fds::note_if_denied(self.root, pid, &mut report.gaps);
+        }
+    }
+
+    /// Adds the processes that were started since these were listed, and returns them.
+    fn started_since(&self, pids: &mut Vec<i32>) -> Result<Vec<i32>, Error> {
+        let known: HashSet<i32> = pids.iter().copied().collect();
+        let mut started = self.root.pids()?;
+        started.retain(|pid| !known.contains(pid));
+        pids.extend(&started);
+        Ok(started)
+    }
+
+    /// The holders in order, without O_PATH handles: the socket is then held by another descriptor.
+    pub(super) fn without_handles(&self, holders: Vec<FdOwner>) -> Owners {
+        let owners: Owners = holders.into_iter().collect();
+        let is_handle =
+            |owner: &FdOwner, all: &[FdOwner]| all.len() > 1 && fds::is_handle(self.root, owner);
+        owners.without(is_handle)
+    }
+}

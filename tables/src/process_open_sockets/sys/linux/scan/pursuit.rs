@@ -1,0 +1,178 @@
+//! The holders of sockets that replaced others during a scan: a process that binds the same port again and
+//! again holds another socket in each step of the scan.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::super::netns::{Namespaces, Sessions};
+use super::reconcile::{Reconciled, Replaced};
+use super::{Report, Scan};
+use crate::process_open_sockets::model::{EndpointKey, FdOwner, Owners, Presence, Socket};
+use crate::process_open_sockets::socket_table::SocketTable;
+
+/// How often descriptors and the table are read in turn, without BPF,
+const ATTEMPTS: usize = 8;
+/// and for how long.
+const BUDGET: Duration = Duration::from_millis(100);
+
+impl Scan<'_> {
+    /// Looks for a socket with a holder at each endpoint whose socket was replaced and where none has one.
+    /// Returns the sockets and holders of the answer with those found.
+    pub(super) fn pursue(
+        &self,
+        mut reconciled: Reconciled,
+        owners: Owners,
+        pids: &[i32],
+        namespaces: &Namespaces,
+        sessions: &mut Sessions,
+        report: &mut Report,
+    ) -> (Reconciled, Owners) {
+        let is_pursued = self.retain_without_holder(&mut reconciled, &owners);
+        if !is_pursued || self.deadline.has_passed() {
+            return (reconciled, owners);
+        }
+        let (sockets, holders) = match self.bpf {
+            Some(_) => self.pursue_with_bpf(&reconciled.replaced, report),
+            None => {
+                let suspects = self.suspects(&reconciled, &owners, pids);
+                self.pursue_with_walks(
+                    &reconciled.replaced,
+                    &suspects,
+                    namespaces,
+                    sessions,
+                    report,
+                )
+            }
+        };
+        let known: HashSet<u64> = reconciled.all.iter().map(|socket| socket.inode).collect();
+        let new = sockets.into_iter().filter(|socket| !known.contains(&socket.inode));
+        reconciled.all.extend(new.filter(|socket| self.filter.admits_socket(socket)));
+        let owners = owners.iter().copied().chain(holders).collect();
+        (reconciled, owners)
+    }
+
+    /// Keeps of the replaced sockets those whose endpoint still has a socket, none of which has a holder;
+    /// returns whether any is left.
+    fn retain_without_holder(&self, reconciled: &mut Reconciled, owners: &Owners) -> bool {
+        if reconciled.replaced.is_empty() {
+            return false;
+        }
+        let wanted: HashSet<EndpointKey> =
+            closed(&reconciled.replaced).filter_map(|socket| socket.endpoint_key()).collect();
+        let (mut there, mut held) = (HashSet::new(), HashSet::new());
+        for socket in &reconciled.all {
+            let Some(key) = socket.endpoint_key().filter(|key| wanted.contains(key)) else {
+                continue;
+            };
+            let key = (socket.net_namespace, socket.protocol(), key);
+            if !owners.of(socket.inode).is_empty() {
+                held.insert(key);
+            } else if socket.details.presence == Presence::Opened {
+                there.insert(key);
+            }
+        }
+        for replaced in &mut reconciled.replaced {
+            replaced.closed.retain(|socket| {
+                let key = socket.endpoint_key();
+                let key = key.map(|key| (socket.net_namespace, socket.protocol(), key));
+                key.is_some_and(|key| there.contains(&key) && !held.contains(&key))
+            });
+        }
+        reconciled.replaced.retain(|replaced| !replaced.closed.is_empty());
+        !reconciled.replaced.is_empty()
+    }
+
+    /// One more pass, for any socket at these endpoints.
+    fn pursue_with_bpf(
+        &self,
+        replaced: &[Replaced],
+        report: &mut Report,
+    ) -> (Vec<Socket>, Vec<FdOwner>) {
+        let Some(bpf) = self.bpf else { return Default::default() };
+        let wanted: HashSet<(SocketTable, EndpointKey)> = replaced
+            .iter()
+            .flat_map(|it| it.closed.iter().map(|socket| (it.run.table, socket.endpoint_key())))
+            .filter_map(|(table, key)| Some((table, key?)))
+            .collect();
+        let (mut sockets, mut holders) = (Vec::new(), Vec::new());
+        report.work.passes += 1;
+        let done = bpf.run(None, self.plan.threads, self.deadline, |owner, record| {
+            if let super::super::bpf::Told::Whole { table, socket } = record.told()?
+                && let Some(key) = socket.endpoint_key()
+                && wanted.contains(&(table, key))
+            {
+                sockets.push(socket);
+                holders.push(owner);
+            }
+            Ok(())
+        });
+        if let Err(error) = done {
+            bpf.log_failure(&error);
+        }
+        (sockets, holders)
+    }
+
+    /// The processes that can hold such a socket: those that hold one that was not listed, or, where the
+    /// tables were read in part, all of the same user.
+    fn suspects(&self, reconciled: &Reconciled, owners: &Owners, pids: &[i32]) -> Vec<i32> {
+        let is_asked = |pid: &i32| self.filter.admits_unowned() || self.filter.admits_pid(*pid);
+        if self.plan.lists_all {
+            let known: HashSet<u64> = reconciled.all.iter().map(|socket| socket.inode).collect();
+            let unknown = owners.iter().filter(|owner| !known.contains(&owner.inode));
+            let pids: HashSet<i32> = unknown.map(|owner| owner.pid).filter(is_asked).collect();
+            return pids.into_iter().collect();
+        }
+        let uids: HashSet<u32> =
+            closed(&reconciled.replaced).filter_map(|socket| socket.details.uid).collect();
+        let is_of_user = |pid: &i32| {
+            let directory = self.root.process(*pid).and_then(|process| process.stat("."));
+            directory.is_ok_and(|directory| uids.contains(&directory.st_uid))
+        };
+        pids.iter().copied().filter(is_asked).filter(is_of_user).collect()
+    }
+
+    /// Walks the suspects and reads the tables in turn, until both show the same socket.
+    fn pursue_with_walks(
+        &self,
+        replaced: &[Replaced],
+        suspects: &[i32],
+        namespaces: &Namespaces,
+        sessions: &mut Sessions,
+        report: &mut Report,
+    ) -> (Vec<Socket>, Vec<FdOwner>) {
+        let (mut sockets, mut holders) = (Vec::new(), Vec::new());
+        let deadline = self.deadline.or_after(BUDGET);
+        for replaced in replaced {
+            let Some(namespace) = namespaces.get(replaced.run.namespace) else { continue };
+            let like: Vec<&Socket> = replaced.closed.iter().collect();
+            let mut before = Vec::new();
+            for _ in 0..ATTEMPTS {
+                if suspects.is_empty() || deadline.has_passed() {
+                    break;
+                }
+                let walked = self.walk(suspects, |_| true, report);
+                let table = replaced.run.table;
+                let mut after = self.with_endpoints(namespace, table, &like, sessions, report);
+                let seen: Vec<Socket> = before.drain(..).chain(after.iter().cloned()).collect();
+                let holds = |owner: &&FdOwner| seen.iter().any(|it| it.inode == owner.inode);
+                let found: Vec<FdOwner> = walked.iter().filter(holds).copied().collect();
+                if !found.is_empty() {
+                    let is_held = |it: &Socket| found.iter().any(|owner| owner.inode == it.inode);
+                    let mut held: Vec<Socket> = seen.into_iter().filter(is_held).collect();
+                    held.sort_unstable_by_key(|socket| socket.inode);
+                    held.dedup_by_key(|socket| socket.inode);
+                    sockets.extend(held);
+                    holders.extend(found);
+                    break;
+                }
+                before.append(&mut after);
+            }
+        }
+        (sockets, holders)
+    }
+}
+
+/// The sockets that were closed during the scan.
+fn closed(replaced: &[Replaced]) -> impl Iterator<Item = &Socket> {
+    replaced.iter().flat_map(|replaced| &replaced.closed)
+}

@@ -1,0 +1,239 @@
+//! First reading, holders and second reading → sockets of the answer.
+//!
+//! What any of the three showed is in the answer. A socket without a holder that is gone at the second
+//! reading is shown as what it has become, or as closed during the scan.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use super::super::search::{candidates, is_of_another_table, note_forged};
+use super::Scan;
+use super::listing::{Listing, Run};
+use super::second_look::SecondReading;
+use crate::process_open_sockets::gap::Gaps;
+use crate::process_open_sockets::model::{EndpointKey, Family, Owners, Presence, Socket};
+use crate::process_open_sockets::parse::proto_name::Candidates;
+use crate::process_open_sockets::socket_table::SocketTable;
+
+/// All that a full scan has read.
+pub(super) struct Reading {
+    pub(super) listing: Listing,
+    /// Sockets that came with their holders.
+    pub(super) records: HashMap<(SocketTable, u64), Socket>,
+    /// Of each run of the listing.
+    pub(super) readings: Vec<Option<SecondReading>>,
+}
+
+/// The sockets of the answer.
+pub(super) struct Reconciled {
+    pub(super) all: Vec<Socket>,
+    /// Tables in which an endpoint has another socket than before, and what is there now and was before.
+    pub(super) replaced: Vec<Replaced>,
+    /// The inodes of sockets that some table lists, whether or not they are in the answer; only if
+    /// sockets that no table lists are.
+    pub(super) listed: HashSet<u64>,
+    pub(super) spoofable: HashSet<u64>,
+}
+
+/// Sockets of one table that closed during the scan, and had endpoints.
+pub(super) struct Replaced {
+    pub(super) run: Run,
+    pub(super) closed: Vec<Socket>,
+}
+
+/// What becomes of a listed socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    Closed,
+    Dropped,
+}
+
+impl Reconciled {
+    /// Whether some table lists a socket of that inode.
+    pub(super) fn lists(&self, inode: u64) -> bool {
+        self.listed.contains(&inode)
+    }
+}
+
+impl Reading {
+    /// `places` are those of the listed sockets' holders.
+    pub(super) fn reconcile(
+        self,
+        scan: &Scan,
+        owners: &Owners,
+        places: &[Range<usize>],
+        gaps: &mut Gaps,
+    ) -> Reconciled {
+        let Reading { listing, mut records, readings } = self;
+        let Listing { mut sockets, runs, mut listed, spoofable, .. } = listing;
+        complete_from(&mut records, &mut sockets, &runs);
+        let become_held =
+            connected_keys(records.iter().map(|((table, _), socket)| (*table, socket)));
+        let recurring = recurring_inodes(scan, &sockets, owners);
+        let mut fates = vec![Fate::Kept; sockets.len()];
+        let (mut seen, mut new, mut replaced) = (HashSet::new(), Vec::new(), Vec::new());
+        for (run, reading) in runs.into_iter().zip(readings) {
+            let (Some(sockets), Some(places), Some(fates)) = (
+                sockets.get(run.sockets.clone()),
+                places.get(run.sockets.clone()),
+                fates.get_mut(run.sockets.clone()),
+            ) else {
+                continue;
+            };
+            let reading_now = reading.as_ref().map(|reading| &reading.new).into_iter().flatten();
+            let become_unheld =
+                connected_keys(reading_now.filter(|it| it.inode == 0).map(|it| (run.table, it)));
+            let mut closed = Vec::new();
+            for ((socket, place), fate) in sockets.iter().zip(places).zip(fates) {
+                *fate = match owners.at(place) {
+                    [] if socket.inode == 0 => fate_without_file(run.table, socket, &become_held),
+                    [] => {
+                        let fate = fate_without_holder(
+                            run.table,
+                            socket,
+                            reading.as_ref(),
+                            &become_unheld,
+                        );
+                        if fate != Fate::Kept && socket.endpoint_key().is_some() {
+                            closed.push(socket.clone());
+                        }
+                        fate
+                    }
+                    holders => {
+                        let is_again = recurring.contains(&socket.inode)
+                            && !seen.insert((socket.inode, run.table));
+                        let is_other =
+                            is_of_another_table(scan.root, holders, run.table, run.source);
+                        if is_other {
+                            note_forged(socket, gaps);
+                        }
+                        if is_other || is_again { Fate::Dropped } else { Fate::Kept }
+                    }
+                };
+            }
+            for mut socket in reading.map(|reading| reading.new).unwrap_or_default() {
+                let is_record = records.contains_key(&(run.table, socket.inode));
+                let is_forged = run.source.is_spoofable(run.table)
+                    && is_of_another_table(
+                        scan.root,
+                        owners.of(socket.inode),
+                        run.table,
+                        run.source,
+                    );
+                if is_record || is_forged || !scan.filter.admits_socket(&socket) {
+                    continue;
+                }
+                if socket.inode != 0 {
+                    socket.details.presence = Presence::Opened;
+                }
+                new.push(socket);
+            }
+            if !closed.is_empty() {
+                replaced.push(Replaced { run, closed });
+            }
+        }
+        let mut fates = fates.into_iter();
+        sockets.retain_mut(|socket| {
+            let fate = fates.next().unwrap_or(Fate::Kept);
+            if fate == Fate::Closed {
+                socket.details.presence = Presence::Closed;
+            }
+            fate != Fate::Dropped
+        });
+        let added = records.into_values().chain(new);
+        if scan.plan.unlisted {
+            sockets.extend(added.inspect(|socket| {
+                listed.insert(socket.inode);
+            }));
+        } else {
+            sockets.extend(added);
+        }
+        Reconciled { all: sockets, replaced, listed, spoofable }
+    }
+}
+
+/// Replaces sockets that a file listed by the records that came with their holders; those left are of
+/// sockets that no table listed. What waits in a queue, where a record does not show it, stays.
+fn complete_from(
+    records: &mut HashMap<(SocketTable, u64), Socket>,
+    sockets: &mut [Socket],
+    runs: &[Run],
+) {
+    if records.is_empty() {
+        return;
+    }
+    for run in runs {
+        for socket in sockets.get_mut(run.sockets.clone()).unwrap_or_default() {
+            if let Some(mut record) = records.remove(&(run.table, socket.inode)) {
+                let queue = record.details.receive_queue.or(socket.details.receive_queue);
+                record.details.receive_queue = queue;
+                *socket = record;
+            }
+        }
+    }
+}
+
+/// The tables and endpoints of these sockets, as far as they are connected.
+fn connected_keys<'a>(
+    sockets: impl Iterator<Item = (SocketTable, &'a Socket)>,
+) -> HashSet<(SocketTable, EndpointKey)> {
+    let connected = sockets.filter(|(_, socket)| socket.is_connected());
+    connected.filter_map(|(table, socket)| Some((table, socket.endpoint_key()?))).collect()
+}
+
+/// Of a connection that had no file: it was accepted meanwhile, or its endpoints were connected anew.
+fn fate_without_file(
+    table: SocketTable,
+    socket: &Socket,
+    become_held: &HashSet<(SocketTable, EndpointKey)>,
+) -> Fate {
+    let is_held = !become_held.is_empty()
+        && socket.is_connected()
+        && socket.endpoint_key().is_some_and(|key| become_held.contains(&(table, key)));
+    if is_held { Fate::Dropped } else { Fate::Kept }
+}
+
+/// Of a socket that has a file and no holder.
+fn fate_without_holder(
+    table: SocketTable,
+    socket: &Socket,
+    reading: Option<&SecondReading>,
+    become_unheld: &HashSet<(SocketTable, EndpointKey)>,
+) -> Fate {
+    let Some(reading) = reading else { return Fate::Kept };
+    if let Some(&has_address) = reading.in_twin.get(&socket.inode)
+        && is_rather(socket, has_address)
+    {
+        return Fate::Dropped;
+    }
+    if reading.still_listed.contains_key(&socket.inode) {
+        return Fate::Kept;
+    }
+    let has_become = socket.is_connected()
+        && socket.endpoint_key().is_some_and(|key| become_unheld.contains(&(table, key)));
+    if has_become { Fate::Dropped } else { Fate::Closed }
+}
+
+/// The inodes that are listed twice without a reason: such a socket was connected to another port while its
+/// table was read in halves. The parts of an MPTCP connection or an SCTP socket share an inode.
+fn recurring_inodes(scan: &Scan, sockets: &[Socket], owners: &Owners) -> HashSet<u64> {
+    let mut inodes: Vec<u64> = sockets.iter().map(|socket| socket.inode).collect();
+    inodes.retain(|&inode| inode != 0);
+    inodes.sort_unstable();
+    let alike = inodes.chunk_by(|a, b| a == b).filter(|alike| alike.len() > 1);
+    let may_recur = |_: &[u8], candidates: Candidates| candidates.may_recur();
+    let recurs = |&inode: &u64| candidates(scan.root, owners.of(inode), may_recur) == Some(false);
+    alike.filter_map(<[u64]>::first).copied().filter(recurs).collect()
+}
+
+/// Whether a ping socket that both families' tables list, and whose holder does not show its protocol, is
+/// shown as the other table lists it: the table in which it has an address is right, and if it has none, the
+/// socket is shown as one of IPv4.
+fn is_rather(socket: &Socket, has_address_in_twin: bool) -> bool {
+    if socket.family() == Some(Family::Inet as u8) {
+        has_address_in_twin
+    } else {
+        !socket.has_address()
+    }
+}
