@@ -20,7 +20,7 @@ use super::cores;
 use super::kcmp;
 use super::proc_root::{ProcRoot, Process, first_number, for_each_number, is_gone, read_link};
 use crate::process_open_sockets::gap::{GapKind, Gaps};
-use crate::process_open_sockets::model::FdOwner;
+use crate::process_open_sockets::holders::Holder;
 use crate::process_open_sockets::parse::proc_link;
 
 /// The descriptors of these processes that hold a socket and that `wanted` says yes to, in no order.
@@ -29,9 +29,9 @@ pub(super) fn walk(
     root: &ProcRoot,
     pids: &[i32],
     threads: bool,
-    wanted: impl Fn(&FdOwner) -> bool + Sync,
+    wanted: impl Fn(&Holder) -> bool + Sync,
     gaps: &mut Gaps,
-) -> Vec<FdOwner> {
+) -> Vec<Holder> {
     walk_on(cores(), root, pids, threads, wanted, gaps)
 }
 
@@ -41,9 +41,9 @@ fn walk_on(
     root: &ProcRoot,
     pids: &[i32],
     threads: bool,
-    wanted: impl Fn(&FdOwner) -> bool + Sync,
+    wanted: impl Fn(&Holder) -> bool + Sync,
     gaps: &mut Gaps,
-) -> Vec<FdOwner> {
+) -> Vec<Holder> {
     let walk = Walk {
         root,
         wanted,
@@ -84,7 +84,7 @@ struct Walk<'a, W> {
 /// What a walker has found.
 #[derive(Default)]
 struct Found {
-    owners: Vec<FdOwner>,
+    owners: Vec<Holder>,
     gaps: Gaps,
 }
 
@@ -108,7 +108,7 @@ const BATCH: usize = 512;
 /// How many processes are worth another thread.
 const PROCESSES: usize = 32;
 
-impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
+impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
     /// Walks until nothing is left to begin with.
     fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         let mut found = Found::default();
@@ -258,7 +258,7 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
         for &fd in &batch.fds {
             match read_link(directory.as_fd(), DecInt::new(fd), proc_link::socket_inode) {
                 Ok(Some(inode)) => {
-                    let owner = FdOwner { inode, pid: *pid, fd, tid: *tid };
+                    let owner = Holder { inode, pid: *pid, fd, tid: *tid };
                     if (self.wanted)(&owner) {
                         found.owners.push(owner);
                     }
@@ -302,7 +302,7 @@ fn deny(root: &ProcRoot, pid: i32, errno: Errno, gaps: &mut Gaps) {
 /// Whether the descriptor only is a handle of the socket (O_PATH in open(2)): another one's descriptor that was
 /// looked up in proc, as we do ourselves. Its link can be neither read nor written through
 /// (`tid_fd_update_inode`).
-pub(super) fn is_handle(root: &ProcRoot, owner: &FdOwner) -> bool {
+pub(super) fn is_handle(root: &ProcRoot, owner: &Holder) -> bool {
     const MODE: u32 = 0o777;
     let process = root.process(owner.pid);
     let link = process.and_then(|process| process.lstat(&path_of(owner)));
@@ -310,7 +310,7 @@ pub(super) fn is_handle(root: &ProcRoot, owner: &FdOwner) -> bool {
 }
 
 /// From the process's directory.
-fn path_of(owner: &FdOwner) -> String {
+fn path_of(owner: &Holder) -> String {
     match owner.tid {
         None => format!("fd/{}", owner.fd),
         Some(tid) => format!("task/{tid}/fd/{}", owner.fd),
@@ -321,7 +321,7 @@ fn path_of(owner: &FdOwner) -> String {
 /// it gives none, or is no longer of that socket.
 pub(super) fn protocol_name<T>(
     root: &ProcRoot,
-    owner: &FdOwner,
+    owner: &Holder,
     read: impl FnOnce(&[u8]) -> T,
 ) -> Option<T> {
     let process = root.process(owner.pid).ok()?;

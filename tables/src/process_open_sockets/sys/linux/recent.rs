@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use super::netns::{Mark, Namespaces};
 use super::tables::Teller;
-use crate::process_open_sockets::model::{Socket, with_inode};
+use crate::process_open_sockets::holders::equal_range;
+use crate::process_open_sockets::model::Socket;
 use crate::process_open_sockets::socket_table::SocketTable;
 
 /// What was read within the time to live.
@@ -178,6 +179,6 @@ impl Lookup<'_> {
 impl KeptTable {
     /// The sockets of that inode: one, or an MPTCP connection's subflows, unless a file is deceiving.
     pub(super) fn of(&self, inode: u64) -> &[Socket] {
-        with_inode(&self.sockets, inode, |socket| socket.inode)
+        equal_range(&self.sockets, inode, |socket| socket.inode)
     }
 }

@@ -26,7 +26,7 @@ use self::layout::Layout;
 use self::record::Held;
 pub(super) use self::record::{Malformed, Record, Told};
 use super::proc_root::ProcRoot;
-use crate::process_open_sockets::model::FdOwner;
+use crate::process_open_sockets::holders::Holder;
 use crate::process_open_sockets::parse::btf::Btf;
 use crate::process_open_sockets::{Options, Source};
 
@@ -159,7 +159,7 @@ impl TaskFiles {
         &self,
         pid: Option<i32>,
         threads: bool,
-        mut each: impl FnMut(FdOwner, Record) -> Result<(), Malformed>,
+        mut each: impl FnMut(Holder, Record) -> Result<(), Malformed>,
     ) -> io::Result<()> {
         let mut tables = Tables::default();
         let mut is_first_told = false;
@@ -235,7 +235,7 @@ struct Tables {
 
 impl Tables {
     /// Whose descriptor it is; None if it is known already, or not asked for.
-    fn owner(&mut self, held: &Held, threads: bool) -> Option<FdOwner> {
+    fn owner(&mut self, held: &Held, threads: bool) -> Option<Holder> {
         let Held { pid, tid, fd, inode, files, leader_files, .. } = *held;
         // The first task may end while the others are looked at.
         let of_process = |tables: &mut Tables| *tables.of_processes.entry(pid).or_insert(files);
@@ -252,7 +252,7 @@ impl Tables {
         } else {
             return None;
         };
-        Some(FdOwner { inode, pid, fd, tid })
+        Some(Holder { inode, pid, fd, tid })
     }
 }
 

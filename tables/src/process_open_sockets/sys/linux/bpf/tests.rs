@@ -340,7 +340,7 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
         Ok(())
     });
     found.unwrap();
-    let owner = FdOwner { inode, pid: me, fd: listener.as_raw_fd(), tid: None };
+    let owner = Holder { inode, pid: me, fd: listener.as_raw_fd(), tid: None };
     assert_eq!(all, [owner]);
     let (mut ours, mut others) = (Vec::new(), 0);
     let one = files.run(Some(me), false, |owner, record| {

@@ -12,7 +12,8 @@ use super::pass::Pass;
 use super::{Scan, admitted_tables};
 use crate::Error;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
-use crate::process_open_sockets::model::{Family, FdOwner, Owners, Snapshot, Socket, TcpState};
+use crate::process_open_sockets::holders::{Holder, Holders};
+use crate::process_open_sockets::model::{Family, Snapshot, Socket, TcpState};
 use crate::process_open_sockets::parse::proto_name::Candidates;
 use crate::process_open_sockets::parse::sock_diag::Request;
 use crate::process_open_sockets::socket_table::SocketTable;
@@ -77,10 +78,10 @@ impl Scan<'_> {
                 break;
             }
         }
-        let owners: Owners = owners.into_iter().collect();
+        let owners: Holders = owners.into_iter().collect();
         // Who has a handle is not alone: somebody holds the socket that it is of.
         let is_handle =
-            |owner: &FdOwner, all: &[FdOwner]| all.len() > 1 && fds::is_handle(self.root, owner);
+            |owner: &Holder, all: &[Holder]| all.len() > 1 && fds::is_handle(self.root, owner);
         let owners = owners.without(is_handle);
         listed.extend(self.complete(&namespaces, &runs, pass));
         self.drop_untrue(&namespaces, &runs, &owners, recurring);
@@ -146,7 +147,7 @@ impl Scan<'_> {
         namespaces: &mut Namespaces,
         pids: Vec<i32>,
         inodes: Option<&[u64]>,
-        owners: &mut Vec<FdOwner>,
+        owners: &mut Vec<Holder>,
         pass: &mut Pass,
     ) -> Result<Vec<i32>, Error> {
         const ROUNDS: usize = 3;
@@ -163,7 +164,7 @@ impl Scan<'_> {
                 Some(told) => listed.filter(|pid| !told.pids.contains(pid)).collect(),
                 None => listed.collect(),
             };
-            let wanted = |owner: &FdOwner| {
+            let wanted = |owner: &Holder| {
                 inodes.is_none_or(|inodes| inodes.binary_search(&owner.inode).is_ok())
             };
             owners.append(&mut self.walk(&listed, wanted));
@@ -180,7 +181,7 @@ impl Scan<'_> {
     fn tell_owners(
         &self,
         inodes: Option<&[u64]>,
-        owners: &mut Vec<FdOwner>,
+        owners: &mut Vec<Holder>,
         pass: &mut Pass,
     ) -> Option<ToldOwners> {
         let (filter, bpf, known) = (self.filter, self.bpf?, owners.len());
@@ -242,7 +243,7 @@ impl Scan<'_> {
         &mut self,
         namespaces: &Namespaces,
         runs: &[Run],
-        owners: &Owners,
+        owners: &Holders,
         mut recurring: HashSet<u64>,
     ) {
         // Only some sockets have parts with the same inode. Any other was connected to another port

@@ -14,7 +14,8 @@ use super::super::tables::{Tables, Teller, Wanted};
 use super::{Scan, admitted_tables, is_admitted};
 use crate::Error;
 use crate::process_open_sockets::gap::Gaps;
-use crate::process_open_sockets::model::{FdOwner, Owners, Snapshot, Socket};
+use crate::process_open_sockets::holders::{Holder, Holders};
+use crate::process_open_sockets::model::{Snapshot, Socket};
 
 impl Scan<'_> {
     /// Sockets that some of these processes hold: descriptors first, then only the tables that can have
@@ -27,16 +28,16 @@ impl Scan<'_> {
         let filter = self.filter;
         pids.retain(|&pid| filter.admits_pid(pid) && self.root.is_process(pid));
         let wanted =
-            |owner: &FdOwner| filter.admits_owner(owner) && filter.admits_inode(owner.inode);
+            |owner: &Holder| filter.admits_pid(owner.pid) && filter.admits_inode(owner.inode);
         let holdings = mem::take(&mut self.holdings);
         let walked = self.walk(&pids, wanted).into_iter();
-        let owners: Owners = walked.chain(holdings.owners.iter().copied()).collect();
+        let owners: Holders = walked.chain(holdings.owners.iter().copied()).collect();
         let owners = owners.without(|owner, _| fds::is_handle(self.root, owner));
         let inodes = |sockets: &[Socket]| sockets.iter().map(|socket| socket.inode).collect();
         let (whole, part): (HashSet<u64>, HashSet<u64>) =
             (inodes(&holdings.whole), inodes(&holdings.part));
         let sought = owners.iter().filter(|owner| !whole.contains(&owner.inode));
-        let sought: Owners = sought.copied().collect();
+        let sought: Holders = sought.copied().collect();
         let mut search = Search::of(self.root, &sought, |table| is_admitted(filter, table));
         let mut lookup = recent.look_up(filter.is_lookup());
         if let Some(lookup) = lookup.as_ref().filter(|lookup| !lookup.tables().is_empty()) {
@@ -79,7 +80,7 @@ impl Scan<'_> {
     /// all others. Returns the namespaces that it came upon.
     fn find_held(
         &mut self,
-        owners: &Owners,
+        owners: &Holders,
         search: &mut Search,
         mut lookup: Option<&mut Lookup>,
     ) -> Result<Arc<Namespaces>, Error> {

@@ -16,7 +16,8 @@ use super::tables::{Tables, Wanted};
 use super::{cgroup, fds};
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::gap::Gaps;
-use crate::process_open_sockets::model::{Details, FdOwner, Owners, Snapshot, Socket};
+use crate::process_open_sockets::holders::{Holder, Holders};
+use crate::process_open_sockets::model::{Details, Snapshot, Socket};
 use crate::process_open_sockets::parse::proto_name;
 use crate::process_open_sockets::socket_table::SocketTable;
 use crate::process_open_sockets::{Field, Options};
@@ -58,7 +59,7 @@ impl<'a> Scan<'a> {
         namespaces.add_mounted(self.root, pids.iter().copied(), &mut self.gaps);
     }
 
-    fn walk(&mut self, pids: &[i32], wanted: impl Fn(&FdOwner) -> bool + Sync) -> Vec<FdOwner> {
+    fn walk(&mut self, pids: &[i32], wanted: impl Fn(&Holder) -> bool + Sync) -> Vec<Holder> {
         fds::walk(self.root, pids, self.options.threads, wanted, &mut self.gaps)
     }
 
@@ -66,7 +67,7 @@ impl<'a> Scan<'a> {
     /// into one meanwhile, and else with what their descriptors tell.
     ///
     /// Of the claimed ones a file tells that they are UNIX sockets, which is true if they are.
-    fn add_unlisted(&mut self, namespaces: &Namespaces, inodes: Vec<u64>, owners: &Owners) {
+    fn add_unlisted(&mut self, namespaces: &Namespaces, inodes: Vec<u64>, owners: &Holders) {
         let filter = self.filter;
         // In order, so that an answer looks like the last one.
         let mut unlisted = BTreeMap::new();
@@ -105,7 +106,7 @@ impl<'a> Scan<'a> {
         self.sockets.extend(made.filter(|socket| filter.admits_socket(socket)));
     }
 
-    fn finish(self, namespaces: &Namespaces, owners: Owners) -> Snapshot {
+    fn finish(self, namespaces: &Namespaces, owners: Holders) -> Snapshot {
         let Scan { root, filter, sockets, mut gaps, .. } = self;
         namespaces.note_unnumbered(root, &mut gaps);
         if filter.admits_unowned()
@@ -119,7 +120,7 @@ impl<'a> Scan<'a> {
         } else {
             HashMap::new()
         };
-        Snapshot { sockets, owners, gaps, host, cgroups, darwin: Vec::new() }
+        Snapshot { sockets, holders: owners, gaps, host, cgroups, darwin: Vec::new() }
     }
 }
 

@@ -10,14 +10,15 @@ use super::super::netns::Namespaces;
 use super::super::tables::Tables;
 use super::Scan;
 use crate::process_open_sockets::filter::Filter;
-use crate::process_open_sockets::model::{FdOwner, Owners, Snapshot, Socket};
+use crate::process_open_sockets::holders::{Holder, Holders};
+use crate::process_open_sockets::model::{Snapshot, Socket};
 use crate::process_open_sockets::socket_table::SocketTable;
 use crate::process_open_sockets::{Families, Field};
 
 /// What BPF has told of the sockets that are asked for.
 #[derive(Default)]
 pub(super) struct Holdings {
-    pub(super) owners: Vec<FdOwner>,
+    pub(super) owners: Vec<Holder>,
     /// Those of which all is known that is asked for.
     pub(super) whole: Vec<Socket>,
     /// Those of which their tables may say more.
@@ -50,7 +51,7 @@ impl Scan<'_> {
         let mut run = |pid| {
             bpf.run(pid, threads, |owner, record| {
                 holders.insert(owner.pid);
-                if !filter.admits_owner(&owner) || !filter.admits_inode(owner.inode) {
+                if !filter.admits_pid(owner.pid) || !filter.admits_inode(owner.inode) {
                     return Ok(());
                 }
                 match record.told()? {
@@ -110,7 +111,7 @@ impl Scan<'_> {
     /// What BPF has told, if it is all that is asked for.
     pub(in super::super) fn finish_told(mut self) -> Snapshot {
         let Holdings { owners, mut whole, .. } = mem::take(&mut self.holdings);
-        let owners: Owners = owners.into_iter().collect();
+        let owners: Holders = owners.into_iter().collect();
         self.sockets.append(&mut whole);
         self.name_interfaces_by_holders(&owners);
         let mut namespaces = Namespaces::default();
@@ -121,7 +122,7 @@ impl Scan<'_> {
     }
 
     /// Adds what BPF has told and no table, and forgets the rest of it.
-    pub(super) fn add_told(&mut self, holdings: Holdings, owners: &Owners) {
+    pub(super) fn add_told(&mut self, holdings: Holdings, owners: &Holders) {
         let found: HashSet<u64> = self.sockets.iter().map(|socket| socket.inode).collect();
         let told = holdings.whole.into_iter().chain(holdings.part);
         self.sockets.extend(told.filter(|socket| !found.contains(&socket.inode)));
@@ -130,7 +131,7 @@ impl Scan<'_> {
 
     /// Gets the names of interfaces, if they are asked for: in the namespaces that the holders are in, or else
     /// in all.
-    fn name_interfaces_by_holders(&mut self, owners: &Owners) {
+    fn name_interfaces_by_holders(&mut self, owners: &Holders) {
         let mut namespaces = Namespaces::default();
         if self.name_interfaces(0, &namespaces) {
             return;
@@ -164,7 +165,7 @@ impl Scan<'_> {
 }
 
 /// The processes that hold something.
-fn pids_of(owners: &Owners) -> HashSet<i32> {
+fn pids_of(owners: &Holders) -> HashSet<i32> {
     owners.iter().map(|owner| owner.pid).collect()
 }
 
