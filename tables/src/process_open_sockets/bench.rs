@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::Families;
 use super::correlate::correlate;
 use super::filter::Filter;
-use super::model::{Binding, Details, Endpoint, FdOwner, Owners, Snapshot, Socket, TcpState};
+use super::holders::{Holder, Holders};
+use super::model::{Binding, Details, Endpoint, Snapshot, Socket, TcpState};
 use super::parse::sock_diag::{Message, Messages, Request};
 use super::socket_table::SocketTable;
 use crate::{QueryContext, Rows};
@@ -52,10 +53,10 @@ impl Collected {
             details: Details::default(),
         };
         let sockets: Vec<Socket> = (0..size).map(socket).collect();
-        let owner =
-            |(fd, socket): (i32, &Socket)| FdOwner { inode: socket.inode, pid: 1, fd, tid: None };
-        let owners: Owners = (0..).zip(&sockets).map(owner).collect();
-        Collected(Snapshot { sockets, owners, ..Snapshot::default() })
+        let holder =
+            |(fd, socket): (i32, &Socket)| Holder { inode: socket.inode, pid: 1, fd, tid: None };
+        let holders: Holders = (0..).zip(&sockets).map(holder).collect();
+        Collected(Snapshot { sockets, holders, ..Snapshot::default() })
     }
 
     /// Makes rows of them; returns how many.

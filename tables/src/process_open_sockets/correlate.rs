@@ -1,4 +1,4 @@
-//! Sockets and owners → rows. Pure: all it says is in the snapshot and the filter.
+//! Sockets and holders → rows. Pure: all it says is in the snapshot and the filter.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -6,8 +6,9 @@ use std::sync::LazyLock;
 
 use super::Field;
 use super::filter::{Filter, UNOWNED, net_namespace_text};
+use super::holders::Holder;
 use super::inet_ntop::inet_ntop;
-use super::model::{Binding, Endpoint, FdOwner, Snapshot, Socket};
+use super::model::{Binding, Endpoint, Snapshot, Socket};
 use crate::{Rows, Value};
 
 /// The rows of a snapshot that are asked for, one for each holder of a socket, and one for each
@@ -21,32 +22,33 @@ pub(super) struct Answer {
 struct Row {
     /// Index into the snapshot's sockets.
     socket: u32,
-    holder: Holder,
+    of: RowOf,
 }
 
-enum Holder {
-    Process {
+/// What a row is about besides the socket.
+enum RowOf {
+    Holder {
         pid: i32,
         fd: i32,
         /// None where it is the process's own table of descriptors.
         tid: Option<i32>,
     },
-    /// None, and that many rows before it are the same in every cell.
-    Nobody(u32),
+    /// No holder, and that many rows before it are the same in every cell.
+    Unheld(u32),
 }
 
 pub(super) fn correlate(snapshot: Snapshot, filter: &Filter) -> Answer {
     let mut rows = Vec::new();
     let mut alike: HashMap<u64, u32> = HashMap::new();
-    let held = snapshot.owners.of_each(&snapshot.sockets);
+    let held = snapshot.holders.of_each(&snapshot.sockets);
     for (index, (socket, held)) in (0..).zip(snapshot.sockets.iter().zip(held)) {
-        let owners = snapshot.owners.at(&held);
-        let asked = owners.iter().filter(|owner| filter.admits_owner(owner));
-        rows.extend(asked.map(|&FdOwner { pid, fd, tid, .. }| {
-            let holder = Holder::Process { pid, fd, tid };
-            Row { socket: index, holder }
+        let holders = snapshot.holders.at(&held);
+        let asked = holders.iter().filter(|holder| filter.admits_holder(holder));
+        rows.extend(asked.map(|&Holder { pid, fd, tid, .. }| Row {
+            socket: index,
+            of: RowOf::Holder { pid, fd, tid },
         }));
-        if owners.is_empty() && filter.admits_unowned() {
+        if holders.is_empty() && filter.admits_unowned() {
             let mut ordinal = 0;
             // Only without an inode can two sockets be alike: pending connections to one UNIX
             // socket all repeat its path.
@@ -55,7 +57,7 @@ pub(super) fn correlate(snapshot: Snapshot, filter: &Filter) -> Answer {
                 ordinal = *count;
                 *count += 1;
             }
-            rows.push(Row { socket: index, holder: Holder::Nobody(ordinal) });
+            rows.push(Row { socket: index, of: RowOf::Unheld(ordinal) });
         }
     }
     Answer { snapshot, rows }
@@ -79,9 +81,9 @@ impl Rows for Answer {
 
     fn id(&self, row: usize) -> i64 {
         let Some((row, socket)) = self.parts(row) else { return 0 };
-        let (holder, ordinal) = match row.holder {
-            Holder::Process { pid, fd, tid } => (Some((pid, fd, tid)), 0),
-            Holder::Nobody(ordinal) => (None, ordinal),
+        let (holder, ordinal) = match row.of {
+            RowOf::Holder { pid, fd, tid } => (Some((pid, fd, tid)), 0),
+            RowOf::Unheld(ordinal) => (None, ordinal),
         };
         let key = (socket.net_namespace, socket.inode);
         let hash = match &socket.binding {
@@ -115,13 +117,13 @@ impl Answer {
         };
         let details = &socket.details;
         match field {
-            Field::Pid => match row.holder {
-                Holder::Process { pid, .. } => Value::Integer(pid.into()),
-                Holder::Nobody(_) => Value::Integer(UNOWNED),
+            Field::Pid => match row.of {
+                RowOf::Holder { pid, .. } => Value::Integer(pid.into()),
+                RowOf::Unheld(_) => Value::Integer(UNOWNED),
             },
-            Field::Fd => match row.holder {
-                Holder::Process { fd, .. } => Value::Integer(fd.into()),
-                Holder::Nobody(_) => Value::Integer(UNOWNED),
+            Field::Fd => match row.of {
+                RowOf::Holder { fd, .. } => Value::Integer(fd.into()),
+                RowOf::Unheld(_) => Value::Integer(UNOWNED),
             },
             Field::Socket => Value::Integer(socket.inode.cast_signed()),
             Field::Family => number(socket.family()),
@@ -142,13 +144,13 @@ impl Answer {
             },
             Field::State => Value::Text(socket.state().into()),
             Field::NetNamespace => text(net_namespace_text(socket.net_namespace)),
-            Field::Tid => match row.holder {
-                Holder::Process { pid, tid, .. } => Value::Integer(tid.unwrap_or(pid).into()),
-                Holder::Nobody(_) => Value::Null,
+            Field::Tid => match row.of {
+                RowOf::Holder { pid, tid, .. } => Value::Integer(tid.unwrap_or(pid).into()),
+                RowOf::Unheld(_) => Value::Null,
             },
-            Field::OwnerUnknown => match row.holder {
-                Holder::Process { .. } => Value::Text("".into()),
-                Holder::Nobody(_) => {
+            Field::OwnerUnknown => match row.of {
+                RowOf::Holder { .. } => Value::Text("".into()),
+                RowOf::Unheld(_) => {
                     let unknown = self.snapshot.owner_unknown(row.socket, socket);
                     Value::Text(unknown.name().into())
                 }

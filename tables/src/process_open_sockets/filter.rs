@@ -8,7 +8,8 @@ use std::ops::RangeInclusive;
 
 use crate::{ColumnsUsed, Constraint, Operator, QueryContext};
 
-use super::model::{FdOwner, NetNamespace, Socket, TcpState};
+use super::holders::Holder;
+use super::model::{NetNamespace, Socket, TcpState};
 use super::parse::pcblist_n::PcbList;
 use super::parse::sock_diag::{Request, States};
 use super::socket_table::SocketTable;
@@ -80,8 +81,8 @@ impl Filter {
     }
 
     /// Whether a row that shows this holder is asked for.
-    pub(crate) fn admits_owner(&self, owner: &FdOwner) -> bool {
-        self.pid.admits(owner.pid.into()) && self.fd.admits(owner.fd.into())
+    pub(crate) fn admits_holder(&self, holder: &Holder) -> bool {
+        self.pid.admits(holder.pid.into()) && self.fd.admits(holder.fd.into())
     }
 
     pub(crate) fn admits_inode(&self, inode: u64) -> bool {

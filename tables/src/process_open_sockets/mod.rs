@@ -13,6 +13,8 @@ mod filter;
 pub mod fuzz;
 mod gap;
 mod gap_log;
+#[allow(dead_code, reason = "the collector is for the scans, which do not use it yet")]
+mod holders;
 mod inet_ntop;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod model;

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::ops::Range;
 
 use super::gap::{GapKind, Gaps};
+use super::holders::Holders;
 use super::socket_table::{IPPROTO_IP, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_TCP};
 
 /// The network namespace of a socket: the number in the link text `net:[4026531840]`.
@@ -474,98 +474,6 @@ impl OwnerUnknown {
     }
 }
 
-/// A file descriptor that holds a socket.
-///
-/// Ordered by socket, so that the holders of one stand together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct FdOwner {
-    pub(crate) inode: u64,
-    pub(crate) pid: i32,
-    pub(crate) fd: i32,
-    /// The thread in whose own table it is; None where it is in the process's.
-    pub(crate) tid: Option<i32>,
-}
-
-/// The file descriptors that were found to hold sockets.
-#[derive(Debug, Default)]
-pub(crate) struct Owners(Vec<FdOwner>);
-
-impl FromIterator<FdOwner> for Owners {
-    fn from_iter<I: IntoIterator<Item = FdOwner>>(owners: I) -> Self {
-        let mut owners: Vec<FdOwner> = owners.into_iter().collect();
-        owners.sort_unstable();
-        // A thread's own table begins as a copy of the process's, and counts where it differs.
-        owners.dedup_by(|later, earlier| {
-            let is_copy = earlier.tid.is_none() || earlier.tid == later.tid;
-            is_copy && FdOwner { tid: None, ..*later } == FdOwner { tid: None, ..*earlier }
-        });
-        Owners(owners)
-    }
-}
-
-impl Owners {
-    /// Leaves out what is said of: of each socket all that hold it, together.
-    pub(crate) fn without(self, is_out: impl Fn(&FdOwner, &[FdOwner]) -> bool) -> Owners {
-        let alike = self.0.chunk_by(|a, b| a.inode == b.inode);
-        let kept = alike.flat_map(|all| all.iter().filter(|owner| !is_out(owner, all)));
-        Owners(kept.copied().collect())
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &FdOwner> {
-        self.0.iter()
-    }
-
-    /// The sockets that they hold, each once.
-    pub(crate) fn inodes(&self) -> impl Iterator<Item = u64> {
-        self.0.chunk_by(|a, b| a.inode == b.inode).filter_map(<[_]>::first).map(|owner| owner.inode)
-    }
-
-    /// For each of these sockets the places of all that hold it, by pid and fd.
-    pub(crate) fn of_each(&self, sockets: &[Socket]) -> Vec<Range<usize>> {
-        let mut order: Vec<(u64, usize)> =
-            sockets.iter().enumerate().map(|(index, socket)| (socket.inode, index)).collect();
-        order.sort_unstable();
-        let mut held = vec![0..0; sockets.len()];
-        let mut rest = 0;
-        for alike in order.chunk_by(|a, b| a.0 == b.0) {
-            let Some(&(socket, _)) = alike.first() else { continue };
-            let count = |from: usize, is: fn(&u64, &u64) -> bool| {
-                let owners = self.0.get(from..).unwrap_or_default().iter();
-                owners.take_while(|owner| is(&owner.inode, &socket)).count()
-            };
-            let start = rest + count(rest, u64::lt);
-            rest = start + count(start, u64::eq);
-            for (_, index) in alike.iter().filter(|_| socket != 0) {
-                if let Some(held) = held.get_mut(*index) {
-                    *held = start..rest;
-                }
-            }
-        }
-        held
-    }
-
-    /// Those at these places.
-    pub(crate) fn at(&self, places: &Range<usize>) -> &[FdOwner] {
-        self.0.get(places.clone()).unwrap_or_default()
-    }
-
-    /// All that hold this socket, by pid and fd.
-    pub(crate) fn of(&self, inode: u64) -> &[FdOwner] {
-        if inode == 0 {
-            return &[];
-        }
-        with_inode(&self.0, inode, |owner| owner.inode)
-    }
-}
-
-/// Those of that inode, of some that are in the order of their inodes.
-pub(crate) fn with_inode<T>(sorted: &[T], inode: u64, inode_of: impl Fn(&T) -> u64) -> &[T] {
-    let start = sorted.partition_point(|it| inode_of(it) < inode);
-    let from_start = sorted.get(start..).unwrap_or_default();
-    let length = from_start.partition_point(|it| inode_of(it) == inode);
-    from_start.get(..length).unwrap_or_default()
-}
-
 /// How much a scan did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Work {
@@ -607,7 +515,7 @@ impl std::ops::AddAssign for Work {
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) sockets: Vec<Socket>,
-    pub(crate) owners: Owners,
+    pub(crate) holders: Holders,
     pub(crate) gaps: Gaps,
     pub(crate) work: Work,
     /// The network namespace of the host's first process, if it is asked for.
@@ -640,64 +548,6 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn owner(inode: u64, pid: i32, fd: i32) -> FdOwner {
-        FdOwner { inode, pid, fd, tid: None }
-    }
-
-    #[test]
-    fn owners_of_a_socket_are_all_who_hold_it_and_nobody_else() {
-        let owners: Owners =
-            [owner(7, 2, 3), owner(5, 1, 3), owner(7, 1, 9), owner(9, 1, 1), owner(7, 1, 4)]
-                .into_iter()
-                .collect();
-        assert_eq!(owners.of(7), [owner(7, 1, 4), owner(7, 1, 9), owner(7, 2, 3)]);
-        assert_eq!(owners.of(5), [owner(5, 1, 3)]);
-        assert_eq!(owners.of(6), []);
-        assert_eq!(owners.of(10), []);
-    }
-
-    #[test]
-    fn each_socket_gets_the_owners_of_its_inode() {
-        let owners: Owners =
-            [owner(5, 1, 3), owner(7, 1, 4), owner(7, 2, 3), owner(9, 1, 1)].into_iter().collect();
-        for inodes in [&[7, 5, 0, 6, 7, 9][..], &[5], &[9, 8], &[9], &[4, 5, 6, 7, 8, 9, 10], &[]] {
-            let socket = |inode: &u64| Socket {
-                inode: *inode,
-                net_namespace: None,
-                binding: Binding::Packet { protocol: 3 },
-                details: Details::default(),
-            };
-            let sockets: Vec<Socket> = inodes.iter().map(socket).collect();
-            let held = owners.of_each(&sockets);
-            let held: Vec<&[FdOwner]> = held.iter().map(|places| owners.at(places)).collect();
-            let expected: Vec<_> = inodes.iter().map(|&inode| owners.of(inode)).collect();
-            assert_eq!(held, expected, "{inodes:?}");
-        }
-    }
-
-    #[test]
-    fn a_descriptor_that_was_read_twice_counts_once() {
-        let owners: Owners = [owner(7, 1, 3), owner(7, 1, 3)].into_iter().collect();
-        assert_eq!(owners.of(7), [owner(7, 1, 3)]);
-    }
-
-    #[test]
-    fn a_descriptor_of_a_thread_counts_where_its_process_lacks_it() {
-        let of_thread = |inode, fd, tid| FdOwner { tid: Some(tid), ..owner(inode, 9, fd) };
-        let owners: Owners = [
-            of_thread(7, 3, 2),
-            owner(7, 9, 3),
-            of_thread(7, 4, 2),
-            of_thread(7, 4, 2),
-            of_thread(7, 4, 12),
-            of_thread(8, 3, 12),
-        ]
-        .into_iter()
-        .collect();
-        assert_eq!(owners.of(7), [owner(7, 9, 3), of_thread(7, 4, 2), of_thread(7, 4, 12)]);
-        assert_eq!(owners.of(8), [of_thread(8, 3, 12)]);
-    }
 
     #[test]
     fn unknown_tcp_states_keep_their_number_and_print_as_osquery_does() {

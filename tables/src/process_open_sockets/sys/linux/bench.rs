@@ -1,7 +1,7 @@
 //! The two halves of the kernel's work, each on its own, for the benchmarks.
 
 use super::deadline::Deadline;
-use super::fds;
+use super::fds::{self, WalkOptions};
 use super::proc_root::ProcRoot;
 use super::sock_diag::{Handed, SockDiag};
 use crate::Error;
@@ -16,8 +16,9 @@ use crate::process_open_sockets::socket_table::SocketTable;
 pub fn walk() -> Result<usize, Error> {
     let root = ProcRoot::open("/proc".as_ref())?;
     let pids = root.pids()?;
-    let deadline = Deadline::after(std::time::Duration::MAX);
-    Ok(fds::walk(&root, &pids, false, deadline, |_| true, &mut Gaps::default()).len())
+    let options = WalkOptions { threads: false, per_socket: None, deadline: Deadline::NEVER };
+    let walked = fds::walk(&root, &pids, options, |_| true, &mut Gaps::default());
+    Ok(walked.finish(|_| true).iter().count())
 }
 
 /// Dumps the TCP sockets over IPv4 of this network namespace; returns how many there are.

@@ -21,20 +21,28 @@ use super::deadline::Deadline;
 use super::kcmp;
 use super::proc_root::{ProcRoot, Process, first_number, for_each_number, is_gone, read_link};
 use crate::process_open_sockets::gap::{GapKind, Gaps};
-use crate::process_open_sockets::model::FdOwner;
+use crate::process_open_sockets::holders::{Holder, HolderCollector};
 use crate::process_open_sockets::parse::proc_link;
 
-/// The descriptors of these processes that hold a socket and that `wanted` says yes to, in no order.
-/// With `threads` those of threads with a table of their own are among them, copies too.
+/// What a walk reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WalkOptions {
+    /// Whether the file descriptor tables that threads have of their own are read.
+    pub(super) threads: bool,
+    /// How many descriptors of a socket are kept of each table; see [`HolderCollector`].
+    pub(super) per_socket: Option<u32>,
+    pub(super) deadline: Deadline,
+}
+
+/// The descriptors of these processes that refer to a socket and that `wanted` accepts.
 pub(super) fn walk(
     root: &ProcRoot,
     pids: &[i32],
-    threads: bool,
-    deadline: Deadline,
-    wanted: impl Fn(&FdOwner) -> bool + Sync,
+    options: WalkOptions,
+    wanted: impl Fn(&Holder) -> bool + Sync,
     gaps: &mut Gaps,
-) -> Vec<FdOwner> {
-    walk_on(cores(), root, pids, threads, deadline, wanted, gaps)
+) -> HolderCollector {
+    walk_on(cores(), root, pids, options, wanted, gaps)
 }
 
 /// The same on that many threads at the most.
@@ -42,28 +50,26 @@ fn walk_on(
     most: usize,
     root: &ProcRoot,
     pids: &[i32],
-    threads: bool,
-    deadline: Deadline,
-    wanted: impl Fn(&FdOwner) -> bool + Sync,
+    options: WalkOptions,
+    wanted: impl Fn(&Holder) -> bool + Sync,
     gaps: &mut Gaps,
-) -> Vec<FdOwner> {
+) -> HolderCollector {
     let walk = Walk {
         root,
         wanted,
         pids,
-        threads,
-        deadline,
-        can_compare: threads && root.has_own_pids(),
+        options,
+        can_compare: options.threads && root.has_own_pids(),
         begun: AtomicUsize::new(0),
         batches: Mutex::default(),
         walkers: AtomicUsize::new(1),
         most,
-        found: Mutex::default(),
+        found: Mutex::new(Found::new(options.per_socket)),
     };
     thread::scope(|scope| walk.run(scope));
     let found = walk.found.into_inner().unwrap_or_else(PoisonError::into_inner);
     gaps.extend(found.gaps);
-    found.owners
+    found.holders
 }
 
 /// A walk that several threads are on.
@@ -71,9 +77,7 @@ struct Walk<'a, W> {
     root: &'a ProcRoot,
     wanted: W,
     pids: &'a [i32],
-    /// Whether threads are looked at.
-    threads: bool,
-    deadline: Deadline,
+    options: WalkOptions,
     /// Whether the kernel can be asked if two of them share a table.
     can_compare: bool,
     /// How many of these somebody has begun with.
@@ -87,10 +91,15 @@ struct Walk<'a, W> {
 }
 
 /// What a walker has found.
-#[derive(Default)]
 struct Found {
-    owners: Vec<FdOwner>,
+    holders: HolderCollector,
     gaps: Gaps,
+}
+
+impl Found {
+    fn new(per_socket: Option<u32>) -> Found {
+        Found { holders: HolderCollector::new(per_socket), gaps: Gaps::default() }
+    }
 }
 
 /// Some descriptors of a process.
@@ -113,11 +122,11 @@ const BATCH: usize = 512;
 /// How many processes are worth another thread.
 const PROCESSES: usize = 32;
 
-impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
+impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
     /// Walks until nothing is left to begin with.
     fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
-        let mut found = Found::default();
-        while !self.deadline.has_passed() {
+        let mut found = Found::new(self.options.per_socket);
+        while !self.options.deadline.has_passed() {
             // A process of one's own first: two walkers in one are in each other's way in the kernel.
             let next = self.begun.fetch_add(1, Ordering::Relaxed);
             if let Some(&pid) = self.pids.get(next) {
@@ -133,11 +142,7 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
         }
         self.walkers.fetch_sub(1, Ordering::Relaxed);
         let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.owners.is_empty() {
-            all.owners = found.owners;
-        } else {
-            all.owners.append(&mut found.owners);
-        }
+        all.holders.append(found.holders);
         all.gaps.extend(found.gaps);
     }
 
@@ -162,7 +167,7 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
     fn list<'scope>(&'scope self, pid: i32, scope: &'scope Scope<'scope, '_>, found: &mut Found) {
         let result = self.root.process(pid).and_then(|process| {
             let own = self.list_one(pid, None, &process, scope, found);
-            if self.threads && own.is_ok() {
+            if self.options.threads && own.is_ok() {
                 self.list_threads(pid, &process, scope, found);
             }
             if own == Ok(true) {
@@ -263,9 +268,9 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
         for &fd in &batch.fds {
             match read_link(directory.as_fd(), DecInt::new(fd), proc_link::socket_inode) {
                 Ok(Some(inode)) => {
-                    let owner = FdOwner { inode, pid: *pid, fd, tid: *tid };
-                    if (self.wanted)(&owner) {
-                        found.owners.push(owner);
+                    let holder = Holder { inode, pid: *pid, fd, tid: *tid };
+                    if (self.wanted)(&holder) {
+                        found.holders.push(holder);
                     }
                 }
                 Ok(None) => {}
@@ -278,6 +283,7 @@ impl<W: Fn(&FdOwner) -> bool + Sync> Walk<'_, W> {
                 }
             }
         }
+        found.holders.prune_if_large(|holder| !is_handle(self.root, holder));
     }
 }
 
@@ -307,7 +313,7 @@ fn deny(root: &ProcRoot, pid: i32, errno: Errno, gaps: &mut Gaps) {
 /// Whether the descriptor only is a handle of the socket (O_PATH in open(2)): another one's descriptor that was
 /// looked up in proc, as we do ourselves. Its link can be neither read nor written through
 /// (`tid_fd_update_inode`).
-pub(super) fn is_handle(root: &ProcRoot, owner: &FdOwner) -> bool {
+pub(super) fn is_handle(root: &ProcRoot, owner: &Holder) -> bool {
     const MODE: u32 = 0o777;
     let process = root.process(owner.pid);
     let link = process.and_then(|process| process.lstat(&path_of(owner)));
@@ -315,7 +321,7 @@ pub(super) fn is_handle(root: &ProcRoot, owner: &FdOwner) -> bool {
 }
 
 /// From the process's directory.
-fn path_of(owner: &FdOwner) -> String {
+fn path_of(owner: &Holder) -> String {
     match owner.tid {
         None => format!("fd/{}", owner.fd),
         Some(tid) => format!("task/{tid}/fd/{}", owner.fd),
@@ -326,7 +332,7 @@ fn path_of(owner: &FdOwner) -> String {
 /// it gives none, or is no longer of that socket.
 pub(super) fn protocol_name<T>(
     root: &ProcRoot,
-    owner: &FdOwner,
+    owner: &Holder,
     read: impl FnOnce(&[u8]) -> T,
 ) -> Option<T> {
     let process = root.process(owner.pid).ok()?;
@@ -349,9 +355,8 @@ mod tests {
 
     use super::*;
 
-    fn never() -> Deadline {
-        Deadline::after(std::time::Duration::MAX)
-    }
+    const OPTIONS: WalkOptions =
+        WalkOptions { threads: false, per_socket: None, deadline: Deadline::NEVER };
 
     fn hold(root: &Path, pid: i32, fds: i32) {
         let directory = root.join(format!("{pid}/fd"));
@@ -375,8 +380,9 @@ mod tests {
         let pids: Vec<i32> = processes.iter().map(|(pid, _)| *pid).collect();
         for most in [1, 2, 3, 8] {
             let mut gaps = Gaps::default();
-            let owners = walk_on(most, &root, &pids, false, never(), |_| true, &mut gaps);
-            let mut found: Vec<_> = owners.iter().map(|owner| (owner.pid, owner.fd)).collect();
+            let holders = walk_on(most, &root, &pids, OPTIONS, |_| true, &mut gaps);
+            let holders = holders.finish(|_| true);
+            let mut found: Vec<_> = holders.iter().map(|holder| (holder.pid, holder.fd)).collect();
             found.sort_unstable();
             assert_eq!((found, gaps), (expected.clone(), Gaps::default()), "on {most} threads");
         }
@@ -408,9 +414,10 @@ mod tests {
         let root = ProcRoot::open(tree.path()).unwrap();
         let pids: Vec<i32> = (1..=100).collect();
         let mut gaps = Gaps::default();
-        let owners = walk_on(4, &root, &pids, false, never(), |_| true, &mut gaps);
+        let holders = walk_on(4, &root, &pids, OPTIONS, |_| true, &mut gaps);
+        let holders = holders.finish(|_| true);
         let counts: Vec<_> = gaps.iter().map(|gap| (gap.kind, gap.count)).collect();
-        assert_eq!((owners.len(), counts), (98, vec![(GapKind::Fds, 2)]));
+        assert_eq!((holders.iter().count(), counts), (98, vec![(GapKind::Fds, 2)]));
     }
 
     #[test]

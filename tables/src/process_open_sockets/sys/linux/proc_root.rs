@@ -6,7 +6,6 @@ use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, fstat, fstatfs, readlinkat_raw, statat,
@@ -175,7 +174,7 @@ impl Process {
     /// Reads a file below it whole, unless it is longer than any that the kernel should write: then it
     /// is cut.
     pub(super) fn read(&self, path: &str) -> std::io::Result<Vec<u8>> {
-        self.read_until(path, Deadline::after(Duration::MAX)).map(|(text, _)| text)
+        self.read_until(path, Deadline::NEVER).map(|(text, _)| text)
     }
 
     /// The same as far as it can be read until then, and whether that is all.

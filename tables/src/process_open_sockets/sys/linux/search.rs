@@ -6,14 +6,15 @@ use super::fds;
 use super::netns::SocketSource;
 use super::proc_root::ProcRoot;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
-use crate::process_open_sockets::model::{Binding, FdOwner, Owners, Socket};
+use crate::process_open_sockets::holders::{Holder, Holders};
+use crate::process_open_sockets::model::{Binding, Socket};
 use crate::process_open_sockets::parse::proto_name::Candidates;
 use crate::process_open_sockets::socket_table::SocketTable;
 
 /// What is looked for.
 pub(super) struct Search<'a> {
     root: &'a ProcRoot,
-    owners: &'a Owners,
+    owners: &'a Holders,
     /// The tables that are looked into.
     admitted: Vec<SocketTable>,
     /// By inode, the tables that may have it; None as long as its protocol was not asked for.
@@ -32,7 +33,7 @@ impl<'a> Search<'a> {
     /// For all sockets that these hold, in certain tables.
     pub(super) fn of(
         root: &'a ProcRoot,
-        owners: &'a Owners,
+        owners: &'a Holders,
         admits: impl Fn(SocketTable) -> bool,
     ) -> Self {
         let admitted = SocketTable::ALL.into_iter().filter(|&table| admits(table)).collect();
@@ -160,7 +161,7 @@ impl<'a> Search<'a> {
 /// None if none of the holders tells the name.
 pub(super) fn candidates<T>(
     root: &ProcRoot,
-    holders: &[FdOwner],
+    holders: &[Holder],
     read: impl Fn(&[u8], Candidates) -> T,
 ) -> Option<T> {
     const HOLDERS: usize = 3;
@@ -172,7 +173,7 @@ pub(super) fn candidates<T>(
 /// Whether what is told as this table's is about a socket that its holders say is none of it.
 pub(super) fn is_of_another_table(
     root: &ProcRoot,
-    holders: &[FdOwner],
+    holders: &[Holder],
     table: SocketTable,
     source: SocketSource,
 ) -> bool {

@@ -16,7 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::netns::{Namespaces, NetnsKey, SocketSource};
-use crate::process_open_sockets::model::{Socket, with_inode};
+use crate::process_open_sockets::holders::equal_range;
+use crate::process_open_sockets::model::Socket;
 use crate::process_open_sockets::socket_table::SocketTable;
 
 /// What was read within the TTL.
@@ -178,6 +179,6 @@ impl CacheLookup<'_> {
 impl CachedTable {
     /// The sockets of that inode: one, or an MPTCP connection's subflows, unless the table is spoofed.
     pub(super) fn of(&self, inode: u64) -> &[Socket] {
-        with_inode(&self.sockets, inode, |socket| socket.inode)
+        equal_range(&self.sockets, inode, |socket| socket.inode)
     }
 }

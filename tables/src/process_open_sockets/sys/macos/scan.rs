@@ -8,9 +8,8 @@ use super::{libproc, sysctl};
 use crate::Error;
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
-use crate::process_open_sockets::model::{
-    Binding, DarwinDetails, FdOwner, Presence, Snapshot, Socket,
-};
+use crate::process_open_sockets::holders::Holder;
+use crate::process_open_sockets::model::{Binding, DarwinDetails, Presence, Snapshot, Socket};
 use crate::process_open_sockets::parse::pcblist_n::{End, Listing, Pcb, PcbList};
 use crate::process_open_sockets::parse::socket_fdinfo::{self, Held};
 use crate::process_open_sockets::{Families, Field};
@@ -21,7 +20,7 @@ pub(super) struct Scan<'a> {
     filter: &'a Filter,
     /// Sockets that somebody holds, by handle.
     held: HashMap<u64, Held>,
-    owners: Vec<FdOwner>,
+    holders: Vec<Holder>,
     /// Processes and lists of which something could not be read: it is said once, however often they are
     /// read.
     faulty_pids: HashSet<i32>,
@@ -38,7 +37,7 @@ impl<'a> Scan<'a> {
             calls,
             filter,
             held: HashMap::new(),
-            owners: Vec::new(),
+            holders: Vec::new(),
             faulty_pids: HashSet::new(),
             faulty_lists: HashSet::new(),
             gaps: Gaps::default(),
@@ -177,17 +176,12 @@ impl<'a> Scan<'a> {
         };
         let mut refused = None;
         for fd in fds {
-            let owner = |inode| FdOwner { inode, pid, fd, tid: None };
-            // Whoever asks for sockets without a holder must know of all that have one.
-            if !self.filter.admits_unowned() && !self.filter.admits_owner(&owner(0)) {
-                continue;
-            }
             match libproc::socket_fdinfo(self.calls, pid, fd) {
                 Ok(answer) => match socket_fdinfo::parse(&answer) {
                     Ok(held) if held.socket.inode != 0 => {
                         let inode = held.socket.inode;
                         self.keep(held);
-                        self.owners.push(owner(inode));
+                        self.holders.push(Holder { inode, pid, fd, tid: None });
                     }
                     _ => gaps.add(GapKind::Record, || format!("process {pid}, fd {fd}")),
                 },
@@ -206,7 +200,7 @@ impl<'a> Scan<'a> {
         let handle = held.socket.inode;
         if let Some(earlier) = self.held.get(&handle) {
             if Identity::from(earlier).is_another(&Identity::from(&held)) {
-                self.owners.retain(|owner| owner.inode != handle);
+                self.holders.retain(|holder| holder.inode != handle);
             } else {
                 held.socket.details.uid = earlier.socket.details.uid;
                 held.details.last_pid = earlier.details.last_pid;
@@ -299,8 +293,8 @@ impl<'a> Scan<'a> {
         all.sort_by_key(|(socket, _)| socket.inode);
         all.dedup_by(|(later, _), (earlier, _)| later.inode != 0 && later.inode == earlier.inode);
         let (sockets, darwin) = all.into_iter().unzip();
-        let owners = self.owners.into_iter().collect();
-        Snapshot { sockets, owners, gaps: self.gaps, darwin, ..Snapshot::default() }
+        let holders = self.holders.into_iter().collect();
+        Snapshot { sockets, holders, gaps: self.gaps, darwin, ..Snapshot::default() }
     }
 }
 

@@ -18,7 +18,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use rustix::fs::fstat;
 use rustix::io::Errno;
@@ -28,7 +27,7 @@ use self::record::Held;
 pub(super) use self::record::{Malformed, Record, Told};
 use super::deadline::Deadline;
 use super::proc_root::ProcRoot;
-use crate::process_open_sockets::model::FdOwner;
+use crate::process_open_sockets::holders::Holder;
 use crate::process_open_sockets::parse::btf::Btf;
 use crate::process_open_sockets::{Options, Source};
 
@@ -162,7 +161,7 @@ impl TaskFiles {
         pid: Option<i32>,
         threads: bool,
         deadline: Deadline,
-        mut each: impl FnMut(FdOwner, Record) -> Result<(), Malformed>,
+        mut each: impl FnMut(Holder, Record) -> Result<(), Malformed>,
     ) -> io::Result<()> {
         let mut tables = Tables::default();
         let mut is_first_told = false;
@@ -185,7 +184,7 @@ impl TaskFiles {
         let socket = UnixDatagram::unbound()?;
         let inode = fstat(&socket)?.st_ino;
         let mut level = None;
-        self.read(None, Deadline::after(Duration::MAX), |record| {
+        self.read(None, Deadline::NEVER, |record| {
             let held = record.held()?;
             if held.inode == inode {
                 level = Some(held.level);
@@ -240,7 +239,7 @@ struct Tables {
 
 impl Tables {
     /// Whose descriptor it is; None if it is known already, or not asked for.
-    fn owner(&mut self, held: &Held, threads: bool) -> Option<FdOwner> {
+    fn owner(&mut self, held: &Held, threads: bool) -> Option<Holder> {
         let Held { pid, tid, fd, inode, files, leader_files, .. } = *held;
         // The first task may end while the others are looked at.
         let of_process = |tables: &mut Tables| *tables.of_processes.entry(pid).or_insert(files);
@@ -257,7 +256,7 @@ impl Tables {
         } else {
             return None;
         };
-        Some(FdOwner { inode, pid, fd, tid })
+        Some(Holder { inode, pid, fd, tid })
     }
 }
 

@@ -311,10 +311,6 @@ fn a_first_thread_that_ends_meanwhile_leaves_its_table_the_processs() {
     assert_eq!(owners(false, &seen), [Some((7, None)), None, Some((7, None))]);
 }
 
-fn never() -> Deadline {
-    Deadline::after(Duration::MAX)
-}
-
 #[test]
 fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     let test = "the_kernel_runs_the_program_for_all_processes_or_for_one";
@@ -337,17 +333,17 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
             && socket.state() == "LISTEN" && socket.local_port() == i32::from(port))
     };
     let mut all = Vec::new();
-    let found = files.run(None, false, never(), |owner, record| {
+    let found = files.run(None, false, Deadline::NEVER, |owner, record| {
         if is_ours(record) {
             all.push(owner);
         }
         Ok(())
     });
     found.unwrap();
-    let owner = FdOwner { inode, pid: me, fd: listener.as_raw_fd(), tid: None };
+    let owner = Holder { inode, pid: me, fd: listener.as_raw_fd(), tid: None };
     assert_eq!(all, [owner]);
     let (mut ours, mut others) = (Vec::new(), 0);
-    let one = files.run(Some(me), false, never(), |owner, record| {
+    let one = files.run(Some(me), false, Deadline::NEVER, |owner, record| {
         if is_ours(record) {
             ours.push(owner);
         }
@@ -363,7 +359,7 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     ours.dedup();
     assert_eq!((ours, others), (vec![owner], 0));
     let mut nobodys = 0;
-    let nobody = files.run(Some(i32::MAX), false, never(), |_, _| {
+    let nobody = files.run(Some(i32::MAX), false, Deadline::NEVER, |_, _| {
         nobodys += 1;
         Ok(())
     });

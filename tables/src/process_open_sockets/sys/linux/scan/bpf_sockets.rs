@@ -9,28 +9,29 @@ use super::listing::Listing;
 use super::{Report, Scan};
 use crate::process_open_sockets::Field;
 use crate::process_open_sockets::filter::Filter;
-use crate::process_open_sockets::model::{FdOwner, NetNamespace, Socket};
+use crate::process_open_sockets::holders::{Holder, HolderCollector};
+use crate::process_open_sockets::model::{NetNamespace, Socket};
 use crate::process_open_sockets::socket_table::SocketTable;
 
 /// Holders, and sockets that came with them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct HeldSockets {
-    pub(super) holders: Vec<FdOwner>,
+    pub(super) holders: HolderCollector,
     pub(super) records: HashMap<(SocketTable, u64), Socket>,
 }
 
 impl HeldSockets {
+    pub(super) fn new(per_socket: Option<u32>) -> HeldSockets {
+        HeldSockets::of(HolderCollector::new(per_socket))
+    }
+
     /// Holders of sockets that are known only by their inodes.
-    pub(super) fn of(holders: Vec<FdOwner>) -> HeldSockets {
+    pub(super) fn of(holders: HolderCollector) -> HeldSockets {
         HeldSockets { holders, records: HashMap::new() }
     }
 
     pub(super) fn extend(&mut self, more: HeldSockets) {
-        if self.holders.is_empty() {
-            self.holders = more.holders;
-        } else {
-            self.holders.extend(more.holders);
-        }
+        self.holders.append(more.holders);
         self.records.extend(more.records);
     }
 }
@@ -45,9 +46,9 @@ pub(super) struct Pass {
 }
 
 /// What BPF shows of the sockets that some processes hold.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct BpfSockets {
-    pub(super) holders: Vec<FdOwner>,
+    pub(super) holders: HolderCollector,
     /// Sockets with everything that the query shows.
     pub(super) complete: Vec<Socket>,
     /// Sockets of which a table shows more that the query needs.
@@ -56,6 +57,20 @@ pub(super) struct BpfSockets {
     pub(super) undescribed: HashSet<u64>,
     /// The processes that hold any socket.
     pub(super) pids: HashSet<i32>,
+}
+
+impl BpfSockets {
+    fn new(per_socket: Option<u32>) -> BpfSockets {
+        let (complete, partial, undescribed, pids) = Default::default();
+        let holders = HolderCollector::new(per_socket);
+        BpfSockets { holders, complete, partial, undescribed, pids }
+    }
+}
+
+/// BPF shows no O_PATH handles: these have no socket in the kernel.
+fn push(holders: &mut HolderCollector, holder: Holder) {
+    holders.push(holder);
+    holders.prune_if_large(|_| true);
 }
 
 impl Scan<'_> {
@@ -72,21 +87,21 @@ impl Scan<'_> {
     ) -> io::Result<Pass> {
         let filter = self.filter;
         let files = tables_from_files(listing);
-        let mut held = HeldSockets::default();
+        let mut held = HeldSockets::new(self.plan.per_socket);
         let mut is_held = vec![false; inodes.len()];
         let (mut pids, mut last) = (HashSet::new(), None);
         report.work.passes += 1;
-        bpf.run(None, self.plan.threads, self.deadline, |owner, record| {
-            if last.replace(owner.pid) != Some(owner.pid) {
-                pids.insert(owner.pid);
+        bpf.run(None, self.plan.threads, self.deadline, |holder, record| {
+            if last.replace(holder.pid) != Some(holder.pid) {
+                pids.insert(holder.pid);
             }
-            let place = inodes.binary_search(&owner.inode).ok();
+            let place = inodes.binary_search(&holder.inode).ok();
             if let Some(is_held) = place.and_then(|place| is_held.get_mut(place)) {
                 *is_held = true;
             }
             let is_listed = place.is_some();
             if is_listed && files.is_empty() {
-                held.holders.push(owner);
+                push(&mut held.holders, holder);
                 return Ok(());
             }
             let is_wanted = match record.told()? {
@@ -105,7 +120,7 @@ impl Scan<'_> {
                 Told::Unlisted => self.plan.unlisted,
             };
             if is_listed || is_wanted || self.plan.unlisted {
-                held.holders.push(owner);
+                push(&mut held.holders, holder);
             }
             Ok(())
         })?;
@@ -124,13 +139,13 @@ impl Scan<'_> {
         report: &mut Report,
     ) -> io::Result<BpfSockets> {
         let (root, filter) = (self.root, self.filter);
-        let mut found = BpfSockets::default();
+        let mut found = BpfSockets::new(self.plan.per_socket);
         let mut seen = HashSet::new();
         let mut run = |pid: Option<i32>, report: &mut Report| {
             report.work.passes += u32::from(pid.is_none());
-            bpf.run(pid, self.plan.threads, self.deadline, |owner, record| {
-                found.pids.insert(owner.pid);
-                if !filter.admits_pid(owner.pid) || !filter.admits_inode(owner.inode) {
+            bpf.run(pid, self.plan.threads, self.deadline, |holder, record| {
+                found.pids.insert(holder.pid);
+                if !filter.admits_pid(holder.pid) || !filter.admits_inode(holder.inode) {
                     return Ok(());
                 }
                 match record.told()? {
@@ -146,14 +161,14 @@ impl Scan<'_> {
                         }
                     }
                     Told::InTables(tables) if tables.iter().any(|&it| filter.admits_table(it)) => {
-                        found.undescribed.insert(owner.inode);
+                        found.undescribed.insert(holder.inode);
                     }
                     Told::Unlisted | Told::InTables(_) if self.plan.unlisted => {
-                        found.undescribed.insert(owner.inode);
+                        found.undescribed.insert(holder.inode);
                     }
                     Told::Unlisted | Told::InTables(_) => return Ok(()),
                 }
-                found.holders.push(owner);
+                push(&mut found.holders, holder);
                 Ok(())
             })
         };

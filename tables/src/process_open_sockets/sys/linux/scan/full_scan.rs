@@ -13,7 +13,8 @@ use super::listing::Listing;
 use super::reconcile::Reading;
 use super::{Report, Scan};
 use crate::Error;
-use crate::process_open_sockets::model::{FdOwner, Owners, Snapshot};
+use crate::process_open_sockets::holders::{Holder, HolderCollector, Holders};
+use crate::process_open_sockets::model::Snapshot;
 
 /// How often processes and namespaces that appear during a scan are looked for: a socket may go from a
 /// process that was read too late to one that was listed too early.
@@ -27,7 +28,7 @@ impl Scan<'_> {
         let mut namespaces = Namespaces::default();
         let mut pids = self.root.pids()?;
         self.list_processes(&pids, &mut namespaces, &mut sessions, &mut listing, &mut report);
-        let mut held = HeldSockets::default();
+        let mut held = HeldSockets::new(self.plan.per_socket);
         for _ in 0..ROUNDS {
             self.list_tables(&namespaces, &mut sessions, &mut listing, &mut report);
             sessions.close();
@@ -45,26 +46,26 @@ impl Scan<'_> {
                     &mut listing,
                     &mut report,
                 );
-                held.holders.extend(self.walk_holders(&started, &inodes, &mut report));
+                held.holders.append(self.walk_holders(&started, &inodes, &mut report));
             }
             if listing.has_read_all(&namespaces) || self.deadline.has_passed() {
                 break;
             }
         }
-        let owners = self.without_handles(held.holders);
-        let places = owners.of_each(&listing.sockets);
+        let holders = self.without_handles(held.holders);
+        let places = holders.of_each(&listing.sockets);
         let readings =
-            self.look_again(&listing, &places, &owners, &namespaces, &mut sessions, &mut report);
+            self.look_again(&listing, &places, &holders, &namespaces, &mut sessions, &mut report);
         let reading = Reading { listing, records: held.records, readings };
-        let reconciled = reading.reconcile(self, &owners, &places, &mut report.gaps);
-        let (mut sockets, owners) =
-            self.pursue(reconciled, owners, &pids, &namespaces, &mut sessions, &mut report);
+        let reconciled = reading.reconcile(self, &holders, &places, &mut report.gaps);
+        let (mut sockets, holders) =
+            self.pursue(reconciled, holders, &pids, &namespaces, &mut sessions, &mut report);
         if self.plan.unlisted {
-            let missing = owners.inodes().filter(|inode| !sockets.lists(*inode)).collect();
+            let missing = holders.inodes().filter(|inode| !sockets.lists(*inode)).collect();
             let unlisted = self.unlisted(
                 missing,
                 &sockets.spoofable,
-                &owners,
+                &holders,
                 &namespaces,
                 &mut sessions,
                 &mut report,
@@ -72,7 +73,7 @@ impl Scan<'_> {
             sockets.all.extend(unlisted);
         }
         self.name_interfaces(&mut sockets.all, &namespaces, &mut sessions);
-        Ok(self.finish(sockets.all, owners, &namespaces, report))
+        Ok(self.finish(sockets.all, holders, &namespaces, report))
     }
 
     /// Finds the namespaces of these processes. Those that cannot be held open are listed at once.
@@ -118,15 +119,15 @@ impl Scan<'_> {
 
     /// Walks these processes for the holders of listed sockets; for those of all sockets if every socket
     /// should be listed.
-    fn walk_holders(&self, pids: &[i32], inodes: &[u64], report: &mut Report) -> Vec<FdOwner> {
-        let is_listed = |owner: &FdOwner| inodes.binary_search(&owner.inode).is_ok();
+    fn walk_holders(&self, pids: &[i32], inodes: &[u64], report: &mut Report) -> HolderCollector {
+        let is_listed = |holder: &Holder| inodes.binary_search(&holder.inode).is_ok();
         if inodes.is_empty() && !self.plan.lists_all {
-            return Vec::new();
+            return HolderCollector::new(self.plan.per_socket);
         }
         // A socket without a holder is shown as such, so all processes count; otherwise those of the query.
         let is_asked = |pid: &i32| self.filter.admits_unowned() || self.filter.admits_pid(*pid);
         let pids: Vec<i32> = pids.iter().copied().filter(is_asked).collect();
-        self.walk(&pids, |owner| self.plan.lists_all || is_listed(owner), report)
+        self.walk(&pids, |holder| self.plan.lists_all || is_listed(holder), report)
     }
 
     /// Of processes in which no socket was seen, counts those that cannot be read. One descriptor of each
@@ -150,11 +151,11 @@ impl Scan<'_> {
         Ok(started)
     }
 
-    /// The holders in order, without O_PATH handles: the socket is then held by another descriptor.
-    pub(super) fn without_handles(&self, holders: Vec<FdOwner>) -> Owners {
-        let owners: Owners = holders.into_iter().collect();
+    /// The holders in order, without O_PATH handles: another descriptor holds the socket then.
+    pub(super) fn without_handles(&self, holders: HolderCollector) -> Holders {
+        let holders = holders.finish(|holder| !fds::is_handle(self.root, holder));
         let is_handle =
-            |owner: &FdOwner, all: &[FdOwner]| all.len() > 1 && fds::is_handle(self.root, owner);
-        owners.without(is_handle)
+            |holder: &Holder, all: &[Holder]| all.len() > 1 && fds::is_handle(self.root, holder);
+        holders.without(is_handle)
     }
 }

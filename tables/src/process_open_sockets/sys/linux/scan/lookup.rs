@@ -15,7 +15,8 @@ use super::{Report, Scan};
 use crate::Error;
 use crate::process_open_sockets::Field;
 use crate::process_open_sockets::gap::Gaps;
-use crate::process_open_sockets::model::{FdOwner, Owners, Snapshot, Socket};
+use crate::process_open_sockets::holders::{Holder, HolderCollector, Holders};
+use crate::process_open_sockets::model::{Snapshot, Socket};
 
 /// How often the descriptors of a process are read again that closed a socket before its table was read.
 const ATTEMPTS: usize = 4;
@@ -82,21 +83,21 @@ impl Scan<'_> {
         };
         let asked: Vec<i32> = all.into_iter().filter(|&pid| self.filter.admits_pid(pid)).collect();
         self.count_unreadable(&asked, &seen, &mut report);
-        let owners: Owners = holders.into_iter().collect();
+        let holders = holders.finish(|_| true);
         let mut sockets = complete;
         let mut found = Found::default();
         if !undescribed.is_empty() || !partial.is_empty() {
             let partial_inodes: HashSet<u64> = partial.iter().map(|socket| socket.inode).collect();
-            let is_sought = |owner: &&FdOwner| {
-                undescribed.contains(&owner.inode) || partial_inodes.contains(&owner.inode)
+            let is_sought = |holder: &&Holder| {
+                undescribed.contains(&holder.inode) || partial_inodes.contains(&holder.inode)
             };
-            let sought: Owners = owners.iter().filter(is_sought).copied().collect();
+            let sought: Holders = holders.iter().filter(is_sought).copied().collect();
             found = self.search(&sought, cache, &mut report)?;
             let inodes: HashSet<u64> = found.sockets.iter().map(|socket| socket.inode).collect();
             sockets.extend(partial.into_iter().filter(|socket| !inodes.contains(&socket.inode)));
             found.missing.retain(|inode| undescribed.contains(inode));
         }
-        self.finish_lookup(sockets, vec![found], owners, report)
+        self.finish_lookup(sockets, vec![found], holders, report)
     }
 
     /// Reads descriptors and then the tables. Where a socket was closed before its table was read, the
@@ -107,42 +108,40 @@ impl Scan<'_> {
         cache: &SnapshotCache,
         mut report: Report,
     ) -> Result<Snapshot, Error> {
-        let mut all_owners = Vec::new();
+        let mut all_holders = Holders::default();
         let mut all_found = Vec::new();
         let mut known = HashSet::new();
         for _ in 0..ATTEMPTS {
-            let wanted = |owner: &FdOwner| self.filter.admits_inode(owner.inode);
-            let walked = self.walk(&pids, wanted, &mut report);
-            let owners = self.without_handles_of_lookup(walked);
-            let is_new = |owner: &&FdOwner| !known.contains(&owner.inode);
-            let sought: Owners = owners.iter().filter(is_new).copied().collect();
+            let wanted = |holder: &Holder| self.filter.admits_inode(holder.inode);
+            let holders = self.without_any_handle(self.walk(&pids, wanted, &mut report));
+            let is_new = |holder: &&Holder| !known.contains(&holder.inode);
+            let sought: Holders = holders.iter().filter(is_new).copied().collect();
             let found = self.search(&sought, cache, &mut report)?;
             known.extend(sought.inodes());
-            all_owners.extend(owners.iter().copied());
             let closed: HashSet<u64> = found.closed.iter().copied().collect();
-            let held_closed = sought.iter().filter(|owner| closed.contains(&owner.inode));
-            let again: HashSet<i32> = held_closed.map(|owner| owner.pid).collect();
+            let held_closed = sought.iter().filter(|holder| closed.contains(&holder.inode));
+            let again: HashSet<i32> = held_closed.map(|holder| holder.pid).collect();
             all_found.push(found);
+            all_holders.merge(holders);
             if again.is_empty() || self.deadline.has_passed() {
                 break;
             }
             pids = again.into_iter().collect();
         }
-        let owners: Owners = all_owners.into_iter().collect();
-        self.finish_lookup(Vec::new(), all_found, owners, report)
+        self.finish_lookup(Vec::new(), all_found, all_holders, report)
     }
 
     /// In a lookup an O_PATH handle can be the only descriptor of a socket that is seen.
-    fn without_handles_of_lookup(&self, walked: Vec<FdOwner>) -> Owners {
-        let owners: Owners = walked.into_iter().collect();
-        owners.without(|owner, _| fds::is_handle(self.root, owner))
+    fn without_any_handle(&self, walked: HolderCollector) -> Holders {
+        let is_handle = |holder: &Holder| fds::is_handle(self.root, holder);
+        walked.finish(|holder| !is_handle(holder)).without(|holder, _| is_handle(holder))
     }
 
     fn finish_lookup(
         &self,
         mut sockets: Vec<Socket>,
         found: Vec<Found>,
-        owners: Owners,
+        holders: Holders,
         mut report: Report,
     ) -> Result<Snapshot, Error> {
         let mut sessions = self.sessions();
@@ -155,7 +154,7 @@ impl Scan<'_> {
                 let unlisted = self.unlisted(
                     missing,
                     spoofable,
-                    &owners,
+                    &holders,
                     &namespaces,
                     &mut sessions,
                     &mut report,
@@ -166,25 +165,26 @@ impl Scan<'_> {
         let named = self.name_interfaces(&mut sockets, &namespaces, &mut sessions);
         let needs_host = self.filter.shows(Field::Scope) && namespaces.host(self.root).is_none();
         if !named || needs_host {
-            let namespaces = self.all_namespaces(&owners, &mut sockets, &mut sessions, &mut report);
-            return Ok(self.finish(sockets, owners, &namespaces, report));
+            let namespaces =
+                self.all_namespaces(&holders, &mut sockets, &mut sessions, &mut report);
+            return Ok(self.finish(sockets, holders, &namespaces, report));
         }
-        Ok(self.finish(sockets, owners, &namespaces, report))
+        Ok(self.finish(sockets, holders, &namespaces, report))
     }
 
     /// Finds the namespaces of the holders, and all others if a socket is in one of those, and names the
     /// interfaces of the sockets.
     fn all_namespaces(
         &self,
-        owners: &Owners,
+        holders: &Holders,
         sockets: &mut [Socket],
         sessions: &mut Sessions,
         report: &mut Report,
     ) -> Namespaces {
         let mut namespaces = Namespaces::default();
-        let holders: HashSet<i32> = owners.iter().map(|owner| owner.pid).collect();
+        let pids: HashSet<i32> = holders.iter().map(|holder| holder.pid).collect();
         let mut keep_none = |_: &Namespace, _: &mut Report| {};
-        self.find_namespaces(holders.into_iter(), &mut namespaces, report, &mut keep_none);
+        self.find_namespaces(pids.into_iter(), &mut namespaces, report, &mut keep_none);
         if !self.name_interfaces(sockets, &namespaces, sessions) {
             let pids = self.root.pids().unwrap_or_default();
             self.find_namespaces(pids.iter().copied(), &mut namespaces, report, &mut keep_none);
@@ -198,14 +198,14 @@ impl Scan<'_> {
     /// then, if a socket is still missing, those of all others.
     fn search(
         &self,
-        owners: &Owners,
+        holders: &Holders,
         cache: &SnapshotCache,
         report: &mut Report,
     ) -> Result<Found, Error> {
         let is_admitted = |table| self.plan.tables.contains(&table);
         let mut run = SearchRun {
             scan: self,
-            search: Search::of(self.root, owners, is_admitted),
+            search: Search::of(self.root, holders, is_admitted),
             sessions: self.sessions(),
             lookup: cache.look_up(self.plan.uses_cache),
             searched: HashSet::new(),
@@ -214,7 +214,7 @@ impl Scan<'_> {
         };
         run.recall(report);
         if !run.search.is_over() {
-            run.found.namespaces = run.find(owners, report)?;
+            run.found.namespaces = run.find(holders, report)?;
         }
         report.gaps.extend(run.forged);
         run.found.missing = run.search.missing();
@@ -234,10 +234,7 @@ impl Scan<'_> {
         let mut unasked = Report::default();
         let walked = self.walk(&pids, |_| true, &mut unasked);
         report.work += unasked.work;
-        let mut inodes: Vec<u64> = walked.iter().map(|owner| owner.inode).collect();
-        inodes.sort_unstable();
-        inodes.dedup();
-        Ok(inodes)
+        Ok(walked.finish(|_| true).inodes().collect())
     }
 }
 
@@ -277,14 +274,14 @@ impl SearchRun<'_> {
     }
 
     /// Returns the namespaces that were found on the way.
-    fn find(&mut self, owners: &Owners, report: &mut Report) -> Result<Arc<Namespaces>, Error> {
+    fn find(&mut self, holders: &Holders, report: &mut Report) -> Result<Arc<Namespaces>, Error> {
         let scan = self.scan;
-        let holders: HashSet<i32> = owners.iter().map(|owner| owner.pid).collect();
+        let pids: HashSet<i32> = holders.iter().map(|holder| holder.pid).collect();
         let mut namespaces = Namespaces::default();
         let mut visit = |namespace: &Namespace, report: &mut Report| {
             self.search_namespace(namespace, report);
         };
-        scan.find_namespaces(holders.into_iter(), &mut namespaces, report, &mut visit);
+        scan.find_namespaces(pids.into_iter(), &mut namespaces, report, &mut visit);
         if namespaces.iter().all(|namespace| namespace.number().is_some()) {
             self.search_namespaces(&namespaces, report);
         }

@@ -15,17 +15,19 @@ mod unlisted;
 use std::collections::HashMap;
 
 use super::bpf::TaskFiles;
+use super::cgroup;
 use super::deadline::Deadline;
+use super::fds::{self, WalkOptions};
 use super::netns::{Namespaces, Sessions, Visit};
 use super::plan::{HolderSource, Plan, Scope};
 use super::proc_root::ProcRoot;
 use super::snapshot_cache::SnapshotCache;
-use super::{cgroup, fds};
 use crate::Error;
 use crate::process_open_sockets::Field;
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
-use crate::process_open_sockets::model::{FdOwner, Owners, Snapshot, Socket, Work};
+use crate::process_open_sockets::holders::{Holder, HolderCollector, Holders};
+use crate::process_open_sockets::model::{Snapshot, Socket, Work};
 
 /// What every step of a scan may read.
 pub(super) struct Scan<'a> {
@@ -91,20 +93,22 @@ impl Scan<'_> {
     fn walk(
         &self,
         pids: &[i32],
-        wanted: impl Fn(&FdOwner) -> bool + Sync,
+        wanted: impl Fn(&Holder) -> bool + Sync,
         report: &mut Report,
-    ) -> Vec<FdOwner> {
+    ) -> HolderCollector {
         report.work.walks += 1;
         report.work.walked += pids.len() as u64;
         let gaps = &mut report.gaps;
-        fds::walk(self.root, pids, self.plan.threads, self.deadline, wanted, gaps)
+        let Plan { threads, per_socket, .. } = *self.plan;
+        let options = WalkOptions { threads, per_socket, deadline: self.deadline };
+        fds::walk(self.root, pids, options, wanted, gaps)
     }
 
     /// Adds what the query shows of sockets beyond their tables.
     fn finish(
         &self,
         sockets: Vec<Socket>,
-        owners: Owners,
+        holders: Holders,
         namespaces: &Namespaces,
         report: Report,
     ) -> Snapshot {
@@ -125,6 +129,6 @@ impl Scan<'_> {
         } else {
             HashMap::new()
         };
-        Snapshot { sockets, owners, gaps, host, cgroups, work, darwin: Vec::new() }
+        Snapshot { sockets, holders, gaps, host, cgroups, work, darwin: Vec::new() }
     }
 }

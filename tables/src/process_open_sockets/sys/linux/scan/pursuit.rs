@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::super::netns::{Namespaces, Sessions};
 use super::reconcile::{Reconciled, Replaced};
 use super::{Report, Scan};
-use crate::process_open_sockets::model::{EndpointKey, FdOwner, Owners, Presence, Socket};
+use crate::process_open_sockets::holders::{Holder, Holders};
+use crate::process_open_sockets::model::{EndpointKey, Presence, Socket};
 use crate::process_open_sockets::socket_table::SocketTable;
 
 /// How often descriptors and the table are read in turn, without BPF,
@@ -21,20 +22,20 @@ impl Scan<'_> {
     pub(super) fn pursue(
         &self,
         mut reconciled: Reconciled,
-        owners: Owners,
+        mut holders: Holders,
         pids: &[i32],
         namespaces: &Namespaces,
         sessions: &mut Sessions,
         report: &mut Report,
-    ) -> (Reconciled, Owners) {
-        let is_pursued = self.retain_without_holder(&mut reconciled, &owners);
+    ) -> (Reconciled, Holders) {
+        let is_pursued = self.retain_without_holder(&mut reconciled, &holders);
         if !is_pursued || self.deadline.has_passed() {
-            return (reconciled, owners);
+            return (reconciled, holders);
         }
-        let (sockets, holders) = match self.bpf {
+        let (sockets, more) = match self.bpf {
             Some(_) => self.pursue_with_bpf(&reconciled.replaced, report),
             None => {
-                let suspects = self.suspects(&reconciled, &owners, pids);
+                let suspects = self.suspects(&reconciled, &holders, pids);
                 self.pursue_with_walks(
                     &reconciled.replaced,
                     &suspects,
@@ -47,13 +48,13 @@ impl Scan<'_> {
         let known: HashSet<u64> = reconciled.all.iter().map(|socket| socket.inode).collect();
         let new = sockets.into_iter().filter(|socket| !known.contains(&socket.inode));
         reconciled.all.extend(new.filter(|socket| self.filter.admits_socket(socket)));
-        let owners = owners.iter().copied().chain(holders).collect();
-        (reconciled, owners)
+        holders.merge(more.into_iter().collect());
+        (reconciled, holders)
     }
 
     /// Keeps of the replaced sockets those whose endpoint still has a socket, none of which has a holder;
     /// returns whether any is left.
-    fn retain_without_holder(&self, reconciled: &mut Reconciled, owners: &Owners) -> bool {
+    fn retain_without_holder(&self, reconciled: &mut Reconciled, holders: &Holders) -> bool {
         if reconciled.replaced.is_empty() {
             return false;
         }
@@ -65,7 +66,7 @@ impl Scan<'_> {
                 continue;
             };
             let key = (socket.net_namespace, socket.protocol(), key);
-            if !owners.of(socket.inode).is_empty() {
+            if !holders.of(socket.inode).is_empty() {
                 held.insert(key);
             } else if socket.details.presence == Presence::Opened {
                 there.insert(key);
@@ -87,7 +88,7 @@ impl Scan<'_> {
         &self,
         replaced: &[Replaced],
         report: &mut Report,
-    ) -> (Vec<Socket>, Vec<FdOwner>) {
+    ) -> (Vec<Socket>, Vec<Holder>) {
         let Some(bpf) = self.bpf else { return Default::default() };
         let wanted: HashSet<(SocketTable, EndpointKey)> = replaced
             .iter()
@@ -96,13 +97,13 @@ impl Scan<'_> {
             .collect();
         let (mut sockets, mut holders) = (Vec::new(), Vec::new());
         report.work.passes += 1;
-        let done = bpf.run(None, self.plan.threads, self.deadline, |owner, record| {
+        let done = bpf.run(None, self.plan.threads, self.deadline, |holder, record| {
             if let super::super::bpf::Told::Whole { table, socket } = record.told()?
                 && let Some(key) = socket.endpoint_key()
                 && wanted.contains(&(table, key))
             {
                 sockets.push(socket);
-                holders.push(owner);
+                holders.push(holder);
             }
             Ok(())
         });
@@ -114,12 +115,12 @@ impl Scan<'_> {
 
     /// The processes that can hold such a socket: those that hold one that was not listed, or, where the
     /// tables were read in part, all of the same user.
-    fn suspects(&self, reconciled: &Reconciled, owners: &Owners, pids: &[i32]) -> Vec<i32> {
+    fn suspects(&self, reconciled: &Reconciled, holders: &Holders, pids: &[i32]) -> Vec<i32> {
         let is_asked = |pid: &i32| self.filter.admits_unowned() || self.filter.admits_pid(*pid);
         if self.plan.lists_all {
             let known: HashSet<u64> = reconciled.all.iter().map(|socket| socket.inode).collect();
-            let unknown = owners.iter().filter(|owner| !known.contains(&owner.inode));
-            let pids: HashSet<i32> = unknown.map(|owner| owner.pid).filter(is_asked).collect();
+            let unknown = holders.iter().filter(|holder| !known.contains(&holder.inode));
+            let pids: HashSet<i32> = unknown.map(|holder| holder.pid).filter(is_asked).collect();
             return pids.into_iter().collect();
         }
         let uids: HashSet<u32> =
@@ -139,7 +140,7 @@ impl Scan<'_> {
         namespaces: &Namespaces,
         sessions: &mut Sessions,
         report: &mut Report,
-    ) -> (Vec<Socket>, Vec<FdOwner>) {
+    ) -> (Vec<Socket>, Vec<Holder>) {
         let (mut sockets, mut holders) = (Vec::new(), Vec::new());
         let deadline = self.deadline.or_after(BUDGET);
         for replaced in replaced {
@@ -150,14 +151,14 @@ impl Scan<'_> {
                 if suspects.is_empty() || deadline.has_passed() {
                     break;
                 }
-                let walked = self.walk(suspects, |_| true, report);
+                let walked = self.walk(suspects, |_| true, report).finish(|_| true);
                 let table = replaced.run.table;
                 let mut after = self.with_endpoints(namespace, table, &like, sessions, report);
                 let seen: Vec<Socket> = before.drain(..).chain(after.iter().cloned()).collect();
-                let holds = |owner: &&FdOwner| seen.iter().any(|it| it.inode == owner.inode);
-                let found: Vec<FdOwner> = walked.iter().filter(holds).copied().collect();
+                let holds = |holder: &&Holder| seen.iter().any(|it| it.inode == holder.inode);
+                let found: Vec<Holder> = walked.iter().filter(holds).copied().collect();
                 if !found.is_empty() {
-                    let is_held = |it: &Socket| found.iter().any(|owner| owner.inode == it.inode);
+                    let is_held = |it: &Socket| found.iter().any(|holder| holder.inode == it.inode);
                     let mut held: Vec<Socket> = seen.into_iter().filter(is_held).collect();
                     held.sort_unstable_by_key(|socket| socket.inode);
                     held.dedup_by_key(|socket| socket.inode);

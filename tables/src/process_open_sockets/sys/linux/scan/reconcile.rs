@@ -11,7 +11,8 @@ use super::Scan;
 use super::listing::{Listing, Run};
 use super::second_look::SecondReading;
 use crate::process_open_sockets::gap::Gaps;
-use crate::process_open_sockets::model::{EndpointKey, Family, Owners, Presence, Socket};
+use crate::process_open_sockets::holders::Holders;
+use crate::process_open_sockets::model::{EndpointKey, Family, Presence, Socket};
 use crate::process_open_sockets::parse::proto_name::Candidates;
 use crate::process_open_sockets::socket_table::SocketTable;
 
@@ -61,7 +62,7 @@ impl Reading {
     pub(super) fn reconcile(
         self,
         scan: &Scan,
-        owners: &Owners,
+        holders: &Holders,
         places: &[Range<usize>],
         gaps: &mut Gaps,
     ) -> Reconciled {
@@ -70,7 +71,7 @@ impl Reading {
         complete_from(&mut records, &mut sockets, &runs);
         let become_held =
             connected_keys(records.iter().map(|((table, _), socket)| (*table, socket)));
-        let recurring = recurring_inodes(scan, &sockets, owners);
+        let recurring = recurring_inodes(scan, &sockets, holders);
         let mut fates = vec![Fate::Kept; sockets.len()];
         let (mut seen, mut new, mut replaced) = (HashSet::new(), Vec::new(), Vec::new());
         for (run, reading) in runs.into_iter().zip(readings) {
@@ -86,7 +87,7 @@ impl Reading {
                 connected_keys(reading_now.filter(|it| it.inode == 0).map(|it| (run.table, it)));
             let mut closed = Vec::new();
             for ((socket, place), fate) in sockets.iter().zip(places).zip(fates) {
-                *fate = match owners.at(place) {
+                *fate = match holders.at(place) {
                     [] if socket.inode == 0 => fate_without_file(run.table, socket, &become_held),
                     [] => {
                         let fate = fate_without_holder(
@@ -101,7 +102,9 @@ impl Reading {
                         fate
                     }
                     holders => {
+                        // Of two records of which one can be forged, both are shown.
                         let is_again = recurring.contains(&socket.inode)
+                            && !run.source.is_spoofable(run.table)
                             && !seen.insert((socket.inode, run.table));
                         let is_other =
                             is_of_another_table(scan.root, holders, run.table, run.source);
@@ -117,7 +120,7 @@ impl Reading {
                 let is_forged = run.source.is_spoofable(run.table)
                     && is_of_another_table(
                         scan.root,
-                        owners.of(socket.inode),
+                        holders.of(socket.inode),
                         run.table,
                         run.source,
                     );
@@ -217,13 +220,13 @@ fn fate_without_holder(
 
 /// The inodes that are listed twice without a reason: such a socket was connected to another port while its
 /// table was read in halves. The parts of an MPTCP connection or an SCTP socket share an inode.
-fn recurring_inodes(scan: &Scan, sockets: &[Socket], owners: &Owners) -> HashSet<u64> {
+fn recurring_inodes(scan: &Scan, sockets: &[Socket], holders: &Holders) -> HashSet<u64> {
     let mut inodes: Vec<u64> = sockets.iter().map(|socket| socket.inode).collect();
     inodes.retain(|&inode| inode != 0);
     inodes.sort_unstable();
     let alike = inodes.chunk_by(|a, b| a == b).filter(|alike| alike.len() > 1);
     let may_recur = |_: &[u8], candidates: Candidates| candidates.may_recur();
-    let recurs = |&inode: &u64| candidates(scan.root, owners.of(inode), may_recur) == Some(false);
+    let recurs = |&inode: &u64| candidates(scan.root, holders.of(inode), may_recur) == Some(false);
     alike.filter_map(<[u64]>::first).copied().filter(recurs).collect()
 }
 

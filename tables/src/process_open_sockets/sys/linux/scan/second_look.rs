@@ -7,7 +7,8 @@ use std::ops::{Range, RangeInclusive};
 use super::super::netns::{Namespace, Namespaces, Sessions, Wanted};
 use super::listing::Listing;
 use super::{Report, Scan};
-use crate::process_open_sockets::model::{EndpointKey, Owners, Socket, TcpState};
+use crate::process_open_sockets::holders::Holders;
+use crate::process_open_sockets::model::{EndpointKey, Socket, TcpState};
 use crate::process_open_sockets::parse::sock_diag::Request;
 use crate::process_open_sockets::socket_table::SocketTable;
 
@@ -30,7 +31,7 @@ struct Targets<'a> {
     endpoints: HashSet<EndpointKey>,
     /// The inodes of the first reading, sorted.
     listed: &'a [u64],
-    owners: &'a Owners,
+    holders: &'a Holders,
 }
 
 impl Scan<'_> {
@@ -40,7 +41,7 @@ impl Scan<'_> {
         &self,
         listing: &Listing,
         places: &[Range<usize>],
-        owners: &Owners,
+        holders: &Holders,
         namespaces: &Namespaces,
         sessions: &mut Sessions,
         report: &mut Report,
@@ -61,7 +62,7 @@ impl Scan<'_> {
                 inodes: unheld.iter().map(|socket| socket.inode).collect(),
                 endpoints: unheld.iter().filter_map(|socket| socket.endpoint_key()).collect(),
                 listed: &listed,
-                owners,
+                holders,
             };
             let namespace = namespaces.get(run.namespace)?;
             let mut reading =
@@ -158,7 +159,7 @@ impl Targets<'_> {
         // A pending UNIX connection repeats the path of its listener.
         let can_replace = socket.inode != 0 || socket.is_connected();
         (has_endpoint && can_replace && is_new())
-            || (socket.inode != 0 && is_new() && !self.owners.of(socket.inode).is_empty())
+            || (socket.inode != 0 && is_new() && !self.holders.of(socket.inode).is_empty())
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use super::super::netns::{Namespaces, Sessions, Wanted};
 use super::super::search::candidates;
 use super::{Report, Scan};
-use crate::process_open_sockets::model::{Details, Owners, Socket};
+use crate::process_open_sockets::holders::Holders;
+use crate::process_open_sockets::model::{Details, Socket};
 use crate::process_open_sockets::parse::proto_name;
 use crate::process_open_sockets::socket_table::SocketTable;
 
@@ -18,7 +19,7 @@ impl Scan<'_> {
         &self,
         inodes: Vec<u64>,
         spoofable: &HashSet<u64>,
-        owners: &Owners,
+        holders: &Holders,
         namespaces: &Namespaces,
         sessions: &mut Sessions,
         report: &mut Report,
@@ -27,7 +28,7 @@ impl Scan<'_> {
         // Sorted, so that an answer looks like the last one.
         let mut unlisted = BTreeMap::new();
         for inode in inodes {
-            let described = candidates(self.root, owners.of(inode), |name, candidates| {
+            let described = candidates(self.root, holders.of(inode), |name, candidates| {
                 let is_hidden = |table: SocketTable| {
                     candidates.contains(table) && !filter.admits_families_of(table)
                 };

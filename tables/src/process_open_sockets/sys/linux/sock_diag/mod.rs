@@ -130,8 +130,7 @@ impl SockDiag {
         request: &Request,
         each: impl FnMut(Socket) -> Handed,
     ) -> io::Result<Dump> {
-        let deadline = Deadline::after(Duration::MAX);
-        self.dump_more(request, deadline, &mut HashSet::new(), each)
+        self.dump_more(request, Deadline::NEVER, &mut HashSet::new(), each)
     }
 
     /// The same without what was seen before, by its cookies: what was kept of an answer that broke off.

@@ -23,10 +23,6 @@ use crate::process_open_sockets::model::TcpState;
 use crate::process_open_sockets::parse::sock_diag::States;
 use crate::process_open_sockets::socket_table::SocketTable;
 
-fn never() -> Deadline {
-    Deadline::after(Duration::MAX)
-}
-
 fn dumped(request: &Request) -> (Vec<Socket>, Dump) {
     let mut sockets = Vec::new();
     let dump = SockDiag::open().unwrap().dump(request, |socket| {
@@ -44,7 +40,7 @@ fn listed() -> HashSet<u64> {
     namespaces.add_processes(
         &root,
         [own].into_iter(),
-        never(),
+        Deadline::NEVER,
         &mut Report::default(),
         &mut |_, _| {},
     );
@@ -56,7 +52,7 @@ fn listed() -> HashSet<u64> {
         namespace,
         unix,
         "net/unix",
-        never(),
+        Deadline::NEVER,
         &mut Gaps::default(),
         |socket| {
             inodes.insert(socket.inode);
@@ -348,7 +344,7 @@ fn measure() {
     report("received only", &mut |diag| {
         let mut messages = 0;
         diag.ask(&request).unwrap();
-        diag.receive(never(), |_| {
+        diag.receive(Deadline::NEVER, |_| {
             messages += 1;
             Ok(ControlFlow::Continue(()))
         })
