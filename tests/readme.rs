@@ -57,7 +57,7 @@ fn examples() -> Vec<String> {
 fn rows(connection: &Connection, sql: &str) -> Vec<Row> {
     use rusqlite::types::Value;
     let mut statement = connection.prepare(sql).unwrap();
-    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let text = |value: Value| match value {
         Value::Null => String::new(),
         Value::Integer(number) => number.to_string(),

@@ -119,7 +119,8 @@ fn leave_time_wait() -> io::Result<()> {
     let _udp = UdpSocket::bind(listener.local_addr()?)?;
     let client = TcpStream::connect(listener.local_addr()?)?;
     let (server, _) = listener.accept()?;
-    let (first, second) = if random() % 2 == 0 { (client, server) } else { (server, client) };
+    let (first, second) =
+        if random().is_multiple_of(2) { (client, server) } else { (server, client) };
     first.shutdown(Shutdown::Both)?;
     drop(first);
     drop(second);
@@ -168,7 +169,7 @@ impl HostileName {
         let socket = socket(AddressFamily::UNIX, kind, None)?;
         let inode = rustix::fs::fstat(&socket)?.st_ino;
         let name = hostile_name(inode);
-        let path = (random() % 2 == 0).then(|| dir.join(format!("{inode}{name}")));
+        let path = (random().is_multiple_of(2)).then(|| dir.join(format!("{inode}{name}")));
         let address = match &path {
             Some(path) => SocketAddrUnix::new(path),
             None => abstract_address(&format!("{inode}{name}")),
