@@ -112,7 +112,7 @@ fn a_core_that_is_silent_does_not_hold_us() {
     let start = Instant::now();
     let error = Manager::new(&socket, SHORT).extensions().unwrap_err();
     assert!(matches!(error, Error::Silent { .. }), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(3));
+    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 // Elsewhere a full queue refuses at once.
@@ -136,7 +136,7 @@ fn a_core_whose_queue_is_full_does_not_hold_us() {
     }
     let error = manager.extensions().unwrap_err();
     assert!(matches!(error, Error::Silent { .. }), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[test]

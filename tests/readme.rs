@@ -1,39 +1,192 @@
-//! The README's SQL, run over this host.
+//! The SQL of the README and of the pages in `docs`, run over sockets of this process.
 
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::sync::Arc;
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 use process_open_sockets::shell::vtab;
 use rusqlite::Connection;
-use tables::process_open_sockets::{NAME, Options, ProcessOpenSockets};
+use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
+use support::left_out::say_left_out;
+use tables::process_open_sockets::{ALTERNATIVE_NAME, NAME, Options, ProcessOpenSockets};
 use tables::{ColumnOptions, Table};
 
 const README: &str = include_str!("../README.md");
 
-/// The statements in blocks marked as SQL.
-fn examples() -> Vec<&'static str> {
-    let blocks = README.split("```sql\n").skip(1);
-    blocks.map(|block| block.split("```").next().unwrap().trim()).collect()
+/// A row by the names of its columns, NULL as ''.
+type Row = BTreeMap<String, String>;
+
+/// The README, and the pages in `docs`.
+fn pages() -> Vec<String> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let paths = std::fs::read_dir(docs).unwrap().map(|entry| entry.unwrap().path());
+    let markdown = paths.filter(|path| path.extension().is_some_and(|it| it == "md"));
+    let docs = markdown.map(|path| std::fs::read_to_string(path).unwrap());
+    [README.to_owned()].into_iter().chain(docs).collect()
 }
 
-#[test]
-fn every_example_is_answered() {
-    let connection = Connection::open_in_memory().unwrap();
-    let table = ProcessOpenSockets::new(Options::default());
-    vtab::mount(&connection, NAME, Arc::new(table)).unwrap();
-    // So that there is something to answer with.
-    let (_one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-    for example in examples() {
-        let mut statement = connection.prepare(example).unwrap();
-        let mut rows = statement.query([]).unwrap();
-        let mut count = 0;
-        while rows.next().unwrap().is_some() {
-            count += 1;
-        }
-        assert!(count > 0 || !example.contains("peer_socket"), "{example}");
+/// What is in the blocks of that language.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let begin = format!("```{language}\n");
+    let blocks = page.split(&begin).skip(1);
+    blocks.map(|block| block.split("```").next().unwrap().trim().to_owned()).collect()
+}
+
+/// Statements in blocks of SQL, and those that a command has between quotes.
+fn examples() -> Vec<String> {
+    let of_page = |page: &String| {
+        let quoted = |block: String| -> Vec<String> {
+            let starts = block.match_indices("\"SELECT").map(|(start, _)| start + 1);
+            starts.map(|start| block[start..].split('"').next().unwrap().to_owned()).collect()
+        };
+        let commands = blocks(page, "sh").into_iter().flat_map(quoted);
+        blocks(page, "sql").into_iter().chain(commands).collect::<Vec<_>>()
+    };
+    pages().iter().flat_map(of_page).collect()
+}
+
+fn rows(connection: &Connection, sql: &str) -> Vec<Row> {
+    use rusqlite::types::Value;
+    let mut statement = connection.prepare(sql).unwrap();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
+    let text = |value: Value| match value {
+        Value::Null => String::new(),
+        Value::Integer(number) => number.to_string(),
+        Value::Text(text) => text,
+        other => panic!("{other:?}"),
+    };
+    let row = |row: &rusqlite::Row| {
+        let cell = |(index, name): (usize, &String)| Ok((name.clone(), text(row.get(index)?)));
+        names.iter().enumerate().map(cell).collect()
+    };
+    statement.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+/// A thread that holds a socket in a file descriptor table of its own, until it is dropped.
+struct Thread {
+    socket: u64,
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Thread {
+    fn start() -> Thread {
+        let (stop, stopped) = mpsc::channel();
+        let (send, socket) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let flags = rustix::thread::UnshareFlags::FILES;
+            // SAFETY: from here on this thread uses only descriptors that it opens itself.
+            #[allow(unsafe_code)]
+            unsafe { rustix::thread::unshare_unsafe(flags) }.unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            send.send(inode(&listener)).unwrap();
+            let _ = stopped.recv();
+        });
+        Thread { socket: socket.recv().unwrap(), stop: Some(stop), thread: Some(thread) }
     }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.stop = None;
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn inode(socket: &impl AsFd) -> u64 {
+    rustix::fs::fstat(socket).unwrap().st_ino
+}
+
+/// A listener whose accept queue is full of one connection, and its port.
+fn full_listener() -> (OwnedFd, TcpStream, u16) {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let any_port = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0);
+    rustix::net::bind(&socket, &SocketAddrAny::from(any_port)).unwrap();
+    rustix::net::listen(&socket, 1).unwrap();
+    let address = rustix::net::getsockname(&socket).unwrap();
+    let address = std::net::SocketAddr::try_from(address).unwrap();
+    let client = TcpStream::connect(address).unwrap();
+    (socket, client, address.port())
+}
+
+/// An example, known by words of its own, and what one of its rows has.
+type Expected = (&'static str, Vec<(&'static str, String)>);
+
+#[test]
+fn every_example_returns_the_rows_that_it_is_about() {
+    let test = "every_example_returns_the_rows_that_it_is_about";
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (_server, from) = listener.accept().unwrap();
+    let outside = TcpListener::bind("0.0.0.0:0").unwrap();
+    let (one, other) = UnixStream::pair().unwrap();
+    let (_full, _waiting, full_port) = full_listener();
+    let thread = Thread::start();
+
+    let options = Options { threads: true, ..Options::default() };
+    let table = Arc::new(ProcessOpenSockets::new(options));
+    let connection = Connection::open_in_memory().unwrap();
+    for name in [NAME, ALTERNATIVE_NAME] {
+        vtab::mount(&connection, name, table.clone()).unwrap();
+    }
+    let me = std::process::id().to_string();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let outside = outside.local_addr().unwrap().port().to_string();
+    let scope = rows(
+        &connection,
+        &format!("SELECT scope FROM {NAME} WHERE pid = {me} AND local_port = {outside}"),
+    );
+    let is_host = scope[0]["scope"] == "1";
+    let of_me = |more: &[(&'static str, &str)]| {
+        let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        [("pid", me.clone())].into_iter().chain(more).collect::<Vec<_>>()
+    };
+    let inodes = [&one, &other].map(|socket| inode(socket).to_string());
+    let expected: [Expected; 10] = [
+        ("local_port FROM process_open_sockets WHERE", of_me(&[("local_port", &port)])),
+        ("ORDER BY pid, fd", of_me(&[("local_port", &port), ("state", "LISTEN")])),
+        ("SELECT * FROM alt_process", of_me(&[("socket", &inodes[0])])),
+        (
+            "USING (protocol, net_namespace)",
+            of_me(&[("peer_pid", &me), ("local_port", &from.port().to_string())]),
+        ),
+        ("scope = 1", of_me(&[("local_port", &outside)])),
+        ("b.path AS peer_path", of_me(&[("peer_pid", &me), ("type", "1")])),
+        (
+            "rx_queue > tx_queue / 2",
+            of_me(&[("local_port", &full_port.to_string()), ("rx_queue", "1"), ("tx_queue", "1")]),
+        ),
+        (
+            "SELECT owner_unknown",
+            vec![("owner_unknown", "accept_queue".to_owned()), ("state", "ESTABLISHED".to_owned())],
+        ),
+        ("GROUP BY cgroup_path", Vec::new()),
+        ("WHERE tid <> pid", of_me(&[("socket", &thread.socket.to_string())])),
+    ];
+    for example in examples() {
+        let matching: Vec<_> = expected.iter().filter(|it| example.contains(it.0)).collect();
+        let [(words, cells)] = matching[..] else {
+            panic!("{} expectations for {example}", matching.len())
+        };
+        if *words == "scope = 1" && !is_host {
+            say_left_out(test, "scope = 1: this is not the host's network namespace");
+            continue;
+        }
+        let rows = rows(&connection, &example);
+        let is_shown = |row: &Row| cells.iter().all(|(name, value)| row[*name] == *value);
+        assert!(rows.iter().any(is_shown), "no row has {cells:?}: {example}");
+    }
+    assert_eq!(examples().len(), expected.len(), "an example is gone");
+    drop(client);
 }
 
 #[test]

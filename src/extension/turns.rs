@@ -41,6 +41,11 @@ impl Turns {
         Ok(Query(self))
     }
 
+    /// The queries that scan or wait.
+    pub fn queries(&self) -> usize {
+        self.counts().queries
+    }
+
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }

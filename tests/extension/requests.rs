@@ -36,7 +36,7 @@ fn asked(constraints: &[(&str, u64, &str)], used: &[&str]) -> Request {
 /// The requests that a query makes.
 #[track_caller]
 fn requests(sql: &str) -> Vec<Request> {
-    let Osquery::StandIn { core, extension: _extension } = Osquery::stand_in() else {
+    let Osquery::StandIn { core, extension: _extension } = Osquery::stand_in_over_captured() else {
         unreachable!()
     };
     core.query(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
@@ -94,7 +94,7 @@ fn a_filtered_join_with_processes_is_one_request() {
 
 #[test]
 fn while_another_query_runs_the_columns_are_asked_for_first() {
-    let Osquery::StandIn { core, extension: _extension } = Osquery::stand_in() else {
+    let Osquery::StandIn { core, extension: _extension } = Osquery::stand_in_over_captured() else {
         unreachable!()
     };
     let _busy = core.busy();
@@ -105,9 +105,10 @@ fn while_another_query_runs_the_columns_are_asked_for_first() {
 
 #[test]
 fn a_context_that_cannot_be_read_is_still_answered() {
-    let Osquery::StandIn { core, extension } = Osquery::stand_in() else { unreachable!() };
+    let Osquery::StandIn { core, extension } = Osquery::stand_in_over_captured() else {
+        unreachable!()
+    };
     let socket = core.socket_of(core.wait_for("process_open_sockets"));
-    let _listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     for context in ["", "{", "[]", "null", "\u{0}", &"[".repeat(10_000)] {
         let action = ("action", "generate");
         let rows = remote::call(&socket, TABLE, request([action, ("context", context)])).unwrap();

@@ -70,7 +70,7 @@ fn an_extension_whose_stderr_nobody_reads_any_more_serves_all_the_same() {
     let uuid = core.wait_for(NAME);
     core.forget(uuid);
     core.wait_for_another(NAME, uuid);
-    core.query("SELECT pid FROM alt_process_open_sockets LIMIT 1").unwrap();
+    core.query("SELECT fd FROM alt_process_open_sockets WHERE pid = 1").unwrap();
     rustix::process::kill_process(
         rustix::process::Pid::from_child(&extension),
         rustix::process::Signal::TERM,

@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -13,7 +12,7 @@ use crate::support::process::Extension;
 use crate::support::served::{NUMBERS, Numbers, Served};
 use crate::support::wire::{
     CALL, EXCEPTION, I32, LIST, MAP, REPLY, STOP, STRUCT, TEXT, call, connect, exchange, field,
-    message, ping, pong, response, rest, send, text,
+    message, ping, pong, response, rest, text,
 };
 
 const MIB: u64 = 1 << 20;
@@ -125,8 +124,14 @@ fn a_claimed_length_that_an_honest_message_may_have_takes_no_memory_before_its_b
     let before = registered.extension.peak_memory();
     let claim = (15i32 << 20).to_be_bytes();
     let some = [&call_with(&[field(TEXT, 1, &claim)]), &b"x".repeat(100_000)[..]].concat();
-    let waiting: Vec<_> = (0..3).map(|_| send(&registered.socket, &some)).collect();
-    std::thread::sleep(Duration::from_millis(200));
+    let client = |_| {
+        let mut stream = connect(&registered.socket);
+        // So little that all but a page or two is read by the time it is written.
+        rustix::net::sockopt::set_socket_send_buffer_size(&stream, 4096).unwrap();
+        stream.write_all(&some).unwrap();
+        stream
+    };
+    let waiting: Vec<_> = (0..3).map(client).collect();
     let grown = registered.extension.peak_memory() - before;
     assert!(grown < 2 * MIB, "{grown} bytes were allocated for {} clients", waiting.len());
 }

@@ -35,7 +35,7 @@ fn a_refusal_is_one_line_and_status_1_after_a_pause_of_an_interval() {
     let start = Instant::now();
     let (status, said) = Extension::launch::<&str>(core.socket(), &[]).end();
     assert_eq!((status.code(), said), (Some(1), is_too_old(&core)));
-    let pause = Duration::from_secs(1)..Duration::from_secs(3);
+    let pause = Duration::from_secs(1)..Duration::from_secs(10);
     assert!(pause.contains(&start.elapsed()), "{:?}", start.elapsed());
 }
 
@@ -46,7 +46,7 @@ fn a_refused_sidecar_pauses_too() {
     let start = Instant::now();
     let (status, said) = Extension::sidecar(core.socket(), &[]).end();
     assert_eq!((status.code(), said), (Some(1), is_too_old(&core)));
-    let pause = Duration::from_secs(1)..Duration::from_secs(3);
+    let pause = Duration::from_secs(1)..Duration::from_secs(10);
     assert!(pause.contains(&start.elapsed()), "{:?}", start.elapsed());
 }
 
@@ -64,19 +64,20 @@ fn an_interval_of_zero_does_not_take_the_pause_away() {
 fn a_signal_ends_the_pause_after_a_refusal() {
     let core = Core::stock();
     core.faults().refuse(TOO_OLD);
-    let extension = Extension::launch(core.socket(), &["--interval=10"]);
+    let extension = Extension::launch(core.socket(), &["--interval=600"]);
     extension.wait_until_it_says("--verbose)\n");
     let start = Instant::now();
     extension.terminate();
     assert_eq!(extension.end().0.code(), Some(1));
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
 fn an_extension_that_the_core_has_not_missed_yet_is_waited_out() {
     let core = Core::stock();
     core.faults().refuse_next(3, DUPLICATE);
-    let _extension = Extension::launch::<&str>(core.socket(), &[]);
+    // Four looks, a quarter of the interval apart, have two intervals.
+    let _extension = Extension::launch(core.socket(), &["--interval=5"]);
     core.wait_for(NAME);
     assert_eq!(tables(&core), [ALTERNATIVE]);
 }
@@ -88,7 +89,7 @@ fn another_extension_of_the_name_is_waited_for_two_intervals_and_no_longer() {
     let start = Instant::now();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     extension.wait_until_it_says("is already registered at");
-    let two_intervals = Duration::from_secs(2)..Duration::from_secs(4);
+    let two_intervals = Duration::from_secs(2)..Duration::from_secs(12);
     assert!(two_intervals.contains(&start.elapsed()), "{:?}", start.elapsed());
     assert_eq!(extension.end().0.code(), Some(1));
 }

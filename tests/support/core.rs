@@ -26,6 +26,9 @@ use thrift::transport::{TBufferedReadTransport, TBufferedWriteTransport};
 use super::core_faults::{Faults, Outgoing};
 use super::remote;
 
+/// Longer than anything that a test waits for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A row as it goes over the wire, and as `--json` prints it.
 pub(crate) type Row = BTreeMap<String, String>;
 
@@ -47,6 +50,8 @@ pub(crate) struct Core {
 pub(crate) struct Shared {
     pub(crate) socket: PathBuf,
     pub(crate) own_tables: BTreeSet<String>,
+    /// How often its extensions were asked for.
+    lists: AtomicUsize,
     /// How many queries are being answered.
     pub(crate) running: AtomicUsize,
     state: Mutex<State>,
@@ -99,6 +104,7 @@ impl Core {
         let shared = Arc::new(Shared {
             socket,
             own_tables: own.iter().chain(&BUILT_IN).map(|name| (*name).to_owned()).collect(),
+            lists: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             state: Mutex::default(),
             faults: Faults::default(),
@@ -159,6 +165,16 @@ impl Core {
         self.shared.socket_of(uuid)
     }
 
+    /// Waits until its extensions are asked for again.
+    pub(crate) fn wait_for_another_list(&self) {
+        let before = self.shared.lists.load(Ordering::SeqCst);
+        let start = Instant::now();
+        while self.shared.lists.load(Ordering::SeqCst) == before {
+            assert!(start.elapsed() < PATIENCE, "no extension asks for the list");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Waits until an extension of that name is registered and listens.
     pub(crate) fn wait_for(&self, name: &str) -> ExtensionRouteUUID {
         self.wait_for_another(name, 0)
@@ -177,7 +193,7 @@ impl Core {
             {
                 return uuid;
             }
-            assert!(start.elapsed() < Duration::from_secs(10), "{name} did not register");
+            assert!(start.elapsed() < PATIENCE, "{name} did not register");
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -187,6 +203,7 @@ impl Drop for Core {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.faults().answer_after(Duration::ZERO);
+        self.faults().release_registrations();
         // Wakes the acceptor.
         let _ = UnixStream::connect(&self.shared.socket);
         if let Some(acceptor) = self.acceptor.take() {
@@ -388,6 +405,7 @@ impl ExtensionManagerSyncHandler for Handler {
             "0.0.0".to_owned(),
         );
         let extensions = self.0.extensions();
+        self.0.lists.fetch_add(1, Ordering::SeqCst);
         Ok([(0, core)]
             .into_iter()
             .chain(extensions.into_iter().map(|(u, e)| (u, e.info)))
@@ -404,7 +422,9 @@ impl ExtensionManagerSyncHandler for Handler {
         info: InternalExtensionInfo,
         registry: ExtensionRegistry,
     ) -> thrift::Result<ExtensionStatus> {
-        Ok(self.0.register(info, registry))
+        let status = self.0.register(info, registry);
+        self.0.faults.wait_for_release();
+        Ok(status)
     }
 
     fn handle_deregister_extension(

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::core::PATIENCE;
+
 /// None of them, until a test asks for it.
 #[derive(Default)]
 pub(crate) struct Faults {
@@ -18,6 +20,10 @@ pub(crate) struct Faults {
     forgets: AtomicBool,
     /// Milliseconds before each answer.
     delay: AtomicU64,
+    /// How many answers were begun while they are to be late.
+    late: AtomicUsize,
+    /// Registrations are taken and not answered.
+    holds: AtomicBool,
     /// How many answers are still to be cut.
     cuts: AtomicUsize,
     /// How many answers were cut.
@@ -51,9 +57,32 @@ impl Faults {
         self.delay.store(delay, Ordering::SeqCst);
     }
 
+    /// Waits until an answer is late.
+    pub(crate) fn wait_for_late_answer(&self) {
+        wait_until(|| self.late.load(Ordering::SeqCst) > 0, "the core is not asked");
+    }
+
+    /// Registrations are taken, and answered when they are released.
+    pub(crate) fn hold_registrations(&self) {
+        self.holds.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn release_registrations(&self) {
+        self.holds.store(false, Ordering::SeqCst);
+    }
+
+    pub(super) fn wait_for_release(&self) {
+        wait_until(|| !self.holds.load(Ordering::SeqCst), "the registration is not released");
+    }
+
     /// The next answers, that many, end in their middle.
     pub(crate) fn cut_next(&self, count: usize) {
         self.cuts.store(count, Ordering::SeqCst);
+    }
+
+    /// Waits until so many answers ended in their middle.
+    pub(crate) fn wait_for_cuts(&self, count: usize) {
+        wait_until(|| self.cut() == count, "the answers are not cut");
     }
 
     /// How many answers ended in their middle.
@@ -74,6 +103,14 @@ impl Faults {
     }
 }
 
+fn wait_until(is_so: impl Fn() -> bool, otherwise: &str) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "{otherwise}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// The way to a client, on which answers are late or end in their middle.
 pub(super) struct Outgoing<'a> {
     pub(super) stream: &'a UnixStream,
@@ -84,6 +121,8 @@ impl Write for Outgoing<'_> {
     /// Is given whole answers, as long as they are short.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let start = Instant::now();
+        let is_late = self.faults.delay.load(Ordering::SeqCst) > 0;
+        self.faults.late.fetch_add(usize::from(is_late), Ordering::SeqCst);
         // Looked at again and again: a core that ends does not wait.
         while start.elapsed() < Duration::from_millis(self.faults.delay.load(Ordering::SeqCst)) {
             thread::sleep(Duration::from_millis(10));

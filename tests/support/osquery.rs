@@ -12,6 +12,9 @@ use super::process::{BINARY, Extension};
 /// The table's name beside the built-in one, in both.
 pub(crate) const TABLE: &str = "alt_process_open_sockets";
 
+/// A captured tree of proc.
+const CAPTURED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/one-of-each");
+
 /// An osquery that has the extension.
 pub(crate) enum Osquery {
     /// Ours, and the extension that it talks to.
@@ -22,8 +25,17 @@ pub(crate) enum Osquery {
 
 impl Osquery {
     pub(crate) fn stand_in() -> Osquery {
+        Osquery::stand_in_with(&[])
+    }
+
+    /// The same over a captured tree, whose few sockets are always the same.
+    pub(crate) fn stand_in_over_captured() -> Osquery {
+        Osquery::stand_in_with(&[&format!("--procfs={CAPTURED}")])
+    }
+
+    fn stand_in_with(flags: &[&str]) -> Osquery {
         let core = Core::stock();
-        let extension = Extension::launch::<&str>(core.socket(), &[]);
+        let extension = Extension::launch(core.socket(), flags);
         core.wait_for("process_open_sockets");
         core.take_requests();
         Osquery::StandIn { core, extension }

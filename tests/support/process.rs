@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_process_open_sockets");
 /// Longer than anything that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running extension; killed when dropped.
 pub(crate) struct Extension {
@@ -50,7 +50,7 @@ impl Extension {
             .env("OSQUERY_EXTENSION", std::process::id().to_string())
             .arg("--socket")
             .arg(socket)
-            .args(["--timeout", "5", "--interval", "1"])
+            .args(["--timeout", "20", "--interval", "1"])
             .args(more);
         Extension::run(&mut command)
     }

@@ -3,13 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use process_open_sockets::extension::Event;
 use process_open_sockets::extension::requests::Requests;
 use process_open_sockets::extension::service::{Limits, Listening, Service};
+use process_open_sockets::extension::turns::Turns;
 use tables::{Column, ColumnOptions, ColumnType, Error, QueryContext, Rows, Table, Value};
 use tempfile::TempDir;
+
+/// Longer than anything that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The table's name.
 pub(crate) const NUMBERS: &str = "numbers";
@@ -18,6 +23,7 @@ pub(crate) const NUMBERS: &str = "numbers";
 pub(crate) struct Served {
     pub(crate) socket: PathBuf,
     pub(crate) events: Receiver<Event>,
+    turns: Arc<Turns>,
     _listening: Listening,
     _dir: TempDir,
 }
@@ -31,14 +37,24 @@ impl Served {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let socket = dir.path().join("service");
         let (send, events) = channel();
-        let requests = Requests::new(NUMBERS.to_owned(), Arc::new(table), Arc::default(), send);
+        let turns = Arc::<Turns>::default();
+        let requests = Requests::new(NUMBERS.to_owned(), Arc::new(table), Arc::clone(&turns), send);
         let service = Arc::new(Service::new(requests, limits));
         let listening = Listening::start(&socket, service).expect("a socket");
-        Served { socket, events, _listening: listening, _dir: dir }
+        Served { socket, events, turns, _listening: listening, _dir: dir }
     }
 
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Waits until so many queries scan or wait.
+    pub(crate) fn wait_for_queries(&self, count: usize) {
+        let start = Instant::now();
+        while self.turns.queries() != count {
+            assert!(start.elapsed() < PATIENCE, "there are {} queries", self.turns.queries());
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -144,8 +160,7 @@ impl Gate {
     /// Waits until so many scans wait at once.
     pub(crate) fn wait_for(&self, count: usize) {
         let state = self.state.lock().expect("a lock");
-        let patience = Duration::from_secs(10);
-        let waited = self.changed.wait_timeout_while(state, patience, |at| at.waiting < count);
+        let waited = self.changed.wait_timeout_while(state, PATIENCE, |at| at.waiting < count);
         assert!(!waited.expect("a lock").1.timed_out(), "there are not {count} scans");
     }
 

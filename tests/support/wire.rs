@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
 
 pub(crate) const CALL: u8 = 1;
 pub(crate) const REPLY: u8 = 2;
@@ -73,12 +75,44 @@ pub(crate) fn response(code: i32, words: &str, rows: &[Vec<u8>]) -> Vec<u8> {
     message(REPLY, "call", 1, &[field(STRUCT, 0, &response), vec![STOP]].concat())
 }
 
-/// A connection on which nothing waits for long.
+/// Longer than anything that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A connection on which nothing waits without end.
 pub(crate) fn connect(socket: &Path) -> UnixStream {
     let stream = UnixStream::connect(socket).expect("a connection");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time limit");
-    stream.set_write_timeout(Some(Duration::from_secs(20))).expect("a time limit");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+    stream.set_write_timeout(Some(PATIENCE)).expect("a time limit");
     stream
+}
+
+/// Waits until there is something to read, or the other end is closed.
+pub(crate) fn wait_for_answer(stream: &UnixStream) {
+    assert!(is_ready_within(stream, PollFlags::IN, PATIENCE), "nothing comes");
+}
+
+/// Waits until the other end is closed, whatever is left to read.
+pub(crate) fn wait_for_hangup(stream: &UnixStream) {
+    assert!(hangs_up_within(stream, PATIENCE), "the connection stays open");
+}
+
+/// Whether the other end is closed within that time, whatever is left to read.
+pub(crate) fn hangs_up_within(stream: &UnixStream, time: Duration) -> bool {
+    is_ready_within(stream, PollFlags::empty(), time)
+}
+
+/// A hangup counts whether it is asked for or not.
+fn is_ready_within(stream: &UnixStream, flags: PollFlags, time: Duration) -> bool {
+    let end = Instant::now() + time;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = left.try_into().expect("a short time");
+        match poll(&mut [PollFd::new(stream, flags)], Some(&timeout)) {
+            Ok(count) => return count > 0,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("poll: {error}"),
+        }
+    }
 }
 
 /// Sends that, and nothing more.
