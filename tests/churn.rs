@@ -32,7 +32,7 @@ fn duration() -> Duration {
 /// What there has to be of each, however slow the machine is.
 const SOCKETS: u64 = 1000;
 const PROCESSES: u64 = 10;
-const ROWS: usize = 50;
+const ROWS: usize = 20;
 
 /// What is there all the time: inodes, and who holds each.
 struct Lasting {
