@@ -9,7 +9,8 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::process::Command;
 
-use support::left_out::{is_root_or_say, say_left_out};
+use support::bpf;
+use support::left_out::is_root_or_say;
 
 #[test]
 fn in_a_pid_namespace_bpf_tells_its_pids() {
@@ -23,8 +24,8 @@ fn in_a_pid_namespace_bpf_tells_its_pids() {
     let select = format!("SELECT pid, fd FROM process_open_sockets WHERE socket = {inode} AND pid");
     let queries = format!(
         "for flag in --no-bpf --source=bpf; do
-            $0 query $flag --list --header=false \"{select} = 1\"
-            $0 query $flag --list --header=false \"{select} < 2 AND pid > 0\"
+            $0 query $flag --verbose --list --header=false \"{select} = 1\"
+            $0 query $flag --verbose --list --header=false \"{select} < 2 AND pid > 0\"
         done; exit"
     );
     let out = Command::new("unshare")
@@ -33,10 +34,9 @@ fn in_a_pid_namespace_bpf_tells_its_pids() {
         .stdin(OwnedFd::from(listener))
         .output()
         .unwrap();
-    let (rows, said) =
-        (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap());
-    assert_eq!(rows, "1|0\n".repeat(4), "{said}");
-    if said.contains("without BPF") {
-        say_left_out(test, &said);
-    }
+    let rows = String::from_utf8(out.stdout).unwrap();
+    let log = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(rows, "1|0\n".repeat(4), "{log}");
+    let lines: Vec<String> = log.lines().map(str::to_owned).collect();
+    bpf::is_used_or_say(test, &lines);
 }

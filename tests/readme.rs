@@ -17,7 +17,7 @@ use process_open_sockets::shell::vtab;
 use rusqlite::Connection;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
 use support::left_out::say_left_out;
-use tables::process_open_sockets::{ALTERNATIVE_NAME, NAME, Options, ProcessOpenSockets};
+use tables::process_open_sockets::{ALTERNATIVE_NAME, NAME, Options, ProcessOpenSockets, Threads};
 use tables::{ColumnOptions, Table};
 
 const README: &str = include_str!("../README.md");
@@ -132,7 +132,7 @@ fn every_example_returns_the_rows_that_it_is_about() {
     let (_full, _waiting, full_port) = full_listener();
     let thread = Thread::start();
 
-    let options = Options { threads: true, ..Options::default() };
+    let options = Options { threads: Threads::On, ..Options::default() };
     let table = Arc::new(ProcessOpenSockets::new(options));
     let connection = Connection::open_in_memory().unwrap();
     for name in [NAME, ALTERNATIVE_NAME] {

@@ -32,6 +32,7 @@ fn its_first_thread_ends() {
     use std::io::{BufRead, BufReader};
     use std::path::Path;
     use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
 
     use support::rows::{rows_where, table};
 
@@ -44,14 +45,18 @@ fn its_first_thread_ends() {
     let pid = child.id();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let port = line.trim();
+    let (port, inode) = line.trim().split_once(' ').unwrap();
     let task = format!("/proc/{pid}/stat");
+    let end = Instant::now() + Duration::from_secs(60);
     while !std::fs::read_to_string(&task).unwrap().contains(") Z ") {
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        assert!(Instant::now() < end, "the first thread has not ended");
+        std::thread::sleep(Duration::from_millis(5));
     }
 
     let table = table(Path::new("/proc"));
-    let by_port = rows_where(&table, &[("local_port", port), ("state", "LISTEN")]);
+    // Others listen at the same port, of other addresses and in other network namespaces.
+    let mut by_port = rows_where(&table, &[("local_port", port), ("state", "LISTEN")]);
+    by_port.retain(|row| row.split('|').nth(2) == Some(inode));
     let by_pid = rows_where(&table, &[("pid", &pid.to_string())]);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -61,12 +66,13 @@ fn its_first_thread_ends() {
     assert_eq!(by_pid, by_port);
 }
 
-/// Listens, says at which port, and ends its first thread.
+/// Listens, prints the port and the socket's inode, and ends its first thread.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, clippy::unwrap_used, clippy::unreachable)]
 fn child() -> ! {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    println!("{}", listener.local_addr().unwrap().port());
+    let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
+    println!("{} {inode}", listener.local_addr().unwrap().port());
     std::thread::spawn(move || {
         // Until the parent is done.
         let _ = std::io::stdin().read_line(&mut String::new());

@@ -2,10 +2,10 @@
 
 use std::cell::RefCell;
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 thread_local! {
-    static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static LINES: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
 }
 
 struct Capture;
@@ -16,7 +16,8 @@ impl Log for Capture {
     }
 
     fn log(&self, record: &Record) {
-        LINES.with_borrow_mut(|lines| lines.push(format!("{} {}", record.level(), record.args())));
+        let line = format!("{} {}", record.level(), record.args());
+        LINES.with_borrow_mut(|lines| lines.push((record.level(), line)));
     }
 
     fn flush(&self) {}
@@ -24,9 +25,16 @@ impl Log for Capture {
 
 /// What `run` returns, and what it logged as a warning or an error.
 pub fn logged<T>(run: impl FnOnce() -> T) -> (T, Vec<String>) {
-    // Another test of this process may have been first.
+    logged_from(LevelFilter::Warn, run)
+}
+
+/// What `run` returns, and what it logged at that level or a more severe one.
+pub fn logged_from<T>(level: LevelFilter, run: impl FnOnce() -> T) -> (T, Vec<String>) {
+    // Another test of this process may have been first. All of them share the highest level.
     let _ = log::set_logger(&Capture);
-    log::set_max_level(LevelFilter::Warn);
+    log::set_max_level(LevelFilter::Debug);
     LINES.take();
-    (run(), LINES.take())
+    let value = run();
+    let lines = LINES.take().into_iter().filter(|(of, _)| *of <= level);
+    (value, lines.map(|(_, line)| line).collect())
 }

@@ -5,17 +5,21 @@
 #![allow(dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub(crate) mod bpf;
 pub(crate) mod context;
 #[cfg(feature = "shell")]
 pub(crate) mod core;
 #[cfg(feature = "shell")]
 pub(crate) mod core_faults;
+#[cfg(target_os = "linux")]
+pub(crate) mod isolated;
 pub(crate) mod left_out;
 pub(crate) mod log_capture;
 #[cfg(feature = "shell")]
 pub(crate) mod native;
 #[cfg(feature = "shell")]
 pub(crate) mod osquery;
+pub(crate) mod over;
 #[cfg(target_os = "linux")]
 pub(crate) mod own;
 #[cfg(target_os = "linux")]

@@ -1,6 +1,7 @@
 //! A process that does nothing, and holds a socket.
 
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// It sleeps until this is dropped.
 pub(crate) struct Sleeper(pub(crate) Child);
@@ -9,7 +10,21 @@ impl Sleeper {
     /// With this as its standard input.
     pub(crate) fn holding(socket: impl Into<Stdio>) -> Sleeper {
         let mut command = Command::new("sleep");
-        Sleeper(command.arg("600").stdin(socket).stdout(Stdio::null()).spawn().unwrap())
+        let child = command.arg("600").stdin(socket).stdout(Stdio::null()).spawn().unwrap();
+        Sleeper(child).started()
+    }
+
+    /// Waits until the process is `sleep`. Linux closes what it does not keep before it names it so
+    /// (`begin_new_exec` in fs/exec.c); until then it holds all that its parent holds.
+    fn started(self) -> Sleeper {
+        let comm = format!("/proc/{}/comm", self.pid());
+        let end = Instant::now() + Duration::from_secs(60);
+        let is_sleep = || std::fs::read_to_string(&comm).is_ok_and(|name| name == "sleep\n");
+        while cfg!(target_os = "linux") && !is_sleep() {
+            assert!(Instant::now() < end, "the child did not become sleep(1)");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -1,5 +1,6 @@
 //! Rows as they should be, and how what the table shows differs from them.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
@@ -222,11 +223,15 @@ pub(crate) fn unknown_with_file() -> &'static str {
     let is_pid = |path: &Path| path.join("fd").exists() && path.join("comm").exists();
     let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
     let denied = processes.filter(|path| is_pid(path)).any(|path| {
-        let Ok(fds) = std::fs::read_dir(path.join("fd")) else { return path.exists() };
-        fds.flatten().any(|fd| {
-            let read = std::fs::read_link(fd.path());
-            read.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
-        })
+        // Others come and go meanwhile.
+        let is_denied = |error: &std::io::Error| error.kind() == ErrorKind::PermissionDenied;
+        match std::fs::read_dir(path.join("fd")) {
+            Ok(mut fds) => fds.any(|fd| {
+                fd.and_then(|fd| std::fs::read_link(fd.path()))
+                    .is_err_and(|error| is_denied(&error))
+            }),
+            Err(error) => is_denied(&error),
+        }
     });
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap();
     let is_first = namespace.to_str() == Some("pid:[4026531836]");
@@ -303,13 +308,26 @@ pub(crate) fn contradictions(told: &[Row], less: &[Row]) -> Vec<String> {
     contradictions
 }
 
+/// The same of the rows in which a column has that value.
+pub(crate) fn differences_of(
+    options: Options,
+    column: &str,
+    value: &str,
+    places: &[Place],
+    expected: &[Row],
+) -> Vec<String> {
+    let expected: Vec<Row> =
+        expected.iter().filter(|row| row.cell(column) == value).cloned().collect();
+    compare(rows(options, &[(column, value.to_owned())]), places, &expected)
+}
+
 /// The same of this process's sockets.
 pub(crate) fn differences_of_mine(
     options: Options,
     places: &[Place],
     expected: &[Row],
 ) -> Vec<String> {
-    compare(rows_of_mine(options), places, expected)
+    differences_of(options, "pid", &std::process::id().to_string(), places, expected)
 }
 
 fn compare(mut shown: Vec<Row>, places: &[Place], expected: &[Row]) -> Vec<String> {
@@ -331,9 +349,9 @@ fn compare(mut shown: Vec<Row>, places: &[Place], expected: &[Row]) -> Vec<Strin
     missing.chain(shown.iter().map(|row| text("too much", row))).collect()
 }
 
-/// Waits until it is so, for a while.
+/// Waits until it is so, or half a minute.
 pub(crate) fn wait_for(is_so: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(30);
     while !is_so() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -70,26 +70,6 @@ fn columns(sockets: Vec<Socket>) -> Vec<String> {
 }
 
 #[test]
-fn dumps_have_the_same_rows_as_the_files_of_proc_net() {
-    in_quiet_namespace(module_path!(), "dumps_have_the_same_rows_as_the_files_of_proc_net", || {
-        let _held = sockets();
-        for (file, at_least) in [
-            (SocketTable::Tcp, 14),
-            (SocketTable::Tcp6, 29),
-            (SocketTable::Udp, 2),
-            (SocketTable::Udp6, 4),
-            (SocketTable::Unix, 18),
-            (SocketTable::Packet, 1),
-        ] {
-            let (dumped, dump) = dumped(&Request::of(file).unwrap());
-            assert_eq!(dump, Dump::Complete, "{file:?}");
-            assert!(dumped.len() >= at_least, "{file:?}: {}", dumped.len());
-            assert_eq!(columns(dumped), columns(printed(file)), "{file:?}");
-        }
-    });
-}
-
-#[test]
 fn what_the_kernel_has_no_list_of_is_unsupported_and_the_next_dump_is_answered() {
     in_quiet_namespace(
         module_path!(),
@@ -289,10 +269,10 @@ fn another_namespace_is_asked_without_the_caller_going_there() {
             let read = std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up);
             (child, read)
         }
-        Err(error) => {
+        Err(_) => {
             return say_left_out(
                 "another_namespace_is_asked_without_the_caller_going_there",
-                &format!("no unshare: {error}"),
+                "needs unshare (util-linux)",
             );
         }
     };
