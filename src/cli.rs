@@ -233,6 +233,15 @@ pub struct TableFlags {
         env = "PROCESS_OPEN_SOCKETS_FAMILIES"
     )]
     pub families: Families,
+    /// Return a row for every file descriptor; by default, a process has rows for its lowest 100
+    /// descriptors of one socket, and the column descriptors counts all
+    #[arg(
+        long,
+        global = true,
+        env = "PROCESS_OPEN_SOCKETS_ALL_DESCRIPTORS",
+        value_parser = clap::builder::FalseyValueParser::new()
+    )]
+    pub all_descriptors: bool,
 }
 
 fn families(list: &str) -> Result<Families, String> {
@@ -294,7 +303,9 @@ impl TableFlags {
         let others = self.linux.options();
         #[cfg(not(target_os = "linux"))]
         let others = Options::default();
-        Options { families, ..others }
+        let descriptors_per_socket =
+            others.descriptors_per_socket.filter(|_| !self.all_descriptors);
+        Options { families, descriptors_per_socket, ..others }
     }
 }
 

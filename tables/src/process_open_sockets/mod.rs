@@ -13,7 +13,10 @@ mod filter;
 pub mod fuzz;
 mod gap;
 mod gap_log;
-#[allow(dead_code, reason = "the collector is for the scans, which do not use it yet")]
+#[cfg_attr(
+    not(target_os = "macos"),
+    allow(dead_code, reason = "so far the scan of macOS collects with it")
+)]
 mod holders;
 mod inet_ntop;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
@@ -56,6 +59,9 @@ pub struct Options {
     pub threads: bool,
     /// Which sockets there are rows of.
     pub families: Families,
+    /// How many descriptors of one socket a process has rows for: the lowest are kept, and the column
+    /// `descriptors` counts all. None keeps all.
+    pub descriptors_per_socket: Option<u32>,
 }
 
 impl Options {
@@ -127,6 +133,7 @@ impl Default for Options {
             snapshot_ttl: Duration::from_secs(1),
             threads: false,
             families: Families::default(),
+            descriptors_per_socket: Some(holders::DEFAULT_DESCRIPTORS_PER_SOCKET),
         }
     }
 }
@@ -160,6 +167,8 @@ enum Field {
     Scope,
     LastPid,
     Control,
+    Descriptors,
+    RowsOmitted,
 }
 
 impl Field {
@@ -167,7 +176,7 @@ impl Field {
     const ALL: &'static [Field] =
         if cfg!(target_os = "macos") { &Field::MACOS } else { &Field::LINUX };
 
-    const LINUX: [Field; 22] = [
+    const LINUX: [Field; 24] = [
         Field::Pid,
         Field::Fd,
         Field::Socket,
@@ -190,9 +199,11 @@ impl Field {
         Field::Interface,
         Field::CgroupPath,
         Field::Scope,
+        Field::Descriptors,
+        Field::RowsOmitted,
     ];
 
-    const MACOS: [Field; 20] = [
+    const MACOS: [Field; 22] = [
         Field::Pid,
         Field::Fd,
         Field::Socket,
@@ -213,6 +224,8 @@ impl Field {
         Field::Interface,
         Field::LastPid,
         Field::Control,
+        Field::Descriptors,
+        Field::RowsOmitted,
     ];
 
     /// Its number, by which queries speak of it; None if this platform does not have it.
@@ -252,6 +265,8 @@ impl Field {
             Field::Scope => ("scope", ColumnType::Integer, hidden),
             Field::LastPid => ("last_pid", ColumnType::Integer, hidden),
             Field::Control => ("control", ColumnType::Text, hidden),
+            Field::Descriptors => ("descriptors", ColumnType::Integer, hidden),
+            Field::RowsOmitted => ("rows_omitted", ColumnType::BigInt, hidden),
         };
         Column { name: name.into(), kind, options }
     }
