@@ -239,6 +239,15 @@ pub struct TableFlags {
         env = "PROCESS_OPEN_SOCKETS_FAMILIES"
     )]
     pub families: Families,
+    /// Return a row for every file descriptor; by default, a process has rows for its lowest 100
+    /// descriptors of one socket, and the column descriptors counts all
+    #[arg(
+        long,
+        global = true,
+        env = "PROCESS_OPEN_SOCKETS_ALL_DESCRIPTORS",
+        value_parser = clap::builder::FalseyValueParser::new()
+    )]
+    pub all_descriptors: bool,
     /// Seconds that one scan may take, from 1 to 3600; what it has not read by then is counted and logged
     #[arg(
         long,
@@ -322,7 +331,9 @@ impl TableFlags {
         #[cfg(not(target_os = "linux"))]
         let others = Options::default();
         let scan_timeout = Duration::from_secs(self.scan_timeout);
-        Options { families, scan_timeout, ..others }
+        let descriptors_per_socket =
+            others.descriptors_per_socket.filter(|_| !self.all_descriptors);
+        Options { families, scan_timeout, descriptors_per_socket, ..others }
     }
 }
 

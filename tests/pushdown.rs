@@ -54,7 +54,7 @@ fn answer(connection: &Connection, table: &str, rest: &str, is_ours: &str) -> Ve
     answer
 }
 
-const COLUMNS: [&str; 22] = [
+const COLUMNS: [&str; 24] = [
     "pid",
     "fd",
     "socket",
@@ -77,6 +77,8 @@ const COLUMNS: [&str; 22] = [
     "interface",
     "cgroup_path",
     "scope",
+    "descriptors",
+    "rows_omitted",
 ];
 
 const NONSENSE: [&str; 26] = [

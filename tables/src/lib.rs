@@ -5,8 +5,10 @@
 
 pub mod process_open_sockets;
 mod table;
+mod water_level;
 
 pub use table::{
     Column, ColumnOptions, ColumnType, ColumnsUsed, Constraint, Error, Operator, QueryContext,
     Rows, Table, Value,
 };
+pub use water_level::water_level;

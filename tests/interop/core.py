@@ -49,6 +49,8 @@ COLUMNS = [
     ("interface", "TEXT", "24"),
     ("cgroup_path", "TEXT", "24"),
     ("scope", "INTEGER", "24"),
+    ("descriptors", "INTEGER", "24"),
+    ("rows_omitted", "BIGINT", "24"),
 ]
 
 

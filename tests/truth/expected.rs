@@ -37,7 +37,7 @@ impl Place {
     /// One that nobody holds, and why not.
     pub(crate) fn nobody(&self, why: &str) -> Row {
         let row = self.row().with("pid", -1).with("fd", -1).with("socket", 0).with("tid", "NULL");
-        row.with("owner_unknown", why).with("uid", "NULL")
+        row.with("descriptors", "NULL").with("owner_unknown", why).with("uid", "NULL")
     }
 
     fn row(&self) -> Row {
@@ -50,7 +50,8 @@ impl Place {
         let row =
             row.with("local_port", 0).with("remote_port", 0).with("net_namespace", &self.number);
         let row = row.with("peer_socket", "NULL").with("rx_queue", "NULL").with("tx_queue", "NULL");
-        row.with("scope", 0).with("cgroup_path", "")
+        let row = row.with("scope", 0).with("cgroup_path", "");
+        row.with("descriptors", 1).with("rows_omitted", 0)
     }
 }
 

@@ -176,6 +176,15 @@ impl Answer {
                 let both = socket.net_namespace.zip(self.snapshot.host);
                 number(both.map(|(namespace, host)| namespace == host))
             }
+            Field::Descriptors => match row.of {
+                RowOf::Holder { pid, fd, tid } => {
+                    let holder = Holder { inode: socket.inode, pid, fd, tid };
+                    Value::Integer(self.snapshot.holders.descriptors(&holder).into())
+                }
+                RowOf::Unheld(_) => Value::Null,
+            },
+            // So far an answer that is too long is an error instead.
+            Field::RowsOmitted => Value::Integer(0),
             Field::LastPid => number(darwin().and_then(|darwin| darwin.last_pid)),
             Field::Control => match &socket.binding {
                 Binding::System { control, .. } => Value::Text((&**control).into()),

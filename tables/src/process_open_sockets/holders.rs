@@ -99,6 +99,13 @@ impl HolderCollector {
         }
     }
 
+    /// Forgets the holders of a socket.
+    #[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "macOS reuses handles"))]
+    pub(crate) fn remove_socket(&mut self, inode: u64) {
+        self.list.retain(|holder| holder.inode != inode);
+        self.beyond.retain(|group, _| group.inode != inode);
+    }
+
     /// Adds what another collector with the same `per_socket` has.
     pub(crate) fn append(&mut self, mut other: HolderCollector) {
         if self.list.is_empty() {

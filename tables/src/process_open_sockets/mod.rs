@@ -13,7 +13,7 @@ mod filter;
 pub mod fuzz;
 mod gap;
 mod gap_log;
-#[allow(dead_code, reason = "the collector is for the scans, which do not use it yet")]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod holders;
 mod inet_ntop;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
@@ -57,6 +57,9 @@ pub struct Options {
     pub scan_timeout: Duration,
     /// Which sockets there are rows of.
     pub families: Families,
+    /// How many descriptors of one socket a process has rows for: the lowest are kept, and the column
+    /// `descriptors` counts all. None keeps all.
+    pub descriptors_per_socket: Option<u32>,
 }
 
 impl Options {
@@ -140,6 +143,7 @@ impl Default for Options {
             threads: Threads::Auto,
             scan_timeout: Duration::from_secs(30),
             families: Families::default(),
+            descriptors_per_socket: Some(holders::DEFAULT_DESCRIPTORS_PER_SOCKET),
         }
     }
 }
@@ -173,6 +177,8 @@ enum Field {
     Scope,
     LastPid,
     Control,
+    Descriptors,
+    RowsOmitted,
 }
 
 impl Field {
@@ -180,7 +186,7 @@ impl Field {
     const ALL: &'static [Field] =
         if cfg!(target_os = "macos") { &Field::MACOS } else { &Field::LINUX };
 
-    const LINUX: [Field; 22] = [
+    const LINUX: [Field; 24] = [
         Field::Pid,
         Field::Fd,
         Field::Socket,
@@ -203,9 +209,11 @@ impl Field {
         Field::Interface,
         Field::CgroupPath,
         Field::Scope,
+        Field::Descriptors,
+        Field::RowsOmitted,
     ];
 
-    const MACOS: [Field; 20] = [
+    const MACOS: [Field; 22] = [
         Field::Pid,
         Field::Fd,
         Field::Socket,
@@ -226,6 +234,8 @@ impl Field {
         Field::Interface,
         Field::LastPid,
         Field::Control,
+        Field::Descriptors,
+        Field::RowsOmitted,
     ];
 
     /// Its number, by which queries speak of it; None if this platform does not have it.
@@ -265,6 +275,8 @@ impl Field {
             Field::Scope => ("scope", ColumnType::Integer, hidden),
             Field::LastPid => ("last_pid", ColumnType::Integer, hidden),
             Field::Control => ("control", ColumnType::Text, hidden),
+            Field::Descriptors => ("descriptors", ColumnType::Integer, hidden),
+            Field::RowsOmitted => ("rows_omitted", ColumnType::BigInt, hidden),
         };
         Column { name: name.into(), kind, options }
     }

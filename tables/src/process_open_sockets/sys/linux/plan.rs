@@ -4,7 +4,6 @@ use std::fmt;
 
 use super::bpf::TaskFiles;
 use crate::process_open_sockets::filter::Filter;
-use crate::process_open_sockets::holders::DEFAULT_DESCRIPTORS_PER_SOCKET;
 use crate::process_open_sockets::socket_table::SocketTable;
 use crate::process_open_sockets::{Options, Source, Threads};
 
@@ -71,7 +70,7 @@ impl Plan {
                 // Before Linux 6.7 a lookup with threads walks the process.
                 Threads::Auto => bpf.is_some_and(TaskFiles::reads_all_threads),
             },
-            per_socket: Some(DEFAULT_DESCRIPTORS_PER_SOCKET),
+            per_socket: options.descriptors_per_socket,
             tables_from: options.source,
             tables: SocketTable::ALL.into_iter().filter(is_admitted).collect(),
             unlisted,

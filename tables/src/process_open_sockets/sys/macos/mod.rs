@@ -26,17 +26,19 @@ use crate::process_open_sockets::model::Snapshot;
 /// Collects.
 pub(crate) struct Collector {
     calls: Calls,
+    descriptors_per_socket: Option<u32>,
 }
 
 impl Collector {
-    /// Of the options only the families mean something here, and the filter has them.
+    /// Of the other options only the families mean something here, and the filter has them.
     #[cfg(target_os = "macos")]
-    pub(crate) fn new(_options: crate::process_open_sockets::Options) -> Self {
-        Collector { calls: ffi::CALLS }
+    pub(crate) fn new(options: crate::process_open_sockets::Options) -> Self {
+        let descriptors_per_socket = options.descriptors_per_socket;
+        Collector { calls: ffi::CALLS, descriptors_per_socket }
     }
 
     /// Collects what the filter asks for.
     pub(crate) fn collect(&self, filter: &Filter) -> Result<Snapshot, Error> {
-        Scan::new(&self.calls, filter).run()
+        Scan::new(&self.calls, filter, self.descriptors_per_socket).run()
     }
 }

@@ -8,7 +8,7 @@ use super::{libproc, sysctl};
 use crate::Error;
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
-use crate::process_open_sockets::holders::Holder;
+use crate::process_open_sockets::holders::{Holder, HolderCollector};
 use crate::process_open_sockets::model::{Binding, DarwinDetails, Presence, Snapshot, Socket};
 use crate::process_open_sockets::parse::pcblist_n::{End, Listing, Pcb, PcbList};
 use crate::process_open_sockets::parse::socket_fdinfo::{self, Held};
@@ -20,7 +20,7 @@ pub(super) struct Scan<'a> {
     filter: &'a Filter,
     /// Sockets that somebody holds, by handle.
     held: HashMap<u64, Held>,
-    holders: Vec<Holder>,
+    holders: HolderCollector,
     /// Processes and lists of which something could not be read: it is said once, however often they are
     /// read.
     faulty_pids: HashSet<i32>,
@@ -32,12 +32,16 @@ pub(super) struct Scan<'a> {
 type Listed = Vec<(PcbList, Pcb)>;
 
 impl<'a> Scan<'a> {
-    pub(super) fn new(calls: &'a Calls, filter: &'a Filter) -> Self {
+    pub(super) fn new(
+        calls: &'a Calls,
+        filter: &'a Filter,
+        descriptors_per_socket: Option<u32>,
+    ) -> Self {
         Scan {
             calls,
             filter,
             held: HashMap::new(),
-            holders: Vec::new(),
+            holders: HolderCollector::new(descriptors_per_socket),
             faulty_pids: HashSet::new(),
             faulty_lists: HashSet::new(),
             gaps: Gaps::default(),
@@ -182,6 +186,7 @@ impl<'a> Scan<'a> {
                         let inode = held.socket.inode;
                         self.keep(held);
                         self.holders.push(Holder { inode, pid, fd, tid: None });
+                        self.holders.prune_if_large(|_| true);
                     }
                     _ => gaps.add(GapKind::Record, || format!("process {pid}, fd {fd}")),
                 },
@@ -200,7 +205,7 @@ impl<'a> Scan<'a> {
         let handle = held.socket.inode;
         if let Some(earlier) = self.held.get(&handle) {
             if Identity::from(earlier).is_another(&Identity::from(&held)) {
-                self.holders.retain(|holder| holder.inode != handle);
+                self.holders.remove_socket(handle);
             } else {
                 held.socket.details.uid = earlier.socket.details.uid;
                 held.details.last_pid = earlier.details.last_pid;
@@ -293,7 +298,7 @@ impl<'a> Scan<'a> {
         all.sort_by_key(|(socket, _)| socket.inode);
         all.dedup_by(|(later, _), (earlier, _)| later.inode != 0 && later.inode == earlier.inode);
         let (sockets, darwin) = all.into_iter().unzip();
-        let holders = self.holders.into_iter().collect();
+        let holders = self.holders.finish(|_| true);
         Snapshot { sockets, holders, gaps: self.gaps, darwin, ..Snapshot::default() }
     }
 }

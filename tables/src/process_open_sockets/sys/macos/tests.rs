@@ -298,10 +298,14 @@ struct Answered {
 
 const ALL: Families = Families::all();
 
+fn collector() -> Collector {
+    Collector { calls: CALLS, descriptors_per_socket: Some(100) }
+}
+
 fn ask_about(mac: Mac, query: &QueryContext, families: Families, fields: &[Field]) -> Answered {
     MAC.set(mac);
     let filter = Filter::new(query, families);
-    let snapshot = Collector { calls: CALLS }.collect(&filter).unwrap();
+    let snapshot = collector().collect(&filter).unwrap();
     let gaps = snapshot.gaps.clone();
     let answer = correlate(snapshot, &filter);
     let cell = |row, field| match answer.value(row, field) {
@@ -352,16 +356,16 @@ fn a_mac_gives_a_row_for_each_holder_and_for_each_socket_without_one() {
         answered.rows,
         [
             // pid, fd, socket, family, protocol, addresses, ports, path, state;
-            // owner_unknown, type, uid, peer, queues, interface, last_pid, control
-            "-1|-1|0|2|6|192.0.2.10|198.51.100.7|50002|443||ESTABLISHED|user_space|1|NULL|NULL|0|0||200|",
-            "-1|-1|5|10|17|fe80::1|::|5353|0|||unreadable|2|0|NULL|0|0||300|",
-            "-1|-1|6|2|6|192.0.2.10|198.51.100.7|22|50001||TIME_WAIT|time_wait|1|501|NULL|0|0||100|",
-            "100|3|-8070450532247928831|10|6|0.0.0.0|0.0.0.0|22|0||LISTEN||1|0|NULL|1|128||100|",
-            "100|4|3|1|0|||0|0|/var/run/s|||1|501|4|0|0||100|",
-            "100|5|2|2|6|192.0.2.10|198.51.100.7|22|50000||ESTABLISHED||1|501|NULL|5|0||200|",
-            "200|3|2|2|6|192.0.2.10|198.51.100.7|22|50000||ESTABLISHED||1|501|NULL|5|0||200|",
-            "200|7|4|1|0|||0|0||||1|501|3|0|0||100|",
-            "200|8|7|32|2|||0|0||||2|501|NULL|0|0||200|com.apple.net.utun_control",
+            // owner_unknown, type, uid, peer, queues, interface, last_pid, control, descriptors, rows_omitted
+            "-1|-1|0|2|6|192.0.2.10|198.51.100.7|50002|443||ESTABLISHED|user_space|1|NULL|NULL|0|0||200||NULL|0",
+            "-1|-1|5|10|17|fe80::1|::|5353|0|||unreadable|2|0|NULL|0|0||300||NULL|0",
+            "-1|-1|6|2|6|192.0.2.10|198.51.100.7|22|50001||TIME_WAIT|time_wait|1|501|NULL|0|0||100||NULL|0",
+            "100|3|-8070450532247928831|10|6|0.0.0.0|0.0.0.0|22|0||LISTEN||1|0|NULL|1|128||100||1|0",
+            "100|4|3|1|0|||0|0|/var/run/s|||1|501|4|0|0||100||1|0",
+            "100|5|2|2|6|192.0.2.10|198.51.100.7|22|50000||ESTABLISHED||1|501|NULL|5|0||200||1|0",
+            "200|3|2|2|6|192.0.2.10|198.51.100.7|22|50000||ESTABLISHED||1|501|NULL|5|0||200||1|0",
+            "200|7|4|1|0|||0|0||||1|501|3|0|0||100||1|0",
+            "200|8|7|32|2|||0|0||||2|501|NULL|0|0||200|com.apple.net.utun_control|1|0",
         ]
     );
     assert_eq!(kinds(&answered.gaps), [DENIED]);
@@ -807,10 +811,45 @@ fn a_raw_socket_has_its_protocol_whatever_is_asked() {
 fn no_list_of_processes_is_an_error() {
     MAC.set(Mac { pids_fail: true, ..mac() });
     let filter = Filter::new(&QueryContext::default(), Families::default());
-    let error = Collector { calls: CALLS }.collect(&filter).unwrap_err();
+    let error = collector().collect(&filter).unwrap_err();
     assert!(matches!(error, Error::Processes { .. }), "{error}");
     assert_eq!(
         error.to_string(),
         "cannot list the processes: Operation not permitted (os error 1)"
     );
+}
+
+/// A process with so many descriptors of one socket.
+fn flood(descriptors: i32) -> Mac {
+    let held = (3..3 + descriptors).map(|fd| (fd, Descriptor::Socket(listener())));
+    Mac { processes: [(100, holding(held))].into(), ..mac() }
+}
+
+const COUNTED: [Field; 3] = [Field::Pid, Field::Fd, Field::Descriptors];
+
+fn ask_for_counts(mac: Mac, constraints: &[(Field, &str)]) -> Vec<String> {
+    let constraint = |&(field, text): &(Field, &str)| Constraint {
+        column: field.place().unwrap(),
+        operator: Operator::Equals,
+        text: text.into(),
+    };
+    let constraints = constraints.iter().map(constraint).collect();
+    let query = QueryContext { constraints, ..QueryContext::default() };
+    let mut rows = ask_about(mac, &query, Families::default(), &COUNTED).rows;
+    rows.retain(|row| row.starts_with("100|"));
+    rows
+}
+
+#[test]
+fn the_lowest_hundred_descriptors_of_a_socket_have_rows() {
+    let expected: Vec<String> = (3..103).map(|fd| format!("100|{fd}|5000")).collect();
+    assert_eq!(ask_for_counts(flood(5000), &[]), expected);
+    assert_eq!(ask_for_counts(flood(5000), &[(Field::Pid, "100")]), expected);
+}
+
+#[test]
+fn a_descriptor_above_the_hundredth_has_no_row_if_it_is_asked_for() {
+    let of_fd = |fd| ask_for_counts(flood(5000), &[(Field::Pid, "100"), (Field::Fd, fd)]);
+    assert_eq!(of_fd("102"), ["100|102|5000"]);
+    assert_eq!(of_fd("103"), [""; 0]);
 }
