@@ -4,9 +4,10 @@
 //! `rowid` (osquery takes a row's position for it otherwise, and then loses rows when it merges the
 //! branches of an `OR`). The rows go into the message one by one, as text that nobody keeps.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use tables::{Column, ColumnsUsed, Rows, Value};
+use tables::{Column, ColumnsUsed, Rows, User, Value, water_level};
 use thrift::protocol::{
     TBinaryOutputProtocol, TFieldIdentifier, TListIdentifier, TMapIdentifier, TMessageIdentifier,
     TMessageType, TOutputProtocol, TSerializable, TStructIdentifier, TType,
@@ -35,62 +36,159 @@ pub fn asked(columns: &[Column], used: ColumnsUsed) -> impl Iterator<Item = (usi
 
 /// Rows, ready to be sent.
 pub(super) struct Answer<'a> {
-    rows: &'a dyn Rows,
+    rows: Box<dyn Rows>,
     /// Place and name of each asked column.
     asked: Vec<(usize, &'a str)>,
+    /// If the answer cannot be sent: about how long a row is, in bytes.
+    too_long: Option<u64>,
+}
+
+/// How many rows of a user are left out of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Omitted {
+    pub(super) user: User,
+    pub(super) rows: u64,
 }
 
 impl<'a> Answer<'a> {
-    pub(super) fn new(rows: &'a dyn Rows, columns: &'a [Column], used: ColumnsUsed) -> Self {
-        Answer { rows, asked: asked(columns, used).collect() }
+    /// Leaves out rows of the users with the most rows, as many as are too many for osquery, and returns
+    /// how many of each user.
+    pub(super) fn new(
+        rows: Box<dyn Rows>,
+        columns: &'a [Column],
+        used: ColumnsUsed,
+    ) -> (Self, Vec<Omitted>) {
+        let mut answer = Answer { rows, asked: asked(columns, used).collect(), too_long: None };
+        if answer.is_too_long().is_none() {
+            return (answer, Vec::new());
+        }
+        let omitted = answer.omit_rows();
+        answer.too_long = answer.is_too_long();
+        (answer, omitted)
     }
 
-    /// Writes the message that answers the request of that number; one with an error status if the
-    /// rows would be more than osquery takes.
+    /// Writes the message that answers the request of that number; one with an error status if the rows
+    /// are more than osquery takes.
     pub(super) fn write(&self, request: i32, to: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-        let mut length = Length(0);
-        self.write_rows(request, &mut TBinaryOutputProtocol::new(&mut length, true))?;
+        let Some(bytes) = self.too_long else { return self.write_rows(request, to) };
         let count = self.rows.len();
-        if length.0 > LONGEST_ANSWER || i32::try_from(count).is_err() {
-            let message = format!(
-                "{count} rows of about {} bytes exceed what osquery accepts: select fewer columns \
-                 or add a constraint",
-                length.0 / (count as u64).max(1)
-            );
-            return write_response(request, &failure(message), to);
+        let message = format!(
+            "{count} rows of about {bytes} bytes exceed what osquery accepts: select fewer columns \
+             or add a constraint"
+        );
+        write_response(request, &failure(message), to)
+    }
+
+    /// If the message is longer than [`LONGEST_ANSWER`], the mean length of its rows, as far as they were
+    /// measured to find that out.
+    fn is_too_long(&self) -> Option<u64> {
+        let (mut length, mut measured) = (self.frame(), 0);
+        for row in 0..self.rows.len() {
+            length += self.length(row);
+            measured += 1;
+            if length > LONGEST_ANSWER {
+                return Some(length / measured);
+            }
         }
-        self.write_rows(request, to)
+        i32::try_from(self.rows.len()).is_err().then(|| length / measured.max(1))
+    }
+
+    /// The bytes of a message without rows.
+    fn frame(&self) -> u64 {
+        let mut length = Length(0);
+        let mut to = TBinaryOutputProtocol::new(&mut length, true);
+        // Counting cannot fail.
+        let _ = write_frame(0, 0, &mut to, |_| Ok(()));
+        length.0
+    }
+
+    /// The bytes of a row.
+    fn length(&self, row: usize) -> u64 {
+        let mut length = Length(0);
+        let mut to = TBinaryOutputProtocol::new(&mut length, true);
+        // Counting cannot fail.
+        let _ = self.write_row(row, &mut to);
+        length.0
+    }
+
+    /// Reduces the users with the most rows to a level at which the answer can be sent.
+    fn omit_rows(&mut self) -> Vec<Omitted> {
+        /// The digits that the count of omitted rows can have more than the 0 that was measured.
+        const COUNT: u64 = 19;
+        let Some(users) = self.rows.users() else { return Vec::new() };
+        let mut by_user: BTreeMap<User, Vec<usize>> = BTreeMap::new();
+        for (row, of) in users.iter().enumerate() {
+            by_user.entry(of.user).or_default().push(row);
+        }
+        for rows in by_user.values_mut() {
+            rows.sort_by_key(|&row| users.get(row).map(|of| of.order));
+        }
+        let by_user: Vec<(User, Vec<usize>)> = by_user.into_iter().collect();
+        let counts: Vec<usize> = by_user.iter().map(|(_, rows)| rows.len()).collect();
+        let budget = LONGEST_ANSWER.saturating_sub(self.frame());
+        let row = |user: usize, rank: usize| Some(*by_user.get(user)?.1.get(rank)?);
+        let cost = |user, rank| row(user, rank).map_or(0, |row| self.length(row) + COUNT);
+        let Some(level @ 1..) = water_level(&counts, budget, cost) else { return Vec::new() };
+        let mut is_omitted = vec![false; users.len()];
+        let mut omitted = Vec::new();
+        for (user, rows) in &by_user {
+            let above = rows.get(level..).unwrap_or_default();
+            for &row in above {
+                if let Some(is_omitted) = is_omitted.get_mut(row) {
+                    *is_omitted = true;
+                }
+            }
+            if !above.is_empty() {
+                omitted.push(Omitted { user: *user, rows: above.len() as u64 });
+            }
+        }
+        self.rows.omit(&is_omitted);
+        omitted
     }
 
     /// The same as [`write_response`] would write of these rows, had they all been made.
     fn write_rows(&self, request: i32, to: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-        reply("call", request, to, |to| {
-            to.write_field_begin(&TFieldIdentifier::new("result", TType::Struct, 0))?;
-            to.write_struct_begin(&TStructIdentifier::new("ExtensionResponse"))?;
-            to.write_field_begin(&TFieldIdentifier::new("status", TType::Struct, 1))?;
-            success().write_to_out_protocol(to)?;
-            to.write_field_end()?;
-            to.write_field_begin(&TFieldIdentifier::new("response", TType::List, 2))?;
-            let count = i32::try_from(self.rows.len()).unwrap_or(i32::MAX);
-            to.write_list_begin(&TListIdentifier::new(TType::Map, count))?;
-            let cells = i32::try_from(self.asked.len() + 1).unwrap_or(i32::MAX);
-            for row in 0..self.rows.len() {
-                to.write_map_begin(&TMapIdentifier::new(TType::String, TType::String, cells))?;
-                for &(place, name) in &self.asked {
-                    to.write_string(name)?;
-                    write_cell(self.rows.cell(row, place), to)?;
-                }
-                to.write_string("rowid")?;
-                write_cell(Value::Integer(self.rows.id(row)), to)?;
-                to.write_map_end()?;
-            }
-            to.write_list_end()?;
-            to.write_field_end()?;
-            to.write_field_stop()?;
-            to.write_struct_end()?;
-            to.write_field_end()
+        let count = i32::try_from(self.rows.len()).unwrap_or(i32::MAX);
+        write_frame(request, count, to, |to| {
+            (0..self.rows.len()).try_for_each(|row| self.write_row(row, to))
         })
     }
+
+    fn write_row(&self, row: usize, to: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let cells = i32::try_from(self.asked.len() + 1).unwrap_or(i32::MAX);
+        to.write_map_begin(&TMapIdentifier::new(TType::String, TType::String, cells))?;
+        for &(place, name) in &self.asked {
+            to.write_string(name)?;
+            write_cell(self.rows.cell(row, place), to)?;
+        }
+        to.write_string("rowid")?;
+        write_cell(Value::Integer(self.rows.id(row)), to)?;
+        to.write_map_end()
+    }
+}
+
+/// Writes what is around so many rows, and the rows by `write_rows`.
+fn write_frame(
+    request: i32,
+    count: i32,
+    to: &mut dyn TOutputProtocol,
+    write_rows: impl FnOnce(&mut dyn TOutputProtocol) -> thrift::Result<()>,
+) -> thrift::Result<()> {
+    reply("call", request, to, |to| {
+        to.write_field_begin(&TFieldIdentifier::new("result", TType::Struct, 0))?;
+        to.write_struct_begin(&TStructIdentifier::new("ExtensionResponse"))?;
+        to.write_field_begin(&TFieldIdentifier::new("status", TType::Struct, 1))?;
+        success().write_to_out_protocol(to)?;
+        to.write_field_end()?;
+        to.write_field_begin(&TFieldIdentifier::new("response", TType::List, 2))?;
+        to.write_list_begin(&TListIdentifier::new(TType::Map, count))?;
+        write_rows(to)?;
+        to.write_list_end()?;
+        to.write_field_end()?;
+        to.write_field_stop()?;
+        to.write_struct_end()?;
+        to.write_field_end()
+    })
 }
 
 /// The status of what went well.

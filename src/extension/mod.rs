@@ -9,6 +9,7 @@ pub mod context;
 mod failure;
 mod life;
 pub mod manager;
+mod omitted_log;
 pub mod plugin;
 pub mod protocol;
 pub mod requests;
@@ -91,5 +92,12 @@ fn serve(
             }
         })
         .map_err(Failure::System)?;
-    Life::new(launch, socket, Arc::new(ProcessOpenSockets::new(options)), send, events).live()
+    Life::new(
+        launch,
+        socket,
+        Arc::new(ProcessOpenSockets::new(options.for_osquery())),
+        send,
+        events,
+    )
+    .live()
 }

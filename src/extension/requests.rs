@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use tables::Table;
 use thrift::protocol::{TInputProtocol, TMessageIdentifier, TMessageType, TOutputProtocol, TType};
 use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::answer::{self, Answer, failure, success, write_response};
+use super::omitted_log::OmittedLog;
 use super::osquery::{ExtensionPluginRequest, ExtensionResponse};
 use super::turns::Turns;
 use super::{Event, context, routes};
@@ -98,6 +100,7 @@ pub struct Requests {
     table: Arc<dyn Table>,
     turns: Arc<Turns>,
     events: Sender<Event>,
+    omitted: OmittedLog,
 }
 
 impl Requests {
@@ -109,7 +112,7 @@ impl Requests {
         turns: Arc<Turns>,
         events: Sender<Event>,
     ) -> Self {
-        Requests { name, table, turns, events }
+        Requests { name, table, turns, events, omitted: OmittedLog::default() }
     }
 
     /// Writes the answer to the request.
@@ -187,7 +190,13 @@ impl Requests {
         let rows = self.table.generate(&query);
         drop(turn);
         match rows {
-            Ok(rows) => Answer::new(&*rows, columns, query.columns_used).write(number, to),
+            Ok(rows) => {
+                let (answer, omitted) = Answer::new(rows, columns, query.columns_used);
+                for line in self.omitted.lines(&omitted, Instant::now()) {
+                    log::warn!("{}: {line}", self.name);
+                }
+                answer.write(number, to)
+            }
             Err(error) => {
                 log::error!("{}: {error}", self.name);
                 write_response(number, &failure(error.to_string()), to)

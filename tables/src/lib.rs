@@ -9,6 +9,6 @@ mod water_level;
 
 pub use table::{
     Column, ColumnOptions, ColumnType, ColumnsUsed, Constraint, Error, Operator, QueryContext,
-    Rows, Table, Value,
+    RowUser, Rows, Table, User, Value,
 };
 pub use water_level::water_level;

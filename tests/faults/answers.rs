@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use process_open_sockets::extension::Event;
 use process_open_sockets::extension::answer::LONGEST_ANSWER;
+use tables::User;
 
 use crate::support::served::{NUMBERS, Numbers, Served};
 use crate::support::wire::{call, exchange, map, response, send};
@@ -101,6 +102,52 @@ fn a_longer_answer_is_an_error_that_says_what_to_do_and_no_row_of_it_comes() {
         length(longest() + 1) / ROWS as u64
     );
     assert_eq!(answer(&served, None), response(1, &words, &[]));
+}
+
+#[test]
+fn a_flood_of_one_user_costs_no_other_user_a_row() {
+    // The first and the last five rows are those of another user.
+    let user_of = |row: usize| {
+        let is_other = !(5..ROWS - 5).contains(&row);
+        User::of_uid(Some(if is_other { 0 } else { 1000 }))
+    };
+    // So long that a tenth of the rows has to go.
+    let text = longest() * 10 / 9;
+    let served = Served::new(Numbers::new(ROWS, text).of_users(user_of));
+    let answer = answer(&served, None);
+    assert!(answer.len() as u64 <= LONGEST_ANSWER, "{}", answer.len());
+    // The number stands in a row as a text with its length, between its name and that of the next cell.
+    let number = |n: usize| {
+        let text = n.to_string();
+        let length = u32::try_from(text.len()).unwrap().to_be_bytes();
+        [b"number", &length[..], text.as_bytes(), &4u32.to_be_bytes(), b"text"].concat()
+    };
+    let mut place = 0;
+    let mut rows = Vec::new();
+    for n in 0..ROWS {
+        let needle = number(n);
+        // Rows come in their order, each a hundred thousand bytes long: the needle is near.
+        let near = &answer[place..(place + 1000).min(answer.len())];
+        if let Some(at) = near.windows(needle.len()).position(|window| window == needle) {
+            place += at + needle.len() + text;
+            rows.push(n);
+        }
+    }
+    let kept = rows.len() - 10;
+    assert!((880..=890).contains(&kept), "{kept}");
+    // The lowest of that user's rows, and all of the other's.
+    let expected: Vec<usize> = (0..5 + kept).chain(ROWS - 5..ROWS).collect();
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn rows_of_too_many_users_are_an_error() {
+    // Every row is of another user, and no level is left to which all could be reduced.
+    let user_of = |row: usize| User::of_uid(Some(u32::try_from(row).unwrap()));
+    let served = Served::new(Numbers::new(ROWS, longest() + 1).of_users(user_of));
+    let answer = answer(&served, None);
+    let words = b"exceed what osquery accepts";
+    assert!(answer.windows(words.len()).any(|window| window == words));
 }
 
 #[test]

@@ -10,7 +10,9 @@ use process_open_sockets::extension::Event;
 use process_open_sockets::extension::requests::Requests;
 use process_open_sockets::extension::service::{Limits, Listening, Service};
 use process_open_sockets::extension::turns::Turns;
-use tables::{Column, ColumnOptions, ColumnType, Error, QueryContext, Rows, Table, Value};
+use tables::{
+    Column, ColumnOptions, ColumnType, Error, QueryContext, RowUser, Rows, Table, User, Value,
+};
 use tempfile::TempDir;
 
 /// Longer than anything that a test waits for.
@@ -65,6 +67,7 @@ pub(crate) struct Numbers {
     text: Arc<str>,
     gate: Arc<Gate>,
     panics: bool,
+    user_of: Option<fn(usize) -> User>,
 }
 
 impl Numbers {
@@ -82,7 +85,12 @@ impl Numbers {
         };
         let columns = columns.map(column).into();
         let text = "x".repeat(text).into();
-        Numbers { columns, rows, text, gate: Arc::default(), panics: false }
+        Numbers { columns, rows, text, gate: Arc::default(), panics: false, user_of: None }
+    }
+
+    /// Rows that belong to users, by their numbers.
+    pub(crate) fn of_users(self, user_of: fn(usize) -> User) -> Numbers {
+        Numbers { user_of: Some(user_of), ..self }
     }
 
     /// Scans wait at the gate, which is closed.
@@ -106,22 +114,27 @@ impl Table for Numbers {
     fn generate(&self, _: &QueryContext) -> Result<Box<dyn Rows>, Error> {
         assert!(!self.panics, "as the test wants it");
         self.gate.pass();
-        Ok(Box::new(Counted { rows: self.rows, text: Arc::clone(&self.text) }))
+        Ok(Box::new(Counted {
+            rows: (0..self.rows).collect(),
+            text: Arc::clone(&self.text),
+            user_of: self.user_of,
+        }))
     }
 }
 
 struct Counted {
-    rows: usize,
+    rows: Vec<usize>,
     text: Arc<str>,
+    user_of: Option<fn(usize) -> User>,
 }
 
 impl Rows for Counted {
     fn len(&self) -> usize {
-        self.rows
+        self.rows.len()
     }
 
     fn id(&self, row: usize) -> i64 {
-        i64::try_from(row).expect("a row number")
+        i64::try_from(self.rows[row]).expect("a row number")
     }
 
     fn cell(&self, row: usize, column: usize) -> Value<'_> {
@@ -130,6 +143,20 @@ impl Rows for Counted {
             1 => Value::Text((*self.text).into()),
             _ => Value::Null,
         }
+    }
+
+    fn users(&self) -> Option<Vec<RowUser>> {
+        let user_of = self.user_of?;
+        let row_user = |&row: &usize| {
+            let order = (i32::try_from(row).expect("a row number"), 0);
+            RowUser { user: user_of(row), order }
+        };
+        Some(self.rows.iter().map(row_user).collect())
+    }
+
+    fn omit(&mut self, is_omitted: &[bool]) {
+        let mut is_omitted = is_omitted.iter();
+        self.rows.retain(|_| !is_omitted.next().expect("one a row"));
     }
 }
 

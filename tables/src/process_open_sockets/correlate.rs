@@ -1,5 +1,6 @@
 //! Sockets and holders → rows. Pure: all it says is in the snapshot and the filter.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
@@ -9,13 +10,16 @@ use super::filter::{Filter, UNOWNED, net_namespace_text};
 use super::holders::Holder;
 use super::inet_ntop::inet_ntop;
 use super::model::{Binding, Endpoint, Snapshot, Socket};
-use crate::{Rows, Value};
+use crate::{RowUser, Rows, User, Value};
 
 /// The rows of a snapshot that are asked for, one for each holder of a socket, and one for each
 /// socket that nobody holds.
 pub(super) struct Answer {
     snapshot: Snapshot,
     rows: Vec<Row>,
+    /// How many rows of a user are left out.
+    omitted: HashMap<User, u64>,
+    users: UserCache,
 }
 
 /// A row, by what it is made of: cells are made when they are asked for.
@@ -60,8 +64,13 @@ pub(super) fn correlate(snapshot: Snapshot, filter: &Filter) -> Answer {
             rows.push(Row { socket: index, of: RowOf::Unheld(ordinal) });
         }
     }
-    Answer { snapshot, rows }
+    let omitted = snapshot.holders.omitted().clone();
+    Answer { snapshot, rows, omitted, users: UserCache::default() }
 }
+
+/// The users of processes, each read once.
+#[derive(Default)]
+struct UserCache(RefCell<HashMap<i32, User>>);
 
 /// The key under which rows are hashed to numbers: another in every process, so that nobody can
 /// make sockets whose rows have the same number.
@@ -71,6 +80,19 @@ impl Answer {
     fn parts(&self, row: usize) -> Option<(&Row, &Socket)> {
         let row = self.rows.get(row)?;
         Some((row, self.snapshot.sockets.get(usize::try_from(row.socket).ok()?)?))
+    }
+
+    /// The user of the holder; without one, of the socket.
+    fn user(&self, row: &Row, socket: &Socket) -> User {
+        let of_socket = || User::of_uid(socket.details.uid);
+        match row.of {
+            RowOf::Unheld(_) => of_socket(),
+            RowOf::Holder { pid, .. } => {
+                let read = || self.snapshot.uids.real_uid(pid).map(|uid| User::of_uid(Some(uid)));
+                let mut users = self.users.0.borrow_mut();
+                *users.entry(pid).or_insert_with(|| read().unwrap_or_else(of_socket))
+            }
+        }
     }
 }
 
@@ -104,6 +126,28 @@ impl Rows for Answer {
 
     fn cell(&self, row: usize, column: usize) -> Value<'_> {
         Field::ALL.get(column).map_or(Value::Null, |&field| self.value(row, field))
+    }
+
+    fn users(&self) -> Option<Vec<RowUser>> {
+        let users = self.rows.iter().enumerate().map(|(index, row)| {
+            let order = match row.of {
+                RowOf::Holder { pid, fd, .. } => (pid, fd),
+                RowOf::Unheld(_) => (i32::MAX, i32::try_from(index).unwrap_or(i32::MAX)),
+            };
+            let socket = self.parts(index).map(|(_, socket)| socket);
+            let user = socket.map_or(User::of_uid(None), |socket| self.user(row, socket));
+            RowUser { user, order }
+        });
+        Some(users.collect())
+    }
+
+    fn omit(&mut self, is_omitted: &[bool]) {
+        let users = self.users().unwrap_or_default();
+        for (row, _) in users.iter().zip(is_omitted).filter(|(_, is_omitted)| **is_omitted) {
+            *self.omitted.entry(row.user).or_default() += 1;
+        }
+        let mut is_omitted = is_omitted.iter();
+        self.rows.retain(|_| !is_omitted.next().copied().unwrap_or_default());
     }
 }
 
@@ -183,8 +227,11 @@ impl Answer {
                 }
                 RowOf::Unheld(_) => Value::Null,
             },
-            // So far an answer that is too long is an error instead.
-            Field::RowsOmitted => Value::Integer(0),
+            Field::RowsOmitted if self.omitted.is_empty() => Value::Integer(0),
+            Field::RowsOmitted => {
+                let omitted = self.omitted.get(&self.user(row, socket)).copied();
+                Value::Integer(omitted.unwrap_or_default().cast_signed())
+            }
             Field::LastPid => number(darwin().and_then(|darwin| darwin.last_pid)),
             Field::Control => match &socket.binding {
                 Binding::System { control, .. } => Value::Text((&**control).into()),

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use self::fd_set::FdSet;
 use super::model::Socket;
+use crate::{User, water_level};
 
 /// How many descriptors of one socket a process has rows for, unless all are asked for.
 pub(crate) const DEFAULT_DESCRIPTORS_PER_SOCKET: u32 = 100;
@@ -37,6 +38,16 @@ struct Group {
     tid: Option<i32>,
 }
 
+/// How many holders are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HolderLimits {
+    /// Of each group (pid, tid, socket) the lowest descriptors, at least one; None: all.
+    pub(crate) per_socket: Option<u32>,
+    /// In all, besides one of each socket; None: all. Beyond that, the users with the most holders are
+    /// reduced to a common level.
+    pub(crate) max: Option<usize>,
+}
+
 /// Collects holders in bounded memory: of each group (pid, tid, socket) the `per_socket` lowest
 /// descriptors are kept, the others are counted.
 ///
@@ -51,6 +62,11 @@ pub(crate) struct HolderCollector {
     beyond: HashMap<Group, Beyond>,
     /// The length of the list below which pruning is not worth a sort.
     prune_at: usize,
+    /// How many holders are kept at most, besides one of each socket; None: all.
+    max: Option<usize>,
+    omitted: HashMap<User, u64>,
+    /// The users of processes, each read once.
+    users: HashMap<i32, User>,
 }
 
 /// What is known of a group besides the list.
@@ -67,7 +83,10 @@ struct Beyond {
 
 impl Default for HolderCollector {
     fn default() -> Self {
-        HolderCollector::new(Some(DEFAULT_DESCRIPTORS_PER_SOCKET))
+        HolderCollector::new(HolderLimits {
+            per_socket: Some(DEFAULT_DESCRIPTORS_PER_SOCKET),
+            max: None,
+        })
     }
 }
 
@@ -75,11 +94,12 @@ impl HolderCollector {
     /// A list of this length (6 MB) is pruned for the first time.
     const FIRST_PRUNE: usize = 1 << 18;
 
-    /// Keeps that many descriptors of each group, at least one; None keeps all.
-    pub(crate) fn new(per_socket: Option<u32>) -> Self {
+    pub(crate) fn new(limits: HolderLimits) -> Self {
+        let HolderLimits { per_socket, max } = limits;
         let per_socket = per_socket.map(|most| usize::try_from(most).unwrap_or(usize::MAX).max(1));
         let prune_at = Self::FIRST_PRUNE;
-        HolderCollector { per_socket, list: Vec::new(), beyond: HashMap::new(), prune_at }
+        let (list, beyond, omitted, users) = Default::default();
+        HolderCollector { per_socket, list, beyond, prune_at, max, omitted, users }
     }
 
     pub(crate) fn push(&mut self, holder: Holder) {
@@ -92,11 +112,63 @@ impl HolderCollector {
     /// `is_real` returns whether the descriptor refers to the socket, which one that was opened with O_PATH
     /// does not. It is asked about members of groups larger than `per_socket`, from the lowest descriptor
     /// on, until it has found `per_socket`.
-    pub(crate) fn prune_if_large(&mut self, is_real: impl FnMut(&Holder) -> bool) {
-        if self.per_socket.is_some() && self.list.len() >= self.prune_at {
-            self.prune(is_real);
-            self.prune_at = self.list.len().saturating_mul(2).max(self.prune_at);
+    ///
+    /// `user_of` reads the user of a process. It is called only above the maximum.
+    pub(crate) fn prune_if_large(
+        &mut self,
+        is_real: impl FnMut(&Holder) -> bool,
+        user_of: impl FnMut(i32) -> User,
+    ) {
+        let can_prune = self.per_socket.is_some() || self.max.is_some();
+        if !can_prune || self.list.len() < self.prune_at {
+            return;
         }
+        self.prune(is_real);
+        self.prune_at = self.list.len().saturating_mul(2).max(self.prune_at);
+        if let Some(max) = self.max {
+            self.omit_above(max, user_of);
+            let room = max.saturating_add(max / 4).max(self.list.len() + Self::FIRST_PRUNE);
+            self.prune_at = self.prune_at.min(room);
+        }
+    }
+
+    /// Reduces the users with the most holders. The list has to be pruned, so in the order of sockets.
+    fn omit_above(&mut self, max: usize, mut user_of: impl FnMut(i32) -> User) {
+        if self.list.len() <= max {
+            return;
+        }
+        // A socket without any of its holders would look unheld.
+        let mut last = None;
+        let mut is_first = |holder: &Holder| last.replace(holder.inode) != Some(holder.inode);
+        let mut by_user: HashMap<User, usize> = HashMap::new();
+        let mut protected = 0;
+        for holder in &self.list {
+            if is_first(holder) {
+                protected += 1;
+                continue;
+            }
+            let user = *self.users.entry(holder.pid).or_insert_with(|| user_of(holder.pid));
+            *by_user.entry(user).or_default() += 1;
+        }
+        let counts: Vec<usize> = by_user.values().copied().collect();
+        let budget = max.saturating_sub(protected) as u64;
+        let Some(level) = water_level(&counts, budget, |_, _| 1) else { return };
+        let mut kept: HashMap<User, usize> = HashMap::new();
+        last = None;
+        let mut is_first = |holder: &Holder| last.replace(holder.inode) != Some(holder.inode);
+        let (users, omitted) = (&self.users, &mut self.omitted);
+        self.list.retain(|holder| {
+            if is_first(holder) {
+                return true;
+            }
+            let Some(&user) = users.get(&holder.pid) else { return true };
+            let kept = kept.entry(user).or_default();
+            *kept += 1;
+            if *kept > level {
+                *omitted.entry(user).or_default() += 1;
+            }
+            *kept <= level
+        });
     }
 
     /// Forgets the holders of a socket.
@@ -114,6 +186,10 @@ impl HolderCollector {
             self.list.append(&mut other.list);
         }
         self.prune_at = self.prune_at.max(other.prune_at);
+        self.users.extend(other.users);
+        for (user, count) in other.omitted {
+            *self.omitted.entry(user).or_default() += count;
+        }
         for (group, more) in other.beyond {
             let known = self.beyond.entry(group).or_default();
             known.real.extend(&more.real);
@@ -166,7 +242,7 @@ impl HolderCollector {
     /// of a process have of a socket, the `per_socket` lowest descriptors are kept.
     pub(crate) fn finish(mut self, is_real: impl FnMut(&Holder) -> bool) -> Holders {
         self.prune(is_real);
-        let HolderCollector { per_socket, mut list, beyond, .. } = self;
+        let HolderCollector { per_socket, mut list, beyond, omitted, .. } = self;
         let has_threads = list.iter().any(|holder| holder.tid.is_some());
         let has_counts = has_threads || !beyond.is_empty();
         let counts = if has_counts { count(&list, &beyond, per_socket) } else { HashMap::new() };
@@ -177,7 +253,7 @@ impl HolderCollector {
                 keep_lowest(&mut list, per_socket);
             }
         }
-        Holders { list, counts, has_threads }
+        Holders { list, counts, has_threads, omitted }
     }
 }
 
@@ -246,20 +322,22 @@ pub(crate) struct Holders {
     /// How many descriptors a group has, where the list may not have all of them.
     counts: HashMap<Group, u32>,
     has_threads: bool,
+    /// How many holders of a user are left out because there are too many in all.
+    omitted: HashMap<User, u64>,
 }
 
 /// Keeps all of them.
 impl FromIterator<Holder> for Holders {
     fn from_iter<I: IntoIterator<Item = Holder>>(holders: I) -> Self {
         let list = holders.into_iter().collect();
-        HolderCollector { list, ..HolderCollector::new(None) }.finish(|_| true)
+        HolderCollector { list, ..HolderCollector::new(HolderLimits::default()) }.finish(|_| true)
     }
 }
 
 impl Holders {
     /// Leaves out the holders for which `is_out` returns true: it gets each with all holders of its socket.
     pub(crate) fn without(self, is_out: impl Fn(&Holder, &[Holder]) -> bool) -> Holders {
-        let Holders { list, mut counts, has_threads } = self;
+        let Holders { list, mut counts, has_threads, omitted } = self;
         let alike = list.chunk_by(|a, b| a.inode == b.inode);
         let mut kept = Vec::with_capacity(list.len());
         for all in alike {
@@ -271,7 +349,7 @@ impl Holders {
                 }
             }
         }
-        Holders { list: kept, counts, has_threads }
+        Holders { list: kept, counts, has_threads, omitted }
     }
 
     /// Adds holders of sockets that these do not hold.
@@ -285,6 +363,14 @@ impl Holders {
         self.list.dedup();
         self.counts.extend(more.counts);
         self.has_threads |= more.has_threads;
+        for (user, count) in more.omitted {
+            *self.omitted.entry(user).or_default() += count;
+        }
+    }
+
+    /// How many holders of each user are left out because there are too many in all.
+    pub(crate) fn omitted(&self) -> &HashMap<User, u64> {
+        &self.omitted
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Holder> {

@@ -60,9 +60,24 @@ pub struct Options {
     /// How many descriptors of one socket a process has rows for: the lowest are kept, and the column
     /// `descriptors` counts all. None keeps all.
     pub descriptors_per_socket: Option<u32>,
+    /// How many file descriptors one scan keeps at most, besides one of each socket; None for all. Beyond
+    /// that, the users with the most are reduced to a common level, and the column `rows_omitted` says by
+    /// how much.
+    pub max_holders: Option<usize>,
 }
 
 impl Options {
+    fn holder_limits(&self) -> holders::HolderLimits {
+        holders::HolderLimits { per_socket: self.descriptors_per_socket, max: self.max_holders }
+    }
+
+    /// The same for answers to osquery, which takes some hundred thousand rows: memory is bounded.
+    #[must_use]
+    pub fn for_osquery(self) -> Options {
+        const MAX_HOLDERS: usize = 1_000_000;
+        Options { max_holders: Some(MAX_HOLDERS), ..self }
+    }
+
     /// The same for a process that ends after a query or two: BPF only on a host that has so many files open
     /// that it pays.
     #[must_use]
@@ -143,6 +158,7 @@ impl Default for Options {
             threads: Threads::Auto,
             scan_timeout: Duration::from_secs(30),
             families: Families::default(),
+            max_holders: None,
             descriptors_per_socket: Some(holders::DEFAULT_DESCRIPTORS_PER_SOCKET),
         }
     }

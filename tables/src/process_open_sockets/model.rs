@@ -511,6 +511,27 @@ impl std::ops::AddAssign for Work {
     }
 }
 
+/// Reads the real uid of a process. It is called only if an answer is too long.
+#[derive(Default)]
+pub(crate) struct Uids(Option<Box<dyn Fn(i32) -> Option<u32>>>);
+
+impl Uids {
+    pub(crate) fn new(read: impl Fn(i32) -> Option<u32> + 'static) -> Uids {
+        Uids(Some(Box::new(read)))
+    }
+
+    /// None if the process has ended, or its uid cannot be read.
+    pub(crate) fn real_uid(&self, pid: i32) -> Option<u32> {
+        self.0.as_ref()?(pid)
+    }
+}
+
+impl std::fmt::Debug for Uids {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Uids")
+    }
+}
+
 /// What was collected for one query.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
@@ -524,6 +545,7 @@ pub(crate) struct Snapshot {
     pub(crate) cgroups: HashMap<NonZeroU64, Box<[u8]>>,
     /// Of each socket, in their order; none on Linux.
     pub(crate) darwin: Vec<DarwinDetails>,
+    pub(crate) uids: Uids,
 }
 
 impl Snapshot {

@@ -3,6 +3,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+
+fn collector(per_socket: Option<u32>) -> HolderCollector {
+    HolderCollector::new(HolderLimits { per_socket, max: None })
+}
 use crate::process_open_sockets::model::{Binding, Details};
 
 fn holder(inode: u64, pid: i32, fd: i32) -> Holder {
@@ -11,14 +15,14 @@ fn holder(inode: u64, pid: i32, fd: i32) -> Holder {
 
 /// One that is pruned from the beginning.
 fn eager(per_socket: Option<u32>) -> HolderCollector {
-    HolderCollector { prune_at: 4, ..HolderCollector::new(per_socket) }
+    HolderCollector { prune_at: 4, ..collector(per_socket) }
 }
 
 fn collected(per_socket: u32, holders: impl IntoIterator<Item = Holder>) -> Holders {
     let mut collector = eager(Some(per_socket));
     for holder in holders {
         collector.push(holder);
-        collector.prune_if_large(|_| true);
+        collector.prune_if_large(|_| true, |_| User::of_uid(None));
     }
     collector.finish(|_| true)
 }
@@ -98,7 +102,7 @@ fn a_collector_without_a_limit_keeps_all() {
     let mut collector = eager(None);
     for fd in 0..1000 {
         collector.push(holder(7, 1, fd));
-        collector.prune_if_large(|_| unreachable!("no group is too large"));
+        collector.prune_if_large(|_| unreachable!("no group is too large"), |_| User::of_uid(None));
     }
     let holders = collector.finish(|_| unreachable!("no group is too large"));
     assert_eq!(holders.of(7).len(), 1000);
@@ -108,7 +112,7 @@ fn a_collector_without_a_limit_keeps_all() {
 #[test]
 fn no_more_descriptors_are_asked_about_than_are_kept() {
     let mut asked = Vec::new();
-    let mut collector = HolderCollector::new(Some(3));
+    let mut collector = collector(Some(3));
     (0..50).rev().for_each(|fd| collector.push(holder(7, 1, fd)));
     (0..3).for_each(|fd| collector.push(holder(8, 1, fd)));
     let holders = collector.finish(|holder| {
@@ -122,10 +126,10 @@ fn no_more_descriptors_are_asked_about_than_are_kept() {
 
 #[test]
 fn many_sockets_of_one_descriptor_each_are_sorted_once() {
-    let mut collector = HolderCollector::new(Some(100));
+    let mut collector = collector(Some(100));
     for inode in 0..100_000 {
         collector.push(holder(inode + 1, 1, 3));
-        collector.prune_if_large(|_| true);
+        collector.prune_if_large(|_| true, |_| User::of_uid(None));
     }
     assert_eq!(collector.prune_at, HolderCollector::FIRST_PRUNE);
 }
@@ -221,7 +225,7 @@ proptest! {
                     pushed.insert(holder);
                     now.push(holder);
                 }
-                Step::Prune => now.prune_if_large(is_real),
+                Step::Prune => now.prune_if_large(is_real, |_| User::of_uid(None)),
                 Step::Split => done.push(std::mem::replace(&mut now, eager(per_socket))),
             }
         }
@@ -243,9 +247,55 @@ proptest! {
         for holder in pushed {
             groups.insert(holder.group());
             collector.push(holder);
-            collector.prune_if_large(|_| true);
+            collector.prune_if_large(|_| true, |_| User::of_uid(None));
             let bound = (2 * groups.len() * per_socket as usize).max(first);
             prop_assert!(collector.list.len() <= bound, "{} > {bound}", collector.list.len());
         }
     }
+}
+
+/// The user of an even pid is 0, of an odd one 1000.
+fn user_of(pid: i32) -> User {
+    User::of_uid(Some(if pid % 2 == 0 { 0 } else { 1000 }))
+}
+
+#[test]
+fn too_many_holders_cost_the_user_with_the_most() {
+    let max = HolderCollector::FIRST_PRUNE;
+    let limits = HolderLimits { per_socket: Some(100), max: Some(max) };
+    let mut holders = HolderCollector::new(limits);
+    // Sockets 0 to 99 of root, each held by four processes; 100 others, each by 20,000 of a user.
+    let mut pushed = 0;
+    for inode in 1..=200 {
+        let (processes, step) = if inode <= 100 { (4, 2) } else { (20_000, 1) };
+        for n in 0..processes {
+            let pid = if step == 2 { 2 * n } else { 2 * n + 1 };
+            holders.push(Holder { inode, pid, fd: 3, tid: None });
+            holders.prune_if_large(|_| true, user_of);
+            pushed += 1;
+            assert!(holders.list.len() <= max + max / 4 + HolderCollector::FIRST_PRUNE);
+        }
+    }
+    let holders = holders.finish(|_| true);
+    let omitted = holders.omitted().clone();
+    assert_eq!(omitted.keys().copied().collect::<Vec<_>>(), [user_of(1)]);
+    assert_eq!(holders.list.len() as u64 + omitted[&user_of(1)], pushed);
+    for inode in 1..=100 {
+        assert_eq!(holders.of(inode).len(), 4, "{inode}");
+    }
+    for inode in 101..=200 {
+        assert!(!holders.of(inode).is_empty(), "{inode} looks unheld");
+    }
+}
+
+#[test]
+fn as_many_holders_as_may_be_are_all_kept() {
+    let limits = HolderLimits { per_socket: Some(100), max: Some(HolderCollector::FIRST_PRUNE) };
+    let mut holders = HolderCollector::new(limits);
+    for pid in 0..i32::try_from(HolderCollector::FIRST_PRUNE).unwrap() {
+        holders.push(Holder { inode: 7, pid, fd: 3, tid: None });
+        holders.prune_if_large(|_| true, |_| panic!("no user is read"));
+    }
+    let holders = holders.finish(|_| true);
+    assert_eq!((holders.of(7).len(), holders.omitted().len()), (HolderCollector::FIRST_PRUNE, 0));
 }

@@ -8,6 +8,14 @@ pub(crate) fn thread_group(status: &[u8]) -> Option<i32> {
     number(lines.find_map(|line| line.strip_prefix(b"Tgid:"))?.trim_ascii())
 }
 
+/// The real uid of a process: the first number of `Uid:`.
+pub(crate) fn real_uid(status: &[u8]) -> Option<u32> {
+    let mut lines = status.split(|&byte| byte == b'\n');
+    let uids = lines.find_map(|line| line.strip_prefix(b"Uid:"))?;
+    let first = uids.split(u8::is_ascii_whitespace).find(|field| !field.is_empty())?;
+    str::from_utf8(first).ok()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -24,6 +32,16 @@ mod tests {
     fn a_name_that_imitates_the_line_is_not_it() {
         // The kernel prints a newline in a name as \n.
         assert_eq!(thread_group(b"Name:\tTgid:\\t1\nTgid:\t2\n"), Some(2));
+    }
+
+    #[test]
+    fn the_real_uid_is_the_first_of_four() {
+        // Printed by Linux 6.18 of a set-user-ID program.
+        assert_eq!(real_uid(b"PPid:\t7\nUid:\t65534\t0\t0\t0\nGid:\t1\n"), Some(65534));
+        assert_eq!(real_uid(b"Uid:\t4294967295\t0\n"), Some(u32::MAX));
+        for status in [&b"Uid:\t\n"[..], b"Uid:", b"Uid:\t4294967296\t0\n", b"Uid:\t-1\t0\n"] {
+            assert_eq!(real_uid(status), None, "{}", String::from_utf8_lossy(status));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::proc_root::ProcRoot;
 use super::sock_diag::{Handed, SockDiag};
 use crate::Error;
 use crate::process_open_sockets::gap::Gaps;
+use crate::process_open_sockets::holders::HolderLimits;
 use crate::process_open_sockets::parse::sock_diag::Request;
 use crate::process_open_sockets::socket_table::SocketTable;
 
@@ -16,7 +17,8 @@ use crate::process_open_sockets::socket_table::SocketTable;
 pub fn walk() -> Result<usize, Error> {
     let root = ProcRoot::open("/proc".as_ref())?;
     let pids = root.pids()?;
-    let options = WalkOptions { threads: false, per_socket: None, deadline: Deadline::NEVER };
+    let options =
+        WalkOptions { threads: false, limits: HolderLimits::default(), deadline: Deadline::NEVER };
     let walked = fds::walk(&root, &pids, options, |_| true, &mut Gaps::default());
     Ok(walked.finish(|_| true).iter().count())
 }

@@ -21,7 +21,7 @@ use super::deadline::Deadline;
 use super::kcmp;
 use super::proc_root::{ProcRoot, Process, first_number, for_each_number, is_gone, read_link};
 use crate::process_open_sockets::gap::{GapKind, Gaps};
-use crate::process_open_sockets::holders::{Holder, HolderCollector};
+use crate::process_open_sockets::holders::{Holder, HolderCollector, HolderLimits};
 use crate::process_open_sockets::parse::proc_link;
 
 /// What a walk reads.
@@ -29,8 +29,7 @@ use crate::process_open_sockets::parse::proc_link;
 pub(super) struct WalkOptions {
     /// Whether the file descriptor tables that threads have of their own are read.
     pub(super) threads: bool,
-    /// How many descriptors of a socket are kept of each table; see [`HolderCollector`].
-    pub(super) per_socket: Option<u32>,
+    pub(super) limits: HolderLimits,
     pub(super) deadline: Deadline,
 }
 
@@ -64,7 +63,7 @@ fn walk_on(
         batches: Mutex::default(),
         walkers: AtomicUsize::new(1),
         most,
-        found: Mutex::new(Found::new(options.per_socket)),
+        found: Mutex::new(Found::new(options.limits)),
     };
     thread::scope(|scope| walk.run(scope));
     let found = walk.found.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -97,8 +96,8 @@ struct Found {
 }
 
 impl Found {
-    fn new(per_socket: Option<u32>) -> Found {
-        Found { holders: HolderCollector::new(per_socket), gaps: Gaps::default() }
+    fn new(limits: HolderLimits) -> Found {
+        Found { holders: HolderCollector::new(limits), gaps: Gaps::default() }
     }
 }
 
@@ -125,7 +124,7 @@ const PROCESSES: usize = 32;
 impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
     /// Walks until nothing is left to begin with.
     fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
-        let mut found = Found::new(self.options.per_socket);
+        let mut found = Found::new(self.options.limits);
         while !self.options.deadline.has_passed() {
             // A process of one's own first: two walkers in one are in each other's way in the kernel.
             let next = self.begun.fetch_add(1, Ordering::Relaxed);
@@ -283,7 +282,8 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
                 }
             }
         }
-        found.holders.prune_if_large(|holder| !is_handle(self.root, holder));
+        let root = self.root;
+        found.holders.prune_if_large(|holder| !is_handle(root, holder), |pid| root.user(pid));
     }
 }
 
@@ -355,8 +355,11 @@ mod tests {
 
     use super::*;
 
-    const OPTIONS: WalkOptions =
-        WalkOptions { threads: false, per_socket: None, deadline: Deadline::NEVER };
+    const OPTIONS: WalkOptions = WalkOptions {
+        threads: false,
+        limits: HolderLimits { per_socket: None, max: None },
+        deadline: Deadline::NEVER,
+    };
 
     fn hold(root: &Path, pid: i32, fds: i32) {
         let directory = root.join(format!("{pid}/fd"));

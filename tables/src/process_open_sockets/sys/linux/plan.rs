@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::bpf::TaskFiles;
 use crate::process_open_sockets::filter::Filter;
+use crate::process_open_sockets::holders::HolderLimits;
 use crate::process_open_sockets::socket_table::SocketTable;
 use crate::process_open_sockets::{Options, Source, Threads};
 
@@ -15,8 +16,7 @@ pub(super) struct Plan {
     pub(super) holders: HolderSource,
     /// Whether descriptor tables of threads are read.
     pub(super) threads: bool,
-    /// How many descriptors of one socket are rows of a process; None: all.
-    pub(super) per_socket: Option<u32>,
+    pub(super) limits: HolderLimits,
     /// Where socket tables are read: netlink, or procfs alone.
     pub(super) tables_from: Source,
     /// The socket tables that can list a socket of the answer.
@@ -70,7 +70,7 @@ impl Plan {
                 // Before Linux 6.7 a lookup with threads walks the process.
                 Threads::Auto => bpf.is_some_and(TaskFiles::reads_all_threads),
             },
-            per_socket: options.descriptors_per_socket,
+            limits: options.holder_limits(),
             tables_from: options.source,
             tables: SocketTable::ALL.into_iter().filter(is_admitted).collect(),
             unlisted,

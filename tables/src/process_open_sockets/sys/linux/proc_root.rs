@@ -13,9 +13,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::deadline::Deadline;
-use crate::Error;
 use crate::process_open_sockets::gap::GapKind;
 use crate::process_open_sockets::parse::{proc_link, proc_status};
+use crate::{Error, User};
 
 /// An open mount of proc. Every path below it is looked up from here, so it reads the same mount
 /// whatever is mounted over its path later.
@@ -69,6 +69,19 @@ impl ProcRoot {
         read.ok()
             .and_then(|length| proc_status::thread_group(status.get(..length)?))
             .is_none_or(|group| group == pid)
+    }
+
+    /// The real uid of a process.
+    pub(super) fn real_uid(&self, pid: i32) -> Option<u32> {
+        let mut status = [0; 1024];
+        let mut file = self.process(pid).and_then(|process| process.file("status")).ok()?;
+        let length = file.read(&mut status).ok()?;
+        proc_status::real_uid(status.get(..length)?)
+    }
+
+    /// The user of a process.
+    pub(super) fn user(&self, pid: i32) -> User {
+        User::of_uid(self.real_uid(pid))
     }
 
     /// The number of the mount's file system, if it is the kernel's proc.

@@ -18,6 +18,8 @@ pub(super) struct Calls {
     pub(super) socket: fn(i32, i32, &mut [u8]) -> io::Result<usize>,
     /// `sysctlbyname`: the value of that name. What was written before an error counts too.
     pub(super) value: fn(&CStr, &mut [u8]) -> (usize, io::Result<()>),
+    /// `proc_pidinfo` with PROC_PIDTBSDINFO: the real uid of a process, if it still exists.
+    pub(super) uid: fn(i32) -> Option<u32>,
 }
 
 /// Numbers of errors as macOS has them, some of which other systems have not (`bsd/sys/errno.h`).

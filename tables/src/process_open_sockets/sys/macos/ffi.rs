@@ -4,13 +4,13 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::io;
-use std::mem::offset_of;
+use std::mem::{MaybeUninit, offset_of};
 use std::ptr;
 
 use super::calls::{Calls, EBADF, ENOENT, ENOMEM, ENOTSOCK, ESRCH};
 use super::libproc;
 
-pub(super) const CALLS: Calls = Calls { pids, fds, socket, value };
+pub(super) const CALLS: Calls = Calls { pids, fds, socket, value, uid };
 
 // The crate libc lacks these two.
 const PROC_ALL_PIDS: u32 = 1;
@@ -81,6 +81,16 @@ fn value(name: &CStr, buffer: &mut [u8]) -> (usize, io::Result<()>) {
     (length, result)
 }
 
+fn uid(pid: i32) -> Option<u32> {
+    let mut info = MaybeUninit::<libc::proc_bsdinfo>::zeroed();
+    let size = c_int::try_from(size_of::<libc::proc_bsdinfo>()).ok()?;
+    let start = info.as_mut_ptr().cast();
+    // SAFETY: the kernel writes no more than `size` bytes from `start` on, which are those of `info`.
+    let written = unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDTBSDINFO, 0, start, size) };
+    // SAFETY: every value of its bytes, which are zero or written by the kernel, is a valid number.
+    (written == size).then(|| unsafe { info.assume_init() }.pbi_ruid)
+}
+
 /// Only a Mac can run these: whether the kernel answers as the layers above believe.
 #[cfg(test)]
 mod tests {
@@ -104,6 +114,13 @@ mod tests {
     const NO_FD: i32 = 1 << 30;
     /// More than PID_MAX.
     const NO_PID: i32 = 1 << 30;
+
+    #[test]
+    fn a_process_has_the_uid_of_who_started_it() {
+        // SAFETY: the call takes nothing and always succeeds.
+        assert_eq!(uid(own_pid()), Some(unsafe { libc::getuid() }));
+        assert_eq!(uid(NO_PID), None);
+    }
 
     #[test]
     fn a_process_that_is_not_there_is_esrch() {

@@ -120,7 +120,7 @@ mod tests {
             Ok(LENGTH)
         };
         let value = |_: &std::ffi::CStr, _: &mut [u8]| (0, Ok(()));
-        let calls = Calls { pids: |_| Ok(0), fds: |_, _| Ok(0), socket, value };
+        let calls = Calls { pids: |_| Ok(0), fds: |_, _| Ok(0), socket, value, uid: |_| None };
         socket_fdinfo(&calls, 1, 3)
     }
 

@@ -21,24 +21,25 @@ use self::calls::Calls;
 use self::scan::Scan;
 use crate::Error;
 use crate::process_open_sockets::filter::Filter;
+use crate::process_open_sockets::holders::HolderLimits;
 use crate::process_open_sockets::model::Snapshot;
 
 /// Collects.
 pub(crate) struct Collector {
     calls: Calls,
-    descriptors_per_socket: Option<u32>,
+    limits: HolderLimits,
 }
 
 impl Collector {
     /// Of the other options only the families mean something here, and the filter has them.
     #[cfg(target_os = "macos")]
     pub(crate) fn new(options: crate::process_open_sockets::Options) -> Self {
-        let descriptors_per_socket = options.descriptors_per_socket;
-        Collector { calls: ffi::CALLS, descriptors_per_socket }
+        let limits = options.holder_limits();
+        Collector { calls: ffi::CALLS, limits }
     }
 
     /// Collects what the filter asks for.
     pub(crate) fn collect(&self, filter: &Filter) -> Result<Snapshot, Error> {
-        Scan::new(&self.calls, filter, self.descriptors_per_socket).run()
+        Scan::new(&self.calls, filter, self.limits).run()
     }
 }

@@ -5,14 +5,16 @@ use std::num::NonZeroU64;
 
 use super::calls::{Calls, is_gone};
 use super::{libproc, sysctl};
-use crate::Error;
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
-use crate::process_open_sockets::holders::{Holder, HolderCollector};
-use crate::process_open_sockets::model::{Binding, DarwinDetails, Presence, Snapshot, Socket};
+use crate::process_open_sockets::holders::{Holder, HolderCollector, HolderLimits};
+use crate::process_open_sockets::model::{
+    Binding, DarwinDetails, Presence, Snapshot, Socket, Uids,
+};
 use crate::process_open_sockets::parse::pcblist_n::{End, Listing, Pcb, PcbList};
 use crate::process_open_sockets::parse::socket_fdinfo::{self, Held};
 use crate::process_open_sockets::{Families, Field};
+use crate::{Error, User};
 
 /// What was found so far.
 pub(super) struct Scan<'a> {
@@ -32,16 +34,12 @@ pub(super) struct Scan<'a> {
 type Listed = Vec<(PcbList, Pcb)>;
 
 impl<'a> Scan<'a> {
-    pub(super) fn new(
-        calls: &'a Calls,
-        filter: &'a Filter,
-        descriptors_per_socket: Option<u32>,
-    ) -> Self {
+    pub(super) fn new(calls: &'a Calls, filter: &'a Filter, limits: HolderLimits) -> Self {
         Scan {
             calls,
             filter,
             held: HashMap::new(),
-            holders: HolderCollector::new(descriptors_per_socket),
+            holders: HolderCollector::new(limits),
             faulty_pids: HashSet::new(),
             faulty_lists: HashSet::new(),
             gaps: Gaps::default(),
@@ -186,7 +184,8 @@ impl<'a> Scan<'a> {
                         let inode = held.socket.inode;
                         self.keep(held);
                         self.holders.push(Holder { inode, pid, fd, tid: None });
-                        self.holders.prune_if_large(|_| true);
+                        let uid = self.calls.uid;
+                        self.holders.prune_if_large(|_| true, |pid| User::of_uid(uid(pid)));
                     }
                     _ => gaps.add(GapKind::Record, || format!("process {pid}, fd {fd}")),
                 },
@@ -299,7 +298,8 @@ impl<'a> Scan<'a> {
         all.dedup_by(|(later, _), (earlier, _)| later.inode != 0 && later.inode == earlier.inode);
         let (sockets, darwin) = all.into_iter().unzip();
         let holders = self.holders.finish(|_| true);
-        Snapshot { sockets, holders, gaps: self.gaps, darwin, ..Snapshot::default() }
+        let uids = Uids::new(self.calls.uid);
+        Snapshot { sockets, holders, gaps: self.gaps, darwin, uids, ..Snapshot::default() }
     }
 }
 

@@ -60,8 +60,13 @@ mod tests {
     fn read(answers: &[(usize, Option<i32>)]) -> (io::Result<Option<Vec<u8>>>, Vec<usize>) {
         SCRIPT.set((answers.to_vec(), Vec::new()));
         let nothing = |_: &mut [u8]| Ok(0);
-        let calls =
-            Calls { pids: nothing, fds: |_, _| Ok(0), socket: |_, _, _| Ok(0), value: answer };
+        let calls = Calls {
+            pids: nothing,
+            fds: |_, _| Ok(0),
+            socket: |_, _, _| Ok(0),
+            value: answer,
+            uid: |_| None,
+        };
         let read = value(&calls, c"net.inet.tcp.pcblist_n");
         (read, SCRIPT.take().1)
     }

@@ -12,6 +12,7 @@ use super::calls::{Calls, EBADF, ENOENT, ENOMEM, ENOTSOCK, ESRCH};
 use crate::process_open_sockets::correlate::correlate;
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
+use crate::process_open_sockets::holders::HolderLimits;
 use crate::process_open_sockets::parse::pcblist_n::PcbList;
 use crate::process_open_sockets::parse::xnu_records::{KernelSocket, Layout, header, value};
 use crate::process_open_sockets::{Families, Field};
@@ -55,7 +56,7 @@ thread_local! {
     static MAC: RefCell<Mac> = RefCell::default();
 }
 
-const CALLS: Calls = Calls { pids, fds, socket, value: list };
+const CALLS: Calls = Calls { pids, fds, socket, value: list, uid: |_| None };
 
 fn refused<T>(number: i32) -> io::Result<T> {
     Err(io::Error::from_raw_os_error(number))
@@ -299,7 +300,7 @@ struct Answered {
 const ALL: Families = Families::all();
 
 fn collector() -> Collector {
-    Collector { calls: CALLS, descriptors_per_socket: Some(100) }
+    Collector { calls: CALLS, limits: HolderLimits { per_socket: Some(100), max: None } }
 }
 
 fn ask_about(mac: Mac, query: &QueryContext, families: Families, fields: &[Field]) -> Answered {

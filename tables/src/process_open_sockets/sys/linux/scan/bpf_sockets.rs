@@ -5,11 +5,12 @@ use std::io;
 
 use super::super::bpf::{TaskFiles, Told};
 use super::super::netns::{Namespaces, Sessions, SocketSource};
+use super::super::proc_root::ProcRoot;
 use super::listing::Listing;
 use super::{Report, Scan};
 use crate::process_open_sockets::Field;
 use crate::process_open_sockets::filter::Filter;
-use crate::process_open_sockets::holders::{Holder, HolderCollector};
+use crate::process_open_sockets::holders::{Holder, HolderCollector, HolderLimits};
 use crate::process_open_sockets::model::{NetNamespace, Socket};
 use crate::process_open_sockets::socket_table::SocketTable;
 
@@ -21,8 +22,8 @@ pub(super) struct HeldSockets {
 }
 
 impl HeldSockets {
-    pub(super) fn new(per_socket: Option<u32>) -> HeldSockets {
-        HeldSockets::of(HolderCollector::new(per_socket))
+    pub(super) fn new(limits: HolderLimits) -> HeldSockets {
+        HeldSockets::of(HolderCollector::new(limits))
     }
 
     /// Holders of sockets that are known only by their inodes.
@@ -60,17 +61,17 @@ pub(super) struct BpfSockets {
 }
 
 impl BpfSockets {
-    fn new(per_socket: Option<u32>) -> BpfSockets {
+    fn new(limits: HolderLimits) -> BpfSockets {
         let (complete, partial, undescribed, pids) = Default::default();
-        let holders = HolderCollector::new(per_socket);
+        let holders = HolderCollector::new(limits);
         BpfSockets { holders, complete, partial, undescribed, pids }
     }
 }
 
 /// BPF shows no O_PATH handles: these have no socket in the kernel.
-fn push(holders: &mut HolderCollector, holder: Holder) {
+fn push(root: &ProcRoot, holders: &mut HolderCollector, holder: Holder) {
     holders.push(holder);
-    holders.prune_if_large(|_| true);
+    holders.prune_if_large(|_| true, |pid| root.user(pid));
 }
 
 impl Scan<'_> {
@@ -87,7 +88,7 @@ impl Scan<'_> {
     ) -> io::Result<Pass> {
         let filter = self.filter;
         let files = tables_from_files(listing);
-        let mut held = HeldSockets::new(self.plan.per_socket);
+        let mut held = HeldSockets::new(self.plan.limits);
         let mut is_held = vec![false; inodes.len()];
         let (mut pids, mut last) = (HashSet::new(), None);
         report.work.passes += 1;
@@ -101,7 +102,7 @@ impl Scan<'_> {
             }
             let is_listed = place.is_some();
             if is_listed && files.is_empty() {
-                push(&mut held.holders, holder);
+                push(self.root, &mut held.holders, holder);
                 return Ok(());
             }
             let is_wanted = match record.told()? {
@@ -120,7 +121,7 @@ impl Scan<'_> {
                 Told::Unlisted => self.plan.unlisted,
             };
             if is_listed || is_wanted || self.plan.unlisted {
-                push(&mut held.holders, holder);
+                push(self.root, &mut held.holders, holder);
             }
             Ok(())
         })?;
@@ -139,7 +140,7 @@ impl Scan<'_> {
         report: &mut Report,
     ) -> io::Result<BpfSockets> {
         let (root, filter) = (self.root, self.filter);
-        let mut found = BpfSockets::new(self.plan.per_socket);
+        let mut found = BpfSockets::new(self.plan.limits);
         let mut seen = HashSet::new();
         let mut run = |pid: Option<i32>, report: &mut Report| {
             report.work.passes += u32::from(pid.is_none());
@@ -168,7 +169,7 @@ impl Scan<'_> {
                     }
                     Told::Unlisted | Told::InTables(_) => return Ok(()),
                 }
-                push(&mut found.holders, holder);
+                push(root, &mut found.holders, holder);
                 Ok(())
             })
         };

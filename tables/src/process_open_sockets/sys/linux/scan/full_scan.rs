@@ -28,7 +28,7 @@ impl Scan<'_> {
         let mut namespaces = Namespaces::default();
         let mut pids = self.root.pids()?;
         self.list_processes(&pids, &mut namespaces, &mut sessions, &mut listing, &mut report);
-        let mut held = HeldSockets::new(self.plan.per_socket);
+        let mut held = HeldSockets::new(self.plan.limits);
         for _ in 0..ROUNDS {
             self.list_tables(&namespaces, &mut sessions, &mut listing, &mut report);
             sessions.close();
@@ -122,7 +122,7 @@ impl Scan<'_> {
     fn walk_holders(&self, pids: &[i32], inodes: &[u64], report: &mut Report) -> HolderCollector {
         let is_listed = |holder: &Holder| inodes.binary_search(&holder.inode).is_ok();
         if inodes.is_empty() && !self.plan.lists_all {
-            return HolderCollector::new(self.plan.per_socket);
+            return HolderCollector::new(self.plan.limits);
         }
         // A socket without a holder is shown as such, so all processes count; otherwise those of the query.
         let is_asked = |pid: &i32| self.filter.admits_unowned() || self.filter.admits_pid(*pid);

@@ -27,7 +27,7 @@ use crate::process_open_sockets::Field;
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
 use crate::process_open_sockets::holders::{Holder, HolderCollector, Holders};
-use crate::process_open_sockets::model::{Snapshot, Socket, Work};
+use crate::process_open_sockets::model::{Snapshot, Socket, Uids, Work};
 
 /// What every step of a scan may read.
 pub(super) struct Scan<'a> {
@@ -99,8 +99,8 @@ impl Scan<'_> {
         report.work.walks += 1;
         report.work.walked += pids.len() as u64;
         let gaps = &mut report.gaps;
-        let Plan { threads, per_socket, .. } = *self.plan;
-        let options = WalkOptions { threads, per_socket, deadline: self.deadline };
+        let Plan { threads, limits, .. } = *self.plan;
+        let options = WalkOptions { threads, limits, deadline: self.deadline };
         fds::walk(self.root, pids, options, wanted, gaps)
     }
 
@@ -129,6 +129,8 @@ impl Scan<'_> {
         } else {
             HashMap::new()
         };
-        Snapshot { sockets, holders, gaps, host, cgroups, work, darwin: Vec::new() }
+        let path = root.path().to_owned();
+        let uids = Uids::new(move |pid| ProcRoot::open(&path).ok()?.real_uid(pid));
+        Snapshot { sockets, holders, gaps, host, cgroups, work, uids, ..Snapshot::default() }
     }
 }
