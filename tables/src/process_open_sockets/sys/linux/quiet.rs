@@ -33,8 +33,8 @@ pub(super) fn say_without_bpf(test: &str, error: &str) {
     eprintln!("{error}");
 }
 
-/// Runs a test of that module in a namespace with a loopback interface and nothing in it: in a child
-/// process, which runs nothing but this test once more. As root, or as the root of a user namespace;
+/// Runs a test of that module in a network namespace with a loopback interface and nothing in it, and in a PID
+/// namespace: in a child process, which runs nothing but this test once more. As root, or as the root of a user namespace;
 /// where neither is allowed, it says so.
 pub(super) fn in_quiet_namespace(module: &str, test: &str, body: fn()) {
     const INSIDE: &str = "TEST_IN_QUIET_NAMESPACE";
@@ -47,10 +47,12 @@ pub(super) fn in_quiet_namespace(module: &str, test: &str, body: fn()) {
         if !rustix::process::geteuid().is_root() {
             unshare.arg("--map-root-user");
         }
-        unshare.arg("--net").args(command).env(INSIDE, test).output()
+        // A scan there takes no longer on a host with many processes.
+        unshare.args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        unshare.args(command).env(INSIDE, test).output()
     };
     if !unshare(&["true"]).is_ok_and(|output| output.status.success()) {
-        return say_left_out(test, "needs root: a network namespace needs CAP_SYS_ADMIN");
+        return say_left_out(test, "needs root: namespaces need CAP_SYS_ADMIN");
     }
     let program = std::env::current_exe().unwrap();
     let name = format!("{}::{test}", module.split_once("::").unwrap().1);
