@@ -1,0 +1,3 @@
+use super::{Attack, Test};
+pub(super) const ATTACKS: &[Attack] = &[];
+pub(super) const TESTS: &[Test] = &[];
