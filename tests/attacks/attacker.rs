@@ -140,16 +140,15 @@ pub(super) fn leave() -> ! {
 pub(super) fn start_children(count: u32, child: impl Fn(u32)) -> Vec<i32> {
     (0..count)
         .map(|number| {
-            let (mut read, write) = std::io::pipe().unwrap();
+            let (mut read, mut write) = std::io::pipe().unwrap();
             let pid = fork();
             if pid == 0 {
                 drop(read);
                 child(number);
-                drop(write);
+                write.write_all(&[1]).unwrap();
                 park();
             }
-            drop(write);
-            read.read_to_end(&mut Vec::new()).unwrap();
+            read.read_exact(&mut [0]).unwrap();
             pid
         })
         .collect()

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::attacker::{Attacker, NOBODY, is_over, leave, report_ready};
 use super::scan::{BPF, NETLINK, NamedSource, PROCFS, Row, SCANS, answer, has_bpf, table};
 use super::{Attack, Test, crowd, runner};
+use tables::process_open_sockets::Source;
 
 pub(super) const ATTACKS: &[Attack] =
     &[("rotate-tcp", rotate_tcp), ("rotate-udp", rotate_udp), ("rotate-unix", rotate_unix)];
@@ -34,11 +35,11 @@ enum Endpoint {
     Unix(String),
 }
 
-/// An attacker, and in how many answers it was seen.
-pub(super) struct Rotation {
+/// In how many answers a listener was.
+#[derive(Default)]
+struct Counts {
     name: String,
-    endpoint: Endpoint,
-    attacker: Attacker,
+    has_port: bool,
     /// Answers to `SELECT *` with the endpoint.
     full: usize,
     /// Those with the attacker's pid in the endpoint's row.
@@ -50,6 +51,44 @@ pub(super) struct Rotation {
     by_pid: usize,
 }
 
+impl Counts {
+    fn add(&mut self, other: &Counts) {
+        self.name.clone_from(&other.name);
+        self.has_port = other.has_port;
+        self.full += other.full;
+        self.full_with_pid += other.full_with_pid;
+        self.by_port += other.by_port;
+        self.by_port_with_pid += other.by_port_with_pid;
+        self.by_pid += other.by_pid;
+    }
+
+    fn describe(&self, scans: usize) -> String {
+        let Counts { name, full, full_with_pid, by_port, by_port_with_pid, by_pid, .. } = self;
+        format!(
+            "{name}: of {scans} answers to SELECT * {full} with the endpoint, {full_with_pid} with \
+             the pid; to local_port = X {by_port} and {by_port_with_pid}; to pid = X {by_pid}"
+        )
+    }
+
+    /// Whether an answer was without the endpoint, or without the pid if that has to be there.
+    fn is_missed(&self, scans: usize, needs_pid: bool) -> bool {
+        let mut counts = vec![self.full];
+        counts.extend(self.has_port.then_some(self.by_port));
+        if needs_pid {
+            counts.extend([self.full_with_pid, self.by_pid]);
+            counts.extend(self.has_port.then_some(self.by_port_with_pid));
+        }
+        counts.iter().any(|count| *count < scans)
+    }
+}
+
+/// An attacker that replaces its listener again and again.
+pub(super) struct Rotation {
+    endpoint: Endpoint,
+    attacker: Attacker,
+    counts: Counts,
+}
+
 impl Rotation {
     fn start(endpoint: Endpoint, period: u64) -> Rotation {
         let (attack, kind, place) = match &endpoint {
@@ -58,18 +97,10 @@ impl Rotation {
             Endpoint::Unix(path) => ("rotate-unix", "UNIX", path.clone()),
         };
         let attacker = Attacker::start(attack, &[&place, &period.to_string()]);
+        let has_port = !matches!(endpoint, Endpoint::Unix(_));
         let name = format!("{kind} every {period} ms");
-        let (full, full_with_pid, by_port, by_port_with_pid, by_pid) = (0, 0, 0, 0, 0);
-        Rotation {
-            name,
-            endpoint,
-            attacker,
-            full,
-            full_with_pid,
-            by_port,
-            by_port_with_pid,
-            by_pid,
-        }
+        let counts = Counts { name, has_port, ..Counts::default() };
+        Rotation { endpoint, attacker, counts }
     }
 
     /// TCP, UDP and UNIX, each replaced every 1 ms and every 20 ms.
@@ -85,10 +116,6 @@ impl Rotation {
         ]
     }
 
-    fn has_port(&self) -> bool {
-        !matches!(self.endpoint, Endpoint::Unix(_))
-    }
-
     /// Whether the rows have the endpoint, and whether with the attacker's pid.
     fn find(&self, rows: &[Row]) -> (bool, bool) {
         let is_shown = |row: &&Row| match &self.endpoint {
@@ -100,18 +127,17 @@ impl Rotation {
         };
         let shown: Vec<&Row> = rows.iter().filter(is_shown).collect();
         let pid = self.attacker.pid().to_string();
-        (!shown.is_empty(), shown.iter().any(|row| row.cell("pid") == pid))
+        (!shown.is_empty(), shown.iter().any(|row| row.has(&[("pid", &pid)])))
     }
 
     /// Counts an answer to each query.
     fn count(&mut self, full: &[Row], by_port: &[Row], by_pid: &[Row]) {
-        let (is_shown, has_pid) = self.find(full);
-        self.full += usize::from(is_shown);
-        self.full_with_pid += usize::from(has_pid);
-        let (is_shown, has_pid) = self.find(by_port);
-        self.by_port += usize::from(is_shown);
-        self.by_port_with_pid += usize::from(has_pid);
-        self.by_pid += usize::from(self.find(by_pid).0);
+        let [full, by_port, by_pid] = [full, by_port, by_pid].map(|rows| self.find(rows));
+        self.counts.full += usize::from(full.0);
+        self.counts.full_with_pid += usize::from(full.1);
+        self.counts.by_port += usize::from(by_port.0);
+        self.counts.by_port_with_pid += usize::from(by_port.1);
+        self.counts.by_pid += usize::from(by_pid.1);
     }
 
     /// Whether something listens now.
@@ -129,8 +155,12 @@ impl Rotation {
     #[track_caller]
     fn check(&mut self) {
         let listening = (0..1000).filter(|_| self.is_listening()).count();
-        let least = if self.has_port() { 1000 } else { 800 };
-        assert!(self.attacker.is_running() && listening >= least, "{}: {listening}", self.name);
+        let least = if self.counts.has_port { 1000 } else { 800 };
+        assert!(
+            self.attacker.is_running() && listening >= least,
+            "{}: {listening}",
+            self.counts.name
+        );
     }
 }
 
@@ -149,51 +179,44 @@ pub(super) fn attackers_directory() -> TempDir {
     directory
 }
 
-fn are_in_every_answer(source: NamedSource) {
-    let rounds = if runner::is_long() { 20 } else { 1 };
-    (0..rounds).for_each(|_| are_in_twenty_answers(source));
+fn are_in_every_answer((name, source): NamedSource) {
+    let directory = attackers_directory();
+    let scans = if runner::is_long() { 20 * SCANS } else { SCANS };
+    let mut counts: Vec<Counts> = Vec::new();
+    // An attacker does not live long enough for all of them.
+    for _ in 0..scans / SCANS_OF_A_ROUND {
+        let round = scan_a_round(source, directory.path());
+        counts.resize_with(round.len(), Counts::default);
+        counts.iter_mut().zip(&round).for_each(|(sum, rotation)| sum.add(rotation));
+    }
+    for counts in &counts {
+        println!("{name}, {}", counts.describe(scans));
+    }
+    let is_missed = |counts: &&Counts| counts.is_missed(scans, source == BPF.1);
+    let missed: Vec<&str> = counts.iter().filter(is_missed).map(|it| &*it.name).collect();
+    assert_eq!(missed, [""; 0], "listeners that were not in every answer");
 }
 
-fn are_in_twenty_answers((name, source): NamedSource) {
-    let directory = attackers_directory();
+/// So many scans take less time than an attacker lives, on a busy machine as well.
+const SCANS_OF_A_ROUND: usize = 5;
+
+fn scan_a_round(source: Source, directory: &Path) -> Vec<Counts> {
     let _crowd = crowd::start(10);
-    let mut rotations = Rotation::start_all(directory.path());
+    let mut rotations = Rotation::start_all(directory);
     rotations.iter_mut().for_each(Rotation::check);
     let table = table(source);
-    for _ in 0..SCANS {
+    for _ in 0..SCANS_OF_A_ROUND {
         let full = answer(&table, &[]);
-        let by_port =
-            [answer(&table, &[("local_port", "4001")]), answer(&table, &[("local_port", "4020")])];
-        let by_port = by_port.into_iter().flatten().collect::<Vec<_>>();
+        let mut by_port = answer(&table, &[("local_port", "4001")]);
+        by_port.extend(answer(&table, &[("local_port", "4020")]));
         let pids: Vec<String> =
             rotations.iter().map(|rotation| rotation.attacker.pid().to_string()).collect();
-        let by_pid = pids.iter().map(|pid| ("pid", &**pid)).collect::<Vec<_>>();
+        let by_pid: Vec<_> = pids.iter().map(|pid| ("pid", &**pid)).collect();
         let by_pid = answer(&table, &by_pid);
         rotations.iter_mut().for_each(|rotation| rotation.count(&full, &by_port, &by_pid));
     }
     rotations.iter_mut().for_each(Rotation::check);
-    for Rotation { name: attack, full, full_with_pid, by_port, by_port_with_pid, by_pid, .. } in
-        &rotations
-    {
-        println!(
-            "{name}, {attack}: of {SCANS} answers to SELECT * {full} with the endpoint, \
-             {full_with_pid} with the pid; to local_port = X {by_port} and {by_port_with_pid}; \
-             to pid = X {by_pid}"
-        );
-    }
-    let needs_pid = source == BPF.1;
-    let is_missed = |rotation: &&Rotation| {
-        let has_port = rotation.has_port();
-        rotation.full < SCANS
-            || has_port && rotation.by_port < SCANS
-            || needs_pid
-                && (rotation.full_with_pid < SCANS
-                    || has_port && rotation.by_port_with_pid < SCANS
-                    || rotation.by_pid < SCANS)
-    };
-    let missed: Vec<&str> =
-        rotations.iter().filter(is_missed).map(|rotation| &*rotation.name).collect();
-    assert_eq!(missed, [""; 0], "listeners that were not in every answer");
+    rotations.into_iter().map(|rotation| rotation.counts).collect()
 }
 
 /// Replaces what `open` returns every so many milliseconds: the new one is there before the old one

@@ -1,5 +1,7 @@
 //! Answers of the table under attack, source by source.
 
+use std::rc::Rc;
+
 use tables::process_open_sockets::{Options, ProcessOpenSockets, Source};
 use tables::{Constraint, Operator, QueryContext, Rows, Table, Value};
 
@@ -36,46 +38,56 @@ pub(super) fn table(source: Source) -> ProcessOpenSockets {
     ProcessOpenSockets::new(Options { source, ..Options::default() })
 }
 
-/// A row, by column.
+/// A row, by column. Cells are read when they are asked for: answers are long.
 pub(super) struct Row {
-    names: std::sync::Arc<Vec<String>>,
-    cells: Vec<String>,
+    rows: Rc<dyn Rows>,
+    names: Rc<Vec<String>>,
+    number: usize,
 }
 
 impl Row {
     /// The cell as text, NULL as `NULL`. Panics if there is no such column.
-    pub(super) fn cell(&self, column: &str) -> &str {
-        let place = self.names.iter().position(|name| name == column);
-        &self.cells[place.unwrap_or_else(|| panic!("no column {column}"))]
+    pub(super) fn cell(&self, column: &str) -> String {
+        match self.value(column) {
+            Value::Null => "NULL".to_owned(),
+            Value::Integer(number) => number.to_string(),
+            Value::Text(text) => text.into_owned(),
+        }
     }
 
     pub(super) fn number(&self, column: &str) -> i64 {
-        self.cell(column).parse().unwrap()
+        match self.value(column) {
+            Value::Integer(number) => number,
+            other => panic!("{column} is {other:?}"),
+        }
     }
 
     pub(super) fn has(&self, cells: &[(&str, &str)]) -> bool {
-        cells.iter().all(|(column, value)| self.cell(column) == *value)
+        cells.iter().all(|(column, value)| match self.value(column) {
+            Value::Text(text) => text == *value,
+            Value::Integer(number) => value.parse() == Ok(number),
+            Value::Null => false,
+        })
+    }
+
+    fn value(&self, column: &str) -> Value<'_> {
+        let place = self.names.iter().position(|name| name == column);
+        self.rows.cell(self.number, place.unwrap_or_else(|| panic!("no column {column}")))
     }
 }
 
 impl std::fmt::Debug for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_map().entries(self.names.iter().zip(&self.cells)).finish()
+        f.debug_map().entries(self.names.iter().map(|name| (name, self.cell(name)))).finish()
     }
 }
 
 /// All rows of the table under `column = value` for each of these.
 pub(super) fn answer(table: &ProcessOpenSockets, equals: &[(&str, &str)]) -> Vec<Row> {
-    let rows = generate(table, equals);
-    let names: Vec<String> = table.columns().iter().map(|column| column.name.to_string()).collect();
-    let names = std::sync::Arc::new(names);
-    let cell = |row, column| match rows.cell(row, column) {
-        Value::Null => "NULL".to_owned(),
-        Value::Integer(number) => number.to_string(),
-        Value::Text(text) => text.into_owned(),
-    };
-    let cells = |row| (0..names.len()).map(|column| cell(row, column)).collect();
-    let row = |row| Row { names: std::sync::Arc::clone(&names), cells: cells(row) };
+    let rows: Rc<dyn Rows> = generate(table, equals).into();
+    let names = table.columns().iter().map(|column| column.name.to_string()).collect();
+    let names = Rc::new(names);
+    let row = |number| Row { rows: Rc::clone(&rows), names: Rc::clone(&names), number };
     (0..rows.len()).map(row).collect()
 }
 

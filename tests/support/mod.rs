@@ -5,6 +5,8 @@
 #![allow(dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[cfg(feature = "shell")]
+pub(crate) mod conditions;
 pub(crate) mod context;
 #[cfg(feature = "shell")]
 pub(crate) mod core;
