@@ -9,8 +9,19 @@ use crate::support::left_out::say_left_out;
 
 /// Set in the process that runs in those namespaces.
 const INSIDE: &str = "ATTACKS_INSIDE";
-/// `unshare` with the namespaces of the suite. What is in them ends with the suite.
-const UNSHARE: [&str; 6] = ["unshare", "--fork", "--kill-child", "--pid", "--mount-proc", "--net"];
+/// `unshare` with the namespaces of the suite. What is in them ends with the suite. The shell is their
+/// init, which waits for the processes that attackers leave.
+const UNSHARE: [&str; 9] = [
+    "unshare",
+    "--fork",
+    "--kill-child",
+    "--pid",
+    "--mount-proc",
+    "--net",
+    "sh",
+    "-c",
+    r#""$0" "$@"; exit $?"#,
+];
 
 /// Whether the suite is the long one.
 pub(super) fn is_long() -> bool {
