@@ -9,143 +9,15 @@ mod support;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use process_open_sockets::shell::vtab;
 use proptest::prelude::*;
-use proptest::sample::select;
-use rusqlite::Connection;
+use support::conditions::{COLUMNS, answer, check, condition, config, database};
 use support::isolated::in_own_namespaces;
 use support::own::net_namespace;
 use support::proc_tree::{ProcTree, TCP_HEADER, UNIX_HEADER, tcp_line, unix_line};
 use support::rows::{table, texts};
 use tables::{Constraint, Operator, QueryContext, Table};
-
-/// A database where `mounted` is the table over that proc, and `plain` holds a copy of all its rows.
-fn database(procfs: &Path) -> Connection {
-    let connection = Connection::open_in_memory().unwrap();
-    let table = Arc::new(table(procfs));
-    let columns = vtab::create_table("plain", table.columns());
-    vtab::mount(&connection, "mounted", table).unwrap();
-    connection
-        .execute_batch(&format!(
-            "{columns}; INSERT INTO plain SELECT {} FROM mounted",
-            COLUMNS.join(", ")
-        ))
-        .unwrap();
-    connection
-}
-
-/// The rows that the query picks of this table, those alone that the test can answer for, as text.
-fn answer(connection: &Connection, table: &str, rest: &str, is_ours: &str) -> Vec<String> {
-    let sql = format!("SELECT {}, {is_ours} FROM {table} t {rest}", COLUMNS.join(", "));
-    let mut statement = connection.prepare(&sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
-    let cells = statement.column_count() - 1;
-    let mut rows = statement.query([]).unwrap();
-    let mut answer = Vec::new();
-    while let Some(row) = rows.next().unwrap() {
-        if row.get(cells).unwrap() {
-            let cells = (0..cells).map(|i| format!("{:?}", row.get_ref(i).unwrap()));
-            answer.push(cells.collect::<Vec<_>>().join(" "));
-        }
-    }
-    answer.sort();
-    answer
-}
-
-const COLUMNS: [&str; 24] = [
-    "pid",
-    "fd",
-    "socket",
-    "family",
-    "protocol",
-    "local_address",
-    "remote_address",
-    "local_port",
-    "remote_port",
-    "path",
-    "state",
-    "net_namespace",
-    "tid",
-    "owner_unknown",
-    "type",
-    "uid",
-    "peer_socket",
-    "rx_queue",
-    "tx_queue",
-    "interface",
-    "cgroup_path",
-    "scope",
-    "descriptors",
-    "rows_omitted",
-];
-
-const NONSENSE: [&str; 26] = [
-    "NULL",
-    "''",
-    "'abc'",
-    "3.5",
-    "'3.5'",
-    "'1.0'",
-    "' 3 '",
-    "-1",
-    "'-1'",
-    "0",
-    "9223372036854775807",
-    "-9223372036854775808",
-    "9223372036854775808",
-    "'99999999999999999999'",
-    "1e300",
-    "x'31'",
-    "'listen'",
-    "'LISTEN' COLLATE NOCASE",
-    "'listen' COLLATE NOCASE",
-    "'LISTEN  ' COLLATE RTRIM",
-    "'none' COLLATE NOCASE",
-    "CAST(4026532177.0 AS REAL)",
-    "CAST('4026532177' AS INTEGER)",
-    "' 4026532177'",
-    "'0x1'",
-    "'LISTEN' || char(0)",
-];
-
-/// A value to compare a column with: one that it has, one beside it, or nonsense.
-fn value(column: &'static str) -> impl Strategy<Value = String> {
-    let present = (0..1000u32).prop_map(move |n| {
-        format!("(SELECT {column} FROM plain LIMIT 1 OFFSET {n} % (SELECT count(*) FROM plain))")
-    });
-    let beside = (present.clone(), -1..=1).prop_map(|(value, step)| format!("{value} + {step}"));
-    prop_oneof![
-        4 => present,
-        2 => beside,
-        3 => select(&NONSENSE[..]).prop_map(str::to_owned),
-    ]
-}
-
-fn condition() -> impl Strategy<Value = String> {
-    let operators = ["=", "<>", "<", "<=", ">", ">=", "IS", "IS NOT", "LIKE", "GLOB", "NOT LIKE"];
-    let leaf = select(&COLUMNS[..]).prop_flat_map(move |column| {
-        let list = prop::collection::vec(value(column), 0..4).prop_map(|list| list.join(", "));
-        prop_oneof![
-            6 => (select(operators.to_vec()), value(column))
-                .prop_map(move |(operator, value)| format!("t.{column} {operator} {value}")),
-            3 => (select(vec!["IN", "NOT IN"]), list)
-                .prop_map(move |(operator, list)| format!("t.{column} {operator} ({list})")),
-            1 => (value(column), value(column))
-                .prop_map(move |(from, to)| format!("t.{column} BETWEEN {from} AND {to}")),
-            1 => Just(format!("t.{column} IN (SELECT {column} FROM plain WHERE pid % 2)")),
-            1 => select(vec!["IS NULL", "NOT NULL"]).prop_map(move |is| format!("t.{column} {is}")),
-        ]
-    });
-    leaf.prop_recursive(3, 6, 3, |inner| {
-        prop_oneof![
-            2 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} AND {b})")),
-            1 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} OR {b})")),
-            1 => inner.prop_map(|condition| format!("NOT ({condition})")),
-        ]
-    })
-}
 
 fn captured() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/one-of-each"))
@@ -179,29 +51,16 @@ fn tangled() -> ProcTree {
         .without_namespace_link(3)
 }
 
-/// The condition picks the same rows, and with a limit as many of them.
-fn check(connection: &Connection, condition: &str, is_ours: &str) -> Result<(), TestCaseError> {
-    let picked = |table, rest: &str| answer(connection, table, rest, is_ours);
-    let filter = format!("WHERE {condition}");
-    let expected = picked("plain", &filter);
-    prop_assert_eq!(picked("mounted", &filter), expected, "{}", condition);
-    Ok(())
-}
-
-fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
-}
-
 #[test]
 fn over_the_captured_tree() {
-    let connection = database(captured());
+    let connection = database(table(captured()));
     proptest!(config(1500), |(condition in condition())| check(&connection, &condition, "1")?);
 }
 
 #[test]
 fn over_a_tangled_tree() {
     let tree = tangled();
-    let connection = database(tree.path());
+    let connection = database(table(tree.path()));
     proptest!(config(1500), |(condition in condition())| check(&connection, &condition, "1")?);
 }
 
@@ -235,12 +94,13 @@ fn compare_on_live_sockets() {
     );
     // The last segment of the handshake may still be under way.
     let end = Instant::now() + Duration::from_secs(30);
-    let mut connection = database(Path::new("/proc"));
+    let here = || database(table(Path::new("/proc")));
+    let mut connection = here();
     while answer(&connection, "plain", "WHERE state = 'ESTABLISHED' AND pid = -1", &is_ours).len()
         != 1
         && Instant::now() < end
     {
-        connection = database(Path::new("/proc"));
+        connection = here();
     }
     let ours = answer(&connection, "plain", "", &is_ours);
     assert_eq!(ours.len(), 11, "{ours:#?}");
@@ -250,7 +110,7 @@ fn compare_on_live_sockets() {
 
 #[test]
 fn a_limit_gives_as_many_rows_as_it_should() {
-    let connection = database(captured());
+    let connection = database(table(captured()));
     proptest!(config(500), |(condition in condition(), limit in -1..9, offset in 0..9)| {
         let all = answer(&connection, "plain", &format!("WHERE {condition}"), "1");
         let limited = format!("WHERE {condition} LIMIT {limit} OFFSET {offset}");

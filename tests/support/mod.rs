@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub(crate) mod bpf;
+#[cfg(feature = "shell")]
+pub(crate) mod conditions;
 pub(crate) mod context;
 #[cfg(feature = "shell")]
 pub(crate) mod core;

@@ -1,0 +1,28 @@
+//! Attacks of an unprivileged local user who wants to hide a socket from a scan, or to break it.
+//!
+//! The suite runs itself again in a PID, mount and network namespace of its own: no other process
+//! is seen there, and all attackers end with it. An attacker is this program, started again with the
+//! environment variable `ATTACK`. It gives up its privileges, and ends when its standard input is
+//! closed, at the latest after a minute.
+//!
+//! `ATTACKS_LONG=1` makes the suite long: 20 times as many scans an attack.
+//!
+//! It has no test harness: an attacker must be a process of one thread, with which the harness does
+//! not start one.
+
+#[cfg(target_os = "linux")]
+#[path = "attacks/mod.rs"]
+mod attacks;
+#[cfg(target_os = "linux")]
+mod support;
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    println!("attacks: ignored, the attacks are on Linux");
+}
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    attacks::attacker::run_if_requested();
+    attacks::runner::run(&attacks::tests())
+}

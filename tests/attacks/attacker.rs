@@ -1,0 +1,187 @@
+//! An attacker: a process of an unprivileged user, bounded in time.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Names the attack in the process that is to carry it out.
+const ATTACK: &str = "ATTACK";
+/// The user that an attacker is.
+pub(super) const NOBODY: u32 = 65534;
+/// An attacker ends after so many seconds.
+const LIFETIME: u32 = 60;
+
+/// An attacker as its test sees it. It ends with this value, with all processes that it started.
+pub(super) struct Attacker {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    facts: Vec<String>,
+}
+
+impl Attacker {
+    /// Starts the attack and waits until it is under way.
+    pub(super) fn start(attack: &str, arguments: &[&str]) -> Attacker {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env(ATTACK, attack).args(arguments);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let stdin = child.stdin.take();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert!(line.starts_with("ready"), "the attack {attack} did not start: {line:?}");
+        let facts = line.split_whitespace().skip(1).map(str::to_owned).collect();
+        Attacker { child, stdin, stdout, facts }
+    }
+
+    pub(super) fn pid(&self) -> i64 {
+        self.child.id().into()
+    }
+
+    /// What the attacker reported when it was ready.
+    pub(super) fn facts(&self) -> &[String] {
+        &self.facts
+    }
+
+    /// Whether the attacker is still there.
+    pub(super) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // Every process of the attack has it open: it ends when they have ended.
+        let _ = self.stdout.read_to_end(&mut Vec::new());
+    }
+}
+
+/// In a process that was started as an attacker, carries the attack out and ends.
+pub(crate) fn run_if_requested() {
+    let Some(name) = std::env::var_os(ATTACK) else { return };
+    let attacks = super::attacks();
+    let (_, attack) = attacks.iter().find(|(known, _)| name == *known).unwrap();
+    bound_lifetime();
+    give_up_privileges();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    attack(&arguments)
+}
+
+/// Ends the process after [`LIFETIME`]. A child has to call it again.
+pub(super) fn bound_lifetime() {
+    // SAFETY: alarm(2) has no memory to be careful of; SIGALRM ends the process.
+    unsafe { libc::alarm(LIFETIME) };
+}
+
+fn give_up_privileges() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    // SAFETY: the process has one thread; the calls change its user and its groups, and nothing that
+    // Rust relies on.
+    unsafe {
+        assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
+        assert_eq!(libc::setresgid(NOBODY, NOBODY, NOBODY), 0);
+        assert_eq!(libc::setresuid(NOBODY, NOBODY, NOBODY), 0);
+        // As after execve(2) by that user: its files in /proc are its own.
+        assert_eq!(libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0), 0);
+    }
+}
+
+/// Reports that the attack is under way, with what its test has to know.
+pub(super) fn report_ready(facts: &str) {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "ready {facts}").unwrap();
+    stdout.flush().unwrap();
+}
+
+/// Whether the test has ended the attack.
+pub(super) fn is_over() -> bool {
+    stdin_is_closed(Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
+}
+
+/// Waits for the end of the attack.
+pub(super) fn park() -> ! {
+    while !stdin_is_closed(None) {}
+    std::process::exit(0)
+}
+
+fn stdin_is_closed(timeout: Option<&Timespec>) -> bool {
+    let stdin = std::io::stdin();
+    let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+    poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
+}
+
+/// Forks this process, which has one thread. The child's pid, or 0 in the child.
+pub(super) fn fork() -> i32 {
+    // SAFETY: the process has one thread, so no lock is held by another one.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+    if pid == 0 {
+        bound_lifetime();
+    }
+    pid
+}
+
+/// Ends this process without the destructors of its parent's values.
+pub(super) fn leave() -> ! {
+    // SAFETY: it does not return.
+    unsafe { libc::_exit(0) }
+}
+
+/// Starts so many children that carry out `child`, one after the other, and returns their pids when
+/// each has returned from it. Then they wait for the end of the attack.
+pub(super) fn start_children(count: u32, child: impl Fn(u32)) -> Vec<i32> {
+    (0..count)
+        .map(|number| {
+            let (mut read, mut write) = std::io::pipe().unwrap();
+            let pid = fork();
+            if pid == 0 {
+                drop(read);
+                child(number);
+                write.write_all(&[1]).unwrap();
+                park();
+            }
+            read.read_exact(&mut [0]).unwrap();
+            pid
+        })
+        .collect()
+}
+
+/// Enters namespaces of the kinds `flags`, of which one is a user namespace, as root of it.
+pub(super) fn enter_user_namespace(flags: libc::c_int) {
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    unshare(flags | libc::CLONE_NEWUSER);
+    // Once in a nested namespace it is there already.
+    let _ = fs::write("/proc/self/setgroups", "deny");
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1")).unwrap();
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1")).unwrap();
+}
+
+pub(super) fn unshare(flags: libc::c_int) {
+    // SAFETY: the calling thread holds no descriptor that another thread closes for it.
+    let result = unsafe { libc::unshare(flags) };
+    assert_eq!(result, 0, "unshare: {}", std::io::Error::last_os_error());
+}
+
+/// The number of the network namespace of the calling thread.
+pub(super) fn net_namespace() -> String {
+    let link = fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let link = link.to_str().unwrap();
+    link.strip_prefix("net:[").unwrap().strip_suffix(']').unwrap().to_owned()
+}
+
+/// Waits until the condition holds.
+pub(super) fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(std::time::Instant::now() < end, "does not happen: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

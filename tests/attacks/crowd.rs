@@ -1,0 +1,44 @@
+//! Ten thousand sockets of other processes: a scan reads for a while.
+
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
+
+use super::Attack;
+use super::attacker::{Attacker, park, report_ready, start_children};
+
+pub(super) const ATTACKS: &[Attack] = &[("crowd", crowd)];
+
+/// How many sockets a process of the crowd holds.
+const OF_A_PROCESS: u32 = 1000;
+
+/// A crowd of so many processes, with 1,000 sockets each.
+pub(super) fn start(processes: u32) -> Attacker {
+    Attacker::start("crowd", &[&processes.to_string()])
+}
+
+fn crowd(arguments: &[String]) -> ! {
+    start_children(arguments[0].parse().unwrap(), |process| {
+        (0..OF_A_PROCESS).for_each(|number| open(process, number));
+    });
+    report_ready("");
+    park()
+}
+
+/// Opens a socket that stays open as long as the process lives.
+fn open(process: u32, number: u32) {
+    let [.., process_byte] = process.to_be_bytes();
+    let port = u16::try_from(20_000 + number).unwrap();
+    let address = (Ipv4Addr::new(127, 1, 1, process_byte), port);
+    match number % 5 {
+        0 => std::mem::forget(UdpSocket::bind(address).unwrap()),
+        1 => {
+            let socket = net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).unwrap();
+            let name = format!("crowd-{process}-{number}");
+            let name = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
+            net::bind(&socket, &name).unwrap();
+            std::mem::forget(socket);
+        }
+        _ => std::mem::forget(TcpListener::bind(address).unwrap()),
+    }
+}

@@ -1,0 +1,85 @@
+//! A descriptor flood: hundreds of thousands of descriptors that are no sockets, and one unheld
+//! socket, whose holder a scan looks for in all of them.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+use super::attacker::{Attacker, park, report_ready, start_children};
+use super::scan::{BPF, answer, generate, has_bpf, table};
+use super::{Attack, Test};
+
+pub(super) const ATTACKS: &[Attack] = &[("descriptor-flood", descriptor_flood)];
+
+pub(super) const TESTS: &[Test] =
+    &[("descriptor_flood_is_not_walked_with_bpf", descriptor_flood_is_not_walked_with_bpf)];
+
+/// In so many processes. The limit of a process is 1,024 to 1,048,576.
+const PROCESSES: u32 = 30;
+const OF_A_PROCESS: u64 = 10_000;
+/// How often the processor time is taken: the least of them is the time.
+const TIMES: usize = 4;
+
+/// A full scan with an unheld socket takes hardly more processor time than one with none to look
+/// for: both read all descriptors with BPF once, and a walk reads each of them again.
+fn descriptor_flood_is_not_walked_with_bpf() {
+    if !has_bpf("descriptor_flood_is_not_walked_with_bpf") {
+        return;
+    }
+    let attacker = Attacker::start("descriptor-flood", &[]);
+    let descriptors: u64 = attacker.facts()[0].parse().unwrap();
+    let table = table(BPF.1);
+    let time_of = |equals: &[(&str, &str)]| {
+        let least = (0..TIMES).map(|_| {
+            let start = processor_time();
+            drop(generate(&table, equals));
+            processor_time() - start
+        });
+        least.min().unwrap()
+    };
+    let all_held = time_of(&[]);
+    let (receiver, sender) = UnixDatagram::pair().unwrap();
+    let in_flight = UnixDatagram::unbound().unwrap();
+    let inode = rustix::fs::fstat(&in_flight).unwrap().st_ino.to_string();
+    send_descriptor(&sender, in_flight.into()).unwrap();
+    let rows = answer(&table, &[("socket", &inode)]);
+    assert!(rows.len() == 1 && rows[0].cell("pid") == "-1", "not unheld: {rows:?}");
+    let one_unheld = time_of(&[]);
+    println!("{descriptors} descriptors: {all_held:?}, with an unheld socket {one_unheld:?}");
+    assert!(one_unheld < 2 * all_held, "{one_unheld:?}, without an unheld socket {all_held:?}");
+    drop(receiver);
+}
+
+/// The processor time of this process.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap())
+}
+
+/// Sends a descriptor, which from here on is held by no process until it is received.
+pub(super) fn send_descriptor(
+    socket: &UnixDatagram,
+    descriptor: OwnedFd,
+) -> rustix::io::Result<()> {
+    let descriptors = [descriptor.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    sendmsg(socket, &[std::io::IoSlice::new(b"x")], &mut control, SendFlags::empty())?;
+    Ok(())
+}
+
+/// Processes full of descriptors of /dev/null.
+fn descriptor_flood(_: &[String]) -> ! {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let count = limit.map_or(OF_A_PROCESS, |limit| OF_A_PROCESS.min(limit - 100));
+    let null = std::fs::File::open("/dev/null").unwrap();
+    for _ in 0..count {
+        std::mem::forget(null.try_clone().unwrap());
+    }
+    start_children(PROCESSES - 1, |_| {});
+    report_ready(&(count * u64::from(PROCESSES)).to_string());
+    park()
+}

@@ -1,0 +1,193 @@
+//! A dup flood: one socket, in hundreds of thousands of descriptors.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
+
+use super::attacker::{Attacker, park, report_ready, start_children};
+use super::scan::{Row, answer, sources, table};
+use super::{Attack, Test};
+use crate::support::process::command;
+
+pub(super) const ATTACKS: &[Attack] = &[("dup-flood", dup_flood)];
+
+pub(super) const TESTS: &[Test] = &[
+    ("dup_flood_is_100_rows_a_process_and_hides_no_socket", is_100_rows_a_process),
+    ("dup_flood_states_the_number_of_descriptors", states_the_number_of_descriptors),
+    ("dup_flood_is_answered_in_bounded_time_and_memory", is_answered_in_bounds),
+];
+
+/// How many descriptors of the socket a process has, besides the first; the limit may be lower.
+const DUPS: u64 = 19_900;
+/// How many processes have them.
+const PROCESSES: u32 = 30;
+/// How many rows a socket has of one process at most.
+const ROWS: usize = 100;
+/// The most memory that a full scan may take, in bytes. Without the flood it is 15 MB.
+const MEMORY: u64 = 100 << 20;
+/// The longest time.
+const TIME: Duration = Duration::from_secs(40);
+
+/// The flood: the socket's inode, how many descriptors of it a process has, and the processes.
+struct Flood {
+    _attacker: Attacker,
+    inode: String,
+    descriptors: u64,
+    lowest: i64,
+    pids: Vec<i64>,
+}
+
+impl Flood {
+    fn start() -> Flood {
+        let attacker = Attacker::start("dup-flood", &[]);
+        let [inode, descriptors, lowest, pids @ ..] = attacker.facts() else { panic!() };
+        let pids: Vec<i64> = pids.iter().map(|pid| pid.parse().unwrap()).collect();
+        assert_eq!(pids.len(), PROCESSES as usize);
+        let last = std::fs::read_dir(format!("/proc/{}/fd", pids[pids.len() - 1])).unwrap();
+        let descriptors = descriptors.parse().unwrap();
+        assert!(last.count() as u64 >= descriptors && descriptors > 10 * ROWS as u64);
+        let (inode, lowest) = (inode.clone(), lowest.parse().unwrap());
+        Flood { _attacker: attacker, inode, descriptors, lowest, pids }
+    }
+
+    /// The descriptors that have to be shown of each process.
+    fn expected(&self, pids: &[i64]) -> BTreeMap<i64, Vec<i64>> {
+        let lowest: Vec<i64> = (self.lowest..).take(ROWS).collect();
+        pids.iter().map(|pid| (*pid, lowest.clone())).collect()
+    }
+
+    /// The descriptors of the socket that the rows show, by process.
+    fn shown(&self, rows: &[Row]) -> BTreeMap<i64, Vec<i64>> {
+        let mut shown: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+        for row in rows.iter().filter(|row| row.has(&[("socket", &self.inode)])) {
+            shown.entry(row.number("pid")).or_default().push(row.number("fd"));
+        }
+        shown.values_mut().for_each(|fds| fds.sort_unstable());
+        shown
+    }
+}
+
+/// What to say of descriptors that are not those that are expected, in short.
+fn difference(
+    query: &str,
+    shown: &BTreeMap<i64, Vec<i64>>,
+    expected: &BTreeMap<i64, Vec<i64>>,
+) -> Option<String> {
+    let summary = |of: &BTreeMap<i64, Vec<i64>>| {
+        let rows: usize = of.values().map(Vec::len).sum();
+        format!("{rows} rows of {} processes", of.len())
+    };
+    let differs = shown != expected;
+    differs.then(|| format!("{query}: {}, not {}", summary(shown), summary(expected)))
+}
+
+fn is_100_rows_a_process() {
+    let own: Vec<UnixDatagram> = (0..50).map(|_| UnixDatagram::unbound().unwrap()).collect();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut descriptors: Vec<i32> = own.iter().map(AsRawFd::as_raw_fd).collect();
+    descriptors.push(tcp.as_raw_fd());
+    let test = "dup_flood_is_100_rows_a_process_and_hides_no_socket";
+    let mut wrong = Vec::new();
+    for (name, source) in sources(test) {
+        let flood = Flood::start();
+        let table = table(source);
+        let full = answer(&table, &[]);
+        let expected = flood.expected(&flood.pids);
+        wrong.extend(difference(&format!("{name}, SELECT *"), &flood.shown(&full), &expected));
+        let me = i64::from(std::process::id());
+        let of_mine: Vec<i64> =
+            full.iter().filter(|row| row.number("pid") == me).map(|row| row.number("fd")).collect();
+        let is_lost = |fd: &&i32| !of_mine.contains(&i64::from(**fd));
+        let lost = descriptors.iter().filter(is_lost).count();
+        wrong.extend((lost > 0).then(|| format!("{name}: {lost} other sockets are lost")));
+        let pid = flood.pids[7];
+        let of_pid = flood.shown(&answer(&table, &[("pid", &pid.to_string())]));
+        let query = format!("{name}, pid = X");
+        wrong.extend(difference(&query, &of_pid, &flood.expected(&[pid])));
+        // The descriptors are cut before constraints choose among them.
+        let above = flood.lowest + i64::try_from(ROWS).unwrap();
+        let above = [("pid", &*pid.to_string()), ("fd", &*above.to_string())];
+        let of_fd = flood.shown(&answer(&table, &above));
+        wrong.extend(difference(&format!("{name}, fd = Y"), &of_fd, &BTreeMap::new()));
+    }
+    drop((own, tcp));
+    assert_eq!(wrong, [""; 0]);
+}
+
+fn states_the_number_of_descriptors() {
+    let mut wrong = Vec::new();
+    for (name, source) in sources("dup_flood_states_the_number_of_descriptors") {
+        let flood = Flood::start();
+        let rows = answer(&table(source), &[("pid", &flood.pids[7].to_string())]);
+        let mut of_flood: Vec<i64> = rows
+            .iter()
+            .filter(|row| row.has(&[("socket", &flood.inode)]))
+            .map(|row| row.number("descriptors"))
+            .collect();
+        of_flood.dedup();
+        let expected = [i64::try_from(flood.descriptors).unwrap()];
+        let differs = of_flood != expected;
+        wrong.extend(differs.then(|| format!("{name}: {of_flood:?}, not {expected:?}")));
+    }
+    assert_eq!(wrong, [""; 0]);
+}
+
+fn is_answered_in_bounds() {
+    let mut wrong = Vec::new();
+    for (name, _) in sources("dup_flood_is_answered_in_bounded_time_and_memory") {
+        let _flood = Flood::start();
+        let start = Instant::now();
+        let memory = peak_memory_of_query(name);
+        let time = start.elapsed();
+        println!("{name}: {} MB, {:.1} s", memory >> 20, time.as_secs_f64());
+        wrong.extend((memory > MEMORY).then(|| format!("{name}: {memory} bytes")));
+        wrong.extend((time > TIME).then(|| format!("{name}: {time:?}")));
+    }
+    assert_eq!(wrong, [""; 0]);
+}
+
+/// The most memory that `SELECT *` takes, in bytes.
+fn peak_memory_of_query(source: &str) -> u64 {
+    let select = "SELECT * FROM process_open_sockets";
+    let mut child = command()
+        .args(["query", &format!("--source={source}"), select])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut status, pid) = (0, i32::try_from(child.id()).unwrap());
+    // SAFETY: rusage is numbers alone, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both are valid to write; the child has not been waited for.
+    let waited = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
+    assert_eq!((waited, status), (pid, 0));
+    // Reports the error that there is no such child any more.
+    let _ = child.try_wait();
+    u64::try_from(usage.ru_maxrss).unwrap() << 10
+}
+
+/// One socket of a long name, duplicated up to the limit and forked.
+fn dup_flood(_: &[String]) -> ! {
+    let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    let name = [b'f'; 107];
+    net::bind(&socket, &SocketAddrUnix::new_abstract_name(&name).unwrap()).unwrap();
+    net::listen(&socket, 1).unwrap();
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    // Some are for the pipes.
+    let dups = limit.map_or(DUPS, |limit| DUPS.min(limit - 50));
+    // The first descriptors stay in one piece.
+    let first = rustix::io::fcntl_dupfd_cloexec(&socket, 40).unwrap();
+    let (inode, lowest) = (rustix::fs::fstat(&first).unwrap().st_ino, first.as_raw_fd());
+    drop(socket);
+    for _ in 1..dups {
+        std::mem::forget(rustix::io::fcntl_dupfd_cloexec(&first, lowest).unwrap());
+    }
+    let mut pids = start_children(PROCESSES - 1, |_| {});
+    pids.push(i32::try_from(std::process::id()).unwrap());
+    let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+    report_ready(&format!("{inode} {dups} {lowest} {}", pids.join(" ")));
+    park()
+}

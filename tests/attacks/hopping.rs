@@ -1,0 +1,128 @@
+//! A listener whose holder changes all the time.
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+use super::attacker::{Attacker, fork, is_over, leave, park, report_ready, wait_until};
+use super::descriptors::send_descriptor;
+use super::scan::{BPF, NamedSource, Row, SCANS, answer, sources, table};
+use super::{Attack, Test, runner};
+
+pub(super) const ATTACKS: &[Attack] =
+    &[("pid-hopping", pid_hopping), ("descriptor-passing", descriptor_passing)];
+
+pub(super) const TESTS: &[Test] = &[
+    ("pid_hopping_hides_no_socket_and_no_holder_from_bpf", pid_hopping_hides_nothing),
+    ("descriptor_passing_does_not_hide_the_socket", descriptor_passing_hides_no_socket),
+];
+
+const PORT: &str = "4601";
+const QUERIES: [&[(&str, &str)]; 2] = [&[], &[("local_port", PORT)]];
+
+/// A scan takes long while processes come and go without pause.
+fn scans() -> usize {
+    if runner::is_long() { 20 * SCANS } else { SCANS / 4 }
+}
+
+/// In how many answers to `column = value` the port is, and in how many with a pid.
+fn count((name, source): NamedSource, attack: &str, equals: &[(&str, &str)]) -> (usize, usize) {
+    let is_shown = |row: &&Row| row.has(&[("protocol", "6"), ("local_port", PORT)]);
+    let mut counts = (0, 0);
+    for _ in 0..scans() {
+        // An attacker does not live long enough for all of the scans.
+        let _attacker = start(attack);
+        let rows = answer(&table(source), equals);
+        let rows: Vec<&Row> = rows.iter().filter(is_shown).collect();
+        counts.0 += usize::from(!rows.is_empty());
+        counts.1 += usize::from(rows.iter().any(|row| row.number("pid") > 0));
+    }
+    println!(
+        "{name}, {attack}: of {} answers under {equals:?} {} with the socket, {} with a holder",
+        scans(),
+        counts.0,
+        counts.1
+    );
+    counts
+}
+
+/// The attacker, when its first process has passed the socket on.
+fn start(attack: &str) -> Attacker {
+    let attacker = Attacker::start(attack, &[]);
+    if let [first] = attacker.facts() {
+        let has_ended = || std::fs::read_link(format!("/proc/{first}/fd/0")).is_err();
+        wait_until("the first process ends", has_ended);
+    }
+    attacker
+}
+
+fn pid_hopping_hides_nothing() {
+    for source in sources("pid_hopping_hides_no_socket_and_no_holder_from_bpf") {
+        for equals in QUERIES {
+            let (shown, held) = count(source, "pid-hopping", equals);
+            assert_eq!(shown, scans(), "{}, under {equals:?}", source.0);
+            assert!(source.1 != BPF.1 || held == scans(), "{held} holders under {equals:?}");
+        }
+    }
+}
+
+fn descriptor_passing_hides_no_socket() {
+    for source in sources("descriptor_passing_does_not_hide_the_socket") {
+        for equals in QUERIES {
+            let (shown, _) = count(source, "descriptor-passing", equals);
+            assert_eq!(shown, scans(), "{}, under {equals:?}", source.0);
+        }
+    }
+}
+
+/// A chain of processes: each leaves the listener to its child, and ends.
+fn pid_hopping(_: &[String]) -> ! {
+    let start = std::time::Instant::now();
+    let listener = TcpListener::bind(format!("127.0.0.1:{PORT}")).unwrap();
+    // The first process stays, without the listener: the test waits for its end.
+    if fork() > 0 {
+        drop(listener);
+        park();
+    }
+    std::mem::forget(listener);
+    report_ready(&std::process::id().to_string());
+    while !is_over() && start.elapsed().as_secs() < 60 {
+        if fork() > 0 {
+            leave();
+        }
+    }
+    leave()
+}
+
+/// Two processes that send a listener to each other: most of the time no process holds it.
+fn descriptor_passing(arguments: &[String]) -> ! {
+    let (one, other) = UnixDatagram::pair().unwrap();
+    let listener =
+        TcpListener::bind(format!("127.0.0.1:{}", arguments.first().map_or(PORT, |port| port)))
+            .unwrap();
+    send_descriptor(&one, listener.into()).unwrap();
+    let (ours, theirs) = if fork() == 0 { (other, one) } else { (one, other) };
+    drop(theirs);
+    ours.set_read_timeout(Some(std::time::Duration::from_millis(100))).unwrap();
+    report_ready("");
+    while !is_over() {
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let bytes = &mut [std::io::IoSliceMut::new(&mut byte)];
+        if recvmsg(&ours, bytes, &mut control, RecvFlags::empty()).is_err() {
+            continue;
+        }
+        for message in control.drain() {
+            let RecvAncillaryMessage::ScmRights(descriptors) = message else { continue };
+            for descriptor in descriptors {
+                if send_descriptor(&ours, descriptor).is_err() {
+                    // The other one has ended.
+                    leave();
+                }
+            }
+        }
+    }
+    leave()
+}

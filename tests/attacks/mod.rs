@@ -1,0 +1,51 @@
+//! One file an attack family; each has its attackers and its tests.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(unsafe_code)]
+
+pub(crate) mod attacker;
+mod constraints;
+mod crowd;
+mod descriptors;
+mod dups;
+mod hopping;
+mod names;
+mod namespaces;
+mod rotation;
+pub(crate) mod runner;
+mod scan;
+mod threads;
+
+/// An attack by its name: what the attacker does, given its arguments.
+type Attack = (&'static str, fn(&[String]) -> !);
+/// A test by its name.
+pub(crate) type Test = (&'static str, fn());
+
+fn attacks() -> Vec<Attack> {
+    [
+        constraints::ATTACKS,
+        crowd::ATTACKS,
+        descriptors::ATTACKS,
+        dups::ATTACKS,
+        hopping::ATTACKS,
+        names::ATTACKS,
+        namespaces::ATTACKS,
+        rotation::ATTACKS,
+        threads::ATTACKS,
+    ]
+    .concat()
+}
+
+pub(crate) fn tests() -> Vec<Test> {
+    [
+        constraints::TESTS,
+        descriptors::TESTS,
+        dups::TESTS,
+        hopping::TESTS,
+        names::TESTS,
+        namespaces::TESTS,
+        rotation::TESTS,
+        threads::TESTS,
+    ]
+    .concat()
+}

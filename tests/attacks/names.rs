@@ -1,0 +1,92 @@
+//! Names that are to be taken for something else: for a line, for a terminal's command, for the
+//! end of a string.
+
+use std::collections::BTreeSet;
+
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
+
+use super::attacker::{Attacker, park, report_ready};
+use super::scan::{PROCFS, Row, answer, sources, table};
+use super::{Attack, Test};
+use crate::support::process::command;
+
+pub(super) const ATTACKS: &[Attack] = &[("names", names)];
+
+pub(super) const TESTS: &[Test] = &[
+    ("hostile_names_forge_no_row_and_hide_no_socket", forge_no_row_and_hide_no_socket),
+    ("hostile_names_put_no_control_byte_into_the_log", put_no_control_byte_into_the_log),
+];
+
+/// An inode that the forged lines claim.
+const FORGED: &str = "4242424242";
+
+/// The names that sockets are bound to, without the NUL in front of them.
+fn hostile_names() -> Vec<Vec<u8>> {
+    let line = format!("0000000000000000: 00000002 00000000 00010000 0001 01 {FORGED} /forged");
+    let mut names: Vec<Vec<u8>> = vec![
+        format!("a\n{line}").into_bytes(),
+        format!("b\r\n{line}\n").into_bytes(),
+        b"\x1b[2J\x1b[31mred\x07".to_vec(),
+        b"nul\0inside\0".to_vec(),
+        "left\u{202e}right".as_bytes().to_vec(),
+        b"not\xff\xfeutf-8\xc0\x80".to_vec(),
+        b"|-1|-1|0|".to_vec(),
+        b"'\"; DROP TABLE x; --".to_vec(),
+        vec![b' '; 20],
+        vec![b'z'; 107],
+    ];
+    names.extend((1..=0x1f).map(|control| vec![b'c', control, b'd']));
+    names
+}
+
+fn forge_no_row_and_hide_no_socket() {
+    let attacker = Attacker::start("names", &[]);
+    let bound: BTreeSet<String> = attacker.facts().iter().cloned().collect();
+    assert_eq!(bound.len(), hostile_names().len());
+    let pid = attacker.pid().to_string();
+    for (name, source) in sources("hostile_names_forge_no_row_and_hide_no_socket") {
+        let table = table(source);
+        for equals in [&[][..], &[("pid", &*pid)]] {
+            let rows = answer(&table, equals);
+            // In the text of /proc/net/unix alone a forged line looks like the others.
+            let may_be_forged = |row: &Row| source == PROCFS.1 && row.number("pid") == -1;
+            let mut forged = rows.iter().filter(|row| row.has(&[("socket", FORGED)]));
+            assert!(forged.all(may_be_forged), "{name}, under {equals:?}");
+            let of_attacker = rows.iter().filter(|row| row.has(&[("pid", &pid)]));
+            let of_attacker: Vec<String> = of_attacker.map(|row| row.cell("socket")).collect();
+            assert_eq!(of_attacker.len(), bound.len(), "{name}, under {equals:?}");
+            let of_attacker: BTreeSet<String> = of_attacker.into_iter().collect();
+            assert_eq!(of_attacker, bound, "{name}, under {equals:?}");
+        }
+    }
+}
+
+fn put_no_control_byte_into_the_log() {
+    let _attacker = Attacker::start("names", &[]);
+    for (name, _) in sources("hostile_names_put_no_control_byte_into_the_log") {
+        let flags = ["query", &format!("--source={name}"), "--verbose"];
+        let out = command().args(flags).arg("SELECT * FROM process_open_sockets").output().unwrap();
+        assert!(out.status.success() && out.stdout.len() > 1000, "{name}: {}", out.stdout.len());
+        let log = String::from_utf8(out.stderr).unwrap();
+        let is_raw = |c: char| c != '\n' && c.is_control() || c == '\u{202e}';
+        let raw: Vec<char> = log.chars().filter(|c| is_raw(*c)).collect();
+        assert_eq!(raw, [' '; 0], "{name}: {log:?}");
+        assert!(!log.lines().any(|line| line.starts_with("000000")), "{name}: {log:?}");
+    }
+}
+
+/// Binds a socket to each of the names.
+fn names(_: &[String]) -> ! {
+    let bind = |name: Vec<u8>| {
+        let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        net::bind(&socket, &SocketAddrUnix::new_abstract_name(&name).unwrap()).unwrap();
+        let inode = rustix::fs::fstat(&socket).unwrap().st_ino;
+        std::mem::forget(socket);
+        inode.to_string()
+    };
+    let inodes: Vec<String> = hostile_names().into_iter().map(bind).collect();
+    // The names of threads and processes are no names of sockets, but may be shown beside them.
+    rustix::thread::set_name(c"\x1b[2J\nroot").unwrap();
+    report_ready(&inodes.join(" "));
+    park()
+}
