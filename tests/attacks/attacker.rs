@@ -177,6 +177,25 @@ pub(super) fn net_namespace() -> String {
     link.strip_prefix("net:[").unwrap().strip_suffix(']').unwrap().to_owned()
 }
 
+/// What `bind` returns as soon as the address is free: the last socket of an attacker that was there
+/// before may be closed a moment after it seems to have ended.
+pub(super) fn bind_when_free<T, E>(bind: impl Fn() -> Result<T, E>) -> T
+where
+    std::io::Error: From<E>,
+{
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        match bind().map_err(std::io::Error::from) {
+            Ok(bound) => return bound,
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                assert!(std::time::Instant::now() < end, "{error}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 /// Waits until the condition holds.
 pub(super) fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let end = std::time::Instant::now() + Duration::from_secs(20);

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 
 use super::Attack;
-use super::attacker::{Attacker, park, report_ready, start_children};
+use super::attacker::{Attacker, bind_when_free, park, report_ready, start_children};
 
 pub(super) const ATTACKS: &[Attack] = &[("crowd", crowd)];
 
@@ -31,14 +31,14 @@ fn open(process: u32, number: u32) {
     let port = u16::try_from(20_000 + number).unwrap();
     let address = (Ipv4Addr::new(127, 1, 1, process_byte), port);
     match number % 5 {
-        0 => std::mem::forget(UdpSocket::bind(address).unwrap()),
+        0 => std::mem::forget(bind_when_free(|| UdpSocket::bind(address))),
         1 => {
             let socket = net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).unwrap();
             let name = format!("crowd-{process}-{number}");
             let name = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
-            net::bind(&socket, &name).unwrap();
+            bind_when_free(|| net::bind(&socket, &name));
             std::mem::forget(socket);
         }
-        _ => std::mem::forget(TcpListener::bind(address).unwrap()),
+        _ => std::mem::forget(bind_when_free(|| TcpListener::bind(address))),
     }
 }

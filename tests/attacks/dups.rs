@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 
-use super::attacker::{Attacker, park, report_ready, start_children};
+use super::attacker::{Attacker, bind_when_free, park, report_ready, start_children};
 use super::scan::{Row, answer, sources, table};
 use super::{Attack, Test};
 use crate::support::process::command;
@@ -173,7 +173,8 @@ fn peak_memory_of_query(source: &str) -> u64 {
 fn dup_flood(_: &[String]) -> ! {
     let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
     let name = [b'f'; 107];
-    net::bind(&socket, &SocketAddrUnix::new_abstract_name(&name).unwrap()).unwrap();
+    let address = SocketAddrUnix::new_abstract_name(&name).unwrap();
+    bind_when_free(|| net::bind(&socket, &address));
     net::listen(&socket, 1).unwrap();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     // Some are for the pipes.

@@ -5,7 +5,9 @@ use std::os::unix::net::UnixDatagram;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::attacker::{Attacker, fork, is_over, leave, park, report_ready, wait_until};
+use super::attacker::{
+    Attacker, bind_when_free, fork, is_over, leave, park, report_ready, wait_until,
+};
 use super::descriptors::send_descriptor;
 use super::scan::{BPF, NamedSource, Row, SCANS, answer, sources, table};
 use super::{Attack, Test, runner};
@@ -79,7 +81,7 @@ fn descriptor_passing_hides_no_socket() {
 /// A chain of processes: each leaves the listener to its child, and ends.
 fn pid_hopping(_: &[String]) -> ! {
     let start = std::time::Instant::now();
-    let listener = TcpListener::bind(format!("127.0.0.1:{PORT}")).unwrap();
+    let listener = bind_when_free(|| TcpListener::bind(format!("127.0.0.1:{PORT}")));
     // The first process stays, without the listener: the test waits for its end.
     if fork() > 0 {
         drop(listener);
@@ -98,9 +100,9 @@ fn pid_hopping(_: &[String]) -> ! {
 /// Two processes that send a listener to each other: most of the time no process holds it.
 fn descriptor_passing(arguments: &[String]) -> ! {
     let (one, other) = UnixDatagram::pair().unwrap();
-    let listener =
-        TcpListener::bind(format!("127.0.0.1:{}", arguments.first().map_or(PORT, |port| port)))
-            .unwrap();
+    let port = arguments.first().map_or(PORT, |port| port);
+    let address = format!("127.0.0.1:{port}");
+    let listener = bind_when_free(|| TcpListener::bind(&address));
     send_descriptor(&one, listener.into()).unwrap();
     let (ours, theirs) = if fork() == 0 { (other, one) } else { (one, other) };
     drop(theirs);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 
-use super::attacker::{Attacker, park, report_ready};
+use super::attacker::{Attacker, bind_when_free, park, report_ready};
 use super::scan::{PROCFS, Row, answer, sources, table};
 use super::{Attack, Test};
 use crate::support::process::command;
@@ -79,7 +79,8 @@ fn put_no_control_byte_into_the_log() {
 fn names(_: &[String]) -> ! {
     let bind = |name: Vec<u8>| {
         let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
-        net::bind(&socket, &SocketAddrUnix::new_abstract_name(&name).unwrap()).unwrap();
+        let address = SocketAddrUnix::new_abstract_name(&name).unwrap();
+        bind_when_free(|| net::bind(&socket, &address));
         let inode = rustix::fs::fstat(&socket).unwrap().st_ino;
         std::mem::forget(socket);
         inode.to_string()

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use super::attacker::{Attacker, park, report_ready, unshare};
+use super::attacker::{Attacker, bind_when_free, park, report_ready, unshare};
 use super::scan::{BPF, answer, has_bpf, sources, table};
 use super::{Attack, Test};
 use crate::support::left_out::say_left_out;
@@ -86,7 +86,7 @@ fn thread(_: &[String]) -> ! {
     use std::os::fd::AsRawFd;
     std::thread::spawn(|| {
         unshare(libc::CLONE_FILES);
-        let listener = TcpListener::bind(format!("127.0.0.1:{PORT}")).unwrap();
+        let listener = bind_when_free(|| TcpListener::bind(format!("127.0.0.1:{PORT}")));
         let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
         let tid = rustix::thread::gettid().as_raw_nonzero();
         report_ready(&format!("{inode} {tid} {}", listener.as_raw_fd()));
