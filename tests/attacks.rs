@@ -5,7 +5,7 @@
 //! environment variable `ATTACK`. It gives up its privileges, and ends when its standard input is
 //! closed, at the latest after a minute.
 //!
-//! `ATTACKS_LONG=1` makes the suite long: 20 times as many scans an attack.
+//! `ATTACKS_LONG=1` makes the attacks that are a race long: 400 scans of each query.
 //!
 //! It has no test harness: an attacker must be a process of one thread, with which the harness does
 //! not start one.
