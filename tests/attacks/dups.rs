@@ -12,12 +12,14 @@ use super::attacker::{Attacker, bind_when_free, park, report_ready, start_childr
 use super::scan::{Row, answer, sources, table};
 use super::{Attack, Test};
 use crate::support::process::command;
+use tables::process_open_sockets::{Options, ProcessOpenSockets};
 
 pub(super) const ATTACKS: &[Attack] = &[("dup-flood", dup_flood)];
 
 pub(super) const TESTS: &[Test] = &[
     ("dup_flood_is_100_rows_a_process_and_hides_no_socket", is_100_rows_a_process),
     ("dup_flood_states_the_number_of_descriptors", states_the_number_of_descriptors),
+    ("dup_flood_has_all_its_rows_if_they_are_asked_for", has_all_rows),
     ("dup_flood_is_answered_in_bounded_time_and_memory", is_answered_in_bounds),
 ];
 
@@ -27,7 +29,7 @@ const DUPS: u64 = 19_900;
 const PROCESSES: u32 = 30;
 /// How many rows a socket has of one process at most.
 const ROWS: usize = 100;
-/// The most memory that a full scan may take, in bytes. Without the flood it is 15 MB.
+/// The most memory that a full scan may take, in bytes.
 const MEMORY: u64 = 100 << 20;
 /// The longest time.
 const TIME: Duration = Duration::from_secs(40);
@@ -134,6 +136,21 @@ fn states_the_number_of_descriptors() {
         wrong.extend(differs.then(|| format!("{name}: {of_flood:?}, not {expected:?}")));
     }
     assert_eq!(wrong, [""; 0]);
+}
+
+fn has_all_rows() {
+    let flood = Flood::start();
+    for (_, source) in sources("dup_flood_has_all_its_rows_if_they_are_asked_for") {
+        let table = ProcessOpenSockets::new(Options {
+            source,
+            descriptors_per_socket: None,
+            ..Options::default()
+        });
+        let rows = answer(&table, &[("pid", &flood.pids[7].to_string())]);
+        let shown = flood.shown(&rows).remove(&flood.pids[7]).unwrap_or_default();
+        assert_eq!(shown.len() as u64, flood.descriptors);
+        assert!(shown.is_sorted() && shown[0] == flood.lowest);
+    }
 }
 
 fn is_answered_in_bounds() {

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use super::deadline::Deadline;
 
 /// So many attempts are made in any case if the answer keeps changing,
-const MIN_ATTEMPTS: u32 = 4;
+const MIN_ATTEMPTS: u32 = 8;
 /// at most so many,
 const MAX_ATTEMPTS: u32 = 16;
 /// and those beyond the minimum only for so long.
 const BUDGET: Duration = Duration::from_millis(100);
 
 /// Attempts at one table. Of sockets that are all on one chain an attempt hides a tenth at the worst, and
-/// the next one another tenth.
+/// the next one another tenth: the minimum hides one in a hundred million.
 pub(super) struct DumpRetry {
     start: Instant,
     deadline: Deadline,
