@@ -100,6 +100,13 @@ impl Filter {
             && self.admits_net_namespace(socket.net_namespace)
     }
 
+    /// Whether a TCP socket in that state, with these ports, can be in the answer.
+    pub(crate) fn admits_tcp(&self, state: TcpState, local_port: u16, remote_port: u16) -> bool {
+        self.state.admits(state.name())
+            && self.local_port.admits(local_port.into())
+            && self.remote_port.admits(remote_port.into())
+    }
+
     /// Whether all that the query says is about who holds a socket, and about the socket's number: none
     /// of that changes as long as the socket is held.
     pub(crate) fn is_lookup(&self) -> bool {

@@ -127,6 +127,17 @@ impl Record<'_> {
         self.u32(NET).map(|number| NetNamespace(number.into())).ok_or(Malformed)
     }
 
+    /// State, local and remote port of a TCP socket; None for other sockets. It costs less than all that is
+    /// known.
+    pub(in super::super) fn tcp(&self) -> Option<(TcpState, u16, u16)> {
+        let family = self.u16(FAMILY)?;
+        let is_inet = family == Family::Inet as u16 || family == Family::Inet6 as u16;
+        let is_tcp = self.u16(PROTOCOL)? == IPPROTO_TCP && self.u16(TYPE)? == SOCK_STREAM.into();
+        let [state] = self.bytes(STATE)?;
+        let remote = u16::from_be_bytes(self.bytes(REMOTE_PORT)?);
+        (is_inet && is_tcp).then_some((TcpState::from(state), self.u16(LOCAL_PORT)?, remote))
+    }
+
     /// What is known of the socket.
     pub(in super::super) fn told(&self) -> Result<Told, Malformed> {
         self.tell().ok_or(Malformed)

@@ -156,6 +156,21 @@ fn a_record_of_a_connection_tells_its_row() {
 }
 
 #[test]
+fn state_and_ports_of_tcp_are_those_of_the_whole_record() {
+    let bytes = Written::tcp().bytes();
+    let record = next(&mut &bytes[..]).unwrap().unwrap();
+    assert_eq!(record.tcp(), Some((TcpState::Established, 1111, 443)));
+    for other in [
+        Written { protocol: 17, kind: 2, ..Written::tcp() },
+        Written { family: 1, ..Written::tcp() },
+        Written { kind: 3, ..Written::tcp() },
+    ] {
+        let bytes = other.bytes();
+        assert_eq!(next(&mut &bytes[..]).unwrap().unwrap().tcp(), None);
+    }
+}
+
+#[test]
 fn queues_are_counted_as_the_kernel_does_for_each_protocol() {
     let queues = |record: Written| {
         let details = record.details();

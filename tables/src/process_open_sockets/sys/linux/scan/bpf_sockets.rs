@@ -105,6 +105,10 @@ impl Scan<'_> {
                 push(self.root, &mut held.holders, holder);
                 return Ok(());
             }
+            let cannot_match = |(state, local, remote)| !filter.admits_tcp(state, local, remote);
+            if !is_listed && !self.plan.unlisted && record.tcp().is_some_and(cannot_match) {
+                return Ok(());
+            }
             let is_wanted = match record.told()? {
                 Told::Whole { table, socket } => {
                     let is_kept = if is_listed {
