@@ -43,6 +43,13 @@ use crate::process_open_sockets::parse::proc_link;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct NetnsKey(u64, u64);
 
+#[cfg(test)]
+impl NetnsKey {
+    pub(super) fn of_test() -> NetnsKey {
+        NetnsKey(0, 1)
+    }
+}
+
 /// A network namespace and ways to it.
 #[derive(Debug)]
 pub(super) struct Namespace {

@@ -116,6 +116,9 @@ impl Scan<'_> {
             let holders = self.without_any_handle(self.walk(&pids, wanted, &mut report));
             let is_new = |holder: &&Holder| !known.contains(&holder.inode);
             let sought: Holders = holders.iter().filter(is_new).copied().collect();
+            if !all_found.is_empty() && sought.inodes().next().is_none() {
+                break;
+            }
             let found = self.search(&sought, cache, &mut report)?;
             known.extend(sought.inodes());
             let closed: HashSet<u64> = found.closed.iter().copied().collect();
@@ -145,10 +148,13 @@ impl Scan<'_> {
         mut report: Report,
     ) -> Result<Snapshot, Error> {
         let mut sessions = self.sessions();
-        let mut namespaces = Arc::default();
+        let mut namespaces: Arc<Namespaces> = Arc::default();
         for found in found {
             sockets.extend(found.sockets);
-            namespaces = found.namespaces;
+            // The first search reads most of them.
+            if namespaces.iter().next().is_none() {
+                namespaces = found.namespaces;
+            }
             if self.plan.unlisted {
                 let (missing, spoofable) = (found.missing, &found.spoofable);
                 let unlisted = self.unlisted(
@@ -163,13 +169,17 @@ impl Scan<'_> {
             }
         }
         let named = self.name_interfaces(&mut sockets, &namespaces, &mut sessions);
-        let needs_host = self.filter.shows(Field::Scope) && namespaces.host(self.root).is_none();
-        if !named || needs_host {
+        if !named || self.lacks_host(&namespaces) {
             let namespaces =
                 self.all_namespaces(&holders, &mut sockets, &mut sessions, &mut report);
             return Ok(self.finish(sockets, holders, &namespaces, report));
         }
         Ok(self.finish(sockets, holders, &namespaces, report))
+    }
+
+    /// Whether the query shows which namespace is the host's, and none of these gives its number.
+    fn lacks_host(&self, namespaces: &Namespaces) -> bool {
+        self.filter.shows(Field::Scope) && namespaces.host(self.root).is_none()
     }
 
     /// Finds the namespaces of the holders, and all others if a socket is in one of those, and names the
@@ -185,7 +195,8 @@ impl Scan<'_> {
         let pids: HashSet<i32> = holders.iter().map(|holder| holder.pid).collect();
         let mut keep_none = |_: &Namespace, _: &mut Report| {};
         self.find_namespaces(pids.into_iter(), &mut namespaces, report, &mut keep_none);
-        if !self.name_interfaces(sockets, &namespaces, sessions) {
+        let named = self.name_interfaces(sockets, &namespaces, sessions);
+        if !named || self.lacks_host(&namespaces) {
             let pids = self.root.pids().unwrap_or_default();
             self.find_namespaces(pids.iter().copied(), &mut namespaces, report, &mut keep_none);
             self.find_more_namespaces(&pids, &mut namespaces, report, &mut keep_none);

@@ -10,6 +10,8 @@ mod lookup;
 mod pursuit;
 mod reconcile;
 mod second_look;
+#[cfg(test)]
+mod tests;
 mod unlisted;
 
 use std::collections::HashMap;
