@@ -8,7 +8,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -129,6 +129,7 @@ fn every_example_returns_the_rows_that_it_is_about() {
     let (_server, from) = listener.accept().unwrap();
     let outside = TcpListener::bind("0.0.0.0:0").unwrap();
     let (one, other) = UnixStream::pair().unwrap();
+    let (copied, _peer) = UnixDatagram::pair().unwrap();
     let (_full, _waiting, full_port) = full_listener();
     let thread = Thread::start();
 
@@ -151,7 +152,8 @@ fn every_example_returns_the_rows_that_it_is_about() {
         [("pid", me.clone())].into_iter().chain(more).collect::<Vec<_>>()
     };
     let inodes = [&one, &other].map(|socket| inode(socket).to_string());
-    let expected: [Expected; 10] = [
+    let copies: Vec<UnixDatagram> = (0..150).map(|_| copied.try_clone().unwrap()).collect();
+    let expected: [Expected; 11] = [
         ("local_port FROM process_open_sockets WHERE", of_me(&[("local_port", &port)])),
         ("ORDER BY pid, fd", of_me(&[("local_port", &port), ("state", "LISTEN")])),
         ("SELECT * FROM alt_process", of_me(&[("socket", &inodes[0])])),
@@ -170,6 +172,15 @@ fn every_example_returns_the_rows_that_it_is_about() {
             vec![("owner_unknown", "accept_queue".to_owned()), ("state", "ESTABLISHED".to_owned())],
         ),
         ("GROUP BY cgroup_path", Vec::new()),
+        (
+            "HAVING descriptors",
+            of_me(&[
+                ("socket", &inode(&copied).to_string()),
+                ("descriptors", "151"),
+                ("rows", "100"),
+                ("rows_omitted", "0"),
+            ]),
+        ),
         ("WHERE tid <> pid", of_me(&[("socket", &thread.socket.to_string())])),
     ];
     for example in examples() {
@@ -186,7 +197,7 @@ fn every_example_returns_the_rows_that_it_is_about() {
         assert!(rows.iter().any(is_shown), "no row has {cells:?}: {example}");
     }
     assert_eq!(examples().len(), expected.len(), "an example is gone");
-    drop(client);
+    drop((client, copies));
 }
 
 #[test]
