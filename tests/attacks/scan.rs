@@ -5,8 +5,7 @@ use std::rc::Rc;
 use tables::process_open_sockets::{Options, ProcessOpenSockets, Source};
 use tables::{Constraint, Operator, QueryContext, Rows, Table, Value};
 
-use crate::support::left_out::say_left_out;
-use crate::support::log_capture::logged;
+use crate::support::bpf::with_bpf;
 
 /// How many scans an attack has to stand.
 pub(super) const SCANS: usize = 20;
@@ -24,14 +23,10 @@ pub(super) fn sources(test: &str) -> Vec<NamedSource> {
     bpf.into_iter().chain([NETLINK, PROCFS]).collect()
 }
 
-/// Whether this host answers with BPF. If not, says that this part of the test is left out.
+/// Whether this host answers with BPF. If not, the test is reported as left out, or fails where BPF is
+/// required.
 pub(super) fn has_bpf(test: &str) -> bool {
-    let (_, warnings) = logged(|| answer(&table(Source::Bpf), &[("pid", "1")]));
-    let refusal = warnings.iter().find(|line| line.contains("BPF"));
-    if let Some(line) = refusal {
-        say_left_out(test, &format!("needs BPF: {line}"));
-    }
-    refusal.is_none()
+    with_bpf(test, || answer(&table(Source::Bpf), &[("pid", "1")])).1
 }
 
 pub(super) fn table(source: Source) -> ProcessOpenSockets {

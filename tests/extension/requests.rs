@@ -113,7 +113,7 @@ fn a_context_that_cannot_be_read_is_still_answered() {
         let action = ("action", "generate");
         let rows = remote::call(&socket, TABLE, request([action, ("context", context)])).unwrap();
         assert!(!rows.is_empty(), "{context:?}");
-        assert!(rows.iter().all(|row| row.len() == 23), "{context:?}");
+        assert!(rows.iter().all(|row| row.len() == 25), "{context:?}");
     }
     let said = extension.said();
     assert_eq!(said.matches("the query context").count(), 1, "{said}");
