@@ -153,7 +153,9 @@ fn checked(
         let inode: u64 = cells[2].parse().unwrap();
         // Of other processes a file shows what they write into the names of their sockets.
         let is_ours = lasting.is_of_lasting_process(pid) || lasting.holders.contains_key(&inode);
-        assert!(!is_ours || seen.insert((inode, pid, fd)), "twice: {row}");
+        // A name of another process can add a line about a UNIX socket of ours to a file, with another path.
+        let path = cells[9].to_owned();
+        assert!(!is_ours || seen.insert((inode, pid, fd, path)), "twice: {row}");
         let Some(holders) = lasting.holders.get(&inode) else { continue };
         assert_ne!(pid, -1, "held, and shown as nobody's: {row}");
         if lasting.is_of_lasting_process(pid) {

@@ -11,7 +11,7 @@ use super::answer::Omitted;
 
 /// For how long no other warning about the same user is logged.
 const PAUSE: Duration = Duration::from_secs(10);
-/// More users are not remembered: the oldest warnings are forgotten.
+/// Warnings about more users at a time are not logged.
 const MAX_USERS: usize = 256;
 
 /// When a warning about each user was logged.

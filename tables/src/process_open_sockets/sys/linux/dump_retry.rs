@@ -10,15 +10,12 @@ use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
 
-/// So many attempts are made in any case if the answer keeps changing,
-const MIN_ATTEMPTS: u32 = 8;
-/// at most so many,
-const MAX_ATTEMPTS: u32 = 16;
-/// and those beyond the minimum only for so long.
-const BUDGET: Duration = Duration::from_millis(100);
+/// How many attempts there are while the answer keeps changing, and for how long after the first.
+const ATTEMPTS: [(u32, Duration); 3] =
+    [(4, Duration::MAX), (8, Duration::from_secs(2)), (16, Duration::from_millis(100))];
 
 /// Attempts at one table. Of sockets that are all on one chain an attempt hides a tenth at the worst, and
-/// the next one another tenth: the minimum hides one in a hundred million.
+/// the next one another tenth: eight attempts hide one in a hundred million.
 pub(super) struct DumpRetry {
     start: Instant,
     deadline: Deadline,
@@ -36,8 +33,9 @@ impl DumpRetry {
     /// Starts another attempt; false if there should be none.
     pub(super) fn next_attempt(&mut self) -> bool {
         self.attempts += 1;
-        let is_in_budget = self.attempts <= MIN_ATTEMPTS
-            || (self.attempts <= MAX_ATTEMPTS && self.start.elapsed() < BUDGET);
+        let elapsed = self.start.elapsed();
+        let is_in_budget =
+            ATTEMPTS.iter().any(|(most, time)| self.attempts <= *most && elapsed < *time);
         self.attempts == 1 || (is_in_budget && !self.deadline.has_passed())
     }
 

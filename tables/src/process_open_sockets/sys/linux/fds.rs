@@ -124,7 +124,10 @@ const PROCESSES: usize = 32;
 impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
     /// Walks until nothing is left to begin with.
     fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
-        let mut found = Found::new(self.options.limits);
+        let HolderLimits { per_socket, max } = self.options.limits;
+        // Together the walkers keep no more than the limit.
+        let max = max.map(|max| max / self.most.max(1));
+        let mut found = Found::new(HolderLimits { per_socket, max });
         while !self.options.deadline.has_passed() {
             // A process of one's own first: two walkers in one are in each other's way in the kernel.
             let next = self.begun.fetch_add(1, Ordering::Relaxed);

@@ -27,6 +27,7 @@ use std::thread;
 
 use self::bpf::Bpf;
 use self::deadline::Deadline;
+use self::netns::OwnSockets;
 use self::plan::Plan;
 use self::proc_root::ProcRoot;
 use self::scan::Scan;
@@ -64,7 +65,14 @@ impl Collector {
         let root = ProcRoot::open(&self.options.procfs)?;
         let bpf = self.bpf.get(&root);
         let plan = Plan::new(&self.options, filter, bpf);
-        let scan = Scan { root: &root, filter, plan: &plan, bpf, deadline };
+        let scan = Scan {
+            root: &root,
+            filter,
+            plan: &plan,
+            bpf,
+            deadline,
+            own_sockets: OwnSockets::default(),
+        };
         let snapshot = scan.run(&self.cache)?;
         log::debug!("{plan}: {}", snapshot.work);
         Ok(snapshot)

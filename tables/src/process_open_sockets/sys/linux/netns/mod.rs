@@ -17,7 +17,7 @@
 mod handle;
 mod session;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,7 +30,7 @@ use rustix::process::{Resource, getrlimit};
 
 pub(super) use self::handle::in_net_namespace;
 use self::handle::{NetnsHandle, open_mounted};
-pub(super) use self::session::{Sessions, SocketSource, Wanted};
+pub(super) use self::session::{OwnSockets, Sessions, SocketSource, Wanted};
 use super::deadline::Deadline;
 use super::proc_root::{ProcRoot, Process, is_gone};
 use super::scan::Report;
@@ -166,6 +166,25 @@ impl Namespaces {
         if !root.is_real() {
             return;
         }
+        for (number, ways) in self.find_mounts(root, pids, deadline, report) {
+            if deadline.has_passed() {
+                return report.gaps.add(GapKind::Deadline, || root.path().display().to_string());
+            }
+            self.add_entered(root, number, ways, report, visit);
+        }
+    }
+
+    /// The mounted namespaces that are not known yet, and where they are mounted.
+    fn find_mounts(
+        &self,
+        root: &ProcRoot,
+        pids: impl Iterator<Item = i32>,
+        deadline: Deadline,
+        report: &mut Report,
+    ) -> BTreeMap<NetNamespace, Vec<NetnsHandle>> {
+        /// Another namespace can be mounted over one of them.
+        const MAX_MOUNTS: usize = 8;
+        let mut found: BTreeMap<NetNamespace, Vec<NetnsHandle>> = BTreeMap::new();
         let mut seen = HashSet::new();
         let deadline = deadline.or_after(MOUNTS_BUDGET);
         for pid in root.own_pid().into_iter().chain(pids) {
@@ -186,13 +205,16 @@ impl Namespaces {
             for mount in mounts_of(&text, b"nsfs") {
                 match proc_link::net_namespace(&mount.root) {
                     Some(number) if !self.by_number.contains_key(&number) => {
-                        let way = NetnsHandle::Mount(pid, mount.mount_point);
-                        self.add_entered(root, number, way, report, visit);
+                        let ways = found.entry(number).or_default();
+                        if ways.len() < MAX_MOUNTS {
+                            ways.push(NetnsHandle::Mount(pid, mount.mount_point));
+                        }
                     }
                     _ => {}
                 }
             }
         }
+        found
     }
 
     /// Adds a mounted namespace, which has to be entered for its key.
@@ -200,22 +222,28 @@ impl Namespaces {
         &mut self,
         root: &ProcRoot,
         number: NetNamespace,
-        way: NetnsHandle,
+        ways: Vec<NetnsHandle>,
         report: &mut Report,
         visit: Visit,
     ) {
-        let opened = open_way(root, &way, number);
-        let entered = opened.map_err(io::Error::from).and_then(|open| {
-            let key = in_net_namespace(open.as_fd(), own_key)??;
-            Ok((key, open))
-        });
-        match entered {
-            Ok((key, open)) => self.insert(key, Some(number), Some(open), way, report, visit),
-            // It is unmounted already.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => report
-                .gaps
-                .add(GapKind::MountedNetNamespace, || format!("{}: {error}", way.path(root))),
+        let mut failed = None;
+        for way in ways {
+            let opened = open_way(root, &way, number);
+            let entered = opened.map_err(io::Error::from).and_then(|open| {
+                let key = in_net_namespace(open.as_fd(), own_key)??;
+                Ok((key, open))
+            });
+            match entered {
+                Ok((key, open)) => {
+                    return self.insert(key, Some(number), Some(open), way, report, visit);
+                }
+                // It is unmounted already.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => failed = Some(format!("{}: {error}", way.path(root))),
+            }
+        }
+        if let Some(failed) = failed {
+            report.gaps.add(GapKind::MountedNetNamespace, || failed);
         }
     }
 
@@ -394,7 +422,7 @@ impl Namespace {
 /// Opens the namespace of that number.
 ///
 /// # Errors
-/// ENOENT if the way leads to another namespace by now; otherwise why it cannot be opened.
+/// EXDEV if the way leads to another namespace; otherwise why it cannot be opened.
 fn open_way(
     root: &ProcRoot,
     way: &NetnsHandle,
@@ -407,7 +435,7 @@ fn open_way(
             OwnedFd::from(find_key(process)?.1.file("ns/net")?)
         }
     };
-    if handle::number(&open)? == number { Ok(open) } else { Err(Errno::NOENT) }
+    if handle::number(&open)? == number { Ok(open) } else { Err(Errno::XDEV) }
 }
 
 fn max_open() -> usize {

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use rustix::io::Errno;
@@ -60,17 +61,18 @@ pub(in super::super) struct Sessions<'a> {
     root: &'a ProcRoot,
     source: Source,
     deadline: Deadline,
+    own: &'a OwnSockets,
     diags: HashMap<NetnsKey, io::Result<SockDiag>>,
 }
 
 impl<'a> Sessions<'a> {
-    pub(in super::super) fn new(root: &'a ProcRoot, source: Source, deadline: Deadline) -> Self {
-        Sessions { root, source, deadline, diags: HashMap::new() }
-    }
-
-    /// Closes the netlink sockets, so that the scan does not find them as sockets of this process.
-    pub(in super::super) fn close(&mut self) {
-        self.diags.clear();
+    pub(in super::super) fn new(
+        root: &'a ProcRoot,
+        source: Source,
+        deadline: Deadline,
+        own: &'a OwnSockets,
+    ) -> Self {
+        Sessions { root, source, deadline, own, diags: HashMap::new() }
     }
 
     /// The session of a namespace, opened on first use.
@@ -80,10 +82,10 @@ impl<'a> Sessions<'a> {
         if self.diags.len() >= MAX_OPEN && !self.diags.contains_key(&namespace.key) {
             self.diags.clear();
         }
-        let Sessions { root, source, deadline, .. } = *self;
-        let open = || open_diag(root, namespace, source);
+        let Sessions { root, source, deadline, own, .. } = *self;
+        let open = || open_diag(root, namespace, source, own);
         let diag = self.diags.entry(namespace.key).or_insert_with(open);
-        NetnsSession { root, namespace, source, deadline, diag }
+        NetnsSession { root, namespace, source, deadline, own, diag }
     }
 }
 
@@ -93,12 +95,32 @@ pub(in super::super) struct NetnsSession<'s> {
     namespace: &'s Namespace,
     source: Source,
     deadline: Deadline,
+    own: &'s OwnSockets,
     /// The netlink socket, or why there is none.
     diag: &'s mut io::Result<SockDiag>,
 }
 
+/// The inodes of the netlink sockets that a scan opens itself: it does not show them.
+#[derive(Debug, Default)]
+pub(in super::super) struct OwnSockets(Mutex<HashSet<u64>>);
+
+impl OwnSockets {
+    fn insert(&self, inode: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(inode);
+    }
+
+    pub(in super::super) fn contains(&self, inode: u64) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&inode)
+    }
+}
+
 /// Opens a netlink socket in the namespace.
-fn open_diag(root: &ProcRoot, namespace: &Namespace, source: Source) -> io::Result<SockDiag> {
+fn open_diag(
+    root: &ProcRoot,
+    namespace: &Namespace,
+    source: Source,
+    own: &OwnSockets,
+) -> io::Result<SockDiag> {
     let diag = match source {
         Source::Procfs => Err(Errno::OPNOTSUPP.into()),
         Source::Auto | Source::Bpf | Source::Netlink if namespace.is_own(root) => SockDiag::open(),
@@ -108,6 +130,9 @@ fn open_diag(root: &ProcRoot, namespace: &Namespace, source: Source) -> io::Resu
     };
     if let (Err(error), false) = (&diag, source == Source::Procfs) {
         log::debug!("no sock_diag: {}: {error}", namespace.path(root, "net"));
+    }
+    if let Ok(inode) = diag.as_ref().map(SockDiag::inode) {
+        own.insert(inode);
     }
     diag
 }
@@ -197,7 +222,7 @@ impl NetnsSession<'_> {
         report: &mut Report,
         mut wanted: impl FnMut(&Socket) -> Wanted,
     ) -> bool {
-        let NetnsSession { root, namespace, source, deadline, .. } = *self;
+        let NetnsSession { root, namespace, source, deadline, own, .. } = *self;
         let path = self.path_of(table);
         let mut seen = HashSet::new();
         // A dump that breaks off is requested once more, on a new socket.
@@ -219,7 +244,7 @@ impl NetnsSession<'_> {
                 Ok(Dump::Complete) => return true,
                 Ok(Dump::Stopped) => {
                     // The rest of the dump is still to come: a new socket is cheaper than to read it.
-                    *self.diag = open_diag(root, namespace, source);
+                    *self.diag = open_diag(root, namespace, source, own);
                     return true;
                 }
                 Ok(Dump::Incomplete) => {
@@ -227,13 +252,14 @@ impl NetnsSession<'_> {
                     return true;
                 }
                 Ok(Dump::Unsupported) => return false,
-                Err(error) => {
-                    *self.diag = open_diag(root, namespace, source);
-                    if is_last || deadline.has_passed() {
-                        report.gaps.add(GapKind::SocketFile, || format!("dump of {path}: {error}"));
-                        return true;
+                Err(error) if is_last || deadline.has_passed() => {
+                    if !deadline.has_passed() {
+                        *self.diag = open_diag(root, namespace, source, own);
                     }
+                    report.gaps.add(GapKind::SocketFile, || format!("dump of {path}: {error}"));
+                    return true;
                 }
+                Err(_) => *self.diag = open_diag(root, namespace, source, own),
             }
         }
         false
@@ -259,13 +285,13 @@ impl NetnsSession<'_> {
         if let Some([lower, upper]) = halves {
             let start = sockets.len();
             let (mut more, mut more_report) = (Vec::new(), Report::default());
-            let NetnsSession { root, namespace, source, deadline, .. } = *self;
+            let NetnsSession { root, namespace, source, deadline, own, .. } = *self;
             let sources = thread::scope(|scope| {
                 let thread = thread::Builder::new().name("dump".into());
                 let upper = thread.spawn_scoped(scope, || {
-                    let mut diag = open_diag(root, namespace, source);
+                    let mut diag = open_diag(root, namespace, source, own);
                     let diag = &mut diag;
-                    let mut other = NetnsSession { root, namespace, source, deadline, diag };
+                    let mut other = NetnsSession { root, namespace, source, deadline, own, diag };
                     other.read(table, Some(&upper), &mut more, &mut more_report, wanted)
                 });
                 let lower = self.read(table, Some(&lower), sockets, report, wanted);

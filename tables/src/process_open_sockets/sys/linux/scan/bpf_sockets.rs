@@ -69,7 +69,7 @@ impl BpfSockets {
 }
 
 /// BPF shows no O_PATH handles: these have no socket in the kernel.
-fn push(root: &ProcRoot, holders: &mut HolderCollector, holder: Holder) {
+pub(super) fn push(root: &ProcRoot, holders: &mut HolderCollector, holder: Holder) {
     holders.push(holder);
     holders.prune_if_large(|_| true, |pid| root.user(pid));
 }

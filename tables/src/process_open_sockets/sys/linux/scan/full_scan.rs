@@ -31,8 +31,7 @@ impl Scan<'_> {
         let mut held = HeldSockets::new(self.plan.limits);
         for _ in 0..ROUNDS {
             self.list_tables(&namespaces, &mut sessions, &mut listing, &mut report);
-            sessions.close();
-            let inodes = listing.inodes();
+            let mut inodes = listing.inodes();
             held.extend(self.find_holders(&pids, &listing, &inodes, &mut report));
             for _ in 0..ROUNDS {
                 let started = self.started_since(&mut pids)?;
@@ -46,12 +45,16 @@ impl Scan<'_> {
                     &mut listing,
                     &mut report,
                 );
+                // A namespace of theirs may have been listed.
+                inodes = listing.inodes();
                 held.holders.append(self.walk_holders(&started, &inodes, &mut report));
             }
             if listing.has_read_all(&namespaces) || self.deadline.has_passed() {
                 break;
             }
         }
+        // What appeared after the last round is listed, too.
+        self.list_tables(&namespaces, &mut sessions, &mut listing, &mut report);
         let holders = self.without_handles(held.holders);
         let places = holders.of_each(&listing.sockets);
         let readings =

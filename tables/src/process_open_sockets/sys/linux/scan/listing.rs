@@ -67,11 +67,17 @@ impl Scan<'_> {
         report: &mut Report,
     ) {
         let filter = self.filter;
+        if self.deadline.has_passed() {
+            return;
+        }
         if !listing.read.insert(namespace.key) || !self.is_admitted(namespace) {
             return;
         }
         let mut session = sessions.open(namespace);
         for &table in &self.plan.tables {
+            if self.deadline.has_passed() {
+                return;
+            }
             let start = listing.sockets.len();
             let source = if self.plan.unlisted {
                 let request = filter.whole(table);

@@ -20,7 +20,7 @@ use super::bpf::TaskFiles;
 use super::cgroup;
 use super::deadline::Deadline;
 use super::fds::{self, WalkOptions};
-use super::netns::{Namespaces, Sessions, Visit};
+use super::netns::{Namespaces, OwnSockets, Sessions, Visit};
 use super::plan::{HolderSource, Plan, Scope};
 use super::proc_root::ProcRoot;
 use super::snapshot_cache::SnapshotCache;
@@ -30,6 +30,7 @@ use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
 use crate::process_open_sockets::holders::{Holder, HolderCollector, Holders};
 use crate::process_open_sockets::model::{Snapshot, Socket, Uids, Work};
+use crate::process_open_sockets::socket_table::SocketTable;
 
 /// What every step of a scan may read.
 pub(super) struct Scan<'a> {
@@ -38,6 +39,7 @@ pub(super) struct Scan<'a> {
     pub(super) plan: &'a Plan,
     pub(super) bpf: Option<&'a TaskFiles>,
     pub(super) deadline: Deadline,
+    pub(super) own_sockets: OwnSockets,
 }
 
 /// What a scan could not read, and how much it did.
@@ -64,7 +66,7 @@ impl Scan<'_> {
     }
 
     fn sessions(&self) -> Sessions<'_> {
-        Sessions::new(self.root, self.plan.tables_from, self.deadline)
+        Sessions::new(self.root, self.plan.tables_from, self.deadline, &self.own_sockets)
     }
 
     /// Adds the namespaces that the first threads of these processes are in.
@@ -98,24 +100,38 @@ impl Scan<'_> {
         wanted: impl Fn(&Holder) -> bool + Sync,
         report: &mut Report,
     ) -> HolderCollector {
+        self.walk_until(self.deadline, pids, wanted, report)
+    }
+
+    /// The same, no longer than that.
+    fn walk_until(
+        &self,
+        deadline: Deadline,
+        pids: &[i32],
+        wanted: impl Fn(&Holder) -> bool + Sync,
+        report: &mut Report,
+    ) -> HolderCollector {
         report.work.walks += 1;
         report.work.walked += pids.len() as u64;
         let gaps = &mut report.gaps;
         let Plan { threads, limits, .. } = *self.plan;
-        let options = WalkOptions { threads, limits, deadline: self.deadline };
+        let options = WalkOptions { threads, limits, deadline };
         fds::walk(self.root, pids, options, wanted, gaps)
     }
 
     /// Adds what the query shows of sockets beyond their tables.
     fn finish(
         &self,
-        sockets: Vec<Socket>,
+        mut sockets: Vec<Socket>,
         holders: Holders,
         namespaces: &Namespaces,
         report: Report,
     ) -> Snapshot {
         let Report { mut gaps, work } = report;
         let (root, filter) = (self.root, self.filter);
+        if self.plan.tables.contains(&SocketTable::Netlink) {
+            sockets.retain(|socket| !self.own_sockets.contains(socket.inode));
+        }
         namespaces.count_unnumbered(root, &mut gaps);
         if filter.admits_unowned()
             && let Some(kind) = root.hides_processes()

@@ -1,15 +1,16 @@
 //! The holders of sockets that replaced others during a scan: a process that binds the same port again and
 //! again holds another socket in each step of the scan.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use super::super::bpf::{TaskFiles, Told};
 use super::super::netns::{Namespaces, Sessions};
+use super::bpf_sockets::push;
 use super::reconcile::{Reconciled, Replaced};
 use super::{Report, Scan};
-use crate::process_open_sockets::holders::{Holder, Holders};
+use crate::process_open_sockets::holders::{Holder, HolderCollector, Holders};
 use crate::process_open_sockets::model::{EndpointKey, Presence, Socket};
-use crate::process_open_sockets::socket_table::SocketTable;
 
 /// How often descriptors and the table are read in turn, without BPF,
 const ATTEMPTS: usize = 8;
@@ -33,7 +34,7 @@ impl Scan<'_> {
             return (reconciled, holders);
         }
         let (sockets, more) = match self.bpf {
-            Some(_) => self.pursue_with_bpf(&reconciled.replaced, report),
+            Some(bpf) => self.pursue_with_bpf(bpf, &reconciled.replaced, report),
             None => {
                 let suspects = self.suspects(&reconciled, &holders, pids);
                 self.pursue_with_walks(
@@ -47,8 +48,10 @@ impl Scan<'_> {
         };
         let known: HashSet<u64> = reconciled.all.iter().map(|socket| socket.inode).collect();
         let new = sockets.into_iter().filter(|socket| !known.contains(&socket.inode));
-        reconciled.all.extend(new.filter(|socket| self.filter.admits_socket(socket)));
-        holders.merge(more.into_iter().collect());
+        let new: Vec<Socket> = new.filter(|socket| self.filter.admits_socket(socket)).collect();
+        reconciled.listed.extend(new.iter().map(|socket| socket.inode));
+        reconciled.all.extend(new);
+        holders.merge(more);
         (reconciled, holders)
     }
 
@@ -86,31 +89,32 @@ impl Scan<'_> {
     /// One more pass, for any socket at these endpoints.
     fn pursue_with_bpf(
         &self,
+        bpf: &TaskFiles,
         replaced: &[Replaced],
         report: &mut Report,
-    ) -> (Vec<Socket>, Vec<Holder>) {
-        let Some(bpf) = self.bpf else { return Default::default() };
-        let wanted: HashSet<(SocketTable, EndpointKey)> = replaced
+    ) -> (Vec<Socket>, Holders) {
+        let key =
+            |table, socket: &Socket| Some((table, socket.net_namespace, socket.endpoint_key()?));
+        let wanted: HashSet<_> = replaced
             .iter()
-            .flat_map(|it| it.closed.iter().map(|socket| (it.run.table, socket.endpoint_key())))
-            .filter_map(|(table, key)| Some((table, key?)))
+            .flat_map(|it| it.closed.iter().filter_map(|socket| key(it.run.table, socket)))
             .collect();
-        let (mut sockets, mut holders) = (Vec::new(), Vec::new());
+        let mut sockets = HashMap::new();
+        let mut holders = HolderCollector::new(self.plan.limits);
         report.work.passes += 1;
         let done = bpf.run(None, self.plan.threads, self.deadline, |holder, record| {
-            if let super::super::bpf::Told::Whole { table, socket } = record.told()?
-                && let Some(key) = socket.endpoint_key()
-                && wanted.contains(&(table, key))
+            if let Told::Whole { table, socket } = record.told()?
+                && key(table, &socket).is_some_and(|key| wanted.contains(&key))
             {
-                sockets.push(socket);
-                holders.push(holder);
+                sockets.insert(socket.inode, socket);
+                push(self.root, &mut holders, holder);
             }
             Ok(())
         });
         if let Err(error) = done {
             bpf.log_failure(&error);
         }
-        (sockets, holders)
+        (sockets.into_values().collect(), holders.finish(|_| true))
     }
 
     /// The processes that can hold such a socket: those that hold one that was not listed, or, where the
@@ -140,8 +144,8 @@ impl Scan<'_> {
         namespaces: &Namespaces,
         sessions: &mut Sessions,
         report: &mut Report,
-    ) -> (Vec<Socket>, Vec<Holder>) {
-        let (mut sockets, mut holders) = (Vec::new(), Vec::new());
+    ) -> (Vec<Socket>, Holders) {
+        let (mut sockets, mut holders) = (Vec::new(), Holders::default());
         let deadline = self.deadline.or_after(BUDGET);
         for replaced in replaced {
             let Some(namespace) = namespaces.get(replaced.run.namespace) else { continue };
@@ -151,7 +155,8 @@ impl Scan<'_> {
                 if suspects.is_empty() || deadline.has_passed() {
                     break;
                 }
-                let walked = self.walk(suspects, |_| true, report).finish(|_| true);
+                let walked = self.walk_until(deadline, suspects, |_| true, report);
+                let walked = self.without_handles(walked);
                 let table = replaced.run.table;
                 let mut after = self.with_endpoints(namespace, table, &like, sessions, report);
                 let seen: Vec<Socket> = before.drain(..).chain(after.iter().cloned()).collect();
@@ -163,7 +168,7 @@ impl Scan<'_> {
                     held.sort_unstable_by_key(|socket| socket.inode);
                     held.dedup_by_key(|socket| socket.inode);
                     sockets.extend(held);
-                    holders.extend(found);
+                    holders.merge(found.into_iter().collect());
                     break;
                 }
                 before.append(&mut after);

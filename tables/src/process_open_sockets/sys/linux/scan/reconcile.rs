@@ -68,9 +68,14 @@ impl Reading {
     ) -> Reconciled {
         let Reading { listing, mut records, readings } = self;
         let Listing { mut sockets, runs, mut listed, spoofable, .. } = listing;
-        complete_from(&mut records, &mut sockets, &runs);
-        let become_held =
+        let replaced_twice = complete_from(&mut records, &mut sockets, &runs);
+        let mut become_held =
             connected_keys(records.iter().map(|((table, _), socket)| (*table, socket)));
+        for (run, reading) in runs.iter().zip(&readings) {
+            let new = reading.as_ref().map(|reading| &reading.new).into_iter().flatten();
+            let held = new.filter(|socket| !holders.of(socket.inode).is_empty());
+            become_held.extend(connected_keys(held.map(|socket| (run.table, socket))));
+        }
         let recurring = recurring_inodes(scan, &sockets, holders);
         let mut fates = vec![Fate::Kept; sockets.len()];
         let (mut seen, mut new, mut replaced) = (HashSet::new(), Vec::new(), Vec::new());
@@ -136,6 +141,11 @@ impl Reading {
                 replaced.push(Replaced { run, closed });
             }
         }
+        for index in replaced_twice {
+            if let Some(fate) = fates.get_mut(index) {
+                *fate = Fate::Dropped;
+            }
+        }
         let mut fates = fates.into_iter();
         sockets.retain_mut(|socket| {
             let fate = fates.next().unwrap_or(Fate::Kept);
@@ -158,23 +168,34 @@ impl Reading {
 
 /// Replaces sockets that a file listed by the records that came with their holders; those left are of
 /// sockets that no table listed. What waits in a queue, where a record does not show it, stays.
+///
+/// Returns the places of other lines about the same sockets, which are forged.
 fn complete_from(
     records: &mut HashMap<(SocketTable, u64), Socket>,
     sockets: &mut [Socket],
     runs: &[Run],
-) {
+) -> Vec<usize> {
+    let mut again = Vec::new();
     if records.is_empty() {
-        return;
+        return again;
     }
+    let mut completed = HashSet::new();
     for run in runs {
-        for socket in sockets.get_mut(run.sockets.clone()).unwrap_or_default() {
-            if let Some(mut record) = records.remove(&(run.table, socket.inode)) {
+        let places =
+            run.sockets.clone().zip(sockets.get_mut(run.sockets.clone()).into_iter().flatten());
+        for (place, socket) in places {
+            let key = (run.table, socket.inode);
+            if let Some(mut record) = records.remove(&key) {
                 let queue = record.details.receive_queue.or(socket.details.receive_queue);
                 record.details.receive_queue = queue;
                 *socket = record;
+                completed.insert(key);
+            } else if run.source.is_spoofable(run.table) && completed.contains(&key) {
+                again.push(place);
             }
         }
     }
+    again
 }
 
 /// The tables and endpoints of these sockets, as far as they are connected.

@@ -54,7 +54,7 @@ impl Scan<'_> {
                 |(socket, place): &(&Socket, &Range<usize>)| socket.inode != 0 && place.is_empty();
             let unheld: Vec<&Socket> =
                 sockets.zip(places).filter(is_unheld).map(|(socket, _)| socket).collect();
-            if unheld.is_empty() {
+            if unheld.is_empty() || self.deadline.has_passed() {
                 return None;
             }
             let targets = Targets {

@@ -125,8 +125,14 @@ fn reconciled(
     let root = ProcRoot::open(tree.path()).unwrap();
     let filter = Filter::new(&QueryContext::default(), Families::default());
     let plan = Plan::new(&Options::default(), &filter, None);
-    let scan =
-        Scan { root: &root, filter: &filter, plan: &plan, bpf: None, deadline: Deadline::NEVER };
+    let scan = Scan {
+        root: &root,
+        filter: &filter,
+        plan: &plan,
+        bpf: None,
+        deadline: Deadline::NEVER,
+        own_sockets: Default::default(),
+    };
     let holder = |&inode: &u64| Holder { inode, pid: 7, fd: 3, tid: None };
     let holders: Holders = held.iter().map(holder).collect();
     let places = holders.of_each(&listed);

@@ -43,6 +43,9 @@ impl Scan<'_> {
         let mut sockets = Vec::new();
         for namespace in namespaces.iter() {
             for &table in &self.plan.tables {
+                if self.deadline.has_passed() {
+                    break;
+                }
                 if !unlisted.values().any(|(candidates, _)| candidates.contains(table)) {
                     continue;
                 }

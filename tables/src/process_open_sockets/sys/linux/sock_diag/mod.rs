@@ -21,6 +21,7 @@ use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::fs::fstat;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::netdevice::index_to_name;
 use rustix::net::netlink::{self, SocketAddrNetlink};
@@ -180,6 +181,11 @@ impl SockDiag {
             }
         }
         Ok(if is_complete { Dump::Complete } else { Dump::Incomplete })
+    }
+
+    /// The inode of the netlink socket; 0 if it cannot be read.
+    pub(super) fn inode(&self) -> u64 {
+        fstat(&self.socket).map_or(0, |stat| stat.st_ino)
     }
 
     /// What an interface of the namespace is called now.
