@@ -215,7 +215,9 @@ fn the_program_starts_as_an_extension_and_misses_osquery_only() {
 
 #[test]
 fn what_only_linux_can_choose_is_no_flag_here() {
-    for flag in ["--procfs=/", "--source=auto", "--snapshot-ttl-ms=0", "--threads"] {
+    for flag in
+        ["--procfs=/", "--source=auto", "--snapshot-ttl-ms=0", "--threads", "--scan-timeout=1"]
+    {
         let output = program().args([flag, "--version"]).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{flag}");
         let stderr = String::from_utf8(output.stderr).unwrap();

@@ -51,9 +51,8 @@ impl<'a> Scan<'a> {
     /// While that goes on, sockets are closed, accepted, and given to processes that were looked into already
     /// or that were not born yet. So where the walk saw nobody hold a listed socket that a descriptor could
     /// hold, everything is looked at once more: all processes that there are now, and then the lists of these
-    /// sockets. A socket is shown as nobody's if no walk saw a holder and it stands in its list before the
-    /// first walk and after the last; one that does not came or went meanwhile, and is left out. What either
-    /// walk saw counts: a descriptor that is closed and opened anew between them can have two rows.
+    /// sockets. A socket without a holder that its list lacks after the last walk was closed during the scan,
+    /// and is shown as such. What either walk saw counts: a descriptor that is closed and opened anew between them can have two rows.
     pub(super) fn run(mut self) -> Result<Snapshot, Error> {
         let lists = self.wanted_lists();
         let (listed, _) = self.read(&lists);
