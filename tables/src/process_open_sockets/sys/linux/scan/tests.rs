@@ -11,7 +11,7 @@ use super::super::deadline::Deadline;
 use super::super::netns::SocketSource;
 use super::super::plan::Plan;
 use super::super::proc_root::ProcRoot;
-use super::super::quiet::{in_quiet_namespace, say_without_bpf};
+use super::super::quiet::{in_quiet_namespace, say_left_out, say_without_bpf};
 use super::Scan;
 use super::listing::{Listing, Run};
 use super::reconcile::Reading;
@@ -63,8 +63,14 @@ fn what_bpf_answers_in_part_is_passed_once_and_not_walked() {
     in_quiet_namespace(module_path!(), BPF_TEST, || {
         let collector = collector(Source::Bpf);
         let root = ProcRoot::open("/proc".as_ref()).unwrap();
-        if !collector.bpf.get(&root).is_some_and(|bpf| bpf.reads_all_threads()) {
-            return say_without_bpf(BPF_TEST, "BPF is not used, or before Linux 6.7");
+        match collector.bpf.get(&root) {
+            None => {
+                return say_without_bpf(BPF_TEST, "BPF is not used; the tests of bpf print why");
+            }
+            Some(bpf) if !bpf.reads_all_threads() => {
+                return say_left_out(BPF_TEST, "needs Linux 6.7: before it, a lookup can walk");
+            }
+            Some(_) => {}
         }
         let held = mptcp_listener();
         let inode = rustix::fs::fstat(&held).unwrap().st_ino;
