@@ -43,28 +43,20 @@ pub(super) struct Answer<'a> {
     too_long: Option<u64>,
 }
 
-/// How many rows of a user are left out of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Omitted {
-    pub(super) user: User,
-    pub(super) rows: u64,
-}
-
 impl<'a> Answer<'a> {
-    /// Leaves out rows of the users with the most rows, as many as are too many for osquery, and returns
-    /// how many of each user.
-    pub(super) fn new(
-        rows: Box<dyn Rows>,
-        columns: &'a [Column],
-        used: ColumnsUsed,
-    ) -> (Self, Vec<Omitted>) {
+    /// Leaves out rows of the users with the most rows, as many as are too many for osquery.
+    pub(super) fn new(rows: Box<dyn Rows>, columns: &'a [Column], used: ColumnsUsed) -> Self {
         let mut answer = Answer { rows, asked: asked(columns, used).collect(), too_long: None };
-        if answer.is_too_long().is_none() {
-            return (answer, Vec::new());
+        if answer.is_too_long().is_some() {
+            answer.omit_rows();
+            answer.too_long = answer.is_too_long();
         }
-        let omitted = answer.omit_rows();
-        answer.too_long = answer.is_too_long();
-        (answer, omitted)
+        answer
+    }
+
+    /// How many rows of each user the answer lacks.
+    pub(super) fn omitted(&self) -> Vec<(User, u64)> {
+        self.rows.omitted()
     }
 
     /// Writes the message that answers the request of that number; one with an error status if the rows
@@ -112,10 +104,10 @@ impl<'a> Answer<'a> {
     }
 
     /// Reduces the users with the most rows to a level at which the answer can be sent.
-    fn omit_rows(&mut self) -> Vec<Omitted> {
+    fn omit_rows(&mut self) {
         /// The digits that the count of omitted rows can have more than the 0 that was measured.
         const COUNT: u64 = 19;
-        let Some(users) = self.rows.users() else { return Vec::new() };
+        let Some(users) = self.rows.users() else { return };
         let mut by_user: BTreeMap<User, Vec<usize>> = BTreeMap::new();
         for (row, of) in users.iter().enumerate() {
             by_user.entry(of.user).or_default().push(row);
@@ -128,22 +120,16 @@ impl<'a> Answer<'a> {
         let budget = LONGEST_ANSWER.saturating_sub(self.frame());
         let row = |user: usize, rank: usize| Some(*by_user.get(user)?.1.get(rank)?);
         let cost = |user, rank| row(user, rank).map_or(0, |row| self.length(row) + COUNT);
-        let Some(level @ 1..) = water_level(&counts, budget, cost) else { return Vec::new() };
+        let Some(level @ 1..) = water_level(&counts, budget, cost) else { return };
         let mut is_omitted = vec![false; users.len()];
-        let mut omitted = Vec::new();
-        for (user, rows) in &by_user {
-            let above = rows.get(level..).unwrap_or_default();
-            for &row in above {
+        for (_, rows) in &by_user {
+            for &row in rows.get(level..).unwrap_or_default() {
                 if let Some(is_omitted) = is_omitted.get_mut(row) {
                     *is_omitted = true;
                 }
             }
-            if !above.is_empty() {
-                omitted.push(Omitted { user: *user, rows: above.len() as u64 });
-            }
         }
         self.rows.omit(&is_omitted);
-        omitted
     }
 
     /// The same as [`write_response`] would write of these rows, had they all been made.

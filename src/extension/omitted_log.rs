@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 
 use tables::User;
 
-use super::answer::Omitted;
-
 /// For how long no other warning about the same user is logged.
 const PAUSE: Duration = Duration::from_secs(10);
 /// Warnings about more users at a time are not logged.
@@ -20,14 +18,14 @@ pub(super) struct OmittedLog(Mutex<HashMap<User, Instant>>);
 
 impl OmittedLog {
     /// The warnings that are due at that time.
-    pub(super) fn lines(&self, omitted: &[Omitted], now: Instant) -> Vec<String> {
+    pub(super) fn lines(&self, omitted: &[(User, u64)], now: Instant) -> Vec<String> {
         if omitted.is_empty() {
             return Vec::new();
         }
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.retain(|_, at| now.saturating_duration_since(*at) < PAUSE);
         let mut lines = Vec::new();
-        for Omitted { user, rows } in omitted {
+        for (user, rows) in omitted {
             if last.contains_key(user) || last.len() >= MAX_USERS {
                 continue;
             }
@@ -51,8 +49,8 @@ mod tests {
     fn each_user_is_warned_about_once_in_a_while() {
         let start = Instant::now();
         let log = OmittedLog::default();
-        let of = |uid, rows| Omitted { user: User::of_uid(Some(uid)), rows };
-        let count = |omitted: &[Omitted], seconds| {
+        let of = |uid, rows| (User::of_uid(Some(uid)), rows);
+        let count = |omitted: &[(User, u64)], seconds| {
             log.lines(omitted, start + Duration::from_secs(seconds)).len()
         };
         assert_eq!(count(&[of(1000, 7)], 0), 1);
@@ -67,8 +65,8 @@ mod tests {
     fn many_users_take_no_more_memory() {
         let start = Instant::now();
         let log = OmittedLog::default();
-        let of = |uid| Omitted { user: User::of_uid(Some(uid)), rows: 1 };
-        let many: Vec<Omitted> = (0..10_000).map(of).collect();
+        let of = |uid| (User::of_uid(Some(uid)), 1);
+        let many: Vec<(User, u64)> = (0..10_000).map(of).collect();
         assert_eq!(log.lines(&many, start).len(), MAX_USERS);
         assert_eq!(log.0.lock().unwrap().len(), MAX_USERS);
     }

@@ -191,8 +191,8 @@ impl Requests {
         drop(turn);
         match rows {
             Ok(rows) => {
-                let (answer, omitted) = Answer::new(rows, columns, query.columns_used);
-                for line in self.omitted.lines(&omitted, Instant::now()) {
+                let answer = Answer::new(rows, columns, query.columns_used);
+                for line in self.omitted.lines(&answer.omitted(), Instant::now()) {
                     log::warn!("{}: {line}", self.name);
                 }
                 answer.write(number, to)

@@ -237,9 +237,15 @@ pub trait Rows {
         None
     }
 
-    /// Leaves out the rows for which the value is true; the remaining rows of their users say how many.
+    /// Leaves out the rows for which the value is true.
     fn omit(&mut self, is_omitted: &[bool]) {
         let _ = is_omitted;
+    }
+
+    /// How many rows of each user the answer lacks, whether they were left out here or before they were
+    /// rows.
+    fn omitted(&self) -> Vec<(User, u64)> {
+        Vec::new()
     }
 }
 

@@ -141,6 +141,10 @@ impl Rows for Answer {
         Some(users.collect())
     }
 
+    fn omitted(&self) -> Vec<(User, u64)> {
+        self.omitted.iter().map(|(user, rows)| (*user, *rows)).collect()
+    }
+
     fn omit(&mut self, is_omitted: &[bool]) {
         let users = self.users().unwrap_or_default();
         for (row, _) in users.iter().zip(is_omitted).filter(|(_, is_omitted)| **is_omitted) {

@@ -158,6 +158,18 @@ impl Gaps {
         self.has(GapKind::SocketFile) || self.has(GapKind::NoDump) || self.has(GapKind::Left)
     }
 
+    /// Whether some of them mean that network namespaces may not have been found.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has them"))]
+    pub(crate) fn has_missing_namespaces(&self) -> bool {
+        let kinds = [
+            GapKind::NetNamespace,
+            GapKind::MountedNetNamespace,
+            GapKind::Mounts,
+            GapKind::Deadline,
+        ];
+        kinds.into_iter().any(|kind| self.has(kind))
+    }
+
     #[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "asked of macOS's lists"))]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -337,7 +337,9 @@ impl SearchRun<'_> {
         scan.find_more_namespaces(&pids, &mut namespaces, report, &mut visit);
         let namespaces = Arc::new(namespaces);
         self.search_namespaces(&namespaces, report);
-        if let Some(lookup) = &mut self.lookup {
+        // Of a namespace that was not read, the next lookups must not conclude anything.
+        let has_all = !report.gaps.has_missing_namespaces() && !report.gaps.has_missing_sockets();
+        if let Some(lookup) = self.lookup.as_mut().filter(|_| has_all) {
             let namespaces = Arc::clone(&namespaces);
             lookup.insert_held(HeldInodes { start, inodes, namespaces });
         }
