@@ -380,6 +380,15 @@ impl Namespace {
         })
     }
 
+    /// Whether a way to it is left. A process that showed it can end before it is read.
+    pub(super) fn is_reachable(&self, root: &ProcRoot) -> bool {
+        let leads_here = |way: &NetnsHandle| match way.process(root) {
+            Some(process) => process.and_then(find_key).is_ok_and(|(key, _)| key == self.key),
+            None => true,
+        };
+        self.open.is_some() || self.ways.iter().any(leads_here)
+    }
+
     /// Its number, if the link of a member was readable.
     pub(super) fn number(&self) -> Option<NetNamespace> {
         self.number

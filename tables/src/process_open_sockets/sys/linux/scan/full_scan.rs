@@ -29,10 +29,16 @@ impl Scan<'_> {
         let mut pids = self.root.pids()?;
         self.list_processes(&pids, &mut namespaces, &mut sessions, &mut listing, &mut report);
         let mut held = HeldSockets::new(self.plan.limits);
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             self.list_tables(&namespaces, &mut sessions, &mut listing, &mut report);
             let mut inodes = listing.inodes();
-            held.extend(self.find_holders(&pids, &listing, &inodes, &mut report));
+            // What cannot be read of a process is counted once.
+            let mut holders_report = Report::default();
+            held.extend(self.find_holders(&pids, &listing, &inodes, &mut holders_report));
+            report.work += holders_report.work;
+            if round == 0 {
+                report.gaps.extend(holders_report.gaps);
+            }
             for _ in 0..ROUNDS {
                 let started = self.started_since(&mut pids)?;
                 if started.is_empty() {
@@ -54,7 +60,7 @@ impl Scan<'_> {
             }
         }
         // What appeared after the last round is listed, too.
-        self.list_tables(&namespaces, &mut sessions, &mut listing, &mut report);
+        self.list_last_tables(&namespaces, &mut sessions, &mut listing, &mut report);
         let holders = self.without_handles(held.holders);
         let places = holders.of_each(&listing.sockets);
         let readings =

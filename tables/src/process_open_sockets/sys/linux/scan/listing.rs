@@ -45,8 +45,24 @@ impl Listing {
 }
 
 impl Scan<'_> {
-    /// Reads the tables of the namespaces that were not read yet.
+    /// Reads the tables of the namespaces that were not read yet and can be reached.
     pub(super) fn list_tables(
+        &self,
+        namespaces: &Namespaces,
+        sessions: &mut Sessions,
+        listing: &mut Listing,
+        report: &mut Report,
+    ) {
+        for namespace in namespaces.iter() {
+            // A process that starts meanwhile may show it again.
+            if namespace.is_reachable(self.root) {
+                self.list_namespace(namespace, sessions, listing, report);
+            }
+        }
+    }
+
+    /// Reads the tables of all namespaces that were not read yet, and counts those that no way leads to.
+    pub(super) fn list_last_tables(
         &self,
         namespaces: &Namespaces,
         sessions: &mut Sessions,

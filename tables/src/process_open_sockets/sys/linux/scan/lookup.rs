@@ -113,7 +113,14 @@ impl Scan<'_> {
         let mut known = HashSet::new();
         for _ in 0..ATTEMPTS {
             let wanted = |holder: &Holder| self.filter.admits_inode(holder.inode);
-            let holders = self.without_any_handle(self.walk(&pids, wanted, &mut report));
+            // What cannot be read of a process is counted once.
+            let mut walk_report = Report::default();
+            let walked = self.walk(&pids, wanted, &mut walk_report);
+            report.work += walk_report.work;
+            if all_found.is_empty() {
+                report.gaps.extend(walk_report.gaps);
+            }
+            let holders = self.without_any_handle(walked);
             let is_new = |holder: &&Holder| !known.contains(&holder.inode);
             let sought: Holders = holders.iter().filter(is_new).copied().collect();
             if !all_found.is_empty() && sought.inodes().next().is_none() {

@@ -33,8 +33,10 @@ impl Scan<'_> {
         if !is_pursued || self.deadline.has_passed() {
             return (reconciled, holders);
         }
+        // What cannot be read was counted before.
+        let mut again = Report::default();
         let (sockets, more) = match self.bpf {
-            Some(bpf) => self.pursue_with_bpf(bpf, &reconciled.replaced, report),
+            Some(bpf) => self.pursue_with_bpf(bpf, &reconciled.replaced, &mut again),
             None => {
                 let suspects = self.suspects(&reconciled, &holders, pids);
                 self.pursue_with_walks(
@@ -42,10 +44,11 @@ impl Scan<'_> {
                     &suspects,
                     namespaces,
                     sessions,
-                    report,
+                    &mut again,
                 )
             }
         };
+        report.work += again.work;
         let known: HashSet<u64> = reconciled.all.iter().map(|socket| socket.inode).collect();
         let new = sockets.into_iter().filter(|socket| !known.contains(&socket.inode));
         let new: Vec<Socket> = new.filter(|socket| self.filter.admits_socket(socket)).collect();
