@@ -250,8 +250,8 @@ pub(crate) enum Presence {
     Closed,
 }
 
-/// What tells the sockets of one table in one namespace apart, for people: what they are bound and connected
-/// to.
+/// What a socket is bound and connected to: within one table of a namespace, another socket with the same
+/// endpoints has taken its place.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum EndpointKey {
     Inet(Endpoint, Endpoint),

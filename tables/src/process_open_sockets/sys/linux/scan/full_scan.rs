@@ -63,9 +63,16 @@ impl Scan<'_> {
         self.list_last_tables(&namespaces, &mut sessions, &mut listing, &mut report);
         let holders = self.without_handles(held.holders);
         let places = holders.of_each(&listing.sockets);
-        let readings =
-            self.look_again(&listing, &places, &holders, &namespaces, &mut sessions, &mut report);
-        let reading = Reading { listing, records: held.records, readings };
+        let inodes = listing.inodes();
+        let readings = self.look_again(
+            (&listing, &inodes),
+            &places,
+            &holders,
+            &namespaces,
+            &mut sessions,
+            &mut report,
+        );
+        let reading = Reading { listing, inodes, records: held.records, readings };
         let reconciled = reading.reconcile(self, &holders, &places, &mut report.gaps);
         let (mut sockets, holders) =
             self.pursue(reconciled, holders, &pids, &namespaces, &mut sessions, &mut report);
@@ -133,10 +140,14 @@ impl Scan<'_> {
         if inodes.is_empty() && !self.plan.lists_all {
             return HolderCollector::new(self.plan.limits);
         }
-        // A socket without a holder is shown as such, so all processes count; otherwise those of the query.
-        let is_asked = |pid: &i32| self.filter.admits_unowned() || self.filter.admits_pid(*pid);
-        let pids: Vec<i32> = pids.iter().copied().filter(is_asked).collect();
+        let pids: Vec<i32> = pids.iter().copied().filter(|&pid| self.is_walked(pid)).collect();
         self.walk(&pids, |holder| self.plan.lists_all || is_listed(holder), report)
+    }
+
+    /// Whether holders of that process matter: a socket without a holder is shown as such, so all
+    /// processes count; otherwise those of the query.
+    pub(super) fn is_walked(&self, pid: i32) -> bool {
+        self.filter.admits_unowned() || self.filter.admits_pid(pid)
     }
 
     /// Of processes in which no socket was seen, counts those that cannot be read. One descriptor of each

@@ -55,7 +55,8 @@ impl Scan<'_> {
     ) {
         for namespace in namespaces.iter() {
             // A process that starts meanwhile may show it again.
-            if namespace.is_reachable(self.root) {
+            let is_read = listing.read.contains(&namespace.key);
+            if !is_read && namespace.is_reachable(self.root) {
                 self.list_namespace(namespace, sessions, listing, report);
             }
         }

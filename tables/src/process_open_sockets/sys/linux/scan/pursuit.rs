@@ -123,7 +123,7 @@ impl Scan<'_> {
     /// The processes that can hold such a socket: those that hold one that was not listed, or, where the
     /// tables were read in part, all of the same user.
     fn suspects(&self, reconciled: &Reconciled, holders: &Holders, pids: &[i32]) -> Vec<i32> {
-        let is_asked = |pid: &i32| self.filter.admits_unowned() || self.filter.admits_pid(*pid);
+        let is_asked = |pid: &i32| self.is_walked(*pid);
         if self.plan.lists_all {
             let known: HashSet<u64> = reconciled.all.iter().map(|socket| socket.inode).collect();
             let unknown = holders.iter().filter(|holder| !known.contains(&holder.inode));

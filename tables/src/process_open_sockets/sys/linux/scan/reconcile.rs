@@ -19,6 +19,8 @@ use crate::process_open_sockets::socket_table::SocketTable;
 /// All that a full scan has read.
 pub(super) struct Reading {
     pub(super) listing: Listing,
+    /// Those of the listing, sorted.
+    pub(super) inodes: Vec<u64>,
     /// Sockets that came with their holders.
     pub(super) records: HashMap<(SocketTable, u64), Socket>,
     /// Of each run of the listing.
@@ -66,7 +68,7 @@ impl Reading {
         places: &[Range<usize>],
         gaps: &mut Gaps,
     ) -> Reconciled {
-        let Reading { listing, mut records, readings } = self;
+        let Reading { listing, inodes, mut records, readings } = self;
         let Listing { mut sockets, runs, mut listed, spoofable, .. } = listing;
         let replaced_twice = complete_from(&mut records, &mut sockets, &runs);
         let mut become_held =
@@ -76,7 +78,7 @@ impl Reading {
             let held = new.filter(|socket| !holders.of(socket.inode).is_empty());
             become_held.extend(connected_keys(held.map(|socket| (run.table, socket))));
         }
-        let recurring = recurring_inodes(scan, &sockets, holders);
+        let recurring = recurring_inodes(scan, &inodes, holders);
         let mut fates = vec![Fate::Kept; sockets.len()];
         let (mut seen, mut new, mut replaced) = (HashSet::new(), Vec::new(), Vec::new());
         for (run, reading) in runs.into_iter().zip(readings) {
@@ -241,10 +243,7 @@ fn fate_without_holder(
 
 /// The inodes that are listed twice without a reason: such a socket was connected to another port while its
 /// table was read in halves. The parts of an MPTCP connection or an SCTP socket share an inode.
-fn recurring_inodes(scan: &Scan, sockets: &[Socket], holders: &Holders) -> HashSet<u64> {
-    let mut inodes: Vec<u64> = sockets.iter().map(|socket| socket.inode).collect();
-    inodes.retain(|&inode| inode != 0);
-    inodes.sort_unstable();
+fn recurring_inodes(scan: &Scan, inodes: &[u64], holders: &Holders) -> HashSet<u64> {
     let alike = inodes.chunk_by(|a, b| a == b).filter(|alike| alike.len() > 1);
     let may_recur = |_: &[u8], candidates: Candidates| candidates.may_recur();
     let recurs = |&inode: &u64| candidates(scan.root, holders.of(inode), may_recur) == Some(false);

@@ -8,7 +8,7 @@ use super::super::netns::{Namespace, Namespaces, Sessions, Wanted};
 use super::listing::Listing;
 use super::{Report, Scan};
 use crate::process_open_sockets::holders::Holders;
-use crate::process_open_sockets::model::{EndpointKey, Socket, TcpState};
+use crate::process_open_sockets::model::{EndpointKey, Socket, TcpState, Work};
 use crate::process_open_sockets::parse::sock_diag::Request;
 use crate::process_open_sockets::socket_table::SocketTable;
 
@@ -37,16 +37,16 @@ struct Targets<'a> {
 impl Scan<'_> {
     /// Reads the tables again in which a socket has no holder, though it has a file; for each run of the
     /// listing what was found, or None if there is no such socket or the table could not be read.
+    /// `listed` are the inodes of the listing, sorted.
     pub(super) fn look_again(
         &self,
-        listing: &Listing,
+        (listing, listed): (&Listing, &[u64]),
         places: &[Range<usize>],
         holders: &Holders,
         namespaces: &Namespaces,
         sessions: &mut Sessions,
         report: &mut Report,
     ) -> Vec<Option<SecondReading>> {
-        let listed = listing.inodes();
         let look = |run: &super::listing::Run| {
             let sockets = listing.sockets.get(run.sockets.clone())?.iter();
             let places = places.get(run.sockets.clone())?;
@@ -61,7 +61,7 @@ impl Scan<'_> {
                 unheld: &unheld,
                 inodes: unheld.iter().map(|socket| socket.inode).collect(),
                 endpoints: unheld.iter().filter_map(|socket| socket.endpoint_key()).collect(),
-                listed: &listed,
+                listed,
                 holders,
             };
             let namespace = namespaces.get(run.namespace)?;
@@ -83,7 +83,7 @@ impl Scan<'_> {
         table: SocketTable,
         targets: &Targets,
         sessions: &mut Sessions,
-        work: &mut crate::process_open_sockets::model::Work,
+        work: &mut Work,
     ) -> Option<SecondReading> {
         let mut session = sessions.open(namespace);
         let mut report = Report::default();
@@ -101,13 +101,7 @@ impl Scan<'_> {
             });
             reading
         };
-        // A port stays the same as long as the socket lives, and the state mostly does.
-        let request = self.filter.whole(table).map(|request| match local_ports(targets.unheld) {
-            Some(ports) => request.with_local_ports(ports),
-            None => request,
-        });
-        let is_state = |state: TcpState| targets.unheld.iter().any(|it| it.state() == state.name());
-        let narrow = request.clone().and_then(|request| request.in_states_only(is_state));
+        let (request, narrow) = self.requests_for(table, targets.unheld);
         let is_complete =
             |reading: &SecondReading| reading.still_listed.len() == targets.inodes.len();
         let reading = match narrow.map(|narrow| read(Some(narrow))).filter(is_complete) {
@@ -116,6 +110,22 @@ impl Scan<'_> {
         };
         *work += report.work;
         (!report.gaps.has_missing_sockets()).then_some(reading)
+    }
+
+    /// The dump of all sockets with local ports like these, and, where the table has states, of those in
+    /// states like these: a port stays the same as long as the socket lives, and the state mostly does.
+    fn requests_for(
+        &self,
+        table: SocketTable,
+        like: &[&Socket],
+    ) -> (Option<Request>, Option<Request>) {
+        let request = self.filter.whole(table).map(|request| match local_ports(like) {
+            Some(ports) => request.with_local_ports(ports),
+            None => request,
+        });
+        let is_state = |state: TcpState| like.iter().any(|it| it.state() == state.name());
+        let narrow = request.clone().and_then(|request| request.in_states_only(is_state));
+        (request, narrow)
     }
 
     /// The sockets of a table that have one of these endpoints now.
@@ -129,12 +139,7 @@ impl Scan<'_> {
     ) -> Vec<Socket> {
         let endpoints: HashSet<EndpointKey> =
             like.iter().filter_map(|socket| socket.endpoint_key()).collect();
-        let request = self.filter.whole(table).map(|request| match local_ports(like) {
-            Some(ports) => request.with_local_ports(ports),
-            None => request,
-        });
-        let is_state = |state: TcpState| like.iter().any(|it| it.state() == state.name());
-        let narrow = request.clone().and_then(|request| request.in_states_only(is_state));
+        let (request, narrow) = self.requests_for(table, like);
         let mut found = Vec::new();
         let mut session = sessions.open(namespace);
         let request = narrow.or(request);

@@ -155,7 +155,8 @@ fn reconciled(
     let mut listing = Listing::default();
     (listing.sockets, listing.runs) = (listed, vec![run]);
     let records = records.into_iter().map(|it| ((SocketTable::Tcp, it.inode), it)).collect();
-    let reading = Reading { listing, records, readings: vec![second] };
+    let inodes = listing.inodes();
+    let reading = Reading { listing, inodes, records, readings: vec![second] };
     let reconciled = reading.reconcile(&scan, &holders, &places, &mut Gaps::default());
     let mut all: Vec<_> = reconciled
         .all
