@@ -183,6 +183,8 @@ pub struct User(Option<u32>);
 impl User {
     const FIRST_SUBORDINATE: u32 = 100_000;
     const BLOCK: u32 = 65_536;
+    /// The superuser.
+    pub const ROOT: User = User(Some(0));
 
     /// The user of that uid; all of whom the uid is not known are one.
     pub fn of_uid(uid: Option<u32>) -> User {
@@ -296,6 +298,11 @@ pub enum Error {
         /// Which one.
         path: PathBuf,
     },
+    /// The scan did not end, although its deadline passed some seconds ago.
+    Timeout {
+        /// How long it was waited for.
+        after: std::time::Duration,
+    },
     /// The system did not list its processes.
     Processes {
         /// What the kernel said.
@@ -312,6 +319,11 @@ impl std::fmt::Display for Error {
                 "{} is not a proc file system (it has no 'self'): give --procfs the place where one is mounted",
                 path.display()
             ),
+            Error::Timeout { after } => write!(
+                f,
+                "the scan did not end within {} s: a read of /proc or of a socket table is blocked",
+                after.as_secs()
+            ),
             Error::Processes { source } => write!(f, "cannot list the processes: {source}"),
         }
     }
@@ -321,7 +333,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Read { source, .. } | Error::Processes { source } => Some(source),
-            Error::NotProc { .. } => None,
+            Error::NotProc { .. } | Error::Timeout { .. } => None,
         }
     }
 }

@@ -16,7 +16,7 @@ use super::socket_table::SocketTable;
 use super::{Families, Field};
 
 /// What a row must be like to be asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Filter {
     pid: NumberCondition,
     fd: NumberCondition,
@@ -205,7 +205,7 @@ pub(crate) fn net_namespace_text(namespace: Option<NetNamespace>) -> String {
 }
 
 /// What the constraints on a number column let through.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct NumberCondition {
     any_of: Option<Vec<i64>>,
     none_of: Vec<i64>,
@@ -281,7 +281,7 @@ impl NumberCondition {
 }
 
 /// What the constraints on a text column let through.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct TextCondition {
     any_of: Option<Vec<String>>,
     none_of: Vec<String>,

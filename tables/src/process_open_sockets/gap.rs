@@ -8,6 +8,8 @@ use std::fmt;
 pub(crate) enum GapKind {
     /// The file descriptors of a process: its sockets look as if nobody held them.
     Fds,
+    /// A process that blocks reads of it, or that is expected to.
+    Blocked,
     /// Processes of others, in a mount of proc with hidepid.
     Hidepid,
     /// Processes outside the PID namespace of the mount of proc.
@@ -68,6 +70,11 @@ impl fmt::Display for Gap {
             GapKind::Fds => (
                 "processes whose file descriptors could not be read",
                 "they are not shown as holders",
+            ),
+            GapKind::Blocked => (
+                "processes skipped since reads of /proc/<pid> are blocked, most likely by an execve that waits \
+                 for a FUSE or network file system",
+                "without BPF they are not shown as holders; end the process or its file server",
             ),
             GapKind::Hidepid => (
                 "mounts of proc with hidepid, which do not show the processes of others",

@@ -513,10 +513,10 @@ impl std::ops::AddAssign for Work {
 
 /// Reads the real uid of a process. It is called only if an answer is too long.
 #[derive(Default)]
-pub(crate) struct Uids(Option<Box<dyn Fn(i32) -> Option<u32>>>);
+pub(crate) struct Uids(Option<Box<dyn Fn(i32) -> Option<u32> + Send>>);
 
 impl Uids {
-    pub(crate) fn new(read: impl Fn(i32) -> Option<u32> + 'static) -> Uids {
+    pub(crate) fn new(read: impl Fn(i32) -> Option<u32> + Send + 'static) -> Uids {
         Uids(Some(Box::new(read)))
     }
 
@@ -556,7 +556,7 @@ impl Snapshot {
             Presence::Opened => return OwnerUnknown::OpenedDuringScan,
             Presence::Closed => return OwnerUnknown::ClosedDuringScan,
         }
-        let hidden = [GapKind::Fds, GapKind::Hidepid, GapKind::PidNamespace];
+        let hidden = [GapKind::Fds, GapKind::Blocked, GapKind::Hidepid, GapKind::PidNamespace];
         let not_all_seen = hidden.into_iter().any(|kind| self.gaps.has(kind));
         let with_file =
             if not_all_seen { OwnerUnknown::Unreadable } else { OwnerUnknown::NoProcess };

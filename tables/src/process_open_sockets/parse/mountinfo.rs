@@ -1,6 +1,8 @@
 //! Lines of `/proc/<pid>/mountinfo` (proc_pid_mountinfo(5)): what is mounted where, as the process
 //! sees it.
 
+use std::collections::HashSet;
+
 /// A mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
@@ -16,6 +18,21 @@ pub(crate) fn mounts_of<'a>(
     text: &'a [u8],
     file_system: &'a [u8],
 ) -> impl Iterator<Item = Mount> + 'a {
+    mounts_if(text, move |kind| kind == file_system)
+}
+
+/// Where file systems are mounted whose server is a process or another machine, which may hang.
+pub(crate) fn served_mount_points(text: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    const SERVED: [&[u8]; 9] =
+        [b"fuse", b"fuseblk", b"nfs", b"nfs4", b"cifs", b"smb3", b"9p", b"afs", b"ceph"];
+    let is_served = |kind: &[u8]| SERVED.contains(&kind) || kind.starts_with(b"fuse.");
+    mounts_if(text, is_served).map(|mount| mount.mount_point)
+}
+
+fn mounts_if<'a>(
+    text: &'a [u8],
+    is_wanted: impl Fn(&[u8]) -> bool + 'a,
+) -> impl Iterator<Item = Mount> + 'a {
     text.split(|&byte| byte == b'\n').filter_map(move |line| {
         let mut fields = line.split(|&byte| byte == b' ');
         // Mount, parent, and device come first; then what we look for, the options, and a number of
@@ -23,9 +40,16 @@ pub(crate) fn mounts_of<'a>(
         let root = fields.nth(3)?;
         let mount_point = fields.next()?;
         let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        (kind == file_system)
+        is_wanted(kind)
             .then(|| Mount { root: unescaped(root), mount_point: unescaped(mount_point) })
     })
+}
+
+/// Whether a path leads to one of these mount points, or through one.
+pub(crate) fn leads_through(path: &[u8], mount_points: &HashSet<Vec<u8>>) -> bool {
+    let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
+    let mut above = ends.chain([path.len()]).filter_map(|end| path.get(..end));
+    mount_points.contains(&b"/"[..]) || above.any(|above| mount_points.contains(above))
 }
 
 /// The kernel writes blanks, newlines and backslashes in a path as a backslash and three octal digits.
@@ -73,6 +97,32 @@ mod tests {
         );
         let cgroup: Vec<Mount> = mounts_of(TEXT, b"cgroup2").collect();
         assert_eq!(cgroup, [mount(b"/", b"/sys/fs/cgroup/unified")]);
+    }
+
+    #[test]
+    fn mount_points_of_file_systems_with_a_server_are_found() {
+        // Printed by Linux 6.18, but for the addresses.
+        let text = b"\
+            1 1 0:1 / / rw - ext4 /dev/vda rw\n\
+            61 1 0:40 / /home rw - nfs4 192.0.2.1:/home rw\n\
+            62 1 0:41 / /mnt/a\\040b rw - fuse.sshfs x rw\n\
+            63 1 0:42 / /fuseful rw - tmpfs fuse rw\n";
+        let points: Vec<Vec<u8>> = served_mount_points(text).collect();
+        assert_eq!(points, [&b"/home"[..], b"/mnt/a b"]);
+    }
+
+    #[test]
+    fn a_path_leads_through_the_mount_points_above_it() {
+        for (path, mount_point, expected) in [
+            ("/home/a", "/home", true),
+            ("/home", "/home", true),
+            ("/homes/a", "/home", false),
+            ("/run/netns/a", "/", true),
+            ("/run", "/run/netns", false),
+        ] {
+            let mount_points = HashSet::from([b"/other".to_vec(), mount_point.into()]);
+            assert_eq!(leads_through(path.as_bytes(), &mount_points), expected, "{path}");
+        }
     }
 
     #[test]

@@ -8,6 +8,13 @@ pub(crate) fn thread_group(status: &[u8]) -> Option<i32> {
     number(lines.find_map(|line| line.strip_prefix(b"Tgid:"))?.trim_ascii())
 }
 
+/// Whether it runs or waits for a processor: `State:` is R.
+pub(crate) fn is_running(status: &[u8]) -> bool {
+    let mut lines = status.split(|&byte| byte == b'\n');
+    let state = lines.find_map(|line| line.strip_prefix(b"State:"));
+    state.is_some_and(|state| state.trim_ascii_start().starts_with(b"R"))
+}
+
 /// The real uid of a process: the first number of `Uid:`.
 pub(crate) fn real_uid(status: &[u8]) -> Option<u32> {
     let mut lines = status.split(|&byte| byte == b'\n');
@@ -26,6 +33,15 @@ mod tests {
     #[test]
     fn the_thread_group_is_the_number_after_tgid() {
         assert_eq!(thread_group(STATUS), Some(7340));
+    }
+
+    #[test]
+    fn only_the_state_r_is_running() {
+        assert!(is_running(STATUS));
+        for state in ["S (sleeping)", "D (disk sleep)", "Z (zombie)"] {
+            assert!(!is_running(format!("Name:\tR\nState:\t{state}\n").as_bytes()), "{state}");
+        }
+        assert!(!is_running(b"Name:\tR\n"));
     }
 
     #[test]

@@ -1,30 +1,42 @@
 //! When a scan has to end.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// The moment after which a scan starts no further step. What it has not read by then is an omission.
+/// The moment after which a scan reads nothing more, or a flag that says so earlier. What it has not read by
+/// then is an omission.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline(Option<Instant>);
+pub(super) struct Deadline<'a> {
+    end: Option<Instant>,
+    cancelled: Option<&'a AtomicBool>,
+}
 
-impl Deadline {
-    pub(super) const NEVER: Deadline = Deadline(None);
+impl<'a> Deadline<'a> {
+    pub(super) const NEVER: Deadline<'static> = Deadline { end: None, cancelled: None };
+
+    /// That moment, or never; or as soon as the flag is set.
+    pub(super) fn new(end: Option<Instant>, cancelled: &'a AtomicBool) -> Deadline<'a> {
+        Deadline { end, cancelled: Some(cancelled) }
+    }
 
     /// That time from now. A time too long to be represented never ends.
-    pub(super) fn after(time: Duration) -> Deadline {
-        Deadline(Instant::now().checked_add(time))
+    pub(super) fn after(time: Duration) -> Deadline<'static> {
+        Deadline { end: Instant::now().checked_add(time), cancelled: None }
     }
 
     /// The earlier of this deadline and that time from now.
-    pub(super) fn or_after(self, time: Duration) -> Deadline {
+    pub(super) fn or_after(self, time: Duration) -> Deadline<'a> {
         let other = Instant::now().checked_add(time);
-        Deadline(match (self.0, other) {
+        let end = match (self.end, other) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
-        })
+        };
+        Deadline { end, ..self }
     }
 
     pub(super) fn has_passed(self) -> bool {
-        self.0.is_some_and(|end| Instant::now() >= end)
+        self.end.is_some_and(|end| Instant::now() >= end)
+            || self.cancelled.is_some_and(|cancelled| cancelled.load(Ordering::Relaxed))
     }
 }
 
@@ -40,5 +52,15 @@ mod tests {
         assert!(Deadline::after(hour).or_after(Duration::ZERO).has_passed());
         assert!(Deadline::after(Duration::ZERO).or_after(hour).has_passed());
         assert!(!Deadline::NEVER.has_passed());
+    }
+
+    #[test]
+    fn a_deadline_has_passed_once_it_is_cancelled() {
+        let cancelled = AtomicBool::new(false);
+        let deadline = Deadline::new(None, &cancelled);
+        assert!(!deadline.has_passed());
+        cancelled.store(true, Ordering::Relaxed);
+        assert!(deadline.has_passed());
+        assert!(deadline.or_after(Duration::from_secs(3600)).has_passed());
     }
 }

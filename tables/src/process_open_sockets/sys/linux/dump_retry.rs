@@ -16,16 +16,16 @@ const ATTEMPTS: [(u32, Duration); 3] =
 
 /// Attempts at one table. Of sockets that are all on one chain an attempt hides a tenth at the worst, and
 /// the next one another tenth: eight attempts hide one in a hundred million.
-pub(super) struct DumpRetry {
+pub(super) struct DumpRetry<'a> {
     start: Instant,
-    deadline: Deadline,
+    deadline: Deadline<'a>,
     attempts: u32,
     last: HashSet<u64>,
     current: HashSet<u64>,
 }
 
-impl DumpRetry {
-    pub(super) fn new(deadline: Deadline) -> DumpRetry {
+impl<'a> DumpRetry<'a> {
+    pub(super) fn new(deadline: Deadline<'a>) -> DumpRetry<'a> {
         let (last, current) = Default::default();
         DumpRetry { start: Instant::now(), deadline, attempts: 0, last, current }
     }

@@ -26,18 +26,18 @@ use crate::process_open_sockets::parse::proc_link;
 
 /// What a walk reads.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct WalkOptions {
+pub(super) struct WalkOptions<'a> {
     /// Whether the file descriptor tables that threads have of their own are read.
     pub(super) threads: bool,
     pub(super) limits: HolderLimits,
-    pub(super) deadline: Deadline,
+    pub(super) deadline: Deadline<'a>,
 }
 
 /// The descriptors of these processes that refer to a socket and that `wanted` accepts.
 pub(super) fn walk(
     root: &ProcRoot,
     pids: &[i32],
-    options: WalkOptions,
+    options: WalkOptions<'_>,
     wanted: impl Fn(&Holder) -> bool + Sync,
     gaps: &mut Gaps,
 ) -> HolderCollector {
@@ -49,7 +49,7 @@ fn walk_on(
     most: usize,
     root: &ProcRoot,
     pids: &[i32],
-    options: WalkOptions,
+    options: WalkOptions<'_>,
     wanted: impl Fn(&Holder) -> bool + Sync,
     gaps: &mut Gaps,
 ) -> HolderCollector {
@@ -76,7 +76,7 @@ struct Walk<'a, W> {
     root: &'a ProcRoot,
     wanted: W,
     pids: &'a [i32],
-    options: WalkOptions,
+    options: WalkOptions<'a>,
     /// Whether the kernel can be asked if two of them share a table.
     can_compare: bool,
     /// How many of these somebody has begun with.
@@ -209,6 +209,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
             if self.can_compare {
                 // One that cannot be compared stands anywhere.
                 let order = |&other: &i32| {
+                    let _step = self.root.step(pid);
                     kcmp::compare_descriptors(other, tid).unwrap_or(std::cmp::Ordering::Less)
                 };
                 match listed.binary_search_by(order) {
@@ -267,6 +268,8 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
 
     fn look_at(&self, batch: &Batch, found: &mut Found) {
         let Descriptors { pid, tid, directory, denied } = &*batch.of;
+        // A process that is skipped is counted as such.
+        let Ok(step) = self.root.step(*pid) else { return };
         for &fd in &batch.fds {
             match read_link(directory.as_fd(), DecInt::new(fd), proc_link::socket_inode) {
                 Ok(Some(inode)) => {
@@ -285,6 +288,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
                 }
             }
         }
+        drop(step);
         let root = self.root;
         found.holders.prune_if_large(|holder| !is_handle(root, holder), |pid| root.user(pid));
     }
@@ -293,6 +297,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
 /// Counts a process whose descriptors cannot be read.
 pub(super) fn note_if_denied(root: &ProcRoot, pid: i32, gaps: &mut Gaps) {
     let directory = root.process(pid).and_then(|process| process.directory("fd"));
+    let Ok(_step) = root.step(pid) else { return };
     let denied = match &directory {
         Err(errno) => Some(*errno),
         Ok(directory) => {
@@ -358,7 +363,7 @@ mod tests {
 
     use super::*;
 
-    const OPTIONS: WalkOptions = WalkOptions {
+    const OPTIONS: WalkOptions<'static> = WalkOptions {
         threads: false,
         limits: HolderLimits { per_socket: None, max: None },
         deadline: Deadline::NEVER,

@@ -1,5 +1,6 @@
 //! Linux: BPF for who holds what, or `/proc/<pid>/fd` for who and netlink, or `/proc/<pid>/net`, for what.
 
+mod attempts;
 #[cfg(feature = "bench")]
 pub(crate) mod bench;
 mod bpf;
@@ -18,12 +19,14 @@ mod scan;
 mod search;
 mod snapshot_cache;
 mod sock_diag;
+mod steps;
 #[cfg(test)]
 mod tests;
 
 use std::num::NonZero;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::thread;
+use std::time::Instant;
 
 use self::bpf::Bpf;
 use self::deadline::Deadline;
@@ -32,6 +35,7 @@ use self::plan::Plan;
 use self::proc_root::ProcRoot;
 use self::scan::Scan;
 use self::snapshot_cache::SnapshotCache;
+use self::steps::{BlockedProcesses, Steps};
 use crate::Error;
 use crate::process_open_sockets::Options;
 use crate::process_open_sockets::filter::Filter;
@@ -44,8 +48,14 @@ fn cores() -> usize {
     *CORES
 }
 
-/// Collects snapshots, and caches tables for a moment.
+/// Collects snapshots, in scans that a process cannot stop.
 pub(crate) struct Collector {
+    scanner: Arc<Scanner>,
+    blocked: Arc<BlockedProcesses>,
+}
+
+/// What all scans share: a loaded BPF program, and tables that are cached for a moment.
+struct Scanner {
     options: Options,
     cache: SnapshotCache,
     bpf: Bpf,
@@ -56,13 +66,28 @@ impl Collector {
     pub(crate) fn new(options: Options) -> Self {
         let cache = SnapshotCache::new(options.snapshot_ttl);
         let bpf = Bpf::new(&options);
-        Collector { options, cache, bpf }
+        let scanner = Arc::new(Scanner { options, cache, bpf });
+        Collector { scanner, blocked: Arc::default() }
     }
 
     /// Collects what the filter asks for.
     pub(crate) fn collect(&self, filter: &Filter) -> Result<Snapshot, Error> {
-        let deadline = Deadline::after(self.options.scan_timeout);
-        let root = ProcRoot::open(&self.options.procfs)?;
+        let Options { procfs, scan_timeout, .. } = &self.scanner.options;
+        let (scanner, filter) = (Arc::clone(&self.scanner), filter.clone());
+        let scan = move |steps, end| scanner.scan(&filter, steps, end);
+        attempts::run(&self.blocked, *scan_timeout, procfs, scan)
+    }
+}
+
+impl Scanner {
+    fn scan(
+        &self,
+        filter: &Filter,
+        steps: Arc<Steps>,
+        end: Option<Instant>,
+    ) -> Result<Snapshot, Error> {
+        let root = ProcRoot::open_for(&self.options.procfs, Arc::clone(&steps))?;
+        let deadline = Deadline::new(end, steps.abandoned());
         let bpf = self.bpf.get(&root);
         let plan = Plan::new(&self.options, filter, bpf);
         let scan = Scan {

@@ -27,7 +27,7 @@ pub(super) fn for_each_socket(
     namespace: &Namespace,
     table: SocketTable,
     path: &str,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
     gaps: &mut Gaps,
     mut each: impl FnMut(Socket) -> Handed,
 ) {

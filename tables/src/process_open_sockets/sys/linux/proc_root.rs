@@ -6,13 +6,16 @@ use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, fstat, fstatfs, readlinkat_raw, statat,
+    AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, Statx, StatxFlags, fstat, fstatfs,
+    readlinkat_raw, statat, statx,
 };
 use rustix::io::Errno;
 
 use super::deadline::Deadline;
+use super::steps::{BlockedProcesses, Step, Steps};
 use crate::process_open_sockets::gap::GapKind;
 use crate::process_open_sockets::parse::{proc_link, proc_status};
 use crate::{Error, User};
@@ -24,10 +27,18 @@ pub(super) struct ProcRoot {
     path: PathBuf,
     directory: OwnedFd,
     is_real: bool,
+    steps: Arc<Steps>,
 }
 
 impl ProcRoot {
+    /// For reads that are not part of a scan.
     pub(super) fn open(path: &Path) -> Result<ProcRoot, Error> {
+        let blocked: Arc<BlockedProcesses> = Arc::default();
+        ProcRoot::open_for(path, Arc::new(Steps::new(blocked, true)))
+    }
+
+    /// What a process can block is among these steps.
+    pub(super) fn open_for(path: &Path, steps: Arc<Steps>) -> Result<ProcRoot, Error> {
         let directory = rustix::fs::open(path, DIRECTORY, Mode::empty())
             .map_err(|errno| Error::Read { path: path.into(), source: errno.into() })?;
         if statat(&directory, "self", AtFlags::SYMLINK_NOFOLLOW).is_err() {
@@ -35,7 +46,19 @@ impl ProcRoot {
         }
         let filesystem = fstatfs(&directory);
         let is_real = filesystem.is_ok_and(|filesystem| filesystem.f_type == PROC_SUPER_MAGIC);
-        Ok(ProcRoot { path: path.into(), directory, is_real })
+        Ok(ProcRoot { path: path.into(), directory, is_real, steps })
+    }
+
+    pub(super) fn steps(&self) -> &Steps {
+        &self.steps
+    }
+
+    /// Begins a read that the process can block.
+    ///
+    /// # Errors
+    /// [`SKIPPED`] if the process is to be skipped.
+    pub(super) fn step(&self, pid: i32) -> rustix::io::Result<Step<'_>> {
+        self.steps.begin(pid, |pid| self.user(pid)).ok_or(SKIPPED)
     }
 
     /// Whether it is a mount of the kernel's proc, and no tree that looks like one.
@@ -145,19 +168,23 @@ impl ProcRoot {
         path: &str,
         read: impl Fn(&[u8]) -> T,
     ) -> rustix::io::Result<T> {
+        let _step = self.step(pid)?;
         read_link(self.directory.as_fd(), format!("{pid}/{path}"), read)
     }
 
     /// The calling process, if the mount shows it.
-    pub(super) fn own_process(&self) -> rustix::io::Result<Process> {
+    pub(super) fn own_process(&self) -> rustix::io::Result<Process<'_>> {
         self.process(self.own_pid().ok_or(Errno::NOENT)?)
     }
 
-    pub(super) fn process(&self, pid: i32) -> rustix::io::Result<Process> {
+    pub(super) fn process(&self, pid: i32) -> rustix::io::Result<Process<'_>> {
         let directory = openat(&self.directory, pid.to_string(), DIRECTORY | OFlags::PATH)?;
-        Ok(Process { pid, directory })
+        Ok(Process { root: self, pid, directory })
     }
 }
+
+/// The error of a read that is not made, since the process blocks it, or is expected to.
+pub(super) const SKIPPED: Errno = Errno::BUSY;
 
 /// The same on every machine (`PROC_PID_INIT_INO` in `include/linux/proc_ns.h`).
 const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
@@ -165,18 +192,19 @@ const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
 /// The directory of a process. It stays with that process: once it has ended nothing can be read
 /// here, even if its pid is given to another.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(super) struct Process<'a> {
+    root: &'a ProcRoot,
     pid: i32,
     directory: OwnedFd,
 }
 
-impl Process {
+impl<'a> Process<'a> {
     /// Its threads; None if it has but one.
-    pub(super) fn tasks(&self) -> Option<Tasks> {
+    pub(super) fn tasks(&self) -> Option<Tasks<'a>> {
         // A directory has a link for itself, one for its name, and one for each directory in it.
         let several = self.stat("task").is_ok_and(|task| task.st_nlink > 3);
         let directory = several.then(|| self.directory("task").ok())??;
-        Some(Tasks { pid: self.pid, directory })
+        Some(Tasks { root: self.root, pid: self.pid, directory })
     }
 
     /// Opens a file below the process's directory for reading.
@@ -194,7 +222,7 @@ impl Process {
     pub(super) fn read_until(
         &self,
         path: &str,
-        deadline: Deadline,
+        deadline: Deadline<'_>,
     ) -> std::io::Result<(Vec<u8>, bool)> {
         const MOST: usize = 16 * 1024 * 1024;
         let mut file = self.file(path)?;
@@ -215,12 +243,28 @@ impl Process {
         openat(&self.directory, path, DIRECTORY)
     }
 
-    /// A handle of what a path below it leads to, which is not opened.
+    /// A handle of what a link below it leads to, which is not opened.
     pub(super) fn pin(&self, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+        let _step = self.root.step(self.pid)?;
         openat(&self.directory, path, OFlags::PATH | OFlags::CLOEXEC)
     }
 
-    /// What a path below it leads to.
+    /// Opens its network namespace.
+    pub(super) fn net_namespace(&self) -> rustix::io::Result<OwnedFd> {
+        let _step = self.root.step(self.pid)?;
+        openat(&self.directory, "ns/net", OFlags::RDONLY | OFlags::CLOEXEC)
+    }
+
+    /// Device and inode number of its root directory. The server of a network file system, which may hang,
+    /// is not asked for them.
+    pub(super) fn root_identity(&self) -> rustix::io::Result<(u32, u32, u64)> {
+        let _step = self.root.step(self.pid)?;
+        let Statx { stx_dev_major, stx_dev_minor, stx_ino, .. } =
+            statx(&self.directory, "root", AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
+        Ok((stx_dev_major, stx_dev_minor, stx_ino))
+    }
+
+    /// What a path below it is that leads through no link.
     pub(super) fn stat(&self, path: &str) -> rustix::io::Result<rustix::fs::Stat> {
         statat(&self.directory, path, AtFlags::empty())
     }
@@ -232,6 +276,7 @@ impl Process {
 
     /// Hands the text of a symbolic link below it to `read`.
     pub(super) fn link<T>(&self, path: &str, read: impl Fn(&[u8]) -> T) -> rustix::io::Result<T> {
+        let _step = self.root.step(self.pid)?;
         read_link(self.directory.as_fd(), path, read)
     }
 }
@@ -241,12 +286,13 @@ impl Process {
 /// Where the first has ended and others live on, the process itself looks like a zombie, without
 /// descriptors and namespaces, and only the others show them.
 #[derive(Debug)]
-pub(super) struct Tasks {
+pub(super) struct Tasks<'a> {
+    root: &'a ProcRoot,
     pid: i32,
     directory: OwnedFd,
 }
 
-impl Tasks {
+impl<'a> Tasks<'a> {
     /// The ids of all but the first.
     pub(super) fn others(&self) -> Vec<i32> {
         let mut tids = Vec::new();
@@ -257,9 +303,9 @@ impl Tasks {
     }
 
     /// The process as that thread shows it.
-    pub(super) fn thread(&self, tid: i32) -> rustix::io::Result<Process> {
+    pub(super) fn thread(&self, tid: i32) -> rustix::io::Result<Process<'a>> {
         let directory = openat(&self.directory, tid.to_string(), DIRECTORY | OFlags::PATH)?;
-        Ok(Process { pid: self.pid, directory })
+        Ok(Process { root: self.root, pid: self.pid, directory })
     }
 
     /// Hands the text of a symbolic link of that thread to `read`.
@@ -269,6 +315,7 @@ impl Tasks {
         path: &str,
         read: impl Fn(&[u8]) -> T,
     ) -> rustix::io::Result<T> {
+        let _step = self.root.step(self.pid)?;
         read_link(self.directory.as_fd(), format!("{tid}/{path}"), read)
     }
 }

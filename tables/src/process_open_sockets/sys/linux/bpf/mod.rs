@@ -160,7 +160,7 @@ impl TaskFiles {
         &self,
         pid: Option<i32>,
         threads: bool,
-        deadline: Deadline,
+        deadline: Deadline<'_>,
         mut each: impl FnMut(Holder, Record) -> Result<(), Malformed>,
     ) -> io::Result<()> {
         let mut tables = Tables::default();
@@ -197,7 +197,7 @@ impl TaskFiles {
     fn read(
         &self,
         pid: Option<i32>,
-        deadline: Deadline,
+        deadline: Deadline<'_>,
         mut each: impl FnMut(Record) -> Result<(), Malformed>,
     ) -> io::Result<()> {
         let link = pid.map(|pid| calls::link(self.program.as_fd(), Some(pid))).transpose()?;

@@ -29,14 +29,16 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 pub(super) use self::handle::in_net_namespace;
-use self::handle::{NetnsHandle, open_mounted};
+use self::handle::{MountPoint, NetnsHandle, open_mounted};
 pub(super) use self::session::{OwnSockets, Sessions, SocketSource, Wanted};
 use super::deadline::Deadline;
 use super::proc_root::{ProcRoot, Process, is_gone};
 use super::scan::Report;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
 use crate::process_open_sockets::model::NetNamespace;
-use crate::process_open_sockets::parse::mountinfo::mounts_of;
+use crate::process_open_sockets::parse::mountinfo::{
+    leads_through, mounts_of, served_mount_points,
+};
 use crate::process_open_sockets::parse::proc_link;
 
 /// Device and inode number of a file in a namespace's `/proc/<pid>/net`.
@@ -91,7 +93,7 @@ impl Namespaces {
         &mut self,
         root: &ProcRoot,
         pids: impl Iterator<Item = i32>,
-        deadline: Deadline,
+        deadline: Deadline<'_>,
         report: &mut Report,
         visit: Visit,
     ) {
@@ -127,7 +129,7 @@ impl Namespaces {
         &mut self,
         root: &ProcRoot,
         pids: impl Iterator<Item = i32>,
-        deadline: Deadline,
+        deadline: Deadline<'_>,
         report: &mut Report,
         visit: Visit,
     ) {
@@ -159,7 +161,7 @@ impl Namespaces {
         &mut self,
         root: &ProcRoot,
         pids: impl Iterator<Item = i32>,
-        deadline: Deadline,
+        deadline: Deadline<'_>,
         report: &mut Report,
         visit: Visit,
     ) {
@@ -179,7 +181,7 @@ impl Namespaces {
         &self,
         root: &ProcRoot,
         pids: impl Iterator<Item = i32>,
-        deadline: Deadline,
+        deadline: Deadline<'_>,
         report: &mut Report,
     ) -> BTreeMap<NetNamespace, Vec<NetnsHandle>> {
         /// Another namespace can be mounted over one of them.
@@ -192,7 +194,7 @@ impl Namespaces {
             // Which mounts it sees, and from where. A process whose link cannot be read mostly sees the
             // mounts of others.
             let mounts = process.link("ns/mnt", proc_link::mount_namespace).ok().flatten();
-            let top = process.stat("root").map(|top| (top.st_dev, top.st_ino)).ok();
+            let top = process.root_identity().ok();
             if !mounts.is_some_and(|mounts| seen.insert((mounts, top))) {
                 continue;
             }
@@ -202,12 +204,15 @@ impl Namespaces {
                     format!("{}/mountinfo", NetnsHandle::Process(pid).path(root))
                 });
             }
+            let served: HashSet<Vec<u8>> = served_mount_points(&text).collect();
             for mount in mounts_of(&text, b"nsfs") {
                 match proc_link::net_namespace(&mount.root) {
                     Some(number) if !self.by_number.contains_key(&number) => {
                         let ways = found.entry(number).or_default();
                         if ways.len() < MAX_MOUNTS {
-                            ways.push(NetnsHandle::Mount(pid, mount.mount_point));
+                            let path = mount.mount_point;
+                            let is_served = leads_through(&path, &served);
+                            ways.push(NetnsHandle::Mount(pid, MountPoint { path, is_served }));
                         }
                     }
                     _ => {}
@@ -252,7 +257,7 @@ impl Namespaces {
         &mut self,
         root: &ProcRoot,
         key: NetnsKey,
-        process: &Process,
+        process: &Process<'_>,
         way: NetnsHandle,
         report: &mut Report,
         visit: Visit,
@@ -264,8 +269,8 @@ impl Namespaces {
         }
         // The process may have moved to another namespace since.
         let is_there_still = || key_of(process) == Ok(key);
-        let opened = process.file("ns/net").ok().filter(|_| root.is_real() && is_there_still());
-        let opened = opened.map(OwnedFd::from).and_then(|open| {
+        let opened = process.net_namespace().ok().filter(|_| root.is_real() && is_there_still());
+        let opened = opened.and_then(|open| {
             let number = handle::number(&open).ok()?;
             Some((open, number))
         });
@@ -327,7 +332,8 @@ impl Namespaces {
     /// Where its link cannot be read, another member's link gives the number.
     pub(super) fn host(&self, root: &ProcRoot) -> Option<NetNamespace> {
         let first = root.process(1).ok()?;
-        let number = |process: &Process| process.link("ns/net", proc_link::net_namespace).ok()?;
+        let number =
+            |process: &Process<'_>| process.link("ns/net", proc_link::net_namespace).ok()?;
         if let Some(number) = number(&first) {
             return Some(number);
         }
@@ -441,7 +447,7 @@ fn open_way(
         NetnsHandle::Mount(pid, path) => open_mounted(root, *pid, path)?,
         NetnsHandle::Process(_) | NetnsHandle::Thread(..) => {
             let process = way.process(root).ok_or(Errno::NOENT)??;
-            OwnedFd::from(find_key(process)?.1.file("ns/net")?)
+            find_key(process)?.1.net_namespace()?
         }
     };
     if handle::number(&open)? == number { Ok(open) } else { Err(Errno::XDEV) }
@@ -464,7 +470,7 @@ fn found_or_none(opened: rustix::io::Result<File>) -> rustix::io::Result<Option<
 }
 
 /// The key of the process's namespace, and the process or the thread that shows it.
-fn find_key(process: Process) -> rustix::io::Result<(NetnsKey, Process)> {
+fn find_key(process: Process<'_>) -> rustix::io::Result<(NetnsKey, Process<'_>)> {
     let key = key_of(&process);
     if key.is_err()
         && let Some(tasks) = process.tasks()
@@ -480,7 +486,7 @@ fn find_key(process: Process) -> rustix::io::Result<(NetnsKey, Process)> {
     Ok((key?, process))
 }
 
-fn key_of(process: &Process) -> rustix::io::Result<NetnsKey> {
+fn key_of(process: &Process<'_>) -> rustix::io::Result<NetnsKey> {
     key(|file| process.stat(&format!("net/{file}")))
 }
 

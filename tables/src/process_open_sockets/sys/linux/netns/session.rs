@@ -60,7 +60,7 @@ impl SocketSource {
 pub(in super::super) struct Sessions<'a> {
     root: &'a ProcRoot,
     source: Source,
-    deadline: Deadline,
+    deadline: Deadline<'a>,
     own: &'a OwnSockets,
     diags: HashMap<NetnsKey, io::Result<SockDiag>>,
 }
@@ -69,7 +69,7 @@ impl<'a> Sessions<'a> {
     pub(in super::super) fn new(
         root: &'a ProcRoot,
         source: Source,
-        deadline: Deadline,
+        deadline: Deadline<'a>,
         own: &'a OwnSockets,
     ) -> Self {
         Sessions { root, source, deadline, own, diags: HashMap::new() }
@@ -94,7 +94,7 @@ pub(in super::super) struct NetnsSession<'s> {
     root: &'s ProcRoot,
     namespace: &'s Namespace,
     source: Source,
-    deadline: Deadline,
+    deadline: Deadline<'s>,
     own: &'s OwnSockets,
     /// The netlink socket, or why there is none.
     diag: &'s mut io::Result<SockDiag>,

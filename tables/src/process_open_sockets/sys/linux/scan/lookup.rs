@@ -345,7 +345,10 @@ impl SearchRun<'_> {
         let namespaces = Arc::new(namespaces);
         self.search_namespaces(&namespaces, report);
         // Of a namespace that was not read, the next lookups must not conclude anything.
-        let has_all = !report.gaps.has_missing_namespaces() && !report.gaps.has_missing_sockets();
+        let has_all = !report.gaps.has_missing_namespaces()
+            && !report.gaps.has_missing_sockets()
+            && scan.root.steps().skipped().is_empty()
+            && !scan.deadline.has_passed();
         if let Some(lookup) = self.lookup.as_mut().filter(|_| has_all) {
             let namespaces = Arc::clone(&namespaces);
             lookup.insert_held(HeldInodes { start, inodes, namespaces });
@@ -421,7 +424,10 @@ impl SearchRun<'_> {
                         session.read(table, request.as_ref(), &mut read, report, has_inode);
                     let matching = read.iter().filter(|socket| take(socket, source, search));
                     sockets.extend(matching.cloned());
-                    lookup.insert(namespace.key, table, source, start, read);
+                    // What was cut short answers no other lookup.
+                    if !scan.deadline.has_passed() {
+                        lookup.insert(namespace.key, table, source, start, read);
+                    }
                 }
                 None => {
                     let wanted = |socket: &Socket, source| {

@@ -38,7 +38,7 @@ pub(super) struct Scan<'a> {
     pub(super) filter: &'a Filter,
     pub(super) plan: &'a Plan,
     pub(super) bpf: Option<&'a TaskFiles>,
-    pub(super) deadline: Deadline,
+    pub(super) deadline: Deadline<'a>,
     pub(super) own_sockets: OwnSockets,
 }
 
@@ -106,7 +106,7 @@ impl Scan<'_> {
     /// The same, no longer than that.
     fn walk_until(
         &self,
-        deadline: Deadline,
+        deadline: Deadline<'_>,
         pids: &[i32],
         wanted: impl Fn(&Holder) -> bool + Sync,
         report: &mut Report,
@@ -133,6 +133,11 @@ impl Scan<'_> {
             sockets.retain(|socket| !self.own_sockets.contains(socket.inode));
         }
         namespaces.count_unnumbered(root, &mut gaps);
+        for pid in root.steps().skipped() {
+            gaps.add(GapKind::Blocked, || {
+                format!("{} of {}", root.path().join(pid.to_string()).display(), root.user(pid))
+            });
+        }
         if filter.admits_unowned()
             && let Some(kind) = root.hides_processes()
         {

@@ -138,7 +138,7 @@ impl SockDiag {
     pub(super) fn dump_more(
         &mut self,
         request: &Request,
-        deadline: Deadline,
+        deadline: Deadline<'_>,
         seen: &mut HashSet<u64>,
         mut each: impl FnMut(Socket) -> Handed,
     ) -> io::Result<Dump> {
@@ -208,7 +208,7 @@ impl SockDiag {
     /// Hands the sockets of an answer to `each`, until that breaks off or the answer ends.
     fn receive(
         &mut self,
-        deadline: Deadline,
+        deadline: Deadline<'_>,
         mut each: impl FnMut(&[u8]) -> io::Result<ControlFlow<()>>,
     ) -> io::Result<End> {
         let (mut is_incomplete, mut parts) = (false, 0);
