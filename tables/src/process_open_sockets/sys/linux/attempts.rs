@@ -72,7 +72,7 @@ pub(super) fn run<T: Send + 'static>(
                 },
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if let Some(time) = steps.abandon_if_blocked(STEP_LIMIT.min(budget), &user_of) {
+            if let Some(time) = steps.abandon_if_blocked(STEP_LIMIT.min(budget), user_of) {
                 budget = budget.saturating_sub(time);
                 break;
             }

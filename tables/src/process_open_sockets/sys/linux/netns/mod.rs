@@ -345,7 +345,17 @@ impl Namespaces {
         (key_of(&own) == Ok(key)).then(|| number(&own)).flatten()
     }
 
-    /// Counts those whose number no member's link gave.
+    /// Sets the numbers of those that have none.
+    pub(super) fn set_numbers(&mut self, numbers: &HashMap<NetnsKey, NetNamespace>) {
+        for (key, number) in numbers {
+            let namespace = self.by_key.get(key).and_then(|&index| self.all.get_mut(index));
+            if let Some(namespace) = namespace {
+                namespace.number.get_or_insert(*number);
+            }
+        }
+    }
+
+    /// Counts those whose number neither a member's link nor a held socket gave.
     pub(super) fn count_unnumbered(&self, root: &ProcRoot, gaps: &mut Gaps) {
         for namespace in self.all.iter().filter(|namespace| namespace.number.is_none()) {
             gaps.add(GapKind::NetNamespaceNumber, || namespace.path(root, "ns/net"));

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 
 use super::super::bpf::{TaskFiles, Told};
-use super::super::netns::{Namespaces, Sessions, SocketSource};
+use super::super::netns::{Namespaces, NetnsKey, Sessions, SocketSource};
 use super::super::proc_root::ProcRoot;
 use super::listing::Listing;
 use super::{Report, Scan};
@@ -19,6 +19,8 @@ use crate::process_open_sockets::socket_table::SocketTable;
 pub(super) struct HeldSockets {
     pub(super) holders: HolderCollector,
     pub(super) records: HashMap<(SocketTable, u64), Socket>,
+    /// The numbers of namespaces that no process showed.
+    pub(super) numbers: HashMap<NetnsKey, NetNamespace>,
 }
 
 impl HeldSockets {
@@ -28,12 +30,13 @@ impl HeldSockets {
 
     /// Holders of sockets that are known only by their inodes.
     pub(super) fn of(holders: HolderCollector) -> HeldSockets {
-        HeldSockets { holders, records: HashMap::new() }
+        HeldSockets { holders, records: HashMap::new(), numbers: HashMap::new() }
     }
 
     pub(super) fn extend(&mut self, more: HeldSockets) {
         self.holders.append(more.holders);
         self.records.extend(more.records);
+        self.numbers.extend(more.numbers);
     }
 }
 
@@ -88,6 +91,7 @@ impl Scan<'_> {
     ) -> io::Result<Pass> {
         let filter = self.filter;
         let files = tables_from_files(listing);
+        let unnumbered = listing.unnumbered();
         let mut held = HeldSockets::new(self.plan.limits);
         let mut is_held = vec![false; inodes.len()];
         let (mut pids, mut last) = (HashSet::new(), None);
@@ -101,6 +105,9 @@ impl Scan<'_> {
                 *is_held = true;
             }
             let is_listed = place.is_some();
+            if let Some(namespace) = unnumbered.get(&holder.inode) {
+                held.numbers.insert(*namespace, record.net_namespace()?);
+            }
             if is_listed && files.is_empty() {
                 push(self.root, &mut held.holders, holder);
                 return Ok(());

@@ -34,7 +34,10 @@ impl Scan<'_> {
             let mut inodes = listing.inodes();
             // What cannot be read of a process is counted once.
             let mut holders_report = Report::default();
-            held.extend(self.find_holders(&pids, &listing, &inodes, &mut holders_report));
+            let more = self.find_holders(&pids, &listing, &inodes, &mut holders_report);
+            listing.set_numbers(&more.numbers);
+            namespaces.set_numbers(&more.numbers);
+            held.extend(more);
             report.work += holders_report.work;
             if round == 0 {
                 report.gaps.extend(holders_report.gaps);

@@ -1,11 +1,11 @@
 //! The first reading of the socket tables: all that exists before holders are looked for.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::super::netns::{Namespace, Namespaces, NetnsKey, Sessions, SocketSource};
 use super::{Report, Scan};
-use crate::process_open_sockets::model::Socket;
+use crate::process_open_sockets::model::{NetNamespace, Socket};
 use crate::process_open_sockets::socket_table::SocketTable;
 
 /// Sockets in the order in which the tables listed them.
@@ -33,6 +33,31 @@ impl Listing {
     /// Whether all these namespaces were read.
     pub(super) fn has_read_all(&self, namespaces: &Namespaces) -> bool {
         namespaces.iter().all(|namespace| self.read.contains(&namespace.key))
+    }
+
+    /// The inodes of sockets whose namespace has no number, each with the namespace. A record that can be
+    /// forged does not count.
+    pub(super) fn unnumbered(&self) -> HashMap<u64, NetnsKey> {
+        let of_run = |run: &Run| {
+            let sockets = self.sockets.get(run.sockets.clone()).unwrap_or_default();
+            let is_unnumbered = sockets.first().is_some_and(|it| it.net_namespace.is_none());
+            let sockets = if is_unnumbered { sockets } else { &[] };
+            let namespace = run.namespace;
+            sockets.iter().map(move |socket| (socket.inode, namespace))
+        };
+        let is_genuine = |run: &&Run| !run.source.is_spoofable(run.table);
+        let all = self.runs.iter().filter(is_genuine).flat_map(of_run);
+        all.filter(|(inode, _)| *inode != 0).collect()
+    }
+
+    /// Sets the numbers of these namespaces.
+    pub(super) fn set_numbers(&mut self, numbers: &HashMap<NetnsKey, NetNamespace>) {
+        for run in &self.runs {
+            let Some(number) = numbers.get(&run.namespace) else { continue };
+            for socket in self.sockets.get_mut(run.sockets.clone()).unwrap_or_default() {
+                socket.net_namespace = Some(*number);
+            }
+        }
     }
 
     /// The inodes of all sockets that have one, sorted.
