@@ -12,7 +12,7 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 use super::answer::{self, Answer, failure, success, write_response};
 use super::omitted_log::OmittedLog;
 use super::osquery::{ExtensionPluginRequest, ExtensionResponse};
-use super::turns::Turns;
+use super::turns::{Kind, Turns};
 use super::{Event, context, routes};
 
 /// What a client asks.
@@ -186,7 +186,7 @@ impl Requests {
             Ok(place) => place,
             Err(message) => return write_response(number, &failure(message), to),
         };
-        let turn = place.turn();
+        let turn = place.turn(if self.table.scans(&query) { Kind::Scan } else { Kind::Lookup });
         let rows = self.table.generate(&query);
         drop(turn);
         match rows {

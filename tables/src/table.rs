@@ -274,6 +274,12 @@ pub trait Table: Send + Sync {
     /// Its columns, in the order of `SELECT *`.
     fn columns(&self) -> &[Column];
 
+    /// Whether [`Table::generate`] reads processes or whole socket tables for this query. If not, the answer
+    /// takes little, and need not wait for those that do.
+    fn scans(&self, _query: &QueryContext) -> bool {
+        true
+    }
+
     /// Collects the rows that can match.
     ///
     /// # Errors

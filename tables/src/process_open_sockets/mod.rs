@@ -330,6 +330,10 @@ impl Table for ProcessOpenSockets {
         &self.columns
     }
 
+    fn scans(&self, query: &QueryContext) -> bool {
+        self.collector.scans(&filter::Filter::new(query, self.families))
+    }
+
     fn generate(&self, query: &QueryContext) -> Result<Box<dyn Rows>, Error> {
         let filter = filter::Filter::new(query, self.families);
         let snapshot = self.collector.collect(&filter)?;

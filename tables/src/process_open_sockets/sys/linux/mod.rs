@@ -70,6 +70,11 @@ impl Collector {
         Collector { scanner, blocked: Arc::default() }
     }
 
+    /// Whether it takes more than a BPF program that is loaded to collect what the filter asks for.
+    pub(crate) fn scans(&self, filter: &Filter) -> bool {
+        filter.admits_unowned() || filter.admits_unlisted() || !self.scanner.bpf.is_loaded()
+    }
+
     /// Collects what the filter asks for.
     pub(crate) fn collect(&self, filter: &Filter) -> Result<Snapshot, Error> {
         let Options { procfs, scan_timeout, .. } = &self.scanner.options;

@@ -51,6 +51,10 @@ impl Bpf {
         Bpf { source, from_files, loaded: OnceLock::new() }
     }
 
+    pub(super) fn is_loaded(&self) -> bool {
+        matches!(self.loaded.get(), Some(Some(_)))
+    }
+
     /// None where it is not to be used, or cannot be.
     pub(super) fn get(&self, root: &ProcRoot) -> Option<&TaskFiles> {
         let from_files = match self.source {
