@@ -11,14 +11,15 @@
 //!
 //! [`ProcRoot::root_of`]: super::proc_root::ProcRoot
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::thread;
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use super::proc_root::ProcRoot;
 use super::steps::{BlockedProcesses, Steps};
+use super::workers::Workers;
 use crate::{Error, User};
 
 /// A step that is blocked for that long is abandoned.
@@ -33,53 +34,67 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long after its deadline a scan is still waited for. It ends by itself, unless the kernel holds it.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Scans, as often as it takes until no step is blocked.
-///
-/// # Errors
-/// What the scan returns; or that it does not end although its deadline has passed.
-pub(super) fn run<T: Send + 'static>(
-    blocked: &Arc<BlockedProcesses>,
-    timeout: Duration,
-    procfs: &Path,
-    scan: impl Fn(Arc<Steps>, Option<Instant>) -> Result<T, Error> + Send + Sync + 'static,
-) -> Result<T, Error> {
-    let start = Instant::now();
-    // A time too long to be represented never ends.
-    let end = start.checked_add(timeout);
-    let scan = Arc::new(scan);
-    let user_of =
-        |pid| User::of_uid(ProcRoot::open(procfs).ok().and_then(|root| root.real_uid(pid)));
-    let mut budget = BUDGET;
-    loop {
-        let is_allowed = !budget.is_zero() && blocked.count() < MAX_BLOCKED;
-        let steps = Arc::new(Steps::new(Arc::clone(blocked), is_allowed));
-        let (send, result) = sync_channel(1);
-        let attempt = {
-            let (scan, steps) = (Arc::clone(&scan), Arc::clone(&steps));
-            move || drop(send.send(scan(steps, end)))
-        };
-        let spawned = thread::Builder::new().name("scan".into()).spawn(attempt);
-        let Ok(attempt) = spawned else {
-            // Without a thread that can be abandoned no step is made.
-            return scan(Arc::new(Steps::new(Arc::clone(blocked), false)), end);
-        };
+/// Makes scans, and remembers which processes block them.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    blocked: Arc<BlockedProcesses>,
+    workers: Arc<Workers>,
+}
+
+impl Attempts {
+    /// Scans, as often as it takes until no step is blocked.
+    ///
+    /// # Errors
+    /// What the scan returns; or that it does not end although its deadline has passed.
+    pub(super) fn run<T: Send + 'static>(
+        &self,
+        timeout: Duration,
+        procfs: &Path,
+        scan: impl Fn(Arc<Steps>, Option<Instant>) -> Result<T, Error> + Send + Sync + 'static,
+    ) -> Result<T, Error> {
+        let start = Instant::now();
+        // A time too long to be represented never ends.
+        let end = start.checked_add(timeout);
+        let scan = Arc::new(scan);
+        let mut budget = BUDGET;
         loop {
-            match result.recv_timeout(POLL_INTERVAL) {
-                Ok(result) => return result,
-                Err(RecvTimeoutError::Disconnected) => match attempt.join() {
-                    Err(panic) => std::panic::resume_unwind(panic),
-                    Ok(()) => return Err(Error::Timeout { after: start.elapsed() }),
-                },
-                Err(RecvTimeoutError::Timeout) => {}
+            let steps = |is_allowed| Arc::new(Steps::new(Arc::clone(&self.blocked), is_allowed));
+            let is_allowed = !budget.is_zero() && self.blocked.count() < MAX_BLOCKED;
+            let watched = steps(is_allowed);
+            let (send, result) = sync_channel(1);
+            let attempt = {
+                let (scan, steps) = (Arc::clone(&scan), Arc::clone(&watched));
+                move |done: &dyn Fn()| {
+                    let result = catch_unwind(AssertUnwindSafe(|| scan(steps, end)));
+                    drop(scan);
+                    done();
+                    // It is not waited for if the attempt was abandoned.
+                    let _ = send.send(result);
+                }
+            };
+            if self.workers.run(attempt).is_err() {
+                // Without a thread that can be abandoned no step is made.
+                return scan(steps(false), end);
             }
-            if let Some(time) = steps.abandon_if_blocked(STEP_LIMIT.min(budget), user_of) {
-                budget = budget.saturating_sub(time);
-                break;
-            }
-            if start.elapsed().saturating_sub(timeout) > GRACE {
-                steps.abandon();
-                return Err(Error::Timeout { after: start.elapsed() });
-            }
+            let blocked_for = loop {
+                match result.recv_timeout(POLL_INTERVAL) {
+                    Ok(Ok(result)) => return result,
+                    Ok(Err(panic)) => resume_unwind(panic),
+                    Err(_) => {}
+                }
+                let blocked = watched.abandon_if_blocked(STEP_LIMIT.min(budget), |pid| {
+                    let root = ProcRoot::open(procfs);
+                    User::of_uid(root.ok().and_then(|root| root.real_uid(pid)))
+                });
+                if let Some(time) = blocked {
+                    break time;
+                }
+                if start.elapsed().saturating_sub(timeout) > GRACE {
+                    watched.abandon();
+                    return Err(Error::Timeout { after: start.elapsed() });
+                }
+            };
+            budget = budget.saturating_sub(blocked_for);
         }
     }
 }
@@ -123,9 +138,9 @@ mod tests {
         tree
     }
 
-    /// Scans that read all these processes; those in `blocked` wait at the gate. Returns which were read.
+    /// A scan that reads all these processes; those in `blocked` wait at the gate. Returns which were read.
     fn scan(
-        of: &Arc<BlockedProcesses>,
+        of: &Attempts,
         tree: &TempDir,
         pids: &[i32],
         blocked: &[i32],
@@ -145,23 +160,23 @@ mod tests {
             };
             Ok(pids.iter().filter_map(read).collect())
         };
-        run(of, LONG, tree.path(), scan).unwrap()
+        of.run(LONG, tree.path(), scan).unwrap()
     }
 
     #[test]
     fn a_process_that_blocks_a_read_is_skipped_until_it_ends() {
         let processes = [(10, 1000), (11, 1001), (12, 1000)];
         let (tree, pids) = (tree(&processes), processes.map(|(pid, _)| pid));
-        let (of, gate) = (Arc::default(), Arc::default());
+        let (of, gate) = (Attempts::default(), Arc::default());
         assert_eq!(scan(&of, &tree, &pids, &[11], &gate), [10, 12]);
         // It is still blocked, and not waited for again.
         let start = Instant::now();
         assert_eq!(scan(&of, &tree, &pids, &[], &gate), [10, 12]);
-        assert_eq!(of.count(), 1);
+        assert_eq!(of.blocked.count(), 1);
         println!("with a process known to be blocked: {:?}", start.elapsed());
         gate.open();
-        while of.count() > 0 {
-            thread::yield_now();
+        while of.blocked.count() > 0 {
+            std::thread::yield_now();
         }
         assert_eq!(scan(&of, &tree, &pids, &[], &gate), pids);
     }
@@ -170,9 +185,9 @@ mod tests {
     fn a_user_with_two_blocked_processes_is_not_read_further() {
         let processes = [(10, 1000), (11, 1000), (12, 1000), (13, 1001), (14, 0)];
         let (tree, pids) = (tree(&processes), processes.map(|(pid, _)| pid));
-        let (of, gate) = (Arc::default(), Arc::default());
+        let (of, gate) = (Attempts::default(), Arc::default());
         assert_eq!(scan(&of, &tree, &pids, &[10, 11, 12], &gate), [13, 14]);
-        assert_eq!(of.count(), 2);
+        assert_eq!(of.blocked.count(), 2);
         gate.open();
     }
 
@@ -180,7 +195,7 @@ mod tests {
     fn blocked_processes_of_root_do_not_hide_others_of_root() {
         let processes = [(10, 0), (11, 0), (12, 0)];
         let (tree, pids) = (tree(&processes), processes.map(|(pid, _)| pid));
-        let (of, gate) = (Arc::default(), Arc::default());
+        let (of, gate) = (Attempts::default(), Arc::default());
         assert_eq!(scan(&of, &tree, &pids, &[10, 11], &gate), [12]);
         gate.open();
     }
@@ -189,10 +204,10 @@ mod tests {
     fn a_scan_with_too_many_blocked_steps_makes_none() {
         let processes = [1, 2, 3, 4, 5, 6].map(|number| (number, 1000 + number as u32));
         let (tree, pids) = (tree(&processes), processes.map(|(pid, _)| pid));
-        let (of, gate) = (Arc::default(), Arc::default());
+        let (of, gate) = (Attempts::default(), Arc::default());
         assert_eq!(scan(&of, &tree, &pids, &pids[1..], &gate), [0; 0]);
         // Each blocked step takes a second of three, and a little more.
-        assert!((2..=3).contains(&of.count()), "{of:?}");
+        assert!((2..=3).contains(&of.blocked.count()), "{of:?}");
         gate.open();
     }
 
@@ -212,7 +227,7 @@ mod tests {
             }
             Ok(())
         };
-        run(&Arc::default(), LONG, tree.path(), scan).unwrap();
+        Attempts::default().run(LONG, tree.path(), scan).unwrap();
         assert_eq!(attempts.load(Ordering::Relaxed), 1);
     }
 
@@ -224,7 +239,7 @@ mod tests {
             waiting.wait();
             Ok(())
         };
-        let result = run(&Arc::default(), Duration::ZERO, "/proc".as_ref(), scan);
+        let result = Attempts::default().run(Duration::ZERO, "/proc".as_ref(), scan);
         assert!(matches!(result, Err(Error::Timeout { after }) if after >= GRACE), "{result:?}");
         gate.open();
     }

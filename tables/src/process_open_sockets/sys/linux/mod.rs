@@ -22,12 +22,14 @@ mod sock_diag;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use std::num::NonZero;
 use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Instant;
 
+use self::attempts::Attempts;
 use self::bpf::Bpf;
 use self::deadline::Deadline;
 use self::netns::OwnSockets;
@@ -35,7 +37,7 @@ use self::plan::Plan;
 use self::proc_root::ProcRoot;
 use self::scan::Scan;
 use self::snapshot_cache::SnapshotCache;
-use self::steps::{BlockedProcesses, Steps};
+use self::steps::Steps;
 use crate::Error;
 use crate::process_open_sockets::Options;
 use crate::process_open_sockets::filter::Filter;
@@ -51,7 +53,7 @@ fn cores() -> usize {
 /// Collects snapshots, in scans that a process cannot stop.
 pub(crate) struct Collector {
     scanner: Arc<Scanner>,
-    blocked: Arc<BlockedProcesses>,
+    attempts: Attempts,
 }
 
 /// What all scans share: a loaded BPF program, and tables that are cached for a moment.
@@ -67,7 +69,7 @@ impl Collector {
         let cache = SnapshotCache::new(options.snapshot_ttl);
         let bpf = Bpf::new(&options);
         let scanner = Arc::new(Scanner { options, cache, bpf });
-        Collector { scanner, blocked: Arc::default() }
+        Collector { scanner, attempts: Attempts::default() }
     }
 
     /// Whether it takes more than a BPF program that is loaded to collect what the filter asks for.
@@ -80,7 +82,7 @@ impl Collector {
         let Options { procfs, scan_timeout, .. } = &self.scanner.options;
         let (scanner, filter) = (Arc::clone(&self.scanner), filter.clone());
         let scan = move |steps, end| scanner.scan(&filter, steps, end);
-        attempts::run(&self.blocked, *scan_timeout, procfs, scan)
+        self.attempts.run(*scan_timeout, procfs, scan)
     }
 }
 
