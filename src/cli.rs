@@ -217,16 +217,6 @@ pub struct LinuxFlags {
         env = "PROCESS_OPEN_SOCKETS_THREADS"
     )]
     pub threads: Threads,
-    /// Seconds that one scan may take, from 1 to 3600; what it has not read by then is counted and logged
-    #[arg(
-        long,
-        global = true,
-        value_name = "SECONDS",
-        default_value_t = 30,
-        value_parser = clap::value_parser!(u64).range(1..=3600),
-        env = "PROCESS_OPEN_SOCKETS_SCAN_TIMEOUT"
-    )]
-    pub scan_timeout: u64,
 }
 
 /// The flags that say where the table looks, and at what.
@@ -258,6 +248,16 @@ pub struct TableFlags {
         value_parser = clap::builder::FalseyValueParser::new()
     )]
     pub all_descriptors: bool,
+    /// Seconds that one scan may take, from 1 to 3600; what it has not read by then is counted and logged
+    #[arg(
+        long,
+        global = true,
+        value_name = "SECONDS",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(1..=3600),
+        env = "PROCESS_OPEN_SOCKETS_SCAN_TIMEOUT"
+    )]
+    pub scan_timeout: u64,
 }
 
 /// The words of a switch count too, since the flag was one.
@@ -317,7 +317,6 @@ impl LinuxFlags {
             bpf_from_files: (!self.no_bpf).then_some(0),
             snapshot_ttl: Duration::from_millis(self.snapshot_ttl_ms),
             threads: self.threads,
-            scan_timeout: Duration::from_secs(self.scan_timeout),
             ..Options::default()
         }
     }
@@ -333,7 +332,8 @@ impl TableFlags {
         let others = Options::default();
         let descriptors_per_socket =
             others.descriptors_per_socket.filter(|_| !self.all_descriptors);
-        Options { families, descriptors_per_socket, ..others }
+        let scan_timeout = Duration::from_secs(self.scan_timeout);
+        Options { families, descriptors_per_socket, scan_timeout, ..others }
     }
 }
 
@@ -397,6 +397,6 @@ mod tests {
         });
         let ids: Vec<&str> = paths.map(|arg| arg.get_id().as_str()).collect();
         assert_eq!(ids, [""; 0]);
-        assert_eq!(of_linux.get_arguments().count(), if cfg!(target_os = "linux") { 6 } else { 0 });
+        assert_eq!(of_linux.get_arguments().count(), if cfg!(target_os = "linux") { 5 } else { 0 });
     }
 }

@@ -215,9 +215,7 @@ fn the_program_starts_as_an_extension_and_misses_osquery_only() {
 
 #[test]
 fn what_only_linux_can_choose_is_no_flag_here() {
-    for flag in
-        ["--procfs=/", "--source=auto", "--snapshot-ttl-ms=0", "--threads", "--scan-timeout=1"]
-    {
+    for flag in ["--procfs=/", "--source=auto", "--snapshot-ttl-ms=0", "--threads"] {
         let output = program().args([flag, "--version"]).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{flag}");
         let stderr = String::from_utf8(output.stderr).unwrap();

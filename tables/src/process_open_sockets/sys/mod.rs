@@ -20,6 +20,8 @@
 //! [`Filter::admits_pid`]: super::filter::Filter::admits_pid
 //! [`Filter::admits_unowned`]: super::filter::Filter::admits_unowned
 
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
+mod deadline;
 #[cfg(target_os = "linux")]
 mod linux;
 // All of it but the system calls is tested on any system.

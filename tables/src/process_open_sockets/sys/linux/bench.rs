@@ -1,6 +1,5 @@
 //! The two halves of the kernel's work, each on its own, for the benchmarks.
 
-use super::deadline::Deadline;
 use super::fds::{self, WalkOptions};
 use super::proc_root::ProcRoot;
 use super::sock_diag::{Handed, SockDiag};
@@ -9,6 +8,7 @@ use crate::process_open_sockets::gap::Gaps;
 use crate::process_open_sockets::holders::HolderLimits;
 use crate::process_open_sockets::parse::sock_diag::Request;
 use crate::process_open_sockets::socket_table::SocketTable;
+use crate::process_open_sockets::sys::deadline::Deadline;
 
 /// Walks the descriptors of all processes; returns how many hold a socket.
 ///

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use super::deadline::Deadline;
+use crate::process_open_sockets::sys::deadline::Deadline;
 
 /// How many attempts there are while the answer keeps changing, and for how long after the first.
 const ATTEMPTS: [(u32, Duration); 3] =

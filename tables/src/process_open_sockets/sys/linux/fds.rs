@@ -17,12 +17,12 @@ use rustix::io::Errno;
 use rustix::path::DecInt;
 
 use super::cores;
-use super::deadline::Deadline;
 use super::kcmp;
 use super::proc_root::{ProcRoot, Process, first_number, for_each_number, is_gone, read_link};
 use crate::process_open_sockets::gap::{GapKind, Gaps};
 use crate::process_open_sockets::holders::{Holder, HolderCollector, HolderLimits};
 use crate::process_open_sockets::parse::proc_link;
+use crate::process_open_sockets::sys::deadline::Deadline;
 
 /// What a walk reads.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,6 @@ mod attempts;
 pub(crate) mod bench;
 mod bpf;
 mod cgroup;
-mod deadline;
 mod dump_retry;
 mod fds;
 mod kcmp;
@@ -31,7 +30,6 @@ use std::time::Instant;
 
 use self::attempts::Attempts;
 use self::bpf::Bpf;
-use self::deadline::Deadline;
 use self::netns::OwnSockets;
 use self::plan::Plan;
 use self::proc_root::ProcRoot;
@@ -42,6 +40,7 @@ use crate::Error;
 use crate::process_open_sockets::Options;
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::model::Snapshot;
+use crate::process_open_sockets::sys::deadline::Deadline;
 
 /// How many threads the machine has, or as many of them as this process may use.
 fn cores() -> usize {

@@ -12,7 +12,6 @@ use std::ops::ControlFlow;
 
 use rustix::io::Errno;
 
-use super::deadline::Deadline;
 use super::dump_retry::DumpRetry;
 use super::netns::Namespace;
 use super::proc_root::ProcRoot;
@@ -20,6 +19,7 @@ use super::sock_diag::Handed;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
 use crate::process_open_sockets::model::{Binding, Socket, TcpState};
 use crate::process_open_sockets::socket_table::{Crowded, SocketTable};
+use crate::process_open_sockets::sys::deadline::Deadline;
 
 /// Hands over every socket that a file of the namespace lists, each once, until it is enough.
 pub(super) fn for_each_socket(

@@ -14,10 +14,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::deadline::Deadline;
 use super::steps::{BlockedProcesses, Step, Steps};
 use crate::process_open_sockets::gap::GapKind;
 use crate::process_open_sockets::parse::{proc_link, proc_status};
+use crate::process_open_sockets::sys::deadline::Deadline;
 use crate::{Error, User};
 
 /// An open mount of proc. Every path below it is looked up from here, so it reads the same mount

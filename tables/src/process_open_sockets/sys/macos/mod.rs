@@ -17,17 +17,21 @@ mod sysctl;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use self::calls::Calls;
 use self::scan::Scan;
 use crate::Error;
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::holders::HolderLimits;
 use crate::process_open_sockets::model::Snapshot;
+use crate::process_open_sockets::sys::deadline::Deadline;
 
 /// Collects.
 pub(crate) struct Collector {
     calls: Calls,
     limits: HolderLimits,
+    scan_timeout: Duration,
 }
 
 impl Collector {
@@ -35,7 +39,7 @@ impl Collector {
     #[cfg(target_os = "macos")]
     pub(crate) fn new(options: crate::process_open_sockets::Options) -> Self {
         let limits = options.holder_limits();
-        Collector { calls: ffi::CALLS, limits }
+        Collector { calls: ffi::CALLS, limits, scan_timeout: options.scan_timeout }
     }
 
     /// Every answer takes calls for each process.
@@ -46,6 +50,7 @@ impl Collector {
 
     /// Collects what the filter asks for.
     pub(crate) fn collect(&self, filter: &Filter) -> Result<Snapshot, Error> {
-        Scan::new(&self.calls, filter, self.limits).run()
+        let deadline = Deadline::after(self.scan_timeout);
+        Scan::new(&self.calls, filter, self.limits, deadline).run()
     }
 }

@@ -13,6 +13,7 @@ use crate::process_open_sockets::model::{
 };
 use crate::process_open_sockets::parse::pcblist_n::{End, Listing, Pcb, PcbList};
 use crate::process_open_sockets::parse::socket_fdinfo::{self, Held};
+use crate::process_open_sockets::sys::deadline::Deadline;
 use crate::process_open_sockets::{Families, Field};
 use crate::{Error, User};
 
@@ -20,6 +21,7 @@ use crate::{Error, User};
 pub(super) struct Scan<'a> {
     calls: &'a Calls,
     filter: &'a Filter,
+    deadline: Deadline<'a>,
     /// Sockets that somebody holds, by handle.
     held: HashMap<u64, Held>,
     holders: HolderCollector,
@@ -34,10 +36,16 @@ pub(super) struct Scan<'a> {
 type Listed = Vec<(PcbList, Pcb)>;
 
 impl<'a> Scan<'a> {
-    pub(super) fn new(calls: &'a Calls, filter: &'a Filter, limits: HolderLimits) -> Self {
+    pub(super) fn new(
+        calls: &'a Calls,
+        filter: &'a Filter,
+        limits: HolderLimits,
+        deadline: Deadline<'a>,
+    ) -> Self {
         Scan {
             calls,
             filter,
+            deadline,
             held: HashMap::new(),
             holders: HolderCollector::new(limits),
             faulty_pids: HashSet::new(),
@@ -83,6 +91,10 @@ impl<'a> Scan<'a> {
         let mut shown: Vec<(PcbList, u64, u64)> = Vec::new();
         for &list in lists {
             let mut gaps = Gaps::default();
+            if self.deadline.has_passed() {
+                self.gaps.add(GapKind::Deadline, || name(list));
+                break;
+            }
             let Some(listing) = self.read_one(list, &mut gaps) else {
                 self.say_of_list(list, gaps);
                 continue;
@@ -154,6 +166,10 @@ impl<'a> Scan<'a> {
             None => libproc::pids(self.calls).map_err(|source| Error::Processes { source })?,
         };
         for pid in pids {
+            if self.deadline.has_passed() {
+                self.gaps.add(GapKind::Deadline, || format!("process {pid}"));
+                break;
+            }
             if self.filter.admits_unowned() || self.filter.admits_pid(pid) {
                 let mut gaps = Gaps::default();
                 self.look_into(pid, &mut gaps);
@@ -177,6 +193,9 @@ impl<'a> Scan<'a> {
         };
         let mut refused = None;
         for fd in fds {
+            if self.deadline.has_passed() {
+                break;
+            }
             match libproc::socket_fdinfo(self.calls, pid, fd) {
                 Ok(answer) => match socket_fdinfo::parse(&answer) {
                     Ok(held) if held.socket.inode != 0 => {

@@ -6,6 +6,7 @@ use std::ffi::CStr;
 use std::io;
 use std::net::IpAddr;
 use std::slice::from_ref;
+use std::time::Duration;
 
 use super::Collector;
 use super::calls::{Calls, EBADF, ENOENT, ENOMEM, ENOTSOCK, ESRCH};
@@ -300,7 +301,8 @@ struct Answered {
 const ALL: Families = Families::all();
 
 fn collector() -> Collector {
-    Collector { calls: CALLS, limits: HolderLimits { per_socket: Some(100), max: None } }
+    let limits = HolderLimits { per_socket: Some(100), max: None };
+    Collector { calls: CALLS, limits, scan_timeout: Duration::from_secs(600) }
 }
 
 fn ask_about(mac: Mac, query: &QueryContext, families: Families, fields: &[Field]) -> Answered {
@@ -818,6 +820,16 @@ fn no_list_of_processes_is_an_error() {
         error.to_string(),
         "cannot list the processes: Operation not permitted (os error 1)"
     );
+}
+
+#[test]
+fn a_scan_reads_nothing_after_its_deadline_and_reports_it() {
+    MAC.set(mac());
+    let filter = Filter::new(&QueryContext::default(), Families::default());
+    let late = Collector { scan_timeout: Duration::ZERO, ..collector() };
+    let snapshot = late.collect(&filter).unwrap();
+    assert!(snapshot.sockets.is_empty() && snapshot.gaps.has(GapKind::Deadline));
+    assert_eq!(MAC.take().asked, [""; 0]);
 }
 
 /// A process with so many descriptors of one socket.

@@ -25,10 +25,10 @@ use rustix::io::Errno;
 use self::layout::Layout;
 use self::record::Held;
 pub(super) use self::record::{Malformed, Record, Told};
-use super::deadline::Deadline;
 use super::proc_root::ProcRoot;
 use crate::process_open_sockets::holders::Holder;
 use crate::process_open_sockets::parse::btf::Btf;
+use crate::process_open_sockets::sys::deadline::Deadline;
 use crate::process_open_sockets::{Options, Source};
 
 /// The program, if it is to be used: loaded when it is first asked for.

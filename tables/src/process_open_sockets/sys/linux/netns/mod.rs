@@ -31,7 +31,6 @@ use rustix::process::{Resource, getrlimit};
 pub(super) use self::handle::in_net_namespace;
 use self::handle::{MountPoint, NetnsHandle, open_mounted};
 pub(super) use self::session::{OwnSockets, Sessions, SocketSource, Wanted};
-use super::deadline::Deadline;
 use super::proc_root::{ProcRoot, Process, is_gone};
 use super::scan::Report;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
@@ -40,6 +39,7 @@ use crate::process_open_sockets::parse::mountinfo::{
     leads_through, mounts_of, served_mount_points,
 };
 use crate::process_open_sockets::parse::proc_link;
+use crate::process_open_sockets::sys::deadline::Deadline;
 
 /// Device and inode number of a file in a namespace's `/proc/<pid>/net`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

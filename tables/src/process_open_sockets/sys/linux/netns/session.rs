@@ -9,7 +9,6 @@ use std::thread;
 use rustix::io::Errno;
 
 use super::super::cores;
-use super::super::deadline::Deadline;
 use super::super::proc_net;
 use super::super::proc_root::ProcRoot;
 use super::super::sock_diag::{Dump, Handed, SockDiag};
@@ -20,6 +19,7 @@ use crate::process_open_sockets::model::Socket;
 use crate::process_open_sockets::parse::sock_diag::Request;
 use crate::process_open_sockets::parse::sockstat;
 use crate::process_open_sockets::socket_table::SocketTable;
+use crate::process_open_sockets::sys::deadline::Deadline;
 
 use super::super::scan::Report;
 

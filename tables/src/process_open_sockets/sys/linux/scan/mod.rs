@@ -18,7 +18,6 @@ use std::collections::HashMap;
 
 use super::bpf::TaskFiles;
 use super::cgroup;
-use super::deadline::Deadline;
 use super::fds::{self, WalkOptions};
 use super::netns::{Namespaces, OwnSockets, Sessions, Visit};
 use super::plan::{HolderSource, Plan, Scope};
@@ -31,6 +30,7 @@ use crate::process_open_sockets::gap::{GapKind, Gaps};
 use crate::process_open_sockets::holders::{Holder, HolderCollector, Holders};
 use crate::process_open_sockets::model::{Snapshot, Socket, Uids, Work};
 use crate::process_open_sockets::socket_table::SocketTable;
+use crate::process_open_sockets::sys::deadline::Deadline;
 
 /// What every step of a scan may read.
 pub(super) struct Scan<'a> {

@@ -7,7 +7,6 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use rustix::net::{AddressFamily, SocketType, ipproto};
 
-use super::super::deadline::Deadline;
 use super::super::netns::SocketSource;
 use super::super::plan::Plan;
 use super::super::proc_root::ProcRoot;
@@ -24,6 +23,7 @@ use crate::process_open_sockets::model::{
 };
 use crate::process_open_sockets::socket_table::{IPPROTO_TCP, SocketTable};
 use crate::process_open_sockets::sys::Collector;
+use crate::process_open_sockets::sys::deadline::Deadline;
 use crate::process_open_sockets::{Families, Field, Options, Source};
 use crate::{Constraint, Operator, QueryContext};
 

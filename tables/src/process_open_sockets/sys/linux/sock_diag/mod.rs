@@ -30,10 +30,10 @@ use rustix::net::sockopt::{
 };
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::deadline::Deadline;
 use super::dump_retry::DumpRetry;
 use crate::process_open_sockets::model::Socket;
 use crate::process_open_sockets::parse::sock_diag::{Listed, Message, Messages, Request};
+use crate::process_open_sockets::sys::deadline::Deadline;
 
 /// A netlink socket that answers for one network namespace.
 pub(super) struct SockDiag {
