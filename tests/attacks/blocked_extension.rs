@@ -79,10 +79,18 @@ impl Scene {
         self.client("pid = X", move |socket| generate(socket, &context))
     }
 
-    /// Two full scans and a lookup of that process at once, and a ping while they are answered.
+    /// Two full scans at once; as soon as a read blocks, a lookup of that process and a ping.
     pub(super) fn ask(&self, pid: &str) -> Vec<Answer> {
-        let clients = [self.full_scan(), self.full_scan(), self.lookup(pid), self.ping()];
-        clients.into_iter().map(|client| client.join().unwrap()).collect()
+        let scans = [self.full_scan(), self.full_scan()];
+        self.wait_until_blocked(&scans);
+        let clients = scans.into_iter().chain([self.lookup(pid), self.ping()]);
+        clients.map(|client| client.join().unwrap()).collect()
+    }
+
+    /// Waits until a read of these scans blocks. They may also be answered without that.
+    fn wait_until_blocked(&self, scans: &[JoinHandle<Answer>]) {
+        let are_answered = || scans.iter().all(JoinHandle::is_finished);
+        wait_until("a read blocks", || are_answered() || !self.stuck().is_empty());
     }
 
     /// The threads of the extension and of its children in D state.
@@ -94,9 +102,8 @@ impl Scene {
 
     /// A scan that is under way when SIGTERM comes: nothing of the extension is there afterwards.
     pub(super) fn ends_during_a_scan(self, name: &str) -> Vec<String> {
-        let client = self.full_scan();
-        // It may also be answered without a blocked read.
-        wait_until("a read blocks", || client.is_finished() || !self.stuck().is_empty());
+        let clients = [self.full_scan()];
+        self.wait_until_blocked(&clients);
         println!("{name}: {} blocked threads before SIGTERM", self.stuck().len());
         let pid = self.extension.pid();
         let children = children(pid);
@@ -114,7 +121,7 @@ impl Scene {
         wrong.extend((time > TIME).then(|| format!("{name}: ended after {time:?}")));
         wrong.extend((status.code() != Some(0)).then(|| format!("{name}: {status}: {log}")));
         wrong.extend(left().into_iter().map(|task| format!("{name}: {task} is left in D state")));
-        drop(client.join());
+        clients.into_iter().for_each(|client| drop(client.join()));
         wrong
     }
 }

@@ -330,13 +330,15 @@ fn crowd_hides_nothing(users_name: &str, users: u16, (name, source): NamedSource
     let before = answer(&table, &[]);
     let (rows_before, sockets_before) = (bystander.rows(&before), bystander.sockets(&before));
     assert_eq!((rows_before.len(), sockets_before.len()), (6, 6), "{rows_before:#?}");
-    let of_user = CROWD.div_ceil(users);
     let start = |user: u16| {
-        let id = NOBODY - u32::from(user);
-        ExecLocks::start_as(id, &device, of_user, FIRST_PORT + user * of_user)
+        let of_user = (CROWD + users - 1 - user) / users;
+        let first_port = FIRST_PORT + user * CROWD;
+        ExecLocks::start_as(NOBODY - u32::from(user), &device, of_user, first_port)
     };
     let locks: Vec<ExecLocks> = (0..users).map(start).collect();
-    let query = format!("{name}, {} locked of {users}", users * of_user);
+    let count: usize = locks.iter().map(|locks| locks.pids.len()).sum();
+    assert_eq!(count, usize::from(CROWD));
+    let query = format!("{name}, {count} locked of {users}");
     let mut attacked = Attacked { query, locks: &locks, wrong: Vec::new() };
     for what in ["SELECT *", "SELECT * again"] {
         let rows = attacked.answer(what, &table, &[]);
