@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::attacker::wait_until;
-use super::blocking::{ExecLocks, TIME, is_in_d_state};
+use super::blocking::{ExecLocks, TIME, blocked, is_alive};
 use super::fuse::Device;
 use super::scan::{BPF, NETLINK, NamedSource, has_bpf};
 use super::{Attack, Test};
@@ -90,37 +90,36 @@ impl Scene {
     /// Waits until a read of these scans blocks. They may also be answered without that.
     fn wait_until_blocked(&self, scans: &[JoinHandle<Answer>]) {
         let are_answered = || scans.iter().all(JoinHandle::is_finished);
-        wait_until("a read blocks", || are_answered() || !self.stuck().is_empty());
+        wait_until("a read blocks", || are_answered() || !self.blocked().is_empty());
     }
 
-    /// The threads of the extension and of its children in D state.
-    fn stuck(&self) -> Vec<String> {
+    /// The threads of the extension and of its children that are blocked in a read.
+    fn blocked(&self) -> Vec<String> {
         let pid = self.extension.pid();
-        let tasks = tasks(pid).into_iter().chain(children(pid).into_iter().flat_map(tasks));
-        tasks.filter(|task| is_in_d_state(task)).collect()
+        blocked(tasks(pid).into_iter().chain(children(pid).into_iter().flat_map(tasks)))
     }
 
     /// A scan that is under way when SIGTERM comes: nothing of the extension is there afterwards.
     pub(super) fn ends_during_a_scan(self, name: &str) -> Vec<String> {
         let clients = [self.full_scan()];
         self.wait_until_blocked(&clients);
-        println!("{name}: {} blocked threads before SIGTERM", self.stuck().len());
-        let pid = self.extension.pid();
-        let children = children(pid);
+        println!("{name}: {} blocked threads before SIGTERM", self.blocked().len());
+        let children = children(self.extension.pid());
         let start = Instant::now();
         self.extension.terminate();
-        // A stuck thread keeps the process in the list of processes.
-        let left = || {
-            let tasks = std::iter::once(pid).chain(children.iter().copied()).flat_map(tasks);
-            tasks.filter(|task| is_in_d_state(task)).collect::<Vec<_>>()
-        };
+        // A process can be waited for when none of its threads is left, stuck ones included.
         let (status, log) = self.extension.end();
+        let is_left = |pid: &&u32| is_alive(i32::try_from(**pid).unwrap());
+        while children.iter().any(|pid| is_left(&pid)) && start.elapsed() < TIME {
+            thread::sleep(Duration::from_millis(5));
+        }
         let time = start.elapsed();
         println!("{name}: ended {:.2} s after SIGTERM", time.as_secs_f64());
         let mut wrong = Vec::new();
         wrong.extend((time > TIME).then(|| format!("{name}: ended after {time:?}")));
         wrong.extend((status.code() != Some(0)).then(|| format!("{name}: {status}: {log}")));
-        wrong.extend(left().into_iter().map(|task| format!("{name}: {task} is left in D state")));
+        let left = children.iter().filter(is_left);
+        wrong.extend(left.map(|pid| format!("{name}: the child process {pid} is left")));
         clients.into_iter().for_each(|client| drop(client.join()));
         wrong
     }

@@ -83,7 +83,10 @@ impl ExecLocks {
         assert_eq!(pids.len(), usize::from(count));
         let ports = (first_port..first_port + count).collect();
         let locks = ExecLocks { _attacker: attacker, server, pids, ports, _directory: directory };
-        locks.pids.iter().for_each(|pid| assert_blocks(&format!("/proc/{pid}/ns/net")));
+        for pid in &locks.pids {
+            let link = format!("/proc/{pid}/ns/net");
+            assert_blocks(&format!("readlink(2) of {link}"), || drop(fs::read_link(link)));
+        }
         locks
     }
 
@@ -106,23 +109,48 @@ pub(super) fn is_alive(pid: i32) -> bool {
     !status.is_empty() && !status.contains("\nState:\tZ")
 }
 
-/// Whether that thread sleeps uninterruptibly or until it is killed.
-pub(super) fn is_in_d_state(task: &str) -> bool {
-    let status = fs::read_to_string(format!("{task}/status")).unwrap_or_default();
-    status.contains("\nState:\tD")
+/// Which of these threads, given by their directories in `/proc`, are blocked in a system call that takes a
+/// path: they are in the same call at two looks.
+///
+/// The state of a thread does not show it. A thread that waits for a FUSE server sleeps interruptibly until a
+/// signal comes (`fs/fuse/dev.c`), and other calls have short sleeps in D state.
+pub(super) fn blocked(tasks: impl IntoIterator<Item = String>) -> Vec<String> {
+    let seen: Vec<_> =
+        tasks.into_iter().filter_map(|task| Some((path_call(&task)?, task))).collect();
+    if !seen.is_empty() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let is_same = |(call, task): &(String, String)| path_call(task).as_ref() == Some(call);
+    seen.into_iter().filter(is_same).map(|(_, task)| task).collect()
 }
 
-/// The attack is one: a thread that reads this link blocks. It ends when the attack ends.
-fn assert_blocks(link: &str) {
+/// The system call in which the thread sleeps, if it takes a path; with how often the thread has slept.
+fn path_call(task: &str) -> Option<String> {
+    let calls = [
+        libc::SYS_newfstatat,
+        libc::SYS_openat,
+        libc::SYS_openat2,
+        libc::SYS_readlinkat,
+        libc::SYS_statx,
+    ];
+    let call = fs::read_to_string(format!("{task}/syscall")).ok()?;
+    let number: i64 = call.split(' ').next()?.parse().ok()?;
+    let status = fs::read_to_string(format!("{task}/status")).ok()?;
+    let switches = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"))?;
+    calls.contains(&number).then(|| call + switches)
+}
+
+/// The attack is one: a thread that makes this call blocks. It ends when the attack ends.
+pub(super) fn assert_blocks(what: &str, call: impl FnOnce() + Send + 'static) {
     let (sender, receiver) = std::sync::mpsc::channel();
-    let path = link.to_owned();
-    let reader = std::thread::spawn(move || {
+    let caller = std::thread::spawn(move || {
         sender.send(rustix::thread::gettid()).unwrap();
-        let _ = fs::read_link(path);
+        call();
     });
     let task = format!("/proc/self/task/{}", receiver.recv().unwrap().as_raw_nonzero());
-    wait_until("readlink(2) blocks", || reader.is_finished() || is_in_d_state(&task));
-    assert!(!reader.is_finished(), "the attack is none: {link} is read");
+    let is_blocked = || !blocked([task.clone()]).is_empty();
+    wait_until("a call blocks", || caller.is_finished() || is_blocked());
+    assert!(!caller.is_finished(), "the attack is none: {what} returns");
 }
 
 /// `device`, `directory`, how many processes, and the port of the first one's listener.

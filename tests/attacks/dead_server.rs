@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::attacker::{Attacker, bind_when_free, park, report_ready, start_children, unshare};
 use super::blocked_extension::{Scene, faults_of, own_listener};
-use super::blocking::is_alive;
+use super::blocking::{assert_blocks, is_alive};
 use super::fuse::{self, Device};
 use super::namespaces::{bind_mount, mount};
 use super::scan::sources;
@@ -33,7 +33,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const PORT: u16 = 4780;
 
-/// A mount whose server answers nothing. Its end aborts the connection: nothing blocks afterwards.
+/// A mount whose server answers nothing. The server's end aborts the connection: nothing blocks afterwards.
 struct DeadServer {
     attacker: Attacker,
     server: i32,
@@ -45,7 +45,9 @@ impl DeadServer {
         let directory = tempfile::tempdir().unwrap();
         let arguments = [&*device.path(), directory.path().to_str().unwrap()];
         let attacker = Attacker::start_as(0, attack, &arguments);
-        let server = attacker.facts()[0].parse().unwrap();
+        let [server, path] = attacker.facts() else { panic!() };
+        let (server, seen) = (server.parse().unwrap(), path.clone());
+        assert_blocks(&format!("stat(2) of {path}"), || drop(std::fs::metadata(seen)));
         DeadServer { attacker, server, _directory: directory }
     }
 
@@ -99,7 +101,7 @@ fn dead_root(arguments: &[String]) -> ! {
         std::env::set_current_dir("/").unwrap();
     });
     fuse::stop_answers(directory);
-    report_ready(&format!("{} {}", server.pid, pids[0]));
+    report_ready(&format!("{} /proc/{}/root", server.pid, pids[0]));
     park()
 }
 
@@ -107,9 +109,11 @@ fn dead_root(arguments: &[String]) -> ! {
 fn dead_mount(arguments: &[String]) -> ! {
     let (server, directory) = mount_for_all_users(arguments);
     unshare(libc::CLONE_NEWNET);
-    bind_mount("/proc/self/ns/net", &format!("{directory}/{}", fuse::FILE));
+    let file = format!("{directory}/{}", fuse::FILE);
+    bind_mount("/proc/self/ns/net", &file);
     unshare(libc::CLONE_NEWNET);
     fuse::stop_answers(directory);
-    report_ready(&server.pid.to_string());
+    let path = format!("/proc/{}/root{file}", std::process::id());
+    report_ready(&format!("{} {path}", server.pid));
     park()
 }
