@@ -124,20 +124,25 @@ pub(super) fn blocked(tasks: impl IntoIterator<Item = String>) -> Vec<String> {
     seen.into_iter().filter(is_same).map(|(_, task)| task).collect()
 }
 
+/// System calls that take a path.
+const PATH_CALLS: &[libc::c_long] = &[
+    libc::SYS_newfstatat,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_readlinkat,
+    libc::SYS_statx,
+    // Other architectures do not have it.
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+];
+
 /// The system call in which the thread sleeps, if it takes a path; with how often the thread has slept.
 fn path_call(task: &str) -> Option<String> {
-    let calls = [
-        libc::SYS_newfstatat,
-        libc::SYS_openat,
-        libc::SYS_openat2,
-        libc::SYS_readlinkat,
-        libc::SYS_statx,
-    ];
     let call = fs::read_to_string(format!("{task}/syscall")).ok()?;
-    let number: i64 = call.split(' ').next()?.parse().ok()?;
+    let number = call.split(' ').next()?.parse().ok()?;
     let status = fs::read_to_string(format!("{task}/status")).ok()?;
     let switches = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"))?;
-    calls.contains(&number).then(|| call + switches)
+    PATH_CALLS.contains(&number).then(|| call + switches)
 }
 
 /// The attack is one: a thread that makes this call blocks. It ends when the attack ends.
@@ -220,12 +225,12 @@ impl Bystander {
 
 fn bystander(arguments: &[String]) -> ! {
     let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let client = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let unix = UnixListener::bind(&arguments[0]).unwrap();
     let pair = UnixStream::pair().unwrap();
     let inode = |fd: &dyn std::os::fd::AsFd| rustix::fs::fstat(fd.as_fd()).unwrap().st_ino;
-    let fds: [&dyn std::os::fd::AsFd; 6] = [&tcp, &client, &udp, &unix, &pair.0, &pair.1];
+    let fds: [&dyn std::os::fd::AsFd; 6] = [&tcp, &other, &udp, &unix, &pair.0, &pair.1];
     let inodes: Vec<String> = fds.iter().map(|fd| inode(*fd).to_string()).collect();
     report_ready(&inodes.join(" "));
     park()
