@@ -8,12 +8,14 @@ use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use tempfile::TempDir;
 
 use super::attacker::{fork, leave};
+use super::namespaces::mount as mount_tool;
 use crate::support::left_out::say_left_out;
 
 /// The server lives so many seconds at most.
@@ -38,7 +40,8 @@ const RELEASEDIR: u32 = 29;
 const INTERRUPT: u32 = 36;
 const BATCH_FORGET: u32 = 42;
 
-/// A node of the FUSE device that every user may open.
+/// A node of the FUSE device that every user may open, in a file system of its own: where temporary files
+/// are, device nodes are often not allowed.
 pub(super) struct Device(TempDir);
 
 impl Device {
@@ -50,6 +53,7 @@ impl Device {
             return None;
         }
         let device = Device(tempfile::tempdir().unwrap());
+        mount_tool(&["-t", "tmpfs", "none", device.0.path().to_str().unwrap()]);
         let mode = |mode| fs::Permissions::from_mode(mode);
         fs::set_permissions(device.0.path(), mode(0o755)).unwrap();
         let node = device.path();
@@ -64,6 +68,13 @@ impl Device {
 
     pub(super) fn path(&self) -> String {
         self.0.path().join("fuse").to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+        assert!(status.unwrap().success());
     }
 }
 
