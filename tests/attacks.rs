@@ -2,8 +2,8 @@
 //!
 //! The suite runs itself again in a PID, mount and network namespace of its own: no other process
 //! is seen there, and all attackers end with it. An attacker is this program, started again with the
-//! environment variable `ATTACK`. It gives up its privileges, and ends when its standard input is
-//! closed, at the latest after a minute.
+//! environment variable `ATTACK`. It gives up its privileges unless the attack needs root, and ends when
+//! its standard input is closed, at the latest after a minute.
 //!
 //! `ATTACKS_LONG=1` makes the attacks that are a race long: 400 scans of each query.
 //!

@@ -1,4 +1,4 @@
-//! An attacker: a process of an unprivileged user, bounded in time.
+//! An attacker: a process of an unprivileged user, or of root where the attack needs it, bounded in time.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,6 +10,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Names the attack in the process that is to carry it out.
 const ATTACK: &str = "ATTACK";
+/// The user of that process, if it is not [`NOBODY`].
+const ATTACK_USER: &str = "ATTACK_USER";
 /// The user that an attacker is.
 pub(super) const NOBODY: u32 = 65534;
 /// An attacker ends after so many seconds.
@@ -26,8 +28,13 @@ pub(super) struct Attacker {
 impl Attacker {
     /// Starts the attack and waits until it is under way.
     pub(super) fn start(attack: &str, arguments: &[&str]) -> Attacker {
+        Attacker::start_as(NOBODY, attack, arguments)
+    }
+
+    /// The same as that user.
+    pub(super) fn start_as(user: u32, attack: &str, arguments: &[&str]) -> Attacker {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.env(ATTACK, attack).args(arguments);
+        command.env(ATTACK, attack).env(ATTACK_USER, user.to_string()).args(arguments);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let stdin = child.stdin.take();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -69,7 +76,10 @@ pub(crate) fn run_if_requested() {
     let attacks = super::attacks();
     let (_, attack) = attacks.iter().find(|(known, _)| name == *known).unwrap();
     bound_lifetime();
-    give_up_privileges();
+    let user = std::env::var(ATTACK_USER).unwrap().parse().unwrap();
+    if user != 0 {
+        give_up_privileges(user);
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     attack(&arguments)
 }
@@ -80,15 +90,15 @@ pub(super) fn bound_lifetime() {
     unsafe { libc::alarm(LIFETIME) };
 }
 
-fn give_up_privileges() {
+fn give_up_privileges(user: u32) {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
     // SAFETY: the process has one thread; the calls change its user and its groups, and nothing that
     // Rust relies on.
     unsafe {
         assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
-        assert_eq!(libc::setresgid(NOBODY, NOBODY, NOBODY), 0);
-        assert_eq!(libc::setresuid(NOBODY, NOBODY, NOBODY), 0);
+        assert_eq!(libc::setresgid(user, user, user), 0);
+        assert_eq!(libc::setresuid(user, user, user), 0);
         // As after execve(2) by that user: its files in /proc are its own.
         assert_eq!(libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0), 0);
     }

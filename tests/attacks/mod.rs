@@ -4,10 +4,14 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod attacker;
+mod blocked_extension;
+mod blocking;
 mod constraints;
 mod crowd;
+mod dead_server;
 mod descriptors;
 mod dups;
+mod fuse;
 mod hopping;
 mod names;
 mod namespaces;
@@ -23,8 +27,11 @@ pub(crate) type Test = (&'static str, fn());
 
 fn attacks() -> Vec<Attack> {
     [
+        blocked_extension::ATTACKS,
+        blocking::ATTACKS,
         constraints::ATTACKS,
         crowd::ATTACKS,
+        dead_server::ATTACKS,
         descriptors::ATTACKS,
         dups::ATTACKS,
         hopping::ATTACKS,
@@ -38,7 +45,10 @@ fn attacks() -> Vec<Attack> {
 
 pub(crate) fn tests() -> Vec<Test> {
     [
+        blocked_extension::TESTS,
+        blocking::TESTS,
         constraints::TESTS,
+        dead_server::TESTS,
         descriptors::TESTS,
         dups::TESTS,
         hopping::TESTS,

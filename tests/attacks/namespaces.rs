@@ -103,12 +103,12 @@ fn decoy_mounts(arguments: &[String]) -> ! {
     park()
 }
 
-fn mount(arguments: &[&str]) {
+pub(super) fn mount(arguments: &[&str]) {
     let status = Command::new("mount").args(arguments).status().unwrap();
     assert!(status.success(), "mount {arguments:?}");
 }
 
-fn bind_mount(from: &str, to: &str) {
+pub(super) fn bind_mount(from: &str, to: &str) {
     let [from, to] = [from, to].map(|path| std::ffi::CString::new(path).unwrap());
     let none = std::ptr::null();
     // SAFETY: the strings end with a NUL and outlive the call; the others may be null for MS_BIND.
