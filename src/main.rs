@@ -34,7 +34,8 @@ fn serve_osquery(cli: &cli::Cli) -> ExitCode {
     let log = match LogQueue::start(EXTENSION_NAME, io::stderr()) {
         Ok(log) => log,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "{EXTENSION_NAME}: error: cannot start a thread: {error}");
+            let _ =
+                writeln!(io::stderr(), "{EXTENSION_NAME}: error: cannot start a thread: {error}");
             return ExitCode::FAILURE;
         }
     };

@@ -185,7 +185,7 @@ impl Place {
                 return Ok(());
             }
             timed.set(answer, stall);
-            self.service.requests.answer(&request, &mut output)?;
+            self.service.requests.answer(request, &mut output)?;
             output.flush()?;
         }
     }
