@@ -9,6 +9,7 @@
 mod assembler;
 mod calls;
 mod layout;
+mod load_once;
 mod program;
 mod record;
 
@@ -17,12 +18,14 @@ use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
-use std::sync::OnceLock;
+use std::sync::Once;
+use std::time::{Duration, Instant};
 
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
 use self::layout::Layout;
+use self::load_once::LoadOnce;
 use self::record::Held;
 pub(super) use self::record::{Malformed, Record, Told};
 use super::deadline::Deadline;
@@ -31,11 +34,13 @@ use crate::process_open_sockets::holders::Holder;
 use crate::process_open_sockets::parse::btf::Btf;
 use crate::process_open_sockets::{Options, Source};
 
-/// The program, if it is to be used: loaded when it is first asked for.
+/// The program, if it is to be used: loaded when it is first asked for, or later if that fails.
 pub(super) struct Bpf {
     source: Source,
     from_files: Option<u64>,
-    loaded: OnceLock<Option<Loaded>>,
+    loaded: LoadOnce<Loaded>,
+    /// Completed once it is logged that BPF is forbidden.
+    forbidden: Once,
 }
 
 struct Loaded {
@@ -48,7 +53,7 @@ impl Bpf {
     /// Nothing is loaded yet.
     pub(super) fn new(options: &Options) -> Bpf {
         let (source, from_files) = (options.source, options.bpf_from_files);
-        Bpf { source, from_files, loaded: OnceLock::new() }
+        Bpf { source, from_files, loaded: LoadOnce::new(), forbidden: Once::new() }
     }
 
     /// None where it is not to be used, or cannot be.
@@ -62,21 +67,31 @@ impl Bpf {
             log::debug!("without BPF: the host has less than {from_files} files open");
             return None;
         }
-        let loaded = self.loaded.get_or_init(|| {
-            let is_asked_for = self.source == Source::Bpf;
-            let loudness = if is_asked_for { log::Level::Warn } else { log::Level::Info };
-            let loaded = match self.from_files {
-                None => Err("it is forbidden".into()),
-                Some(_) => load(root, loudness),
-            };
-            match &loaded {
-                Ok(_) => log::debug!("a BPF program is loaded"),
-                Err(why) => say_without(loudness, why),
-            }
-            loaded.ok()
-        });
-        let loaded = loaded.as_ref()?;
+        if self.from_files.is_none() {
+            self.forbidden.call_once(|| say_without(self.loudness(), "it is forbidden"));
+            return None;
+        }
+        let loaded = self.loaded.get_or_load(Instant::now(), |pause| self.load(root, pause))?;
         (root.device() == Some(loaded.mount)).then_some(&loaded.files)
+    }
+
+    fn loudness(&self) -> log::Level {
+        if self.source == Source::Bpf { log::Level::Warn } else { log::Level::Info }
+    }
+
+    /// Attempts to load it. A failure is logged, with the pause until the next attempt.
+    fn load(&self, root: &ProcRoot, pause: Duration) -> Option<Loaded> {
+        match load(root, self.loudness()) {
+            Ok(loaded) => {
+                log::debug!("a BPF program is loaded");
+                Some(loaded)
+            }
+            Err(why) => {
+                let next = format!("{why}; next attempt in {} s", pause.as_secs());
+                say_without(self.loudness(), next);
+                None
+            }
+        }
     }
 }
 
