@@ -355,8 +355,8 @@ impl Cli {
         })
     }
 
-    /// Starts the log on stderr: warnings, or more with `--verbose` or RUST_LOG.
-    pub fn start_log(&self) {
+    /// Starts the log: warnings, or more with `--verbose` or RUST_LOG.
+    pub fn start_log(&self, target: env_logger::Target) {
         let level = if self.verbose { LevelFilter::Debug } else { LevelFilter::Warn };
         let mut log = env_logger::Builder::new();
         log.format(|out, record| {
@@ -368,7 +368,7 @@ impl Cli {
             };
             writeln!(out, "{}: {level}: {}", env!("CARGO_PKG_NAME"), record.args())
         });
-        log.filter_level(level);
+        log.filter_level(level).target(target);
         log.parse_default_env().init();
     }
 }

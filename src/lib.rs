@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod extension;
+pub mod log_queue;
 #[cfg(feature = "shell")]
 pub mod shell;
 mod variables;

@@ -1,22 +1,48 @@
 //! Dispatch.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use env_logger::Target;
+use process_open_sockets::extension::EXTENSION_NAME;
+use process_open_sockets::log_queue::LogQueue;
 use process_open_sockets::{cli, extension};
+
+/// How long an end waits for the log: a reader that does not read must not hold it up.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     let cli = match cli::Cli::read() {
         Ok(cli) => cli,
         Err(status) => return status,
     };
-    cli.start_log();
-    match cli.command {
-        None => extension::run(&cli.launch, cli.table.options()),
-        #[cfg(feature = "shell")]
-        Some(cli::Command::Query(query)) => {
-            process_open_sockets::shell::query(&query, cli.table.options().for_one_query())
-        }
-        #[cfg(feature = "shell")]
-        Some(cli::Command::Schema) => process_open_sockets::shell::schema(),
+    #[cfg(feature = "shell")]
+    if let Some(command) = &cli.command {
+        cli.start_log(Target::Stderr);
+        return match command {
+            cli::Command::Query(query) => {
+                process_open_sockets::shell::query(query, cli.table.options().for_one_query())
+            }
+            cli::Command::Schema => process_open_sockets::shell::schema(),
+        };
     }
+    serve_osquery(&cli)
+}
+
+fn serve_osquery(cli: &cli::Cli) -> ExitCode {
+    let log = match LogQueue::start(EXTENSION_NAME, io::stderr()) {
+        Ok(log) => log,
+        Err(error) => {
+            let _ =
+                writeln!(io::stderr(), "{EXTENSION_NAME}: error: cannot start a thread: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    cli.start_log(Target::Pipe(Box::new(log.clone())));
+    // The hook of std writes to stderr itself, and waits for its reader with a scan's permit in its hands.
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    let status = extension::run(&cli.launch, cli.table.options(), &log);
+    log.flush_within(FLUSH_TIMEOUT);
+    status
 }

@@ -12,6 +12,9 @@ mod crowds;
 #[cfg(target_os = "linux")]
 #[path = "faults/end.rs"]
 mod end;
+#[cfg(target_os = "linux")]
+#[path = "faults/large_lists.rs"]
+mod large_lists;
 #[path = "faults/listed.rs"]
 mod listed;
 #[cfg(target_os = "linux")]
@@ -21,6 +24,15 @@ mod log;
 mod nonsense;
 #[path = "faults/refusals.rs"]
 mod refusals;
+// They count what is in /proc.
+#[cfg(target_os = "linux")]
+#[path = "faults/restarts.rs"]
+mod restarts;
+#[cfg(target_os = "linux")]
+#[path = "faults/signals.rs"]
+mod signals;
 #[path = "faults/socket.rs"]
 mod socket;
+#[path = "faults/stderr.rs"]
+mod stderr;
 mod support;

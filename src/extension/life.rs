@@ -20,6 +20,7 @@ use super::service::{Limits, Listening, Service};
 use super::turns::Turns;
 use super::{EXTENSION_NAME, Event, routes};
 use crate::cli::{Launch, WhenGone};
+use crate::log_queue::LogQueue;
 
 /// How long the core has for a whole answer. It gives an extension as much for a ping.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -41,6 +42,7 @@ pub(super) struct Life<'a> {
     table: Arc<dyn Table>,
     /// Of all registrations, since queries may outlast the one under which they came.
     turns: Arc<Turns>,
+    log: &'a LogQueue,
     send: &'a Sender<Event>,
     events: &'a Receiver<Event>,
     /// Whether there has been a registration.
@@ -85,6 +87,7 @@ impl<'a> Life<'a> {
         launch: &'a Launch,
         socket: &'a Path,
         table: Arc<dyn Table>,
+        log: &'a LogQueue,
         send: &'a Sender<Event>,
         events: &'a Receiver<Event>,
     ) -> Self {
@@ -94,6 +97,7 @@ impl<'a> Life<'a> {
             manager: Manager::new(socket, ANSWER_TIME),
             table,
             turns: Arc::default(),
+            log,
             send,
             events,
             was_registered: Cell::new(false),
@@ -113,7 +117,7 @@ impl<'a> Life<'a> {
                 Stop::CoreEnds if !waits => return Ok(()),
                 Stop::NoCore(error) if !was_registered => return Err(error.into()),
                 Stop::CoreGone(_) | Stop::NoCore(_) if !waits => {
-                    super::say(&format!("osquery is gone from {}", self.socket.display()));
+                    self.log.print(&format!("osquery is gone from {}", self.socket.display()));
                     return Ok(());
                 }
                 Stop::CoreEnds | Stop::CoreGone(_) | Stop::NoCore(_) => {
@@ -184,7 +188,7 @@ impl<'a> Life<'a> {
             Err(stop) => return stop,
         }
         self.was_registered.set(true);
-        super::say(&format!("registered with osquery; the table is named {name}"));
+        self.log.print(&format!("registered with osquery; the table is named {name}"));
         self.watch(uuid)
     }
 

@@ -213,11 +213,18 @@ impl Manager {
 
     /// Connects, or gives up after the timeout: it waits while the listener's queue is full.
     fn connect(&self) -> Result<UnixStream, Error> {
-        let connect = || {
+        let end = Instant::now() + self.timeout;
+        let connect = || loop {
+            // An interrupted attempt leaves its socket in a state of which connect(2) says little.
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-            socket.set_write_timeout(Some(self.timeout))?;
-            socket.connect(&SockAddr::unix(&self.socket)?)?;
-            Ok(socket.into())
+            match end.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => return Err(io::ErrorKind::TimedOut.into()),
+                left => socket.set_write_timeout(Some(left))?,
+            }
+            match socket.connect(&SockAddr::unix(&self.socket)?) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                connected => return connected.map(|()| socket.into()),
+            }
         };
         connect().map_err(|source: io::Error| {
             let socket = self.socket.clone();

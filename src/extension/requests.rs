@@ -118,11 +118,10 @@ impl Requests {
     /// Writes the answer to the request.
     pub(super) fn answer(
         &self,
-        request: &Request,
+        Request { number, method }: Request,
         to: &mut dyn TOutputProtocol,
     ) -> thrift::Result<()> {
-        let number = request.number;
-        match &request.method {
+        match method {
             Method::Ping => {
                 answer::reply("ping", number, to, |to| answer::write_result(&success(), to))
             }
@@ -135,23 +134,23 @@ impl Requests {
                 replied
             }
             Method::Call { registry, item, request } => {
-                match (&**registry, request.get("action").map_or("", String::as_str)) {
-                    ("table", "generate") if *item == self.name => {
+                match (&*registry, request.get("action").map_or("", String::as_str)) {
+                    ("table", "generate") if item == self.name => {
                         self.generate(number, request, to)
                     }
-                    ("table", "columns") if *item == self.name => {
+                    ("table", "columns") if item == self.name => {
                         let routes = routes::routes(self.table.columns());
                         write_response(number, &ExtensionResponse::new(success(), routes), to)
                     }
                     (registry, action) => {
-                        let message = self.cannot(registry, item, action);
+                        let message = self.cannot(registry, &item, action);
                         write_response(number, &failure(message), to)
                     }
                 }
             }
             Method::Unknown(name) => {
                 let exception = TMessageType::Exception;
-                to.write_message_begin(&TMessageIdentifier::new(&**name, exception, number))?;
+                to.write_message_begin(&TMessageIdentifier::new(name, exception, number))?;
                 let error = ApplicationError {
                     kind: ApplicationErrorKind::UnknownMethod,
                     message: "an extension has the methods ping, call and shutdown".to_owned(),
@@ -176,16 +175,18 @@ impl Requests {
     fn generate(
         &self,
         number: i32,
-        request: &ExtensionPluginRequest,
+        request: ExtensionPluginRequest,
         to: &mut dyn TOutputProtocol,
     ) -> thrift::Result<()> {
-        let columns = self.table.columns();
-        let query = context::of_request(request, columns);
         // Kept until the answer is sent: a client that reads slowly keeps its place, not its turn.
         let place = match self.turns.enter() {
             Ok(place) => place,
             Err(message) => return write_response(number, &failure(message), to),
         };
+        let columns = self.table.columns();
+        let query = context::of_request(&request, columns);
+        // A list of thousands of pids: it must not take room while the query waits.
+        drop(request);
         let turn = place.turn(if self.table.scans(&query) { Kind::Scan } else { Kind::Lookup });
         let rows = self.table.generate(&query);
         drop(turn);
@@ -238,7 +239,7 @@ mod tests {
         let request = Request { number: 1, method: Method::Shutdown };
         let mut watched = Watched { events: &events, told_by_then: Vec::new() };
         let mut to = TBinaryOutputProtocol::new(&mut watched, true);
-        requests.answer(&request, &mut to).unwrap();
+        requests.answer(request, &mut to).unwrap();
         assert_eq!(watched.told_by_then, [None]);
         assert_eq!(events.try_recv(), Ok(Event::Shutdown));
     }

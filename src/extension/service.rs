@@ -5,24 +5,22 @@
 //! the places run out. Scans take turns; pings, `columns` and everything else never wait for one.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Permissions};
 use std::io::{self, BufReader, BufWriter};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use socket2::{Domain, SockAddr, Socket, Type};
 use thrift::protocol::{TBinaryOutputProtocol, TOutputProtocol};
 
+use super::log_limit::LogLimit;
 use super::protocol::BinaryInput;
 use super::requests::{Request, Requests};
+use super::socket_file::{SocketFile, bind};
 use super::timed::Timed;
 
 /// The most connections at a time.
@@ -57,6 +55,8 @@ pub struct Service {
     requests: Requests,
     limits: Limits,
     connections: Mutex<Connections>,
+    refused: LogLimit,
+    failed: LogLimit,
 }
 
 #[derive(Default)]
@@ -76,7 +76,8 @@ struct Connection {
 impl Service {
     /// Nobody can connect yet: see [`Listening`].
     pub fn new(requests: Requests, limits: Limits) -> Self {
-        Service { requests, limits, connections: Mutex::default() }
+        let (refused, failed) = (LogLimit::default(), LogLimit::default());
+        Service { requests, limits, connections: Mutex::default(), refused, failed }
     }
 
     /// Ends all connections: at once, or as soon as the request that is being answered is.
@@ -98,6 +99,8 @@ impl Service {
         let mut connections = self.connections();
         if connections.open.len() >= CONNECTIONS {
             let Some(id) = connections.open.iter().find(|(_, c)| c.idle).map(|(id, _)| *id) else {
+                drop(connections);
+                self.log_refusal();
                 return Ok(());
             };
             if let Some(oldest) = connections.open.remove(&id) {
@@ -119,6 +122,27 @@ impl Service {
                 }
             })
             .map(drop)
+    }
+
+    fn log_refusal(&self) {
+        let message = format!(
+            "all {CONNECTIONS} connections wait for answers: a new connection was closed; find the clients of \
+             the extension's socket"
+        );
+        if let Some(line) = self.refused.line(&message, Instant::now()) {
+            log::warn!("{line}");
+        }
+    }
+
+    /// Descriptors or threads are used up, most likely.
+    fn log_failure(&self, error: &io::Error) {
+        let message = format!(
+            "cannot take a connection: {error}; raise the limits of descriptors and tasks (in systemd: \
+             LimitNOFILE, TasksMax)"
+        );
+        if let Some(line) = self.failed.line(&message, Instant::now()) {
+            log::warn!("{line}");
+        }
     }
 }
 
@@ -161,7 +185,7 @@ impl Place {
                 return Ok(());
             }
             timed.set(answer, stall);
-            self.service.requests.answer(&request, &mut output)?;
+            self.service.requests.answer(request, &mut output)?;
             output.flush()?;
         }
     }
@@ -205,47 +229,6 @@ impl Drop for Listening {
     }
 }
 
-/// The file of a socket that was bound here; removed when dropped, unless another took its place.
-struct SocketFile {
-    path: PathBuf,
-    /// Device and inode, to know it by.
-    identity: (u64, u64),
-}
-
-impl SocketFile {
-    fn at(path: &Path) -> io::Result<SocketFile> {
-        Ok(SocketFile { path: path.into(), identity: identity(path)? })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
-}
-
-/// Binds the socket with mode 0600 whatever the umask. Linux gives the file the mode that the socket
-/// has before, less the umask, so there is no moment at which others could connect.
-fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
-    const OWNER_ALONE: u32 = 0o600;
-    let socket = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
-    if cfg!(target_os = "linux") {
-        socket.set_permissions(Permissions::from_mode(OWNER_ALONE))?;
-    }
-    let socket = Socket::from(OwnedFd::from(socket));
-    socket.bind(&SockAddr::unix(path)?)?;
-    let file = SocketFile::at(path)?;
-    fs::set_permissions(path, Permissions::from_mode(OWNER_ALONE))?;
-    socket.listen(128)?;
-    Ok((OwnedFd::from(socket).into(), file))
-}
-
 /// Takes connections until the other end of `stopped` is closed.
 fn accept(listener: &UnixListener, stopped: &UnixStream, service: &Arc<Service>) {
     loop {
@@ -260,8 +243,8 @@ fn accept(listener: &UnixListener, stopped: &UnixStream, service: &Arc<Service>)
             Err(errno) => Err(errno.into()),
         };
         if let Err(error) = taken {
-            // Too many open files or threads, most likely: some will be closed soon.
-            log::warn!("cannot take a connection: {error}");
+            service.log_failure(&error);
+            // Some will be free soon.
             thread::sleep(Duration::from_millis(100));
         }
     }

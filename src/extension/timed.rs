@@ -27,26 +27,36 @@ impl<'a> Timed<'a> {
         self.step.set(step);
     }
 
-    /// How long the next read or write may take.
-    fn patience(&self) -> io::Result<Option<Duration>> {
-        match self.end.get().saturating_duration_since(Instant::now()).min(self.step.get()) {
-            Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
-            patience => Ok(Some(patience)),
+    /// Makes a read or a write in the time that it may take. A signal interrupts it (a socket with a timeout is
+    /// never restarted: signal(7)); it goes on then, in the same time.
+    fn attempt(
+        &self,
+        set_timeout: impl Fn(&UnixStream, Option<Duration>) -> io::Result<()>,
+        mut call: impl FnMut(&UnixStream) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let end = self.end.get().min(Instant::now() + self.step.get());
+        loop {
+            match end.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => return Err(io::ErrorKind::TimedOut.into()),
+                left => set_timeout(self.stream, Some(left))?,
+            }
+            match call(self.stream) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
         }
     }
 }
 
 impl Read for &Timed<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(self.patience()?)?;
-        (&mut &*self.stream).read(bytes)
+        self.attempt(UnixStream::set_read_timeout, |mut stream| stream.read(bytes))
     }
 }
 
 impl Write for &Timed<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(self.patience()?)?;
-        (&mut &*self.stream).write(bytes)
+        self.attempt(UnixStream::set_write_timeout, |mut stream| stream.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -81,6 +81,14 @@ fn a_sigint_in_the_middle_of_a_scan_ends_it_cleanly() {
 }
 
 #[test]
+fn a_sighup_in_the_middle_of_a_scan_ends_it_cleanly() {
+    let tree = endless();
+    let scene = Scene::begin(&tree);
+    let _writer = tree.writer(1, "udp");
+    scene.ends_cleanly(|scene| scene.extension.send(Signal::HUP));
+}
+
+#[test]
 fn a_shutdown_in_the_middle_of_a_scan_ends_it_cleanly() {
     let tree = endless();
     let scene = Scene::begin(&tree);

@@ -1,10 +1,13 @@
 //! What is logged, and how loud.
 
+use std::io::Write;
+use std::time::{Duration, Instant};
+
 use crate::support::core::Core;
 use crate::support::osquery::TABLE;
 use crate::support::proc_tree::{ProcTree, TCP_HEADER, tcp_line};
 use crate::support::process::{Extension, command};
-use crate::support::wire::{call, exchange};
+use crate::support::wire::{call, connect, exchange, ping};
 
 const NAME: &str = "process_open_sockets";
 const REGISTERED: &str = "process_open_sockets: registered with osquery; the table is named \
@@ -97,4 +100,35 @@ fn each_kind_of_gap_is_one_warning_with_its_count_however_many_requests_a_query_
     let lines = "warning: malformed lines: 2 (first: ";
     let counts = [fds, lines].map(|warning| said.matches(warning).count());
     assert_eq!((counts, said.lines().count()), ([1, 1], 3), "{said}");
+}
+
+/// Requests whose answers are not read: the connection waits to send the first that finds no room.
+fn flood(stream: &mut std::os::unix::net::UnixStream) {
+    let pings: Vec<u8> = (0..1000).flat_map(ping).collect();
+    stream.set_nonblocking(true).unwrap();
+    while stream.write(&pings).is_ok() {}
+}
+
+#[test]
+fn a_connection_that_finds_all_places_taken_is_closed_and_logged() {
+    let core = Core::stock();
+    let extension = Extension::launch::<&str>(core.socket(), &[]);
+    let socket = core.socket_of(core.wait_for(NAME));
+    extension.wait_until_it_says(REGISTERED);
+    let refused = "process_open_sockets: warning: all 64 connections wait for answers: a new connection was \
+                   closed; find the clients of the extension's socket\n";
+    let start = Instant::now();
+    let mut clients = Vec::new();
+    while !extension.said().contains(refused) {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", extension.said());
+        clients.push(connect(&socket));
+        // A client that was not stuck yet made room for another.
+        clients.iter_mut().for_each(flood);
+    }
+    assert!(clients.len() > 64);
+    // More of them are only counted.
+    for _ in 0..10 {
+        assert_eq!(exchange(&socket, b""), b"");
+    }
+    assert_eq!(extension.said().matches("connections wait for answers").count(), 1);
 }

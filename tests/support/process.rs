@@ -32,6 +32,13 @@ pub(crate) fn command_with_umask(umask: &str) -> Command {
     shell
 }
 
+/// The same as under nohup(1).
+pub(crate) fn command_without_hangups() -> Command {
+    let mut shell = without_settings(Command::new("sh"));
+    shell.args(["-c", r#"trap '' HUP; exec "$@""#, "sh", BINARY]);
+    shell
+}
+
 fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let ours = name.to_string_lossy().starts_with("PROCESS_OPEN_SOCKETS_");
@@ -60,17 +67,22 @@ impl Extension {
         Extension::run(command().arg("--socket").arg(socket).args(["--interval=1"]).args(more))
     }
 
-    pub(crate) fn run(command: &mut Command) -> Extension {
-        let mut child = command
+    /// With a stderr of the test's own: what it says is not kept here.
+    pub(crate) fn with_stderr(command: &mut Command, stderr: impl Into<Stdio>) -> Extension {
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .expect("the binary starts");
-        let mut stderr = child.stderr.take().expect("a pipe");
-        let said = Arc::new(Mutex::new(String::new()));
+        Extension { child, said: Arc::default(), listener: None }
+    }
+
+    pub(crate) fn run(command: &mut Command) -> Extension {
+        let mut extension = Extension::with_stderr(command, Stdio::piped());
+        let mut stderr = extension.child.stderr.take().expect("a pipe");
         let listener = thread::spawn({
-            let said = Arc::clone(&said);
+            let said = Arc::clone(&extension.said);
             move || {
                 let mut buffer = [0; 4096];
                 while let Ok(length @ 1..) = stderr.read(&mut buffer) {
@@ -79,7 +91,8 @@ impl Extension {
                 }
             }
         });
-        Extension { child, said, listener: Some(listener) }
+        extension.listener = Some(listener);
+        extension
     }
 
     /// What it has written to stderr so far.
@@ -116,6 +129,15 @@ impl Extension {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kilobytes = line.expect("a line VmHWM").trim().trim_end_matches(" kB");
         kilobytes.parse::<u64>().expect("a number") << 10
+    }
+
+    /// How many descriptors it has open, and how many threads it has.
+    pub(crate) fn descriptors_and_threads(&self) -> (usize, usize) {
+        let count = |what| {
+            let entries = std::fs::read_dir(format!("/proc/{}/{what}", self.pid()));
+            entries.expect("a directory of the process").count()
+        };
+        (count("fd"), count("task"))
     }
 
     /// Waits for its end, and gives all that it said.

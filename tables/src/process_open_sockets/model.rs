@@ -539,6 +539,8 @@ pub(crate) struct Snapshot {
     pub(crate) holders: Holders,
     pub(crate) gaps: Gaps,
     pub(crate) work: Work,
+    /// What is to be logged besides gaps.
+    pub(crate) messages: Vec<(log::Level, String)>,
     /// The network namespace of the host's first process, if it is asked for.
     pub(crate) host: Option<NetNamespace>,
     /// The paths of the sockets' control groups by inode, if they are asked for.

@@ -73,7 +73,7 @@ impl Collector {
 
     /// Whether it takes more than a BPF program that is loaded to collect what the filter asks for.
     pub(crate) fn scans(&self, filter: &Filter) -> bool {
-        filter.admits_unowned() || filter.admits_unlisted() || !self.scanner.bpf.is_loaded()
+        filter.admits_unowned() || filter.admits_unlisted() || !self.is_bpf_loaded()
     }
 
     /// Collects what the filter asks for.
@@ -81,7 +81,18 @@ impl Collector {
         let Options { procfs, scan_timeout, .. } = &self.scanner.options;
         let (scanner, filter) = (Arc::clone(&self.scanner), filter.clone());
         let scan = move |steps, end| scanner.scan(&filter, steps, end);
-        self.attempts.run(*scan_timeout, procfs, scan)
+        // In this thread, which reads nothing here that another process can block.
+        self.scanner.bpf.load_if_wanted(&ProcRoot::open(procfs)?);
+        let snapshot = self.attempts.run(*scan_timeout, procfs, scan)?;
+        for (level, message) in &snapshot.messages {
+            log::log!(*level, "{message}");
+        }
+        Ok(snapshot)
+    }
+
+    fn is_bpf_loaded(&self) -> bool {
+        let root = ProcRoot::open(&self.scanner.options.procfs);
+        root.is_ok_and(|root| self.scanner.bpf.get(&root).is_some())
     }
 }
 
@@ -104,8 +115,8 @@ impl Scanner {
             deadline,
             own_sockets: OwnSockets::default(),
         };
-        let snapshot = scan.run(&self.cache)?;
-        log::debug!("{plan}: {}", snapshot.work);
+        let mut snapshot = scan.run(&self.cache)?;
+        snapshot.messages.push((log::Level::Debug, format!("{plan}: {}", snapshot.work)));
         Ok(snapshot)
     }
 }

@@ -137,6 +137,10 @@ impl ProcRoot {
     /// The number of its PID namespace, if the link of a process in it can be read.
     fn pid_namespace(&self) -> Option<u64> {
         let read = |process: &Process| process.link("ns/pid", proc_link::pid_namespace).ok()?;
+        // No other process can block the read of this one's.
+        if self.has_own_pids() {
+            return read(&self.own_process().ok()?);
+        }
         read(&self.process(1).ok()?).or_else(|| read(&self.own_process().ok()?))
     }
 

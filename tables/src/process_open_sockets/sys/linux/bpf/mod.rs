@@ -9,6 +9,7 @@
 mod assembler;
 mod calls;
 mod layout;
+mod load_once;
 mod program;
 mod record;
 
@@ -17,12 +18,14 @@ use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
-use std::sync::OnceLock;
+use std::sync::Once;
+use std::time::{Duration, Instant};
 
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
 use self::layout::Layout;
+use self::load_once::LoadOnce;
 use self::record::Held;
 pub(super) use self::record::{Malformed, Record, Told};
 use super::proc_root::ProcRoot;
@@ -31,11 +34,13 @@ use crate::process_open_sockets::parse::btf::Btf;
 use crate::process_open_sockets::sys::deadline::Deadline;
 use crate::process_open_sockets::{Options, Source};
 
-/// The program, if it is to be used: loaded when it is first asked for.
+/// The program, if it is to be used: loaded when it is first asked for, or later if that fails.
 pub(super) struct Bpf {
     source: Source,
     from_files: Option<u64>,
-    loaded: OnceLock<Option<Loaded>>,
+    loaded: LoadOnce<Loaded>,
+    /// Completed once it is logged that BPF is forbidden.
+    forbidden: Once,
 }
 
 struct Loaded {
@@ -48,15 +53,17 @@ impl Bpf {
     /// Nothing is loaded yet.
     pub(super) fn new(options: &Options) -> Bpf {
         let (source, from_files) = (options.source, options.bpf_from_files);
-        Bpf { source, from_files, loaded: OnceLock::new() }
+        Bpf { source, from_files, loaded: LoadOnce::new(), forbidden: Once::new() }
     }
 
-    pub(super) fn is_loaded(&self) -> bool {
-        matches!(self.loaded.get(), Some(Some(_)))
-    }
-
-    /// None where it is not to be used, or cannot be.
+    /// The loaded program; None if it was not to be loaded, or could not be.
     pub(super) fn get(&self, root: &ProcRoot) -> Option<&TaskFiles> {
+        let loaded = self.loaded.get()?;
+        (root.device() == Some(loaded.mount)).then_some(&loaded.files)
+    }
+
+    /// Loads it, if it is to be used and is not loaded yet.
+    pub(super) fn load_if_wanted(&self, root: &ProcRoot) -> Option<()> {
         let from_files = match self.source {
             Source::Bpf => 0,
             Source::Auto => self.from_files?,
@@ -66,21 +73,30 @@ impl Bpf {
             log::debug!("without BPF: the host has less than {from_files} files open");
             return None;
         }
-        let loaded = self.loaded.get_or_init(|| {
-            let is_asked_for = self.source == Source::Bpf;
-            let loudness = if is_asked_for { log::Level::Warn } else { log::Level::Info };
-            let loaded = match self.from_files {
-                None => Err("it is forbidden".into()),
-                Some(_) => load(root, loudness),
-            };
-            match &loaded {
-                Ok(_) => log::debug!("a BPF program is loaded"),
-                Err(why) => say_without(loudness, why),
+        if self.from_files.is_none() {
+            self.forbidden.call_once(|| say_without(self.loudness(), "it is forbidden"));
+            return None;
+        }
+        self.loaded.get_or_load(Instant::now(), |pause| self.load(root, pause)).map(drop)
+    }
+
+    fn loudness(&self) -> log::Level {
+        if self.source == Source::Bpf { log::Level::Warn } else { log::Level::Info }
+    }
+
+    /// Attempts to load it. A failure is logged, with the pause until the next attempt.
+    fn load(&self, root: &ProcRoot, pause: Duration) -> Option<Loaded> {
+        match load(root, self.loudness()) {
+            Ok(loaded) => {
+                log::debug!("a BPF program is loaded");
+                Some(loaded)
             }
-            loaded.ok()
-        });
-        let loaded = loaded.as_ref()?;
-        (root.device() == Some(loaded.mount)).then_some(&loaded.files)
+            Err(why) => {
+                let next = format!("{why}; next attempt in {} s", pause.as_secs());
+                say_without(self.loudness(), next);
+                None
+            }
+        }
     }
 }
 
@@ -100,7 +116,11 @@ fn load(root: &ProcRoot, loudness: log::Level) -> Result<Loaded, String> {
 }
 
 fn say_without(loudness: log::Level, why: impl Display) {
-    log::log!(loudness, "read from /proc and netlink, without BPF: {why}");
+    log::log!(loudness, "{}", without(why));
+}
+
+fn without(why: impl Display) -> String {
+    format!("read from /proc and netlink, without BPF: {why}")
 }
 
 /// Where the kernel that runs keeps what the program reads.
@@ -145,13 +165,13 @@ impl TaskFiles {
         self.tells_threads
     }
 
-    /// Logs that it failed and that other sources are used.
-    pub(super) fn log_failure(&self, error: &io::Error) {
+    /// The message that it failed and that other sources are used, with its level.
+    pub(super) fn failure(&self, error: &io::Error) -> (log::Level, String) {
         // Of older kernels nothing else is to be expected: see `run`.
         let is_old = error.kind() == io::ErrorKind::Unsupported
             || error.raw_os_error() == Some(Errno::TOOBIG.raw_os_error());
         let level = if is_old { log::Level::Debug } else { self.loudness };
-        say_without(level, error);
+        (level, without(error))
     }
 
     /// Hands the descriptors of sockets to `each`, those of all processes or of one. Those of threads that

@@ -125,7 +125,7 @@ impl Scan<'_> {
         let pass = match self.pass(bpf, listing, inodes, report) {
             Ok(pass) => pass,
             Err(error) => {
-                bpf.log_failure(&error);
+                report.messages.push(bpf.failure(&error));
                 return HeldSockets::of(self.walk_holders(pids, inodes, report));
             }
         };

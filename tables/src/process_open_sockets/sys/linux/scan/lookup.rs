@@ -61,7 +61,7 @@ impl Scan<'_> {
         match self.bpf_sockets(bpf, pids, report) {
             Ok(sockets) => Some(sockets),
             Err(error) => {
-                bpf.log_failure(&error);
+                report.messages.push(bpf.failure(&error));
                 None
             }
         }

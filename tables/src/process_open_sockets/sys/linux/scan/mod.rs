@@ -47,12 +47,15 @@ pub(super) struct Scan<'a> {
 pub(super) struct Report {
     pub(super) gaps: Gaps,
     pub(super) work: Work,
+    /// What is logged when the scan has ended.
+    pub(super) messages: Vec<(log::Level, String)>,
 }
 
 impl Report {
     pub(super) fn extend(&mut self, more: Report) {
         self.gaps.extend(more.gaps);
         self.work += more.work;
+        self.messages.extend(more.messages);
     }
 }
 
@@ -127,7 +130,7 @@ impl Scan<'_> {
         namespaces: &Namespaces,
         report: Report,
     ) -> Snapshot {
-        let Report { mut gaps, work } = report;
+        let Report { mut gaps, work, messages } = report;
         let (root, filter) = (self.root, self.filter);
         if self.plan.tables.contains(&SocketTable::Netlink) {
             sockets.retain(|socket| !self.own_sockets.contains(socket.inode));
@@ -154,6 +157,16 @@ impl Scan<'_> {
         };
         let path = root.path().to_owned();
         let uids = Uids::new(move |pid| ProcRoot::open(&path).ok()?.real_uid(pid));
-        Snapshot { sockets, holders, gaps, host, cgroups, work, uids, ..Snapshot::default() }
+        Snapshot {
+            sockets,
+            holders,
+            gaps,
+            host,
+            cgroups,
+            work,
+            messages,
+            uids,
+            ..Snapshot::default()
+        }
     }
 }

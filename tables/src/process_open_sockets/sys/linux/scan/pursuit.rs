@@ -115,7 +115,7 @@ impl Scan<'_> {
             Ok(())
         });
         if let Err(error) = done {
-            bpf.log_failure(&error);
+            report.messages.push(bpf.failure(&error));
         }
         (sockets.into_values().collect(), holders.finish(|_| true))
     }

@@ -63,6 +63,7 @@ fn what_bpf_answers_in_part_is_passed_once_and_not_walked() {
     in_quiet_namespace(module_path!(), BPF_TEST, || {
         let collector = collector(Source::Bpf);
         let root = ProcRoot::open("/proc".as_ref()).unwrap();
+        collector.scanner.bpf.load_if_wanted(&root);
         match collector.scanner.bpf.get(&root) {
             None => {
                 return say_without_bpf(BPF_TEST, "BPF is not used; the tests of bpf print why");

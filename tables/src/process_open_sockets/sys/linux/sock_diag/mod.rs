@@ -12,18 +12,18 @@
 //! A kernel without a list for the protocol tries to load a module for it first, and then says
 //! ENOENT, so asking may load `tcp_diag` and the like once.
 
+mod interface;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::fs::fstat;
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::netdevice::index_to_name;
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::sockopt::{
     Timeout, set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_timeout,
@@ -188,9 +188,10 @@ impl SockDiag {
         fstat(&self.socket).map_or(0, |stat| stat.st_ino)
     }
 
-    /// What an interface of the namespace is called now.
+    /// The present name of an interface of the namespace, with U+FFFD for bytes that are not UTF-8.
     pub(super) fn interface_name(&self, index: u32) -> Option<String> {
-        index_to_name(&self.socket, index).ok()
+        let name = interface::name_of(self.socket.as_fd(), index).ok()?;
+        Some(String::from_utf8_lossy(&name).into_owned())
     }
 
     /// Sends a request, once the last one is answered: the kernel refuses a second at a time.

@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::net::TcpListener;
 use std::ops::RangeInclusive;
-use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -114,6 +115,22 @@ fn port_ranges() -> Vec<RangeInclusive<u16>> {
         RangeInclusive::new(1, 0),
         32768..=60999,
     ]
+}
+
+#[test]
+fn an_interface_name_that_is_not_utf_8_is_shown() {
+    in_quiet_namespace(module_path!(), "an_interface_name_that_is_not_utf_8_is_shown", || {
+        let diag = SockDiag::open().unwrap();
+        assert_eq!(diag.interface_name(1).as_deref(), Some("lo"));
+        let name = OsStr::from_bytes(b"l\xffo");
+        for change in [&["down".as_ref()][..], &["name".as_ref(), name]] {
+            let mut ip = Command::new("ip");
+            let changed = ip.args(["link", "set", "dev", "lo"]).args(change).status();
+            assert!(changed.unwrap().success(), "ip, of iproute2, changes the loopback interface");
+        }
+        assert_eq!(diag.interface_name(1).as_deref(), Some("l\u{fffd}o"));
+        assert_eq!(diag.interface_name(4711), None);
+    });
 }
 
 #[test]

@@ -1,0 +1,47 @@
+//! A limit for a message that a client can cause at will: once in a while, with the count of those between.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// For how long the message is not logged again.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// When a message was logged, and how many were suppressed since.
+#[derive(Debug, Default)]
+pub(super) struct LogLimit(Mutex<Option<(Instant, u64)>>);
+
+impl LogLimit {
+    /// The line to log for a message at that time; None if it is only counted.
+    pub(super) fn line(&self, message: &str, now: Instant) -> Option<String> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, suppressed)) = last.as_mut()
+            && now.saturating_duration_since(*at) < PAUSE
+        {
+            *suppressed += 1;
+            return None;
+        }
+        match last.replace((now, 0)) {
+            None | Some((_, 0)) => Some(message.to_owned()),
+            Some((_, suppressed)) => {
+                Some(format!("{message}; similar messages suppressed: {suppressed}"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_logged_again_after_the_pause_with_the_count_of_others() {
+        let start = Instant::now();
+        let limit = LogLimit::default();
+        let line = |seconds| limit.line("full", start + Duration::from_secs(seconds));
+        assert_eq!(line(0).as_deref(), Some("full"));
+        assert_eq!(line(1), None);
+        assert_eq!(line(9), None);
+        assert_eq!(line(10).as_deref(), Some("full; similar messages suppressed: 2"));
+        assert_eq!(line(20).as_deref(), Some("full"));
+    }
+}

@@ -1,0 +1,187 @@
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::*;
+
+/// Longer than any of these tests waits.
+const LONG: Duration = Duration::from_secs(60);
+
+/// What a sink was given, and the gate at which each of its writes waits.
+#[derive(Clone, Default)]
+struct Pipe(Arc<(Mutex<AtPipe>, Condvar)>);
+
+#[derive(Default)]
+struct AtPipe {
+    text: Vec<u8>,
+    is_blocked: bool,
+    is_waiting: bool,
+    fails: bool,
+}
+
+impl Pipe {
+    fn blocked() -> Pipe {
+        let pipe = Pipe::default();
+        pipe.set(|at| at.is_blocked = true);
+        pipe
+    }
+
+    fn set(&self, change: impl FnOnce(&mut AtPipe)) {
+        change(&mut self.0.0.lock().unwrap());
+        self.0.1.notify_all();
+    }
+
+    /// Waits until a write waits.
+    fn wait_for_writer(&self) {
+        let state = self.0.0.lock().unwrap();
+        let waited = self.0.1.wait_timeout_while(state, LONG, |at| !at.is_waiting).unwrap();
+        assert!(!waited.1.timed_out(), "nothing is written");
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.0.lock().unwrap().text.clone()).unwrap()
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.0.0.lock().unwrap();
+        state.is_waiting = true;
+        self.0.1.notify_all();
+        state = self.0.1.wait_while(state, |at| at.is_blocked).unwrap();
+        state.is_waiting = false;
+        if state.fails {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        state.text.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn queue(sink: &Pipe, lines: usize, bytes: usize) -> LogQueue {
+    LogQueue::with_capacity("test", sink.clone(), Capacity { lines, bytes }).unwrap()
+}
+
+fn push(queue: &LogQueue, numbers: std::ops::Range<usize>) {
+    numbers.for_each(|number| queue.push(format!("{number}\n").into_bytes()));
+}
+
+fn numbers(numbers: std::ops::Range<usize>) -> String {
+    numbers.map(|number| format!("{number}\n")).collect()
+}
+
+const DROPPED: &str = "test: warning: log messages dropped: ";
+
+#[test]
+fn lines_are_written_in_their_order() {
+    let sink = Pipe::default();
+    let queue = queue(&sink, 10_000, 1 << 20);
+    push(&queue, 0..5_000);
+    assert!(queue.flush_within(LONG));
+    assert_eq!(sink.text(), numbers(0..5_000));
+}
+
+#[test]
+fn a_blocked_writer_blocks_no_caller_and_drops_are_counted() {
+    let sink = Pipe::blocked();
+    let queue = queue(&sink, 10, 1 << 20);
+    push(&queue, 0..1);
+    sink.wait_for_writer();
+    // Ten wait behind the one that is being written; were a call to block, this would not end.
+    push(&queue, 1..100_000);
+    sink.set(|at| at.is_blocked = false);
+    assert!(queue.flush_within(LONG));
+    assert_eq!(sink.text(), format!("{}{DROPPED}{}\n", numbers(0..11), 100_000 - 11));
+}
+
+#[test]
+fn lines_after_a_drop_come_after_its_count() {
+    let sink = Pipe::blocked();
+    let queue = queue(&sink, 10, 1 << 20);
+    push(&queue, 0..1);
+    sink.wait_for_writer();
+    push(&queue, 1..12);
+    sink.set(|at| at.is_blocked = false);
+    assert!(queue.flush_within(LONG));
+    push(&queue, 12..14);
+    assert!(queue.flush_within(LONG));
+    assert_eq!(sink.text(), format!("{}{DROPPED}1\n{}", numbers(0..11), numbers(12..14)));
+}
+
+#[test]
+fn a_short_line_does_not_overtake_a_dropped_one() {
+    let sink = Pipe::blocked();
+    let queue = queue(&sink, 100, 10);
+    push(&queue, 0..1);
+    sink.wait_for_writer();
+    queue.push(b"123456\n".to_vec());
+    queue.push(b"78901\n".to_vec());
+    queue.push(b"2\n".to_vec());
+    sink.set(|at| at.is_blocked = false);
+    assert!(queue.flush_within(LONG));
+    assert_eq!(sink.text(), format!("0\n123456\n{DROPPED}2\n"));
+}
+
+#[test]
+fn a_flush_of_a_blocked_writer_ends_after_its_time() {
+    let sink = Pipe::blocked();
+    let queue = queue(&sink, 10, 1 << 20);
+    push(&queue, 0..1);
+    assert!(!queue.flush_within(Duration::from_millis(50)));
+    assert_eq!(sink.text(), "");
+    sink.set(|at| at.is_blocked = false);
+    assert!(queue.flush_within(LONG));
+    assert_eq!(sink.text(), "0\n");
+}
+
+#[test]
+fn lines_that_cannot_be_written_are_counted_once_others_can() {
+    let sink = Pipe::default();
+    let queue = queue(&sink, 10, 1 << 20);
+    sink.set(|at| at.fails = true);
+    push(&queue, 0..3);
+    assert!(queue.flush_within(LONG));
+    sink.set(|at| at.fails = false);
+    push(&queue, 3..4);
+    assert!(queue.flush_within(LONG));
+    assert_eq!(sink.text(), format!("{DROPPED}3\n3\n"));
+}
+
+#[test]
+fn a_line_that_is_too_long_is_cut() {
+    let sink = Pipe::default();
+    let queue = queue(&sink, 10, 1 << 20);
+    queue.push(vec![b'x'; 2 * MAX_LINE]);
+    assert!(queue.flush_within(LONG));
+    assert_eq!(sink.text(), format!("{}…\n", "x".repeat(MAX_LINE)));
+}
+
+/// Takes three bytes at a time, and nothing every other time, as a pipe in non-blocking mode does.
+struct Trickle(Sender<u8>, bool);
+
+impl Write for Trickle {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.1 = !self.1;
+        if self.1 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let taken = bytes.len().min(3);
+        bytes[..taken].iter().for_each(|&byte| self.0.send(byte).unwrap());
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_sink_that_is_full_for_a_moment_gets_the_whole_line() {
+    let (send, came): (_, Receiver<u8>) = channel();
+    let queue = LogQueue::start("test", Trickle(send, false)).unwrap();
+    queue.push(b"a whole line\n".to_vec());
+    assert!(queue.flush_within(LONG));
+    assert_eq!(came.try_iter().collect::<Vec<u8>>(), b"a whole line\n");
+}
