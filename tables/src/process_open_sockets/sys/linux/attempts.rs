@@ -1,8 +1,9 @@
 //! Scans that a process cannot stop.
 //!
 //! A scan runs in a thread of its own. If one of its [steps](super::steps) is blocked, the scan is abandoned:
-//! its thread stays behind until the step ends, and the scan is made once more without the process. When
-//! blocked steps have taken [`BUDGET`] together, the last attempt makes no step at all.
+//! its thread stays behind until the step ends, other processes that are blocked are looked for, and the scan is
+//! made once more without them. When blocked steps have taken [`BUDGET`] together, the last attempt makes no
+//! step at all.
 //!
 //! The alternative is a worker process that is killed and started again. It would have to pass on every row,
 //! load the BPF program after each restart, and take the memory of a second process; and a scan that is
@@ -11,14 +12,15 @@
 //!
 //! [`ProcRoot::root_of`]: super::proc_root::ProcRoot
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::proc_root::ProcRoot;
-use super::steps::{BlockedProcesses, Steps};
+use super::steps::{BlockedProcesses, PROCESSES_OF_A_USER, Steps};
 use super::workers::Workers;
 use crate::{Error, User};
 
@@ -26,9 +28,8 @@ use crate::{Error, User};
 const STEP_LIMIT: Duration = Duration::from_secs(1);
 /// All blocked steps of a scan together are waited for so long.
 const BUDGET: Duration = Duration::from_secs(3);
-/// With that many blocked processes no step is made any more: each has a thread wait, and a thread keeps what
-/// its scan had read.
-const MAX_BLOCKED: usize = 16;
+/// With that many blocked processes no step is made any more: each has a thread wait.
+const MAX_BLOCKED: usize = 32;
 /// How often it is looked whether a step is blocked.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long after its deadline a scan is still waited for. It ends by itself, unless the kernel holds it.
@@ -95,6 +96,48 @@ impl Attempts {
                 }
             };
             budget = budget.saturating_sub(blocked_for);
+            budget = budget.saturating_sub(self.find_blocked(procfs, STEP_LIMIT.min(budget)));
+        }
+    }
+
+    /// Makes a step for every process, those of different users at the same time, so that all users who block
+    /// steps are known after one wait. Returns for how long it waited.
+    fn find_blocked(&self, procfs: &Path, limit: Duration) -> Duration {
+        let steps = Arc::new(Steps::new(Arc::clone(&self.blocked), !limit.is_zero()));
+        let Ok(root) = ProcRoot::open_for(procfs, Arc::clone(&steps)) else {
+            return Duration::ZERO;
+        };
+        let mut by_user: BTreeMap<User, Vec<i32>> = BTreeMap::new();
+        for pid in root.pids().unwrap_or_default() {
+            by_user.entry(root.user(pid)).or_default().push(pid);
+        }
+        let root = Arc::new(root);
+        let (running, all_ended) = sync_channel::<()>(0);
+        let threads = MAX_BLOCKED.saturating_sub(self.blocked.count());
+        let queues = by_user.into_values().map(|pids| Arc::new(Mutex::new(pids)));
+        for pids in queues.flat_map(|pids| vec![pids; PROCESSES_OF_A_USER]).take(threads) {
+            let (root, running) = (Arc::clone(&root), running.clone());
+            let read_all = move |done: &dyn Fn()| {
+                let next = || pids.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                while let Some(pid) = next() {
+                    // Whatever it is: that it can be read is enough.
+                    let _ = root.link(pid, "ns/net", |_| ());
+                }
+                done();
+                drop(running);
+            };
+            if self.workers.run(read_all).is_err() {
+                break;
+            }
+        }
+        drop(running);
+        loop {
+            if all_ended.recv_timeout(POLL_INTERVAL) == Err(RecvTimeoutError::Disconnected) {
+                return Duration::ZERO;
+            }
+            if let Some(time) = steps.abandon_if_blocked(limit, |pid| root.user(pid)) {
+                return time;
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct BlockedProcesses {
 
 /// So many blocked processes of a user are waited for. After them the user's other processes are not read
 /// either: they can be blocked on purpose. Root's always are.
-const PROCESSES_OF_A_USER: usize = 2;
+pub(super) const PROCESSES_OF_A_USER: usize = 2;
 
 impl BlockedProcesses {
     fn users(&self) -> MutexGuard<'_, BTreeMap<i32, User>> {
@@ -154,20 +154,24 @@ impl Steps {
         /// A thread that waits for a processor is not blocked, nor is one that waits only now and then.
         const TIMES: u32 = 3;
         let now = Instant::now();
-        let mut longest = None;
-        for step in &mut self.state().in_progress {
+        let mut state = self.state();
+        let mut longest = Duration::ZERO;
+        for step in &mut state.in_progress {
             step.waiting = if is_waiting(step.thread) { step.waiting + 1 } else { 0 };
-            let time = now.saturating_duration_since(step.since);
-            if time >= limit && step.waiting >= TIMES {
-                step.is_blocked = true;
-                self.blocked.insert(step.pid, user_of(step.pid));
-                longest = longest.max(Some(time));
+            if step.waiting >= TIMES {
+                longest = longest.max(now.saturating_duration_since(step.since));
             }
         }
-        if longest.is_some() {
-            self.abandon();
+        if longest < limit {
+            return None;
         }
-        longest
+        // Steps of other threads may have been blocked a little later.
+        for step in state.in_progress.iter_mut().filter(|step| step.waiting >= TIMES) {
+            step.is_blocked = true;
+            self.blocked.insert(step.pid, user_of(step.pid));
+        }
+        self.abandon();
+        Some(longest)
     }
 
     /// Has the attempt end as soon as it can.
