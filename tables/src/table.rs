@@ -304,6 +304,11 @@ pub enum Error {
         /// Which one.
         path: PathBuf,
     },
+    /// The system has no thread for the scan.
+    Thread {
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// The scan did not end, although its deadline passed some seconds ago.
     Timeout {
         /// How long it was waited for.
@@ -325,6 +330,10 @@ impl std::fmt::Display for Error {
                 "{} is not a proc file system (it has no 'self'): give --procfs the place where one is mounted",
                 path.display()
             ),
+            Error::Thread { source } => write!(
+                f,
+                "cannot start a thread for the scan: {source}: raise the limit on processes and threads"
+            ),
             Error::Timeout { after } => write!(
                 f,
                 "the scan did not end within {} s: a read of /proc or of a socket table is blocked",
@@ -338,7 +347,9 @@ impl std::fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Read { source, .. } | Error::Processes { source } => Some(source),
+            Error::Read { source, .. } | Error::Processes { source } | Error::Thread { source } => {
+                Some(source)
+            }
             Error::NotProc { .. } | Error::Timeout { .. } => None,
         }
     }

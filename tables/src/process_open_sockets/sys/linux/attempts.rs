@@ -46,7 +46,8 @@ impl Attempts {
     /// Scans, as often as it takes until no step is blocked.
     ///
     /// # Errors
-    /// What the scan returns; or that it does not end although its deadline has passed.
+    /// What the scan returns; or that it does not end although its deadline has passed, or that the system has
+    /// no thread for it.
     pub(super) fn run<T: Send + 'static>(
         &self,
         timeout: Duration,
@@ -59,12 +60,11 @@ impl Attempts {
         let scan = Arc::new(scan);
         let mut budget = BUDGET;
         loop {
-            let steps = |is_allowed| Arc::new(Steps::new(Arc::clone(&self.blocked), is_allowed));
             let is_allowed = !budget.is_zero() && self.blocked.count() < MAX_BLOCKED;
-            let watched = steps(is_allowed);
+            let steps = Arc::new(Steps::new(Arc::clone(&self.blocked), is_allowed));
             let (send, result) = sync_channel(1);
             let attempt = {
-                let (scan, steps) = (Arc::clone(&scan), Arc::clone(&watched));
+                let (scan, steps) = (Arc::clone(&scan), Arc::clone(&steps));
                 move |done: &dyn Fn()| {
                     let result = catch_unwind(AssertUnwindSafe(|| scan(steps, end)));
                     drop(scan);
@@ -73,17 +73,14 @@ impl Attempts {
                     let _ = send.send(result);
                 }
             };
-            if self.workers.run(attempt).is_err() {
-                // Without a thread that can be abandoned no step is made.
-                return scan(steps(false), end);
-            }
+            self.workers.run(attempt).map_err(|source| Error::Thread { source })?;
             let blocked_for = loop {
                 match result.recv_timeout(POLL_INTERVAL) {
                     Ok(Ok(result)) => return result,
                     Ok(Err(panic)) => resume_unwind(panic),
                     Err(_) => {}
                 }
-                let blocked = watched.abandon_if_blocked(STEP_LIMIT.min(budget), |pid| {
+                let blocked = steps.abandon_if_blocked(STEP_LIMIT.min(budget), |pid| {
                     let root = ProcRoot::open(procfs);
                     User::of_uid(root.ok().and_then(|root| root.real_uid(pid)))
                 });
@@ -91,7 +88,7 @@ impl Attempts {
                     break time;
                 }
                 if start.elapsed().saturating_sub(timeout) > GRACE {
-                    watched.abandon();
+                    steps.abandon();
                     return Err(Error::Timeout { after: start.elapsed() });
                 }
             };
