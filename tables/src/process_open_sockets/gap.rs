@@ -74,7 +74,7 @@ impl fmt::Display for Gap {
             GapKind::Blocked => (
                 "processes skipped since reads of /proc/<pid> are blocked, most likely by an execve that waits \
                  for a FUSE or network file system",
-                "without BPF they are not shown as holders; end the process or its file server",
+                "they are not shown as holders, unless BPF shows them; end the process or its file server",
             ),
             GapKind::Hidepid => (
                 "mounts of proc with hidepid, which do not show the processes of others",
