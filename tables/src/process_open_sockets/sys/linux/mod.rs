@@ -75,6 +75,6 @@ impl Collector {
         };
         let snapshot = scan.run(&self.cache)?;
         log::debug!("{plan}: {}", snapshot.work);
-        Ok(snapshot)
+        Ok(Snapshot { plan: plan.to_string(), ..snapshot })
     }
 }
