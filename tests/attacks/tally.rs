@@ -34,17 +34,17 @@ impl Sighting {
 
 /// With which sources an answer has to have the pid.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pid {
-    WithEach,
+pub(super) enum PidPromise {
+    Always,
     WithBpf,
-    WithNone,
+    Never,
 }
 
 /// One query of a socket with one source.
 struct Count {
     name: String,
     source: NamedSource,
-    pid: Pid,
+    pid: PidPromise,
     answers: usize,
     with_socket: usize,
     with_pid: usize,
@@ -54,9 +54,9 @@ impl Count {
     /// Whether there were too few answers, or one lacked what it has to have.
     fn is_short(&self) -> bool {
         let needs_pid = match self.pid {
-            Pid::WithEach => true,
-            Pid::WithBpf => self.source == BPF,
-            Pid::WithNone => false,
+            PidPromise::Always => true,
+            PidPromise::WithBpf => self.source == BPF,
+            PidPromise::Never => false,
         };
         let Count { answers, with_socket, with_pid, .. } = *self;
         answers < SCANS || with_socket < answers || needs_pid && with_pid < answers
@@ -80,7 +80,7 @@ pub(super) struct Tally(Vec<Count>);
 
 impl Tally {
     /// Counts an answer about the socket of that name, and of that query.
-    pub(super) fn add(&mut self, name: &str, source: NamedSource, pid: Pid, seen: Sighting) {
+    pub(super) fn add(&mut self, name: &str, source: NamedSource, pid: PidPromise, seen: Sighting) {
         let is_it = |count: &Count| count.name == name && count.source == source;
         let place = self.0.iter().position(is_it).unwrap_or_else(|| {
             let (name, [answers, with_socket, with_pid]) = (name.to_owned(), [0; 3]);
