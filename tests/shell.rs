@@ -411,6 +411,80 @@ fn verbose_and_rust_log_tell_what_the_table_was_asked_for() {
     }
 }
 
+/// What `--explain` prints in list mode, without the times, which are numbers.
+#[cfg(target_os = "linux")]
+fn explained(arguments: &[&str], sql: &str) -> Vec<String> {
+    let flags = ["--explain", "--list", "--noheader"];
+    let lines = printed(&[&flags[..], arguments, &[sql]].concat());
+    let line = |line: &str| {
+        let (text, milliseconds) = line.rsplit_once('|').unwrap();
+        assert!(milliseconds.parse::<f64>().unwrap() >= 0.0, "{line}");
+        text.to_owned()
+    };
+    lines.lines().map(line).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn explain_prints_constraints_plan_work_and_rows_of_requests() {
+    let arguments = ["--procfs", CAPTURED, "--families=inet", "--snapshot-ttl-ms=0"];
+    let tables = "tcp tcp6 udp udp6 udplite udplite6 raw raw6 icmp icmp6";
+    let sources = "holders from /proc/<pid>/fd, without descriptor tables of threads; socket tables \
+                   from netlink, else /proc/net";
+    let of_pid = "SELECT fd FROM process_open_sockets WHERE pid = 200";
+    let listening = "SELECT fd FROM process_open_sockets WHERE state = 'LISTEN'";
+    assert_eq!(
+        explained(&arguments, &format!("{of_pid}; SELECT 1; {listening}")),
+        [
+            format!(
+                "pid Equals \"200\"|lookup of 1 processes; {sources}: {tables}; tables read a moment \
+                 ago may answer|0 BPF passes, 1 walks of 1 processes, 0 processes tested, 10 socket \
+                 tables, 0 dumps|2"
+            ),
+            format!(
+                "state Equals \"LISTEN\"|full scan: socket tables, then holders; {sources}: tcp tcp6, \
+                 as far as they match|0 BPF passes, 1 walks of 2 processes, 0 processes tested, 2 socket \
+                 tables, 0 dumps|3"
+            ),
+        ]
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn explain_prints_a_line_a_request_of_a_join() {
+    let sql = "SELECT count(*) FROM (SELECT 1 AS a UNION ALL SELECT 2) CROSS JOIN \
+               process_open_sockets ON local_port = a";
+    let requests: Vec<String> = explained(&["--procfs", CAPTURED], sql)
+        .iter()
+        .map(|line| line.split('|').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(requests, ["local_port Equals \"1\"", "local_port Equals \"2\""]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn explain_prints_each_value_on_a_line_by_default() {
+    let sql = "SELECT count(*) FROM process_open_sockets WHERE local_port = 1";
+    let lines = printed(&["--explain", "--procfs", CAPTURED, sql]);
+    let names: Vec<&str> =
+        lines.lines().map(|line| line.split_once(" = ").unwrap().0.trim_start()).collect();
+    assert_eq!(names, ["request", "plan", "work", "rows", "milliseconds"]);
+    assert!(
+        printed(&["--explain", "--json", "--procfs", CAPTURED, sql]).contains("\"rows\":\"1\"")
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn explain_prints_requests_of_a_statement_that_fails() {
+    let sql = "SELECT abs(-9223372036854775807 - count(*)) FROM process_open_sockets \
+               WHERE local_port = 1 UNION ALL SELECT abs(-9223372036854775807 - 1)";
+    let (stdout, stderr) = failed(&["--explain", "--csv", "--noheader", "--procfs", CAPTURED, sql]);
+    assert!(stdout.starts_with("\"local_port Equals \"\"1\"\"\","), "{stdout}");
+    assert_eq!(stderr, "process_open_sockets: error: integer overflow\n");
+}
+
 #[test]
 fn an_sql_error_after_the_first_row_leaves_valid_json() {
     let sql = "SELECT abs(x) AS y FROM (SELECT 1 AS x UNION ALL SELECT -9223372036854775807 - 1)";

@@ -17,8 +17,10 @@ use rusqlite::{Batch, Connection, Row, Statement};
 use tables::Table;
 use tables::process_open_sockets::{ALTERNATIVE_NAME, NAME, Options, ProcessOpenSockets};
 
+use explain::Explained;
 use render::{Cell, Mode, Renderer, Style};
 
+mod explain;
 mod frame;
 mod real;
 pub mod render;
@@ -36,6 +38,11 @@ pub struct Query {
     /// What is taken for more SQL, to say what is wrong with it.
     #[arg(hide = true)]
     pub rest: Vec<String>,
+    /// Instead of the rows, print how the table answers each request that SQLite makes: the request's
+    /// constraints, the plan, the work done, the number of rows and the time (--line is the default). The
+    /// statements run
+    #[arg(long)]
+    pub explain: bool,
     /// The output mode.
     #[command(flatten)]
     pub mode: ModeFlags,
@@ -84,13 +91,14 @@ pub struct ModeFlags {
 }
 
 impl ModeFlags {
-    fn mode(&self) -> Mode {
+    fn mode(&self, default: Mode) -> Mode {
         match self {
             ModeFlags { json: true, .. } => Mode::Json,
             ModeFlags { csv: true, .. } => Mode::Csv,
             ModeFlags { line: true, .. } => Mode::Line,
             ModeFlags { list: true, .. } => Mode::List,
-            _ => Mode::Pretty,
+            ModeFlags { pretty: true, .. } => Mode::Pretty,
+            _ => default,
         }
     }
 }
@@ -100,7 +108,7 @@ pub fn query(query: &Query, options: Options) -> ExitCode {
     exit(|out| {
         check_words(query)?;
         let style = Style {
-            mode: query.mode.mode(),
+            mode: query.mode.mode(if query.explain { Mode::Line } else { Mode::Pretty }),
             header: query.header && !query.noheader,
             separator: query.separator.clone(),
             null: query.nullvalue.clone(),
@@ -121,12 +129,13 @@ pub fn query(query: &Query, options: Options) -> ExitCode {
                 "the SQL holds a NUL, where SQLite would stop reading".into(),
             ));
         }
-        let connection = open(options)?;
-        let mut statements = Batch::new(&connection, &sql);
-        while let Some(mut statement) = statements.next()? {
-            answer(&mut statement, &style, out)?;
+        let table: Arc<dyn Table> = Arc::new(ProcessOpenSockets::new(options));
+        if query.explain {
+            let explained = Arc::new(Explained::new(table));
+            let print = |statement: &mut Statement<'_>| explain(statement, &explained, &style, out);
+            return run(Arc::clone(&explained) as Arc<dyn Table>, &sql, print);
         }
-        Ok(())
+        run(table, &sql, |statement| answer(statement, &style, out))
     })
 }
 
@@ -236,12 +245,25 @@ fn standard_input() -> Result<String, Failure> {
     Ok(sql)
 }
 
-fn open(options: Options) -> rusqlite::Result<Connection> {
+/// Runs `each` with one statement after the other, until one fails.
+fn run(
+    table: Arc<dyn Table>,
+    sql: &str,
+    mut each: impl FnMut(&mut Statement<'_>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let connection = open(&table)?;
+    let mut statements = Batch::new(&connection, sql);
+    while let Some(mut statement) = statements.next()? {
+        each(&mut statement)?;
+    }
+    Ok(())
+}
+
+fn open(table: &Arc<dyn Table>) -> rusqlite::Result<Connection> {
     let connection = Connection::open_in_memory()?;
     connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
-    let table: Arc<dyn Table> = Arc::new(ProcessOpenSockets::new(options));
     for name in [NAME, ALTERNATIVE_NAME] {
-        vtab::mount(&connection, name, Arc::clone(&table))?;
+        vtab::mount(&connection, name, Arc::clone(table))?;
     }
     Ok(connection)
 }
@@ -254,12 +276,7 @@ fn answer(
 ) -> Result<(), Failure> {
     let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let count = columns.len();
-    if statement.parameter_count() > 0 {
-        return Err(Failure::Input(
-            "the SQL has a parameter, such as '?', and there is no value for it: write the value"
-                .into(),
-        ));
-    }
+    check_parameters(statement)?;
     let mut rows = statement.query([])?;
     if count == 0 {
         while rows.next()?.is_some() {}
@@ -276,6 +293,40 @@ fn answer(
             }
         }
     }
+}
+
+/// Runs one statement and prints how the table answered its requests, also if it fails.
+fn explain(
+    statement: &mut Statement<'_>,
+    table: &Explained,
+    style: &Style,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    check_parameters(statement)?;
+    let mut rows = statement.query([])?;
+    let mut outcome = Ok(());
+    loop {
+        match rows.next() {
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(error) => {
+                outcome = Err(error.into());
+                break;
+            }
+        }
+    }
+    table.print(style, out)?;
+    outcome
+}
+
+fn check_parameters(statement: &Statement<'_>) -> Result<(), Failure> {
+    if statement.parameter_count() > 0 {
+        return Err(Failure::Input(
+            "the SQL has a parameter, such as '?', and there is no value for it: write the value"
+                .into(),
+        ));
+    }
+    Ok(())
 }
 
 fn cells<'row>(row: &'row Row<'_>, count: usize) -> rusqlite::Result<Vec<Cell<'row>>> {

@@ -248,10 +248,10 @@ impl Plan {
     }
 }
 
-/// What the table was asked for, for the log.
-struct Asked<'a> {
-    query: &'a QueryContext,
-    columns: &'a [Column],
+/// The constraints of a request, as text for people.
+pub(super) struct Asked<'a> {
+    pub(super) query: &'a QueryContext,
+    pub(super) columns: &'a [Column],
 }
 
 impl fmt::Display for Asked<'_> {

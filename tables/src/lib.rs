@@ -8,7 +8,7 @@ mod table;
 mod water_level;
 
 pub use table::{
-    Column, ColumnOptions, ColumnType, ColumnsUsed, Constraint, Error, Operator, QueryContext,
-    RowUser, Rows, Table, User, Value,
+    Column, ColumnOptions, ColumnType, ColumnsUsed, Constraint, Error, Explanation, Operator,
+    QueryContext, RowUser, Rows, Table, User, Value,
 };
 pub use water_level::water_level;

@@ -217,6 +217,15 @@ pub struct RowUser {
     pub order: (i32, i32),
 }
 
+/// How a table answered a request, as text for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Explanation {
+    /// What was decided before anything was read.
+    pub plan: String,
+    /// How much was read.
+    pub work: String,
+}
+
 /// The answer to a query: rows that are made into values only when asked for.
 pub trait Rows {
     /// How many rows there are.
@@ -242,6 +251,11 @@ pub trait Rows {
     /// Leaves out the rows for which the value is true.
     fn omit(&mut self, is_omitted: &[bool]) {
         let _ = is_omitted;
+    }
+
+    /// How the table answered. A table without anything to explain returns empty texts.
+    fn explanation(&self) -> Explanation {
+        Explanation::default()
     }
 
     /// How many rows of each user the answer lacks, whether they were left out here or before they were

@@ -14,8 +14,8 @@ const ATTACK: &str = "ATTACK";
 const ATTACK_USER: &str = "ATTACK_USER";
 /// The user that an attacker is.
 pub(super) const NOBODY: u32 = 65534;
-/// An attacker ends after so many seconds.
-const LIFETIME: u32 = 60;
+/// An attacker ends after so many seconds: 20 scans of each source take less on a busy machine.
+const LIFETIME: u32 = 300;
 
 /// An attacker as its test sees it. It ends with this value, with all processes that it started.
 pub(super) struct Attacker {

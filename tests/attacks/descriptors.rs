@@ -1,26 +1,61 @@
-//! A descriptor flood: hundreds of thousands of descriptors that are no sockets, and one unheld
-//! socket, whose holder a scan looks for in all of them.
+//! A descriptor flood: hundreds of thousands of descriptors that are no sockets, beside a listener,
+//! or beside an unheld socket, whose holder a scan looks for in all of them.
 
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use super::attacker::{Attacker, park, report_ready, start_children};
-use super::scan::{BPF, answer, generate, has_bpf, table};
-use super::{Attack, Test};
+use super::attacker::{Attacker, bind_when_free, park, report_ready, start_children};
+use super::scan::{BPF, NamedQuery, SCANS, answer, generate, has_bpf, sources, table};
+use super::tally::{PidPromise, Sighting, Tally};
+use super::{Attack, Test, runner};
 
 pub(super) const ATTACKS: &[Attack] = &[("descriptor-flood", descriptor_flood)];
 
-pub(super) const TESTS: &[Test] =
-    &[("descriptor_flood_is_not_walked_with_bpf", descriptor_flood_is_not_walked_with_bpf)];
+pub(super) const TESTS: &[Test] = &[
+    ("descriptor_flood_hides_no_listener", descriptor_flood_hides_no_listener),
+    ("descriptor_flood_is_not_walked_with_bpf", descriptor_flood_is_not_walked_with_bpf),
+];
+
+/// The port of a listener that the last process of the flood holds.
+const PORT: &str = "4700";
 
 /// In so many processes. The limit of a process is 1,024 to 1,048,576.
 const PROCESSES: u32 = 30;
+/// In so many where they are walked again and again.
+const FEW_PROCESSES: u32 = 8;
 const OF_A_PROCESS: u64 = 10_000;
 /// How often the processor time is taken: the least of them is the time.
 const TIMES: usize = 4;
+
+fn start(processes: u32) -> Attacker {
+    Attacker::start("descriptor-flood", &[&processes.to_string()])
+}
+
+fn descriptor_flood_hides_no_listener() {
+    let mut tally = Tally::default();
+    for source in sources("descriptor_flood_hides_no_listener") {
+        let processes = if runner::is_long() { PROCESSES } else { FEW_PROCESSES };
+        let mut attacker = start(processes);
+        let pid: i64 = attacker.facts()[1].parse().unwrap();
+        let of_pid = [("pid", &*pid.to_string())];
+        let mut queries: Vec<NamedQuery> = vec![("SELECT *", &[]), ("pid = X", &of_pid)];
+        if runner::is_long() {
+            queries.push(("local_port = X", &[("local_port", PORT)]));
+        }
+        let table = table(source.1);
+        for &(query, equals) in (0..SCANS).flat_map(|_| &queries) {
+            let rows = answer(&table, equals);
+            let seen = Sighting::of(&rows, &[("protocol", "6"), ("local_port", PORT)], pid);
+            tally.add(&format!("descriptor flood, {query}"), source, PidPromise::Always, seen);
+        }
+        assert!(attacker.is_running(), "the attack has ended");
+    }
+    tally.check();
+}
 
 /// A full scan with an unheld socket takes hardly more processor time than one with none to look
 /// for: both read all descriptors with BPF once, and a walk reads each of them again.
@@ -28,7 +63,7 @@ fn descriptor_flood_is_not_walked_with_bpf() {
     if !has_bpf("descriptor_flood_is_not_walked_with_bpf") {
         return;
     }
-    let attacker = Attacker::start("descriptor-flood", &[]);
+    let attacker = start(PROCESSES);
     let descriptors: u64 = attacker.facts()[0].parse().unwrap();
     let table = table(BPF.1);
     let time_of = |equals: &[(&str, &str)]| {
@@ -72,14 +107,20 @@ pub(super) fn send_descriptor(
 }
 
 /// Processes full of descriptors of /dev/null.
-fn descriptor_flood(_: &[String]) -> ! {
+fn descriptor_flood(arguments: &[String]) -> ! {
+    let processes: u32 = arguments[0].parse().unwrap();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     let count = limit.map_or(OF_A_PROCESS, |limit| OF_A_PROCESS.min(limit - 100));
     let null = std::fs::File::open("/dev/null").unwrap();
     for _ in 0..count {
         std::mem::forget(null.try_clone().unwrap());
     }
-    start_children(PROCESSES - 1, |_| {});
-    report_ready(&(count * u64::from(PROCESSES)).to_string());
+    let last = start_children(processes - 1, |number| {
+        if number == processes - 2 {
+            let address = format!("127.0.0.1:{PORT}");
+            std::mem::forget(bind_when_free(|| TcpListener::bind(&address)));
+        }
+    });
+    report_ready(&format!("{} {}", count * u64::from(processes), last[last.len() - 1]));
     park()
 }

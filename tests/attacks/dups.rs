@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 
 use super::attacker::{Attacker, bind_when_free, park, report_ready, start_children};
-use super::scan::{Row, answer, sources, table};
-use super::{Attack, Test};
+use super::scan::{Row, SCANS, answer, sources, table};
+use super::tally::{PidPromise, Sighting, Tally};
+use super::{Attack, Test, runner};
 use crate::support::process::command;
 use tables::process_open_sockets::{Options, ProcessOpenSockets};
 
@@ -27,6 +28,8 @@ pub(super) const TESTS: &[Test] = &[
 const DUPS: u64 = 19_900;
 /// How many processes have them.
 const PROCESSES: u32 = 30;
+/// How many where they are walked again and again.
+const FEW_PROCESSES: u32 = 5;
 /// How many rows a socket has of one process at most.
 const ROWS: usize = 100;
 /// The most memory that a full scan may take, in bytes.
@@ -36,7 +39,7 @@ const TIME: Duration = Duration::from_secs(40);
 
 /// The flood: the socket's inode, how many descriptors of it a process has, and the processes.
 struct Flood {
-    _attacker: Attacker,
+    attacker: Attacker,
     inode: String,
     descriptors: u64,
     lowest: i64,
@@ -44,16 +47,16 @@ struct Flood {
 }
 
 impl Flood {
-    fn start() -> Flood {
-        let attacker = Attacker::start("dup-flood", &[]);
+    fn start(processes: u32) -> Flood {
+        let attacker = Attacker::start("dup-flood", &[&processes.to_string()]);
         let [inode, descriptors, lowest, pids @ ..] = attacker.facts() else { panic!() };
         let pids: Vec<i64> = pids.iter().map(|pid| pid.parse().unwrap()).collect();
-        assert_eq!(pids.len(), PROCESSES as usize);
+        assert_eq!(pids.len(), processes as usize);
         let last = std::fs::read_dir(format!("/proc/{}/fd", pids[pids.len() - 1])).unwrap();
         let descriptors = descriptors.parse().unwrap();
         assert!(last.count() as u64 >= descriptors && descriptors > 10 * ROWS as u64);
         let (inode, lowest) = (inode.clone(), lowest.parse().unwrap());
-        Flood { _attacker: attacker, inode, descriptors, lowest, pids }
+        Flood { attacker, inode, descriptors, lowest, pids }
     }
 
     /// The descriptors that have to be shown of each process.
@@ -92,30 +95,37 @@ fn is_100_rows_a_process() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut descriptors: Vec<i32> = own.iter().map(AsRawFd::as_raw_fd).collect();
     descriptors.push(tcp.as_raw_fd());
-    let test = "dup_flood_is_100_rows_a_process_and_hides_no_socket";
     let mut wrong = Vec::new();
-    for (name, source) in sources(test) {
-        let flood = Flood::start();
-        let table = table(source);
-        let full = answer(&table, &[]);
-        let expected = flood.expected(&flood.pids);
-        wrong.extend(difference(&format!("{name}, SELECT *"), &flood.shown(&full), &expected));
-        let me = i64::from(std::process::id());
-        let of_mine: Vec<i64> =
-            full.iter().filter(|row| row.number("pid") == me).map(|row| row.number("fd")).collect();
-        let is_lost = |fd: &&i32| !of_mine.contains(&i64::from(**fd));
-        let lost = descriptors.iter().filter(is_lost).count();
-        wrong.extend((lost > 0).then(|| format!("{name}: {lost} other sockets are lost")));
-        let pid = flood.pids[7];
-        let of_pid = flood.shown(&answer(&table, &[("pid", &pid.to_string())]));
-        let query = format!("{name}, pid = X");
-        wrong.extend(difference(&query, &of_pid, &flood.expected(&[pid])));
+    let mut tally = Tally::default();
+    for source in sources("dup_flood_is_100_rows_a_process_and_hides_no_socket") {
+        let processes = if runner::is_long() { PROCESSES } else { FEW_PROCESSES };
+        let mut flood = Flood::start(processes);
+        let table = table(source.1);
+        let mut count = |tally: &mut Tally, query: &str, rows: &[Row], pids: &[i64]| {
+            let (shown, expected) = (flood.shown(rows), flood.expected(pids));
+            let seen = Sighting { socket: !shown.is_empty(), pid: shown == expected };
+            tally.add(&format!("dup flood, {query}"), source, PidPromise::Always, seen);
+            wrong.extend(difference(&format!("{}, {query}", source.0), &shown, &expected));
+        };
+        let me = std::process::id().to_string();
+        let pid = flood.pids[3];
+        for _ in 0..SCANS {
+            let full = answer(&table, &[]);
+            count(&mut tally, "SELECT *", &full, &flood.pids);
+            let of_mine = full.iter().filter(|row| row.has(&[("pid", &me)]));
+            let of_mine: Vec<i64> = of_mine.map(|row| row.number("fd")).collect();
+            let all = descriptors.iter().all(|fd| of_mine.contains(&i64::from(*fd)));
+            tally.add("other sockets, SELECT *", source, PidPromise::Always, Sighting::whole(all));
+            count(&mut tally, "pid = X", &answer(&table, &[("pid", &pid.to_string())]), &[pid]);
+        }
         // The descriptors are cut before constraints choose among them.
         let above = flood.lowest + i64::try_from(ROWS).unwrap();
         let above = [("pid", &*pid.to_string()), ("fd", &*above.to_string())];
         let of_fd = flood.shown(&answer(&table, &above));
-        wrong.extend(difference(&format!("{name}, fd = Y"), &of_fd, &BTreeMap::new()));
+        wrong.extend(difference(&format!("{}, fd = Y", source.0), &of_fd, &BTreeMap::new()));
+        assert!(flood.attacker.is_running(), "the attack has ended");
     }
+    tally.check();
     drop((own, tcp));
     assert_eq!(wrong, [""; 0]);
 }
@@ -123,7 +133,7 @@ fn is_100_rows_a_process() {
 fn states_the_number_of_descriptors() {
     let mut wrong = Vec::new();
     for (name, source) in sources("dup_flood_states_the_number_of_descriptors") {
-        let flood = Flood::start();
+        let flood = Flood::start(PROCESSES);
         let rows = answer(&table(source), &[("pid", &flood.pids[7].to_string())]);
         let mut of_flood: Vec<i64> = rows
             .iter()
@@ -139,7 +149,7 @@ fn states_the_number_of_descriptors() {
 }
 
 fn has_all_rows() {
-    let flood = Flood::start();
+    let flood = Flood::start(PROCESSES);
     for (_, source) in sources("dup_flood_has_all_its_rows_if_they_are_asked_for") {
         let table = ProcessOpenSockets::new(Options {
             source,
@@ -156,7 +166,7 @@ fn has_all_rows() {
 fn is_answered_in_bounds() {
     let mut wrong = Vec::new();
     for (name, _) in sources("dup_flood_is_answered_in_bounded_time_and_memory") {
-        let _flood = Flood::start();
+        let _flood = Flood::start(PROCESSES);
         let start = Instant::now();
         let memory = peak_memory_of_query(name);
         let time = start.elapsed();
@@ -187,7 +197,8 @@ fn peak_memory_of_query(source: &str) -> u64 {
 }
 
 /// One socket of a long name, duplicated up to the limit and forked.
-fn dup_flood(_: &[String]) -> ! {
+fn dup_flood(arguments: &[String]) -> ! {
+    let processes: u32 = arguments[0].parse().unwrap();
     let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
     let name = [b'f'; 107];
     let address = SocketAddrUnix::new_abstract_name(&name).unwrap();
@@ -203,7 +214,7 @@ fn dup_flood(_: &[String]) -> ! {
     for _ in 1..dups {
         std::mem::forget(rustix::io::fcntl_dupfd_cloexec(&first, lowest).unwrap());
     }
-    let mut pids = start_children(PROCESSES - 1, |_| {});
+    let mut pids = start_children(processes - 1, |_| {});
     pids.push(i32::try_from(std::process::id()).unwrap());
     let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
     report_ready(&format!("{inode} {dups} {lowest} {}", pids.join(" ")));

@@ -18,6 +18,7 @@ mod namespaces;
 mod rotation;
 pub(crate) mod runner;
 mod scan;
+mod tally;
 mod threads;
 
 /// An attack by its name: what the attacker does, given its arguments.

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 
 use super::attacker::{Attacker, bind_when_free, park, report_ready};
-use super::scan::{PROCFS, Row, answer, sources, table};
+use super::scan::{NamedQuery, PROCFS, Row, SCANS, answer, sources, table};
+use super::tally::{PidPromise, Sighting, Tally};
 use super::{Attack, Test};
 use crate::support::process::command;
 
@@ -44,21 +45,25 @@ fn forge_no_row_and_hide_no_socket() {
     let bound: BTreeSet<String> = attacker.facts().iter().cloned().collect();
     assert_eq!(bound.len(), hostile_names().len());
     let pid = attacker.pid().to_string();
-    for (name, source) in sources("hostile_names_forge_no_row_and_hide_no_socket") {
-        let table = table(source);
-        for equals in [&[][..], &[("pid", &*pid)]] {
+    let queries: [NamedQuery; 2] = [("SELECT *", &[]), ("pid = X", &[("pid", &pid)])];
+    let mut tally = Tally::default();
+    for source in sources("hostile_names_forge_no_row_and_hide_no_socket") {
+        let table = table(source.1);
+        for (query, equals) in (0..SCANS).flat_map(|_| queries) {
             let rows = answer(&table, equals);
             // In the text of /proc/net/unix alone a forged line looks like the others.
-            let may_be_forged = |row: &Row| source == PROCFS.1 && row.number("pid") == -1;
+            let may_be_forged = |row: &Row| source == PROCFS && row.number("pid") == -1;
             let mut forged = rows.iter().filter(|row| row.has(&[("socket", FORGED)]));
-            assert!(forged.all(may_be_forged), "{name}, under {equals:?}");
+            assert!(forged.all(may_be_forged), "{}, {query}", source.0);
             let of_attacker = rows.iter().filter(|row| row.has(&[("pid", &pid)]));
             let of_attacker: Vec<String> = of_attacker.map(|row| row.cell("socket")).collect();
-            assert_eq!(of_attacker.len(), bound.len(), "{name}, under {equals:?}");
+            let count = of_attacker.len();
             let of_attacker: BTreeSet<String> = of_attacker.into_iter().collect();
-            assert_eq!(of_attacker, bound, "{name}, under {equals:?}");
+            let seen = Sighting::whole(of_attacker == bound && count == bound.len());
+            tally.add(&format!("sockets of all names, {query}"), source, PidPromise::Always, seen);
         }
     }
+    tally.check();
 }
 
 fn put_no_control_byte_into_the_log() {

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use super::attacker::{Attacker, NOBODY, is_over, leave, report_ready};
 use super::scan::{BPF, NETLINK, NamedSource, PROCFS, Row, SCANS, answer, has_bpf, table};
+use super::tally::{PidPromise, Sighting, Tally};
 use super::{Attack, Test, crowd, runner};
-use tables::process_open_sockets::Source;
 
 pub(super) const ATTACKS: &[Attack] =
     &[("rotate-tcp", rotate_tcp), ("rotate-udp", rotate_udp), ("rotate-unix", rotate_unix)];
@@ -35,65 +35,11 @@ enum Endpoint {
     Unix(String),
 }
 
-/// In how many answers a listener was.
-#[derive(Default)]
-struct Counts {
-    name: String,
-    has_port: bool,
-    /// Answers to `SELECT *` with the endpoint.
-    full: usize,
-    /// Those with the attacker's pid in the endpoint's row.
-    full_with_pid: usize,
-    /// Answers to `local_port = X` with the endpoint.
-    by_port: usize,
-    by_port_with_pid: usize,
-    /// Answers to `pid = X` with the endpoint.
-    by_pid: usize,
-}
-
-impl Counts {
-    fn add(&mut self, other: &Counts) {
-        self.name.clone_from(&other.name);
-        self.has_port = other.has_port;
-        self.full += other.full;
-        self.full_with_pid += other.full_with_pid;
-        self.by_port += other.by_port;
-        self.by_port_with_pid += other.by_port_with_pid;
-        self.by_pid += other.by_pid;
-    }
-
-    fn describe(&self, scans: usize, by_pid_is_asked: bool) -> String {
-        let Counts { name, full, full_with_pid, by_port, by_port_with_pid, by_pid, .. } = self;
-        let mut text = format!(
-            "{name}: of {scans} answers to SELECT * {full} with the endpoint, {full_with_pid} with \
-             the pid"
-        );
-        if self.has_port {
-            text += &format!("; to local_port = X {by_port} and {by_port_with_pid}");
-        }
-        if by_pid_is_asked {
-            text += &format!("; to pid = X {by_pid}");
-        }
-        text
-    }
-
-    /// Whether an answer was without the endpoint, or without the pid if that has to be there.
-    fn is_missed(&self, scans: usize, needs_pid: bool) -> bool {
-        let mut counts = vec![self.full];
-        counts.extend(self.has_port.then_some(self.by_port));
-        if needs_pid {
-            counts.extend([self.full_with_pid, self.by_pid]);
-            counts.extend(self.has_port.then_some(self.by_port_with_pid));
-        }
-        counts.iter().any(|count| *count < scans)
-    }
-}
-
 /// An attacker that replaces its listener again and again.
 pub(super) struct Rotation {
     endpoint: Endpoint,
     attacker: Attacker,
-    counts: Counts,
+    name: String,
 }
 
 impl Rotation {
@@ -104,10 +50,7 @@ impl Rotation {
             Endpoint::Unix(path) => ("rotate-unix", "UNIX", path.clone()),
         };
         let attacker = Attacker::start(attack, &[&place, &period.to_string()]);
-        let has_port = !matches!(endpoint, Endpoint::Unix(_));
-        let name = format!("{kind} every {period} ms");
-        let counts = Counts { name, has_port, ..Counts::default() };
-        Rotation { endpoint, attacker, counts }
+        Rotation { endpoint, attacker, name: format!("{kind} every {period} ms") }
     }
 
     /// TCP, UDP and UNIX, each replaced every 1 ms and every 20 ms.
@@ -123,28 +66,22 @@ impl Rotation {
         ]
     }
 
-    /// Whether the rows have the endpoint, and whether with the attacker's pid.
-    fn find(&self, rows: &[Row]) -> (bool, bool) {
-        let is_shown = |row: &&Row| match &self.endpoint {
-            Endpoint::Tcp(port) => row.has(&[("protocol", "6"), ("local_port", &port.to_string())]),
-            Endpoint::Udp(port) => {
-                row.has(&[("protocol", "17"), ("local_port", &port.to_string())])
-            }
-            Endpoint::Unix(path) => row.has(&[("family", "1"), ("path", path)]),
-        };
-        let shown: Vec<&Row> = rows.iter().filter(is_shown).collect();
-        let pid = self.attacker.pid().to_string();
-        (!shown.is_empty(), shown.iter().any(|row| row.has(&[("pid", &pid)])))
+    fn has_port(&self) -> bool {
+        !matches!(self.endpoint, Endpoint::Unix(_))
     }
 
-    /// Counts an answer to each query.
-    fn count(&mut self, full: &[Row], by_port: &[Row], by_pid: &[Row]) {
-        let [full, by_port, by_pid] = [full, by_port, by_pid].map(|rows| self.find(rows));
-        self.counts.full += usize::from(full.0);
-        self.counts.full_with_pid += usize::from(full.1);
-        self.counts.by_port += usize::from(by_port.0);
-        self.counts.by_port_with_pid += usize::from(by_port.1);
-        self.counts.by_pid += usize::from(by_pid.1);
+    /// What the rows show of the endpoint and the attacker.
+    fn sighting(&self, rows: &[Row]) -> Sighting {
+        let pid = self.attacker.pid();
+        match &self.endpoint {
+            Endpoint::Tcp(port) => {
+                Sighting::of(rows, &[("protocol", "6"), ("local_port", &port.to_string())], pid)
+            }
+            Endpoint::Udp(port) => {
+                Sighting::of(rows, &[("protocol", "17"), ("local_port", &port.to_string())], pid)
+            }
+            Endpoint::Unix(path) => Sighting::of(rows, &[("family", "1"), ("path", path)], pid),
+        }
     }
 
     /// Whether something listens now.
@@ -162,12 +99,8 @@ impl Rotation {
     #[track_caller]
     fn check(&mut self) {
         let listening = (0..1000).filter(|_| self.is_listening()).count();
-        let least = if self.counts.has_port { 1000 } else { 500 };
-        assert!(
-            self.attacker.is_running() && listening >= least,
-            "{}: {listening}",
-            self.counts.name
-        );
+        let least = if self.has_port() { 1000 } else { 500 };
+        assert!(self.attacker.is_running() && listening >= least, "{}: {listening}", self.name);
     }
 }
 
@@ -186,47 +119,44 @@ pub(super) fn attackers_directory() -> TempDir {
     directory
 }
 
-fn are_in_every_answer((name, source): NamedSource) {
+fn are_in_every_answer(source: NamedSource) {
     let directory = attackers_directory();
     let scans = if runner::is_long() { 20 * SCANS } else { SCANS };
-    let mut counts: Vec<Counts> = Vec::new();
+    let mut tally = Tally::default();
     // An attacker does not live long enough for all of them.
     for _ in 0..scans / SCANS_OF_A_ROUND {
-        let round = scan_a_round(source, directory.path());
-        counts.resize_with(round.len(), Counts::default);
-        counts.iter_mut().zip(&round).for_each(|(sum, rotation)| sum.add(rotation));
+        scan_a_round(source, directory.path(), &mut tally);
     }
-    for counts in &counts {
-        println!("{name}, {}", counts.describe(scans, source == BPF.1 || runner::is_long()));
-    }
-    let is_missed = |counts: &&Counts| counts.is_missed(scans, source == BPF.1);
-    let missed: Vec<&str> = counts.iter().filter(is_missed).map(|it| &*it.name).collect();
-    assert_eq!(missed, [""; 0], "listeners that were not in every answer");
+    tally.check();
 }
 
 /// So many scans take less time than an attacker lives, on a busy machine as well.
 const SCANS_OF_A_ROUND: usize = 5;
 
-fn scan_a_round(source: Source, directory: &Path) -> Vec<Counts> {
+fn scan_a_round(source: NamedSource, directory: &Path, tally: &mut Tally) {
     let _crowd = crowd::start(10);
     let mut rotations = Rotation::start_all(directory);
     rotations.iter_mut().for_each(Rotation::check);
-    let table = table(source);
+    let table = table(source.1);
     for _ in 0..SCANS_OF_A_ROUND {
-        let full = answer(&table, &[]);
-        let by_port = answer(&table, &[("local_port", "4001"), ("local_port", "4020")]);
-        let by_pid = if source == BPF.1 || runner::is_long() {
+        let mut count = |query: &str, rotation: &Rotation, rows: &[Row]| {
+            let name = format!("{}, {query}", rotation.name);
+            tally.add(&name, source, PidPromise::WithBpf, rotation.sighting(rows));
+        };
+        let rows = answer(&table, &[]);
+        rotations.iter().for_each(|rotation| count("SELECT *", rotation, &rows));
+        let rows = answer(&table, &[("local_port", "4001"), ("local_port", "4020")]);
+        let with_port = rotations.iter().filter(|rotation| rotation.has_port());
+        with_port.for_each(|rotation| count("local_port = X", rotation, &rows));
+        // Without BPF a lookup by pid promises nothing here, and takes time.
+        if source == BPF {
             let pids: Vec<String> =
                 rotations.iter().map(|rotation| rotation.attacker.pid().to_string()).collect();
-            answer(&table, &pids.iter().map(|pid| ("pid", &**pid)).collect::<Vec<_>>())
-        } else {
-            // Without BPF the holder is not promised, and the lookup takes time.
-            Vec::new()
-        };
-        rotations.iter_mut().for_each(|rotation| rotation.count(&full, &by_port, &by_pid));
+            let rows = answer(&table, &pids.iter().map(|pid| ("pid", &**pid)).collect::<Vec<_>>());
+            rotations.iter().for_each(|rotation| count("pid = X", rotation, &rows));
+        }
     }
     rotations.iter_mut().for_each(Rotation::check);
-    rotations.into_iter().map(|rotation| rotation.counts).collect()
 }
 
 /// Replaces what `open` returns every so many milliseconds: the new one is there before the old one

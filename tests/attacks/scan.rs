@@ -17,6 +17,9 @@ pub(super) const BPF: NamedSource = ("bpf", Source::Bpf);
 pub(super) const NETLINK: NamedSource = ("netlink", Source::Netlink);
 pub(super) const PROCFS: NamedSource = ("procfs", Source::Procfs);
 
+/// Constraints of the form `column = value`, and how a line of the output names them.
+pub(super) type NamedQuery<'a> = (&'static str, &'a [(&'a str, &'a str)]);
+
 /// The sources that this host has. Reports where that is not all of them.
 pub(super) fn sources(test: &str) -> Vec<NamedSource> {
     let bpf = has_bpf(test).then_some(BPF);

@@ -3,16 +3,18 @@
 use std::net::TcpListener;
 
 use super::attacker::{Attacker, bind_when_free, park, report_ready, unshare};
-use super::scan::{BPF, answer, has_bpf, sources, table};
+use super::scan::{BPF, NETLINK, NamedQuery, NamedSource, PROCFS, SCANS, answer, has_bpf, sources};
+use super::tally::{PidPromise, Sighting, Tally};
 use super::{Attack, Test};
 use crate::support::left_out::say_left_out;
-use crate::support::process::command;
+use tables::process_open_sockets::{Options, ProcessOpenSockets, Threads};
 
 pub(super) const ATTACKS: &[Attack] = &[("thread", thread)];
 
 pub(super) const TESTS: &[Test] = &[
     ("thread_with_own_descriptors_is_a_holder_with_bpf", is_a_holder_with_bpf),
     ("thread_with_own_descriptors_is_a_holder_with_threads_on", is_a_holder_with_threads_on),
+    ("thread_with_own_descriptors_hides_no_socket_without_bpf", hides_no_socket_without_bpf),
 ];
 
 const PORT: &str = "4400";
@@ -38,47 +40,49 @@ fn is_linux_6_7_or_later() -> bool {
     (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 7)
 }
 
+/// Asks each query so often, with these sources and their option `threads`.
+fn count(sources: &[NamedSource], threads: Threads, pid: PidPromise) {
+    let (attacker, expected) = start();
+    let attacker_pid = attacker.pid().to_string();
+    let mut queries: Vec<NamedQuery> =
+        vec![("SELECT *", &[]), ("local_port = X", &[("local_port", PORT)])];
+    let of_pid = [("pid", &*attacker_pid)];
+    // Without the thread's table the process has no such socket.
+    queries.extend((pid != PidPromise::Never).then_some(("pid = X", &of_pid[..])));
+    let mut tally = Tally::default();
+    for &source in sources {
+        let options = Options { source: source.1, threads, ..Options::default() };
+        let table = ProcessOpenSockets::new(options);
+        for &(query, equals) in (0..SCANS).flat_map(|_| &queries) {
+            let rows = answer(&table, equals);
+            let rows = rows.iter().filter(|row| row.has(&[("local_port", PORT)]));
+            let shown: Vec<String> = rows
+                .map(|row| ["pid", "fd", "socket", "tid"].map(|column| row.cell(column)).join("|"))
+                .collect();
+            let seen = Sighting { socket: !shown.is_empty(), pid: shown == [&*expected] };
+            tally.add(&format!("listener of a thread, {query}"), source, pid, seen);
+        }
+    }
+    tally.check();
+}
+
 fn is_a_holder_with_bpf() {
     let test = "thread_with_own_descriptors_is_a_holder_with_bpf";
     if !is_linux_6_7_or_later() {
         return say_left_out(test, "needs Linux 6.7: before it, --threads=auto is off");
     }
-    if !has_bpf(test) {
-        return;
-    }
-    let (attacker, expected) = start();
-    let table = table(BPF.1);
-    let pid = attacker.pid().to_string();
-    for equals in [&[][..], &[("local_port", PORT)], &[("pid", &*pid)]] {
-        let rows = answer(&table, equals);
-        let rows = rows.iter().filter(|row| row.has(&[("local_port", PORT)]));
-        let shown: Vec<String> = rows
-            .map(|row| ["pid", "fd", "socket", "tid"].map(|column| row.cell(column)).join("|"))
-            .collect();
-        assert_eq!(shown, [&*expected], "under {equals:?}");
+    if has_bpf(test) {
+        count(&[BPF], Threads::Auto, PidPromise::Always);
     }
 }
 
 fn is_a_holder_with_threads_on() {
-    let (attacker, expected) = start();
-    let columns = "SELECT pid, fd, socket, tid FROM process_open_sockets";
-    let queries = [
-        format!("{columns} WHERE +local_port = {PORT}"),
-        format!("{columns} WHERE local_port = {PORT}"),
-        format!("{columns} WHERE pid = {} AND +local_port = {PORT}", attacker.pid()),
-    ];
-    for (name, _) in sources("thread_with_own_descriptors_is_a_holder_with_threads_on") {
-        for query in &queries {
-            let flags = ["query", &format!("--source={name}"), "--threads=on", "--list"];
-            let out = command().args(flags).args(["--header=false", query]).output().unwrap();
-            let errors = String::from_utf8_lossy(&out.stderr);
-            assert_eq!(
-                String::from_utf8_lossy(&out.stdout),
-                format!("{expected}\n"),
-                "{name}: {query}: {errors}"
-            );
-        }
-    }
+    let test = "thread_with_own_descriptors_is_a_holder_with_threads_on";
+    count(&sources(test), Threads::On, PidPromise::Always);
+}
+
+fn hides_no_socket_without_bpf() {
+    count(&[NETLINK, PROCFS], Threads::Auto, PidPromise::Never);
 }
 
 /// Its thread copies the descriptors for itself and listens.

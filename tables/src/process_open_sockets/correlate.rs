@@ -10,7 +10,7 @@ use super::filter::{Filter, UNOWNED, net_namespace_text};
 use super::holders::Holder;
 use super::inet_ntop::inet_ntop;
 use super::model::{Binding, Endpoint, Snapshot, Socket};
-use crate::{RowUser, Rows, User, Value};
+use crate::{Explanation, RowUser, Rows, User, Value};
 
 /// The rows of a snapshot that are asked for, one for each holder of a socket, and one for each
 /// socket that nobody holds.
@@ -97,6 +97,11 @@ impl Answer {
 }
 
 impl Rows for Answer {
+    fn explanation(&self) -> Explanation {
+        let Snapshot { plan, work, .. } = &self.snapshot;
+        Explanation { plan: plan.clone(), work: work.to_string() }
+    }
+
     fn len(&self) -> usize {
         self.rows.len()
     }

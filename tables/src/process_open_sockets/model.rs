@@ -477,14 +477,14 @@ impl OwnerUnknown {
 /// How much a scan did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Work {
-    /// Passes of the BPF program over all processes.
+    /// Linux: passes of the BPF program over all processes.
     pub(crate) passes: u32,
     /// Walks of descriptors, and how many processes they read.
     pub(crate) walks: u32,
     pub(crate) walked: u64,
-    /// Processes of which one descriptor was read.
+    /// Linux: processes of which one descriptor was read.
     pub(crate) tested: u64,
-    /// Socket tables that were read, and how many netlink dumps that took.
+    /// Socket tables that were read; on Linux, how many netlink dumps that took.
     pub(crate) tables: u32,
     pub(crate) dumps: u32,
 }
@@ -492,11 +492,18 @@ pub(crate) struct Work {
 impl std::fmt::Display for Work {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Work { passes, walks, walked, tested, tables, dumps } = self;
-        write!(
-            f,
-            "{passes} BPF passes, {walks} walks of {walked} processes, {tested} processes tested, \
-             {tables} socket tables, {dumps} dumps"
-        )
+        if cfg!(target_os = "linux") {
+            write!(f, "{passes} BPF passes, ")?;
+        }
+        write!(f, "{walks} walks of {walked} processes, ")?;
+        if cfg!(target_os = "linux") {
+            write!(f, "{tested} processes tested, ")?;
+        }
+        write!(f, "{tables} socket tables")?;
+        if cfg!(target_os = "linux") {
+            write!(f, ", {dumps} dumps")?;
+        }
+        Ok(())
     }
 }
 
@@ -538,6 +545,8 @@ pub(crate) struct Snapshot {
     pub(crate) sockets: Vec<Socket>,
     pub(crate) holders: Holders,
     pub(crate) gaps: Gaps,
+    /// What the collector decided before it read anything.
+    pub(crate) plan: String,
     pub(crate) work: Work,
     /// What is to be logged besides gaps.
     pub(crate) messages: Vec<(log::Level, String)>,

@@ -87,6 +87,7 @@ impl Collector {
         for (level, message) in &snapshot.messages {
             log::log!(*level, "{message}");
         }
+        log::debug!("{}: {}", snapshot.plan, snapshot.work);
         Ok(snapshot)
     }
 
@@ -115,8 +116,7 @@ impl Scanner {
             deadline,
             own_sockets: OwnSockets::default(),
         };
-        let mut snapshot = scan.run(&self.cache)?;
-        snapshot.messages.push((log::Level::Debug, format!("{plan}: {}", snapshot.work)));
-        Ok(snapshot)
+        let snapshot = scan.run(&self.cache)?;
+        Ok(Snapshot { plan: plan.to_string(), ..snapshot })
     }
 }

@@ -9,7 +9,7 @@ use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::gap::{GapKind, Gaps};
 use crate::process_open_sockets::holders::{Holder, HolderCollector, HolderLimits};
 use crate::process_open_sockets::model::{
-    Binding, DarwinDetails, Presence, Snapshot, Socket, Uids,
+    Binding, DarwinDetails, Presence, Snapshot, Socket, Uids, Work,
 };
 use crate::process_open_sockets::parse::pcblist_n::{End, Listing, Pcb, PcbList};
 use crate::process_open_sockets::parse::socket_fdinfo::{self, Held};
@@ -30,6 +30,7 @@ pub(super) struct Scan<'a> {
     faulty_pids: HashSet<i32>,
     faulty_lists: HashSet<PcbList>,
     gaps: Gaps,
+    work: Work,
 }
 
 /// Sockets of lists, each with its list.
@@ -51,6 +52,7 @@ impl<'a> Scan<'a> {
             faulty_pids: HashSet::new(),
             faulty_lists: HashSet::new(),
             gaps: Gaps::default(),
+            work: Work::default(),
         }
     }
 
@@ -63,6 +65,7 @@ impl<'a> Scan<'a> {
     /// and is shown as such. What either walk saw counts: a descriptor that is closed and opened anew between them can have two rows.
     pub(super) fn run(mut self) -> Result<Snapshot, Error> {
         let lists = self.wanted_lists();
+        let plan = self.plan(&lists);
         let (listed, _) = self.read(&lists);
         self.walk()?;
         let mut unheld = self.match_up(listed);
@@ -71,7 +74,24 @@ impl<'a> Scan<'a> {
             unheld = self.look_again(unheld);
         }
         self.name_raw_protocols();
-        Ok(self.finish(unheld))
+        Ok(Snapshot { plan, ..self.finish(unheld) })
+    }
+
+    /// What the scan does, in words.
+    fn plan(&self, lists: &[PcbList]) -> String {
+        let scope = match self.wanted_pids() {
+            Some(pids) => format!("lookup of {} processes", pids.len()),
+            None if self.filter.admits_unowned() => "full scan: lists, then holders".to_owned(),
+            None => "held sockets of all processes".to_owned(),
+        };
+        let lists: Vec<String> = lists.iter().copied().map(name).collect();
+        let lists = if lists.is_empty() { "none".to_owned() } else { lists.join(" ") };
+        format!("{scope}; holders and their sockets from libproc; lists from sysctl: {lists}")
+    }
+
+    /// The only processes whose descriptors are read; None for all.
+    fn wanted_pids(&self) -> Option<Vec<i32>> {
+        self.filter.listed_pids().filter(|_| !self.filter.admits_unowned())
     }
 
     /// The lists that can tell something that is asked for.
@@ -90,6 +110,7 @@ impl<'a> Scan<'a> {
         // How many are counted and shown by lists that have one count.
         let mut shown: Vec<(PcbList, u64, u64)> = Vec::new();
         for &list in lists {
+            self.work.tables += 1;
             let mut gaps = Gaps::default();
             if self.deadline.has_passed() {
                 self.gaps.add(GapKind::Deadline, || name(list));
@@ -160,8 +181,8 @@ impl<'a> Scan<'a> {
 
     /// Looks at the descriptors of all processes that can matter.
     fn walk(&mut self) -> Result<(), Error> {
-        let listed = self.filter.listed_pids().filter(|_| !self.filter.admits_unowned());
-        let pids = match listed {
+        self.work.walks += 1;
+        let pids = match self.wanted_pids() {
             Some(pids) => pids,
             None => libproc::pids(self.calls).map_err(|source| Error::Processes { source })?,
         };
@@ -172,6 +193,7 @@ impl<'a> Scan<'a> {
             }
             if self.filter.admits_unowned() || self.filter.admits_pid(pid) {
                 let mut gaps = Gaps::default();
+                self.work.walked += 1;
                 self.look_into(pid, &mut gaps);
                 if !gaps.is_empty() && self.faulty_pids.insert(pid) {
                     self.gaps.extend(gaps);
@@ -317,7 +339,15 @@ impl<'a> Scan<'a> {
         let (sockets, darwin) = all.into_iter().unzip();
         let holders = self.holders.finish(|_| true);
         let uids = Uids::new(self.calls.uid);
-        Snapshot { sockets, holders, gaps: self.gaps, darwin, uids, ..Snapshot::default() }
+        Snapshot {
+            sockets,
+            holders,
+            gaps: self.gaps,
+            work: self.work,
+            darwin,
+            uids,
+            ..Snapshot::default()
+        }
     }
 }
 

@@ -300,6 +300,32 @@ struct Answered {
 
 const ALL: Families = Families::all();
 
+#[test]
+fn explanation_states_processes_lists_and_the_work_done() {
+    let explained = |pid: Option<&str>| {
+        MAC.set(Mac {
+            processes: BTreeMap::from([(5, holding([])), (7, holding([]))]),
+            ..Mac::default()
+        });
+        let column = Field::Pid.place().unwrap();
+        let constraint =
+            |text: &str| Constraint { column, operator: Operator::Equals, text: text.into() };
+        let query = QueryContext {
+            constraints: pid.map(constraint).into_iter().collect(),
+            columns_used: ColumnsUsed((1 << 11) - 1),
+        };
+        let snapshot = collector().collect(&Filter::new(&query, Families::UNIX)).unwrap();
+        let work = snapshot.work;
+        (snapshot.plan, work.walks, work.walked, work.tables)
+    };
+    let source = "holders and their sockets from libproc; lists from sysctl";
+    let lists = "net.local.stream.pcblist_n net.local.dgram.pcblist_n";
+    let full = format!("full scan: lists, then holders; {source}: {lists}");
+    assert_eq!(explained(None), (full, 1, 2, 2));
+    let lookup = format!("lookup of 1 processes; {source}: none");
+    assert_eq!(explained(Some("5")), (lookup, 1, 1, 0));
+}
+
 fn collector() -> Collector {
     let limits = HolderLimits { per_socket: Some(100), max: None };
     Collector { calls: CALLS, limits, scan_timeout: Duration::from_secs(600) }

@@ -61,13 +61,42 @@ pub(super) struct BpfSockets {
     pub(super) undescribed: HashSet<u64>,
     /// The processes that hold any socket.
     pub(super) pids: HashSet<i32>,
+    /// The inodes of complete and partial sockets.
+    seen: HashSet<u64>,
 }
 
 impl BpfSockets {
     fn new(limits: HolderLimits) -> BpfSockets {
-        let (complete, partial, undescribed, pids) = Default::default();
+        let (complete, partial, undescribed, pids, seen) = Default::default();
         let holders = HolderCollector::new(limits);
-        BpfSockets { holders, complete, partial, undescribed, pids }
+        BpfSockets { holders, complete, partial, undescribed, pids, seen }
+    }
+
+    /// Adds what a record shows of the socket of that inode, once; returns whether the query is for it.
+    fn add(&mut self, filter: &Filter, unlisted: bool, inode: u64, told: Told) -> bool {
+        match told {
+            Told::Whole { table, socket } => {
+                if !filter.admits_table(table) || !filter.admits_socket(&socket) {
+                    return false;
+                }
+                if self.seen.insert(socket.inode) {
+                    let is_partial = lacks_shown_field(filter, table, &socket);
+                    let sockets = if is_partial { &mut self.partial } else { &mut self.complete };
+                    sockets.push(socket);
+                }
+                true
+            }
+            Told::InTables(tables) if tables.iter().any(|&it| filter.admits_table(it)) => {
+                self.undescribed.insert(inode);
+                true
+            }
+            Told::Unlisted | Told::InTables(_) => {
+                if unlisted {
+                    self.undescribed.insert(inode);
+                }
+                unlisted
+            }
+        }
     }
 }
 
@@ -152,35 +181,16 @@ impl Scan<'_> {
     ) -> io::Result<BpfSockets> {
         let (root, filter) = (self.root, self.filter);
         let mut found = BpfSockets::new(self.plan.limits);
-        let mut seen = HashSet::new();
         let mut run = |pid: Option<i32>, report: &mut Report| {
             report.work.passes += u32::from(pid.is_none());
             bpf.run(pid, self.plan.threads, self.deadline, |holder, record| {
                 found.pids.insert(holder.pid);
-                if !filter.admits_pid(holder.pid) || !filter.admits_inode(holder.inode) {
-                    return Ok(());
+                if filter.admits_pid(holder.pid)
+                    && filter.admits_inode(holder.inode)
+                    && found.add(filter, self.plan.unlisted, holder.inode, record.told()?)
+                {
+                    push(root, &mut found.holders, holder);
                 }
-                match record.told()? {
-                    Told::Whole { table, socket } => {
-                        if !filter.admits_table(table) || !filter.admits_socket(&socket) {
-                            return Ok(());
-                        }
-                        if seen.insert(socket.inode) {
-                            let is_partial = lacks_shown_field(filter, table, &socket);
-                            let sockets =
-                                if is_partial { &mut found.partial } else { &mut found.complete };
-                            sockets.push(socket);
-                        }
-                    }
-                    Told::InTables(tables) if tables.iter().any(|&it| filter.admits_table(it)) => {
-                        found.undescribed.insert(holder.inode);
-                    }
-                    Told::Unlisted | Told::InTables(_) if self.plan.unlisted => {
-                        found.undescribed.insert(holder.inode);
-                    }
-                    Told::Unlisted | Told::InTables(_) => return Ok(()),
-                }
-                push(root, &mut found.holders, holder);
                 Ok(())
             })
         };

@@ -75,7 +75,7 @@ impl Scan<'_> {
         cache: &SnapshotCache,
         mut report: Report,
     ) -> Result<Snapshot, Error> {
-        let BpfSockets { holders, complete, partial, undescribed, pids: seen } = bpf;
+        let BpfSockets { holders, complete, partial, undescribed, pids: seen, .. } = bpf;
         // A process without a socket can be one that is hidden from BPF as from /proc.
         let all = match pids {
             Some(pids) => pids.to_vec(),

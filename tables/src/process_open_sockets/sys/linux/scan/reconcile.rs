@@ -11,7 +11,7 @@ use super::Scan;
 use super::listing::{Listing, Run};
 use super::second_look::SecondReading;
 use crate::process_open_sockets::gap::Gaps;
-use crate::process_open_sockets::holders::Holders;
+use crate::process_open_sockets::holders::{Holder, Holders};
 use crate::process_open_sockets::model::{EndpointKey, Family, Presence, Socket};
 use crate::process_open_sockets::parse::proto_name::Candidates;
 use crate::process_open_sockets::socket_table::SocketTable;
@@ -71,16 +71,15 @@ impl Reading {
         let Reading { listing, inodes, mut records, readings } = self;
         let Listing { mut sockets, runs, mut listed, spoofable, .. } = listing;
         let replaced_twice = complete_from(&mut records, &mut sockets, &runs);
-        let mut become_held =
-            connected_keys(records.iter().map(|((table, _), socket)| (*table, socket)));
-        for (run, reading) in runs.iter().zip(&readings) {
-            let new = reading.as_ref().map(|reading| &reading.new).into_iter().flatten();
-            let held = new.filter(|socket| !holders.of(socket.inode).is_empty());
-            become_held.extend(connected_keys(held.map(|socket| (run.table, socket))));
-        }
-        let recurring = recurring_inodes(scan, &inodes, holders);
+        let mut judge = Judge {
+            scan,
+            holders,
+            become_held: become_held(&records, &runs, &readings, holders),
+            recurring: recurring_inodes(scan, &inodes, holders),
+            seen: HashSet::new(),
+        };
         let mut fates = vec![Fate::Kept; sockets.len()];
-        let (mut seen, mut new, mut replaced) = (HashSet::new(), Vec::new(), Vec::new());
+        let (mut new, mut replaced) = (Vec::new(), Vec::new());
         for (run, reading) in runs.into_iter().zip(readings) {
             let (Some(sockets), Some(places), Some(fates)) = (
                 sockets.get(run.sockets.clone()),
@@ -89,55 +88,9 @@ impl Reading {
             ) else {
                 continue;
             };
-            let reading_now = reading.as_ref().map(|reading| &reading.new).into_iter().flatten();
-            let become_unheld =
-                connected_keys(reading_now.filter(|it| it.inode == 0).map(|it| (run.table, it)));
-            let mut closed = Vec::new();
-            for ((socket, place), fate) in sockets.iter().zip(places).zip(fates) {
-                *fate = match holders.at(place) {
-                    [] if socket.inode == 0 => fate_without_file(run.table, socket, &become_held),
-                    [] => {
-                        let fate = fate_without_holder(
-                            run.table,
-                            socket,
-                            reading.as_ref(),
-                            &become_unheld,
-                        );
-                        if fate != Fate::Kept && socket.endpoint_key().is_some() {
-                            closed.push(socket.clone());
-                        }
-                        fate
-                    }
-                    holders => {
-                        // Of two records of which one can be forged, both are shown.
-                        let is_again = recurring.contains(&socket.inode)
-                            && !run.source.is_spoofable(run.table)
-                            && !seen.insert((socket.inode, run.table));
-                        let is_other =
-                            is_of_another_table(scan.root, holders, run.table, run.source);
-                        if is_other {
-                            note_forged(socket, gaps);
-                        }
-                        if is_other || is_again { Fate::Dropped } else { Fate::Kept }
-                    }
-                };
-            }
-            for mut socket in reading.map(|reading| reading.new).unwrap_or_default() {
-                let is_record = records.contains_key(&(run.table, socket.inode));
-                let is_forged = run.source.is_spoofable(run.table)
-                    && is_of_another_table(
-                        scan.root,
-                        holders.of(socket.inode),
-                        run.table,
-                        run.source,
-                    );
-                if is_record || is_forged || !scan.filter.admits_socket(&socket) {
-                    continue;
-                }
-                if socket.inode != 0 {
-                    socket.details.presence = Presence::Opened;
-                }
-                new.push(socket);
+            let closed = judge.judge(&run, reading.as_ref(), sockets, places, fates, gaps);
+            if let Some(reading) = reading {
+                new.extend(judge.opened(&run, reading, &records));
             }
             if !closed.is_empty() {
                 replaced.push(Replaced { run, closed });
@@ -148,14 +101,7 @@ impl Reading {
                 *fate = Fate::Dropped;
             }
         }
-        let mut fates = fates.into_iter();
-        sockets.retain_mut(|socket| {
-            let fate = fates.next().unwrap_or(Fate::Kept);
-            if fate == Fate::Closed {
-                socket.details.presence = Presence::Closed;
-            }
-            fate != Fate::Dropped
-        });
+        carry_out(&fates, &mut sockets);
         let added = records.into_values().chain(new);
         if scan.plan.unlisted {
             sockets.extend(added.inspect(|socket| {
@@ -166,6 +112,121 @@ impl Reading {
         }
         Reconciled { all: sockets, replaced, listed, spoofable }
     }
+}
+
+/// What decides the fate of listed sockets.
+struct Judge<'a> {
+    scan: &'a Scan<'a>,
+    holders: &'a Holders,
+    /// Connections that have a holder now.
+    become_held: HashSet<(SocketTable, EndpointKey)>,
+    recurring: HashSet<u64>,
+    /// Recurring sockets that are kept already.
+    seen: HashSet<(u64, SocketTable)>,
+}
+
+impl Judge<'_> {
+    /// Sets the fate of each socket of a run; returns those without a holder that closed, and had
+    /// endpoints.
+    fn judge(
+        &mut self,
+        run: &Run,
+        reading: Option<&SecondReading>,
+        sockets: &[Socket],
+        places: &[Range<usize>],
+        fates: &mut [Fate],
+        gaps: &mut Gaps,
+    ) -> Vec<Socket> {
+        let without_file = new_of(reading).filter(|it| it.inode == 0);
+        let become_unheld = connected_keys(without_file.map(|it| (run.table, it)));
+        let mut closed = Vec::new();
+        for ((socket, place), fate) in sockets.iter().zip(places).zip(fates) {
+            *fate = match self.holders.at(place) {
+                [] if socket.inode == 0 => fate_without_file(run.table, socket, &self.become_held),
+                [] => {
+                    let fate = fate_without_holder(run.table, socket, reading, &become_unheld);
+                    if fate != Fate::Kept && socket.endpoint_key().is_some() {
+                        closed.push(socket.clone());
+                    }
+                    fate
+                }
+                holders => self.fate_with_holders(run, socket, holders, gaps),
+            };
+        }
+        closed
+    }
+
+    fn fate_with_holders(
+        &mut self,
+        run: &Run,
+        socket: &Socket,
+        holders: &[Holder],
+        gaps: &mut Gaps,
+    ) -> Fate {
+        // Of two records of which one can be forged, both are shown.
+        let is_again = self.recurring.contains(&socket.inode)
+            && !run.source.is_spoofable(run.table)
+            && !self.seen.insert((socket.inode, run.table));
+        let is_other = is_of_another_table(self.scan.root, holders, run.table, run.source);
+        if is_other {
+            note_forged(socket, gaps);
+        }
+        if is_other || is_again { Fate::Dropped } else { Fate::Kept }
+    }
+
+    /// Sockets of the second reading that are in the answer, besides those with records.
+    fn opened(
+        &self,
+        run: &Run,
+        reading: SecondReading,
+        records: &HashMap<(SocketTable, u64), Socket>,
+    ) -> impl Iterator<Item = Socket> {
+        reading.new.into_iter().filter_map(|mut socket| {
+            let is_record = records.contains_key(&(run.table, socket.inode));
+            let holders = self.holders.of(socket.inode);
+            let is_forged = run.source.is_spoofable(run.table)
+                && is_of_another_table(self.scan.root, holders, run.table, run.source);
+            if is_record || is_forged || !self.scan.filter.admits_socket(&socket) {
+                return None;
+            }
+            if socket.inode != 0 {
+                socket.details.presence = Presence::Opened;
+            }
+            Some(socket)
+        })
+    }
+}
+
+/// The sockets that the second reading alone has.
+fn new_of(reading: Option<&SecondReading>) -> impl Iterator<Item = &Socket> {
+    reading.map(|reading| &reading.new).into_iter().flatten()
+}
+
+/// The connections of records, and those of the second reading that have a holder.
+fn become_held(
+    records: &HashMap<(SocketTable, u64), Socket>,
+    runs: &[Run],
+    readings: &[Option<SecondReading>],
+    holders: &Holders,
+) -> HashSet<(SocketTable, EndpointKey)> {
+    let mut keys = connected_keys(records.iter().map(|((table, _), socket)| (*table, socket)));
+    for (run, reading) in runs.iter().zip(readings) {
+        let held = new_of(reading.as_ref()).filter(|socket| !holders.of(socket.inode).is_empty());
+        keys.extend(connected_keys(held.map(|socket| (run.table, socket))));
+    }
+    keys
+}
+
+/// Drops sockets and marks closed ones.
+fn carry_out(fates: &[Fate], sockets: &mut Vec<Socket>) {
+    let mut fates = fates.iter();
+    sockets.retain_mut(|socket| {
+        let fate = fates.next().unwrap_or(&Fate::Kept);
+        if *fate == Fate::Closed {
+            socket.details.presence = Presence::Closed;
+        }
+        *fate != Fate::Dropped
+    });
 }
 
 /// Replaces sockets that a file listed by the records that came with their holders; those left are of

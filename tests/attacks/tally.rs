@@ -1,0 +1,105 @@
+//! In how many answers an attacker's socket was.
+
+use super::scan::{BPF, NamedSource, Row, SCANS};
+
+/// What one answer shows of a socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sighting {
+    pub(super) socket: bool,
+    /// The socket, in a row with the pid.
+    pub(super) pid: bool,
+}
+
+impl Sighting {
+    /// What the rows with these cells show of a socket that this process holds.
+    pub(super) fn of(rows: &[Row], cells: &[(&str, &str)], pid: i64) -> Sighting {
+        Sighting::by(rows, cells, |row| row.number("pid") == pid)
+    }
+
+    /// The same, of a socket whose holder changes.
+    pub(super) fn of_any_holder(rows: &[Row], cells: &[(&str, &str)]) -> Sighting {
+        Sighting::by(rows, cells, |row| row.number("pid") > 0)
+    }
+
+    fn by(rows: &[Row], cells: &[(&str, &str)], is_held: impl Fn(&Row) -> bool) -> Sighting {
+        let shown: Vec<&Row> = rows.iter().filter(|row| row.has(cells)).collect();
+        Sighting { socket: !shown.is_empty(), pid: shown.into_iter().any(is_held) }
+    }
+
+    /// All that there is to see is seen.
+    pub(super) fn whole(is_seen: bool) -> Sighting {
+        Sighting { socket: is_seen, pid: is_seen }
+    }
+}
+
+/// With which sources an answer has to have the pid.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum PidPromise {
+    Always,
+    WithBpf,
+    Never,
+}
+
+/// One query of a socket with one source.
+struct Count {
+    name: String,
+    source: NamedSource,
+    pid: PidPromise,
+    answers: usize,
+    with_socket: usize,
+    with_pid: usize,
+}
+
+impl Count {
+    /// Whether there were too few answers, or one lacked what it has to have.
+    fn is_short(&self) -> bool {
+        let needs_pid = match self.pid {
+            PidPromise::Always => true,
+            PidPromise::WithBpf => self.source == BPF,
+            PidPromise::Never => false,
+        };
+        let Count { answers, with_socket, with_pid, .. } = *self;
+        answers < SCANS || with_socket < answers || needs_pid && with_pid < answers
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Count { name, source: (source, _), answers, with_socket, with_pid, .. } = self;
+        write!(
+            f,
+            "{name}, {source}: of {answers} answers {with_socket} with the socket, {with_pid} with the \
+             pid"
+        )
+    }
+}
+
+/// The sightings of all sockets that a test looks for.
+#[derive(Default)]
+pub(super) struct Tally(Vec<Count>);
+
+impl Tally {
+    /// Counts an answer about the socket of that name, and of that query.
+    pub(super) fn add(&mut self, name: &str, source: NamedSource, pid: PidPromise, seen: Sighting) {
+        let is_it = |count: &Count| count.name == name && count.source == source;
+        let place = self.0.iter().position(is_it).unwrap_or_else(|| {
+            let (name, [answers, with_socket, with_pid]) = (name.to_owned(), [0; 3]);
+            self.0.push(Count { name, source, pid, answers, with_socket, with_pid });
+            self.0.len() - 1
+        });
+        let count = &mut self.0[place];
+        count.answers += 1;
+        count.with_socket += usize::from(seen.socket);
+        count.with_pid += usize::from(seen.pid);
+    }
+
+    /// Prints a line for each socket, query and source, and asserts that no answer lacked what it has
+    /// to have.
+    #[track_caller]
+    pub(super) fn check(self) {
+        self.0.iter().for_each(|count| println!("{count}"));
+        assert!(!self.0.is_empty(), "nothing was counted");
+        let short = self.0.iter().filter(|count| count.is_short()).map(Count::to_string);
+        assert_eq!(short.collect::<Vec<_>>(), [""; 0], "answers that lack something");
+    }
+}
