@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_logged_again_after_the_pause_with_the_count_of_others() {
+    fn a_message_returns_after_the_pause_with_the_count_of_others() {
         let start = Instant::now();
         let limit = LogLimit::default();
         let line = |seconds| limit.line("full", start + Duration::from_secs(seconds));

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_took_the_place_between_look_and_change_keeps_its_mode() {
+    fn a_file_that_comes_between_look_and_change_keeps_its_mode() {
         let (directory, path, _listener) = socket(0o755);
         let before = identity(&path).unwrap();
         let other = directory.path().join("other");

@@ -270,6 +270,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_error_of_descriptors_names_the_limit_to_raise() {
+        let message = |errno| {
+            let source = std::io::Error::from_raw_os_error(errno);
+            Error::Read { path: "/proc".into(), source }.to_string()
+        };
+        assert!(message(24).ends_with("ulimit -n) to 256 or more"), "{}", message(24));
+        assert!(message(23).ends_with("(fs.file-max, kern.maxfiles)"), "{}", message(23));
+        assert_eq!(message(13), "cannot read /proc: Permission denied (os error 13)");
+    }
+
+    #[test]
     fn subordinate_uids_of_one_user_are_one() {
         let user = |uid| User::of_uid(Some(uid));
         assert_ne!(user(0), user(1000));
@@ -338,7 +349,9 @@ pub enum Error {
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Error::Read { path, source } => write!(f, "cannot read {}: {source}", path.display()),
+            Error::Read { path, source } => {
+                write!(f, "cannot read {}: {source}{}", path.display(), hint(source))
+            }
             Error::NotProc { path } => write!(
                 f,
                 "{} is not a proc file system (it has no 'self'): give --procfs the place where one is mounted",
@@ -353,8 +366,25 @@ impl std::fmt::Display for Error {
                 "the scan did not end within {} s: a read of /proc or of a socket table is blocked",
                 after.as_secs()
             ),
-            Error::Processes { source } => write!(f, "cannot list the processes: {source}"),
+            Error::Processes { source } => {
+                write!(f, "cannot list the processes: {source}{}", hint(source))
+            }
         }
+    }
+}
+
+/// What to do about an error, if that is known.
+fn hint(source: &std::io::Error) -> &'static str {
+    /// The same on Linux and macOS.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    match source.raw_os_error() {
+        Some(EMFILE) => {
+            "; raise the limit of open files of this process (RLIMIT_NOFILE: LimitNOFILE in systemd, \
+             ulimit -n) to 256 or more"
+        }
+        Some(ENFILE) => "; raise the host's limit of open files (fs.file-max, kern.maxfiles)",
+        _ => "",
     }
 }
 

@@ -1,15 +1,19 @@
 //! The list of faults in `docs`.
 
 const LIST: &str = include_str!("../../docs/faults.md");
-const TESTS: [&str; 8] = [
+const TESTS: [&str; 12] = [
     include_str!("answers.rs"),
     include_str!("core.rs"),
     include_str!("crowds.rs"),
     include_str!("end.rs"),
+    include_str!("large_lists.rs"),
     include_str!("log.rs"),
     include_str!("nonsense.rs"),
     include_str!("refusals.rs"),
+    include_str!("restarts.rs"),
+    include_str!("signals.rs"),
     include_str!("socket.rs"),
+    include_str!("stderr.rs"),
 ];
 /// Marked with an asterisk.
 const ELSEWHERE: &str = include_str!("../extension/launch.rs");

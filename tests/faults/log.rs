@@ -110,7 +110,7 @@ fn flood(stream: &mut std::os::unix::net::UnixStream) {
 }
 
 #[test]
-fn a_connection_that_finds_all_places_taken_is_closed_and_logged() {
+fn a_connection_beyond_the_64_busy_ones_is_closed_and_logged() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let socket = core.socket_of(core.wait_for(NAME));

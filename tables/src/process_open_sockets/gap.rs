@@ -35,6 +35,8 @@ pub(crate) enum GapKind {
     Forged,
     /// The scan's deadline passed before everything was read.
     Deadline,
+    /// This process, or the host, had no descriptor left for what a scan opens (EMFILE, ENFILE).
+    Descriptors,
     /// A list of sockets of macOS, or its end.
     PcbList,
     /// Such a list, of which the kernel shows nothing, or far less than it counts.
@@ -128,6 +130,11 @@ impl fmt::Display for Gap {
                 "sockets that no readable process holds, and of others what only the lists tell, are missing",
             ),
             GapKind::Record => ("sockets of a form that is not known", "they are missing"),
+            GapKind::Descriptors => (
+                "steps of a scan for which no file descriptor was left",
+                "sockets or holders are missing; raise the limit of open files (RLIMIT_NOFILE: \
+                 LimitNOFILE in systemd, ulimit -n) to 256 or more",
+            ),
             GapKind::Deadline => (
                 "steps of a scan that its deadline cut off",
                 "sockets or holders are missing; raise --scan-timeout or add a constraint on pid",

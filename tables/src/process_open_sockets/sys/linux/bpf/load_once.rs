@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_attempt_is_repeated_after_a_pause_that_grows_to_an_hour() {
+    fn a_failed_attempt_is_repeated_after_pauses_up_to_an_hour() {
         let once = LoadOnce::<u8>::new();
         let start = Instant::now();
         let mut attempts = Vec::new();
