@@ -153,7 +153,7 @@ fn every_example_returns_the_rows_that_it_is_about() {
     };
     let inodes = [&one, &other].map(|socket| inode(socket).to_string());
     let copies: Vec<UnixDatagram> = (0..150).map(|_| copied.try_clone().unwrap()).collect();
-    let expected: [Expected; 11] = [
+    let expected: [Expected; 12] = [
         ("local_port FROM process_open_sockets WHERE", of_me(&[("local_port", &port)])),
         ("ORDER BY pid, fd", of_me(&[("local_port", &port), ("state", "LISTEN")])),
         ("SELECT * FROM alt_process", of_me(&[("socket", &inodes[0])])),
@@ -171,6 +171,7 @@ fn every_example_returns_the_rows_that_it_is_about() {
             "SELECT owner_unknown",
             vec![("owner_unknown", "accept_queue".to_owned()), ("state", "ESTABLISHED".to_owned())],
         ),
+        ("AS opened, count(*)", Vec::new()),
         ("GROUP BY cgroup_path", Vec::new()),
         (
             "HAVING descriptors",

@@ -29,7 +29,7 @@ pub(super) fn for_each_socket(
     path: &str,
     deadline: Deadline<'_>,
     gaps: &mut Gaps,
-    mut each: impl FnMut(Socket) -> Handed,
+    each: impl FnMut(Socket) -> Handed,
 ) {
     let opened = match namespace.open(root, path) {
         Ok(Some(opened)) => Ok(BufReader::with_capacity(64 * 1024, opened)),
@@ -37,52 +37,43 @@ pub(super) fn for_each_socket(
         Err(Errno::SRCH) => return gaps.add(GapKind::Left, || namespace.path(root, path)),
         Err(errno) => Err(io::Error::from(errno)),
     };
-    let only_listeners_again = table.crowded() == Crowded::Listeners;
-    let mut seen = Seen::default();
-    let mut retry = DumpRetry::new(deadline);
-    let mut read = |text: &mut BufReader<File>, retry: &mut DumpRetry, is_first: bool| {
-        let is_compared = !is_first || !only_listeners_again;
-        let mut lines = 0u64;
-        let end = for_each_line(text, |line| {
-            lines += 1;
-            if lines == 1 && table.is_header(line.unwrap_or_default()) {
-                return ControlFlow::Continue(());
-            }
-            match line.map(|line| table.parse(line)) {
-                Some(Ok(socket))
-                    if !is_first && only_listeners_again && socket.state() != LISTEN =>
-                {
-                    return ControlFlow::Break(());
-                }
-                // Those without an inode cannot be told apart: the first time counts.
-                Some(Ok(socket)) if socket.inode == 0 && !is_first => {}
-                Some(Ok(mut socket)) => {
-                    socket.net_namespace = namespace.number();
-                    let hash = seen.hash(&socket);
-                    if let Some(hash) = hash.filter(|_| is_compared) {
-                        retry.add(hash);
-                    }
-                    let is_new = hash.is_none_or(|hash| seen.hashes.insert(hash));
-                    if is_new && each(socket) == Handed::Enough {
-                        return ControlFlow::Break(());
-                    }
-                }
-                Some(Err(_)) | None if !is_first => {}
-                Some(Err(_)) | None => gaps.add(GapKind::Line, || {
-                    format!("line {lines} of {}", namespace.path(root, path))
-                }),
-            }
-            ControlFlow::Continue(())
-        });
-        end.map(|end| {
-            let is_to_end = end.is_continue() || (!is_first && only_listeners_again);
-            is_to_end && !(is_compared && retry.end_attempt())
-        })
+    let mut reader = Reader {
+        namespace,
+        table,
+        only_listeners_again: table.crowded() == Crowded::Listeners,
+        seen: Seen::default(),
+        retry: DumpRetry::new(deadline),
     };
-    let result = opened.and_then(|mut text| {
+    let malformed =
+        |line| gaps.add(GapKind::Line, || format!("line {line} of {}", namespace.path(root, path)));
+    let result = opened.and_then(|mut text| reader.read_until_alike(&mut text, each, malformed));
+    if let Err(error) = result {
+        gaps.add(GapKind::SocketFile, || format!("{}: {error}", namespace.path(root, path)));
+    }
+}
+
+/// Reads a file once or several times.
+struct Reader<'a> {
+    namespace: &'a Namespace,
+    table: SocketTable,
+    /// Whether readings after the first end behind the listeners.
+    only_listeners_again: bool,
+    seen: Seen,
+    retry: DumpRetry<'a>,
+}
+
+impl Reader<'_> {
+    /// Reads the file until two readings are alike. `malformed` gets the number of each line of the
+    /// first reading that is no socket.
+    fn read_until_alike(
+        &mut self,
+        text: &mut BufReader<File>,
+        mut each: impl FnMut(Socket) -> Handed,
+        mut malformed: impl FnMut(u64),
+    ) -> io::Result<()> {
         let mut is_first = true;
-        while retry.next_attempt() {
-            let hides = read(&mut text, &mut retry, is_first)?;
+        while self.retry.next_attempt() {
+            let hides = self.read(text, is_first, &mut each, &mut malformed)?;
             let is_long = !is_first || text.stream_position()? > PAGE;
             if !hides || !is_long {
                 break;
@@ -91,9 +82,60 @@ pub(super) fn for_each_socket(
             text.rewind()?;
         }
         Ok(())
-    });
-    if let Err(error) = result {
-        gaps.add(GapKind::SocketFile, || format!("{}: {error}", namespace.path(root, path)));
+    }
+
+    /// Reads the file once; returns whether it may hide a socket still.
+    fn read(
+        &mut self,
+        text: &mut BufReader<File>,
+        is_first: bool,
+        each: &mut impl FnMut(Socket) -> Handed,
+        malformed: &mut impl FnMut(u64),
+    ) -> io::Result<bool> {
+        let is_compared = !is_first || !self.only_listeners_again;
+        let mut lines = 0u64;
+        let end = for_each_line(text, |line| {
+            lines += 1;
+            if lines == 1 && self.table.is_header(line.unwrap_or_default()) {
+                return ControlFlow::Continue(());
+            }
+            match line.map(|line| self.table.parse(line)) {
+                Some(Ok(socket))
+                    if !is_first && self.only_listeners_again && socket.state() != LISTEN =>
+                {
+                    return ControlFlow::Break(());
+                }
+                // Those without an inode cannot be told apart: the first time counts.
+                Some(Ok(socket)) if socket.inode == 0 && !is_first => {}
+                Some(Ok(socket)) => return self.hand_over(socket, is_compared, each),
+                Some(Err(_)) | None if !is_first => {}
+                Some(Err(_)) | None => malformed(lines),
+            }
+            ControlFlow::Continue(())
+        });
+        end.map(|end| {
+            let is_to_end = end.is_continue() || (!is_first && self.only_listeners_again);
+            is_to_end && !(is_compared && self.retry.end_attempt())
+        })
+    }
+
+    /// Hands a socket over if it is new.
+    fn hand_over(
+        &mut self,
+        mut socket: Socket,
+        is_compared: bool,
+        each: &mut impl FnMut(Socket) -> Handed,
+    ) -> ControlFlow<()> {
+        socket.net_namespace = self.namespace.number();
+        let hash = self.seen.hash(&socket);
+        if let Some(hash) = hash.filter(|_| is_compared) {
+            self.retry.add(hash);
+        }
+        let is_new = hash.is_none_or(|hash| self.seen.hashes.insert(hash));
+        if is_new && each(socket) == Handed::Enough {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
     }
 }
 
