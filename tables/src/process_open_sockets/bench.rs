@@ -3,13 +3,12 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::Families;
 use super::correlate::correlate;
 use super::filter::Filter;
-use super::holders::{Holder, Holders};
-use super::model::{Binding, Details, Endpoint, Snapshot, Socket, TcpState};
-use super::parse::sock_diag::{Message, Messages, Request};
-use super::socket_table::SocketTable;
+use crate::formats::linux::sock_diag::{Message, Messages, Request};
+use crate::model::holders::{Holder, Holders};
+use crate::model::socket_table::SocketTable;
+use crate::model::{Binding, Details, Endpoint, Families, Snapshot, Socket, TcpState};
 use crate::{QueryContext, Rows};
 
 #[cfg(target_os = "linux")]

@@ -7,9 +7,9 @@ use std::sync::LazyLock;
 
 use super::Field;
 use super::filter::{Filter, UNOWNED, net_namespace_text};
-use super::holders::Holder;
 use super::inet_ntop::inet_ntop;
-use super::model::{Binding, Endpoint, Snapshot, Socket};
+use crate::model::holders::Holder;
+use crate::model::{Binding, Endpoint, Snapshot, Socket};
 use crate::{Explanation, RowUser, Rows, User, Value};
 
 /// The rows of a snapshot that are asked for, one for each holder of a socket, and one for each

@@ -8,12 +8,12 @@ use std::ops::RangeInclusive;
 
 use crate::{ColumnsUsed, Constraint, Operator, QueryContext};
 
-use super::holders::Holder;
-use super::model::{NetNamespace, Socket, TcpState};
-use super::parse::pcblist_n::PcbList;
-use super::parse::sock_diag::{Request, States};
-use super::socket_table::SocketTable;
-use super::{Families, Field};
+use super::Field;
+use crate::formats::linux::sock_diag::{Request, States};
+use crate::formats::macos::pcblist_n::PcbList;
+use crate::model::holders::Holder;
+use crate::model::socket_table::SocketTable;
+use crate::model::{Families, NetNamespace, Socket, TcpState};
 
 /// What a row must be like to be asked for.
 #[derive(Clone, Debug)]

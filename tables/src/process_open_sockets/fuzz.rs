@@ -5,12 +5,12 @@
 
 use std::num::NonZeroU64;
 
-use super::model::{Binding, Socket};
-use super::parse::mountinfo::{Mount, mounts_of};
-use super::parse::pcblist_n::{End, Listing, PcbList};
-use super::parse::sock_diag::{Message, Messages, Request};
-use super::parse::socket_fdinfo;
-use super::socket_table::SocketTable;
+use crate::formats::linux::mountinfo::{Mount, mounts_of};
+use crate::formats::linux::sock_diag::{Message, Messages, Request};
+use crate::formats::macos::pcblist_n::{End, Listing, PcbList};
+use crate::formats::macos::socket_fdinfo;
+use crate::model::socket_table::SocketTable;
+use crate::model::{Binding, Socket};
 
 /// A value of one of the lists of macOS. It is read as each of them.
 ///

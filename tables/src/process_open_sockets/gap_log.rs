@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::gap::{Gap, GapKind};
+use crate::model::gap::{Gap, GapKind};
 
 /// For how long a kind is not said again.
 const PAUSE: Duration = Duration::from_secs(10);

@@ -11,26 +11,22 @@ mod correlate;
 mod filter;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
-mod gap;
 mod gap_log;
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
-mod holders;
 mod inet_ntop;
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
-mod model;
-mod parse;
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
-mod socket_table;
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(any(target_os = "macos", test))]
+mod macos;
 mod sys;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bitflags::bitflags;
-
-use self::gap::Gaps;
 use self::gap_log::GapLog;
+use crate::model::gap::Gaps;
+use crate::model::holders::{DEFAULT_DESCRIPTORS_PER_SOCKET, HolderLimits};
+pub use crate::model::{Families, Source};
 use crate::{Column, ColumnOptions, ColumnType, Error, QueryContext, Rows, Table};
 
 /// The table's name; in osquery it is taken by the built-in table.
@@ -67,8 +63,8 @@ pub struct Options {
 }
 
 impl Options {
-    fn holder_limits(&self) -> holders::HolderLimits {
-        holders::HolderLimits { per_socket: self.descriptors_per_socket, max: self.max_holders }
+    fn holder_limits(&self) -> HolderLimits {
+        HolderLimits { per_socket: self.descriptors_per_socket, max: self.max_holders }
     }
 
     /// The same for answers to osquery, which takes some hundred thousand rows: memory is bounded.
@@ -85,56 +81,6 @@ impl Options {
         const BUSY: u64 = 10_000;
         Options { bpf_from_files: self.bpf_from_files.map(|files| files.max(BUSY)), ..self }
     }
-}
-
-bitflags! {
-    /// Kinds of sockets that a user can choose.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Families: u16 {
-        /// AF_UNIX.
-        const UNIX = 1;
-        /// AF_INET and AF_INET6: TCP, UDP, UDP-Lite, raw and ping sockets.
-        const INET = 1 << 1;
-        /// AF_PACKET.
-        const PACKET = 1 << 2;
-        /// AF_NETLINK.
-        const NETLINK = 1 << 3;
-        /// AF_VSOCK.
-        const VSOCK = 1 << 4;
-        /// The connections of MPTCP. Their subflows are TCP sockets.
-        const MPTCP = 1 << 5;
-        /// SCTP.
-        const SCTP = 1 << 6;
-        /// Those that somebody holds and that no table of the kernel has: of other families, or neither
-        /// bound nor connected; and TCP sockets that are bound and do nothing else.
-        const UNLISTED = 1 << 7;
-        /// AF_SYSTEM, of macOS: kernel controls and kernel events.
-        const SYSTEM = 1 << 8;
-        /// PF_NDRV, of macOS: frames of an interface.
-        const NDRV = 1 << 9;
-    }
-}
-
-impl Default for Families {
-    /// Those of osquery's own table.
-    fn default() -> Self {
-        Families::UNIX | Families::INET | Families::PACKET
-    }
-}
-
-/// Who tells what sockets there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// BPF, unless [`Options::bpf_from_files`] says otherwise; netlink; and `/proc/net` where there is
-    /// none of these.
-    Auto,
-    /// `/proc/net` alone (proc_pid_net(5)).
-    Procfs,
-    /// Netlink alone (sock_diag(7)), which does not know ping sockets, nor, on most kernels, all other
-    /// protocols.
-    Netlink,
-    /// The same as `Auto`, with BPF however few files are open; where it cannot be had, that is a warning.
-    Bpf,
 }
 
 /// Whether threads that have a descriptor table of their own are read.
@@ -159,7 +105,7 @@ impl Default for Options {
             scan_timeout: Duration::from_secs(30),
             families: Families::default(),
             max_holders: None,
-            descriptors_per_socket: Some(holders::DEFAULT_DESCRIPTORS_PER_SOCKET),
+            descriptors_per_socket: Some(DEFAULT_DESCRIPTORS_PER_SOCKET),
         }
     }
 }

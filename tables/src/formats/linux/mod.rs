@@ -1,0 +1,10 @@
+//! What Linux prints in /proc and sends over netlink.
+
+pub(crate) mod btf;
+pub(crate) mod mountinfo;
+pub(crate) mod proc_link;
+pub(crate) mod proc_net;
+pub(crate) mod proc_status;
+pub(crate) mod proto_name;
+pub(crate) mod sock_diag;
+pub(crate) mod sockstat;

@@ -1,0 +1,256 @@
+//! Sockets of a dump, made the same as the lines of `/proc/net`. Where the two differ:
+//!
+//! - A raw socket that was connected has a remote port in a dump: here 0.
+//! - A UNIX name comes as bytes: here a path ends before its NUL, and each NUL of an abstract name
+//!   is an `@`.
+//! - Connections that wait in the queue of a UNIX listener are not dumped, but counted in it: see
+//!   [`Listed::waiting`].
+//! - Whether a TCP handshake that is not over is called TCP_NEW_SYN_RECV inside, both say
+//!   TCP_SYN_RECV.
+
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::{NonZeroU32, NonZeroU64};
+
+use super::request::{
+    AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, DiagTable, Request,
+};
+use super::{Malformed, attributes, take};
+use crate::model::socket_table::{IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_TCP};
+use crate::model::{
+    Binding, Details, Endpoint, Interface, SctpState, Socket, TcpState, VsockAddress, socket_type,
+};
+
+/// A socket as a dump lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) socket: Socket,
+    /// Its number among all sockets since boot. It stays the same when a connection gets another
+    /// `struct sock`: when its handshake is over, and in TIME_WAIT.
+    pub(crate) cookie: u64,
+    /// How many connections wait in the queue of a UNIX listener.
+    waiting: u32,
+}
+
+const LISTEN: u8 = 10;
+
+impl Request {
+    /// Reads a message that answers this request. The socket's namespace is left open.
+    pub(crate) fn parse(&self, message: &[u8]) -> Result<Listed, Malformed> {
+        match self.table {
+            DiagTable::Inet { v6, protocol } => inet(message, v6, protocol),
+            DiagTable::Unix => unix(message),
+            DiagTable::Packet => packet(message),
+            DiagTable::Netlink => netlink(message),
+            DiagTable::Vsock => vsock(message),
+        }
+    }
+}
+
+impl Listed {
+    /// The connections to a UNIX listener that it has not accepted; None if there are none. They
+    /// have no inode, and `/proc/net/unix` shows them with its path.
+    #[inline]
+    pub(crate) fn waiting(&self) -> Option<impl Iterator<Item = Socket> + use<>> {
+        if self.waiting == 0 {
+            return None;
+        }
+        let one = Socket {
+            inode: 0,
+            net_namespace: self.socket.net_namespace,
+            binding: self.socket.binding.clone(),
+            details: Details { kind: self.socket.details.kind, ..Details::default() },
+        };
+        Some(std::iter::repeat_n(one, usize::try_from(self.waiting).unwrap_or(usize::MAX)))
+    }
+}
+
+/// `struct inet_diag_msg` and attributes.
+fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<Listed, Malformed> {
+    /// Of an SCTP association only (`inet_sctp_diag_fill`).
+    const INET_DIAG_PEERS: u16 = 13;
+    const INET_DIAG_CGROUP_ID: u16 = 21;
+    let (fixed, rest) = message.split_first_chunk::<72>().ok_or(Malformed)?;
+    let fields: &mut &[u8] = &mut &fixed[..];
+    let [family, state, _timer, _retransmits] = take(fields)?;
+    if family != if v6 { AF_INET6 } else { AF_INET } {
+        return Err(Malformed);
+    }
+    let local_port = u16::from_be_bytes(take(fields)?);
+    let remote_port = u16::from_be_bytes(take(fields)?);
+    let local_address = address(take(fields)?, v6);
+    let remote_address = address(take(fields)?, v6);
+    let interface = u32::from_ne_bytes(take(fields)?);
+    let mut cookie = u64::from_ne_bytes(take(fields)?);
+    let _expires: [u8; 4] = take(fields)?;
+    let receive_queue = u32::from_ne_bytes(take(fields)?);
+    let send_queue = u32::from_ne_bytes(take(fields)?);
+    let uid = u32::from_ne_bytes(take(fields)?);
+    let inode = u32::from_ne_bytes(take(fields)?);
+    let has_states = matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP);
+    let local = Endpoint { address: local_address, port: local_port };
+    let remote_port = if protocol == IPPROTO_RAW { 0 } else { remote_port };
+    let remote = Endpoint { address: remote_address, port: remote_port };
+    let mut is_association = false;
+    let mut details = Details {
+        kind: socket_type(protocol),
+        uid: (inode != 0).then_some(uid),
+        receive_queue: Some(receive_queue),
+        send_queue: Some(send_queue),
+        interface: Interface::of_index(interface),
+        ..Details::default()
+    };
+    for attribute in attributes(rest) {
+        let (attribute, mut value) = attribute?;
+        match attribute {
+            INET_DIAG_CGROUP_ID => {
+                details.cgroup = NonZeroU64::new(u64::from_ne_bytes(take(&mut value)?));
+            }
+            INET_DIAG_PEERS => is_association = true,
+            _ => {}
+        }
+    }
+    let binding = if protocol != IPPROTO_SCTP {
+        let state = has_states.then(|| TcpState::from(state));
+        Binding::Inet { v6, protocol, local, remote, state }
+    } else if is_association {
+        // All of an endpoint have its cookie.
+        let identity = (cookie, local, remote);
+        cookie = BuildHasherDefault::<DefaultHasher>::new().hash_one(identity);
+        Binding::Sctp { local, remote, state: SctpState::Association(state) }
+    } else {
+        Binding::Sctp { local, remote, state: SctpState::Endpoint(TcpState::from(state)) }
+    };
+    let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
+    Ok(Listed { socket, cookie, waiting: 0 })
+}
+
+/// An IPv4 address is in the first four bytes.
+fn address(octets: [u8; 16], v6: bool) -> IpAddr {
+    let [a, b, c, d, ..] = octets;
+    if v6 { Ipv6Addr::from(octets).into() } else { Ipv4Addr::new(a, b, c, d).into() }
+}
+
+/// `struct unix_diag_msg` and attributes.
+fn unix(mut message: &[u8]) -> Result<Listed, Malformed> {
+    const UNIX_DIAG_NAME: u16 = 0;
+    const UNIX_DIAG_PEER: u16 = 2;
+    const UNIX_DIAG_RQLEN: u16 = 4;
+    const UNIX_DIAG_UID: u16 = 7;
+    let [family, kind, state, _] = take(&mut message)?;
+    if family != AF_UNIX {
+        return Err(Malformed);
+    }
+    let inode = u32::from_ne_bytes(take(&mut message)?);
+    let cookie = u64::from_ne_bytes(take(&mut message)?);
+    let mut path = Box::default();
+    let mut details = Details { kind, ..Details::default() };
+    for attribute in attributes(message) {
+        let (attribute, mut value) = attribute?;
+        match attribute {
+            UNIX_DIAG_NAME => path = unix_name(value),
+            UNIX_DIAG_PEER => {
+                details.peer = NonZeroU32::new(u32::from_ne_bytes(take(&mut value)?));
+            }
+            UNIX_DIAG_RQLEN => {
+                details.receive_queue = Some(u32::from_ne_bytes(take(&mut value)?));
+                details.send_queue = Some(u32::from_ne_bytes(take(&mut value)?));
+            }
+            UNIX_DIAG_UID => details.uid = Some(u32::from_ne_bytes(take(&mut value)?)),
+            _ => {}
+        }
+    }
+    let waiting = details.receive_queue.filter(|_| state == LISTEN).unwrap_or_default();
+    let binding = Binding::Unix { path };
+    let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
+    Ok(Listed { socket, cookie, waiting })
+}
+
+/// A name as `/proc/net/unix` prints it.
+pub(crate) fn unix_name(bytes: &[u8]) -> Box<[u8]> {
+    match bytes {
+        [0, ..] => bytes.iter().map(|&byte| if byte == 0 { b'@' } else { byte }).collect(),
+        _ => bytes.split(|&byte| byte == 0).next().unwrap_or_default().into(),
+    }
+}
+
+/// `struct packet_diag_msg` and attributes.
+fn packet(mut message: &[u8]) -> Result<Listed, Malformed> {
+    const PACKET_DIAG_INFO: u16 = 0;
+    const PACKET_DIAG_MEMINFO: u16 = 6;
+    const PACKET_DIAG_UID: u16 = 5;
+    let [family, kind] = take(&mut message)?;
+    if family != AF_PACKET {
+        return Err(Malformed);
+    }
+    let protocol = u16::from_ne_bytes(take(&mut message)?);
+    let inode = u32::from_ne_bytes(take(&mut message)?);
+    let cookie = u64::from_ne_bytes(take(&mut message)?);
+    let mut details = Details { kind, ..Details::default() };
+    for attribute in attributes(message) {
+        let (attribute, mut value) = attribute?;
+        match attribute {
+            // `struct packet_diag_info` begins with it.
+            PACKET_DIAG_INFO => {
+                details.interface = Interface::of_index(u32::from_ne_bytes(take(&mut value)?));
+            }
+            PACKET_DIAG_UID => details.uid = Some(u32::from_ne_bytes(take(&mut value)?)),
+            PACKET_DIAG_MEMINFO => {
+                (details.receive_queue, details.send_queue) = memory(value)?;
+            }
+            _ => {}
+        }
+    }
+    let binding = Binding::Packet { protocol };
+    let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
+    Ok(Listed { socket, cookie, waiting: 0 })
+}
+
+/// What was received and what is to be sent: the first and the third of some numbers
+/// (`SK_MEMINFO_*` in `sock_diag.h`).
+fn memory(mut value: &[u8]) -> Result<(Option<u32>, Option<u32>), Malformed> {
+    let received = u32::from_ne_bytes(take(&mut value)?);
+    let _limit: [u8; 4] = take(&mut value)?;
+    let to_send = u32::from_ne_bytes(take(&mut value)?);
+    Ok((Some(received), Some(to_send)))
+}
+
+/// `struct netlink_diag_msg` and attributes.
+fn netlink(mut message: &[u8]) -> Result<Listed, Malformed> {
+    const NETLINK_DIAG_MEMINFO: u16 = 0;
+    let [family, kind, protocol, _state] = take(&mut message)?;
+    if family != AF_NETLINK {
+        return Err(Malformed);
+    }
+    let port = u32::from_ne_bytes(take(&mut message)?);
+    let remote_port = u32::from_ne_bytes(take(&mut message)?);
+    let _remote_group: [u8; 4] = take(&mut message)?;
+    let inode = u32::from_ne_bytes(take(&mut message)?);
+    let cookie = u64::from_ne_bytes(take(&mut message)?);
+    let mut details = Details { kind, ..Details::default() };
+    for attribute in attributes(message) {
+        if let (NETLINK_DIAG_MEMINFO, value) = attribute? {
+            (details.receive_queue, details.send_queue) = memory(value)?;
+        }
+    }
+    let binding = Binding::Netlink { protocol, port, remote_port };
+    let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
+    Ok(Listed { socket, cookie, waiting: 0 })
+}
+
+/// `struct vsock_diag_msg`.
+fn vsock(mut message: &[u8]) -> Result<Listed, Malformed> {
+    let [family, kind, state, _shutdown] = take(&mut message)?;
+    if family != AF_VSOCK {
+        return Err(Malformed);
+    }
+    let mut number = || Ok(u32::from_ne_bytes(take(&mut message)?));
+    let local = VsockAddress { cid: number()?, port: number()? };
+    let remote = VsockAddress { cid: number()?, port: number()? };
+    let inode = number()?;
+    let cookie = u64::from_ne_bytes(take(&mut message)?);
+    let binding = Binding::Vsock { local, remote, state: Some(TcpState::from(state)) };
+    let details = Details { kind, ..Details::default() };
+    let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
+    Ok(Listed { socket, cookie, waiting: 0 })
+}

@@ -1,0 +1,336 @@
+//! Requests for a dump: all sockets of a family and protocol, or those that pass a condition which
+//! the kernel tests.
+
+use std::ops::RangeInclusive;
+
+use super::{ATTRIBUTE_HEADER, MESSAGE_HEADER, SOCK_DIAG_BY_FAMILY};
+use crate::model::socket_table::{Crowded, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_TCP, SocketTable};
+use crate::model::{Family, TcpState};
+
+/// What a dump is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) table: DiagTable,
+    crowded: Crowded,
+    states: States,
+    local_ports: RangeInclusive<u16>,
+    remote_ports: RangeInclusive<u16>,
+    half: Option<Half>,
+}
+
+/// Half of all TCP sockets: of two that are asked for at once, each takes about half the time.
+///
+/// Mostly one end of a connection has a port of its own, and the other a service's. So the local port
+/// decides if it is one that the kernel gives out by default, and the remote port otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Half {
+    Lower,
+    Upper,
+}
+
+/// A list of sockets that the kernel keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DiagTable {
+    Inet {
+        v6: bool,
+        /// IPPROTO_*.
+        protocol: u16,
+    },
+    Unix,
+    Packet,
+    Netlink,
+    Vsock,
+}
+
+/// A set of states, with a bit for each number in `include/net/tcp_states.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct States(u32);
+
+pub(crate) const AF_UNIX: u8 = Family::Unix as u8;
+pub(crate) const AF_INET: u8 = Family::Inet as u8;
+pub(crate) const AF_INET6: u8 = Family::Inet6 as u8;
+pub(crate) const AF_NETLINK: u8 = Family::Netlink as u8;
+pub(crate) const AF_PACKET: u8 = Family::Packet as u8;
+pub(crate) const AF_VSOCK: u8 = Family::Vsock as u8;
+
+impl States {
+    const SYN_RECV: u32 = 3;
+    const CLOSING: u32 = 11;
+    /// What the kernel calls TCP_SYN_RECV until the handshake is over, and shows as that.
+    const NEW_SYN_RECV: u32 = 12;
+    const BOUND_INACTIVE: u32 = 13;
+
+    /// All that `/proc/net` lists.
+    pub(crate) const LISTED: States = States((1 << (Self::NEW_SYN_RECV + 1)) - 2);
+
+    /// The states that `admits` says yes to.
+    pub(crate) fn admitting(admits: impl Fn(TcpState) -> bool) -> States {
+        let mut states = 0;
+        for (number, bit) in (1u8..).zip(1..=Self::CLOSING) {
+            if admits(TcpState::from(number)) {
+                states |= 1 << bit;
+            }
+        }
+        if states & (1 << Self::SYN_RECV) != 0 {
+            states |= 1 << Self::NEW_SYN_RECV;
+        }
+        States(states)
+    }
+
+    /// Those of them in which a socket listens, or is bound and does nothing else.
+    fn that_listen(self) -> States {
+        const LISTEN: u32 = 10;
+        States(self.0 & (1 << LISTEN | 1 << Self::BOUND_INACTIVE))
+    }
+
+    /// These, and the TCP sockets that are bound to a port, but neither listen nor connect. They
+    /// come as CLOSED. Linux tells of them since 6.8, and `/proc/net` does not list them.
+    pub(crate) fn and_bound_inactive(self) -> States {
+        States(self.0 | 1 << Self::BOUND_INACTIVE)
+    }
+}
+
+const EVERY_PORT: RangeInclusive<u16> = 0..=u16::MAX;
+
+impl Request {
+    /// For the sockets of a table; those of TCP that `/proc/net` lists. None for ping sockets.
+    pub(crate) fn of(table: SocketTable) -> Option<Request> {
+        let crowded = table.crowded();
+        let v6 = table.family() == Family::Inet6;
+        let table = match table {
+            SocketTable::Icmp | SocketTable::Icmp6 => return None,
+            SocketTable::Unix => DiagTable::Unix,
+            SocketTable::Packet => DiagTable::Packet,
+            SocketTable::Netlink => DiagTable::Netlink,
+            SocketTable::Vsock => DiagTable::Vsock,
+            _ => DiagTable::Inet { v6, protocol: table.protocol()? },
+        };
+        Some(Request {
+            table,
+            crowded,
+            states: States::LISTED,
+            local_ports: EVERY_PORT,
+            remote_ports: EVERY_PORT,
+            half: None,
+        })
+    }
+
+    /// Two requests whose answers together are that to this one: no socket is in both, since ports do
+    /// not change. None if it is not for TCP.
+    pub(crate) fn halves(&self) -> Option<[Request; 2]> {
+        let DiagTable::Inet { protocol: IPPROTO_TCP, .. } = self.table else { return None };
+        Some([Half::Lower, Half::Upper].map(|half| Request { half: Some(half), ..self.clone() }))
+    }
+
+    /// Only sockets in these states. Protocols that have none in our model are not narrowed.
+    pub(crate) fn in_states(self, states: States) -> Request {
+        match self.table {
+            DiagTable::Inet { protocol: IPPROTO_TCP | IPPROTO_MPTCP, .. } => {
+                Request { states, ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// The same for sockets in states that `admits` says yes to; None if they have none.
+    pub(crate) fn in_states_only(self, admits: impl Fn(TcpState) -> bool) -> Option<Request> {
+        let narrowed = self.clone().in_states(States::admitting(admits));
+        (narrowed != self).then_some(narrowed)
+    }
+
+    /// Only sockets with such a port here. A range that ends before it begins has none in it.
+    pub(crate) fn with_local_ports(self, ports: RangeInclusive<u16>) -> Request {
+        Request { local_ports: ports, ..self }
+    }
+
+    /// Only sockets with such a port at the other end.
+    ///
+    /// Raw sockets are not narrowed: a connected one has the port in the kernel that was given to
+    /// connect(2), and shows 0 in `/proc/net`, as it does here.
+    pub(crate) fn with_remote_ports(self, ports: RangeInclusive<u16>) -> Request {
+        match self.table {
+            DiagTable::Inet { protocol: IPPROTO_RAW, .. } => self,
+            _ => Request { remote_ports: ports, ..self },
+        }
+    }
+
+    /// What has to be asked for again, until nothing new comes, for what may have been hidden from an
+    /// answer to this; see [`Crowded`]. None if nothing was.
+    pub(crate) fn again(&self) -> Option<Request> {
+        match self.crowded {
+            Crowded::All => Some(self.clone()),
+            Crowded::Listeners => {
+                let states = self.states.that_listen();
+                (states != States(0)).then(|| Request { states, ..self.clone() })
+            }
+        }
+    }
+
+    /// The message that asks for it. The answers to it bear the same sequence number.
+    pub(crate) fn to_bytes(&self, sequence: u32) -> Vec<u8> {
+        const NLM_F_REQUEST: u16 = 0x1;
+        const NLM_F_DUMP: u16 = 0x300;
+        let body = match self.table {
+            DiagTable::Inet { v6, protocol } => self.inet_body(v6, protocol),
+            DiagTable::Unix => unix_body(),
+            DiagTable::Packet => packet_body(),
+            DiagTable::Netlink => netlink_body(),
+            DiagTable::Vsock => vsock_body(),
+        };
+        let mut message = Vec::with_capacity(MESSAGE_HEADER + body.len());
+        message.extend(length_u32(MESSAGE_HEADER + body.len()).to_ne_bytes());
+        message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        message.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        message.extend(sequence.to_ne_bytes());
+        message.extend(0u32.to_ne_bytes());
+        message.extend(body);
+        message
+    }
+
+    /// `struct inet_diag_req_v2` and attributes. No extension is asked for: what is
+    /// read comes without.
+    fn inet_body(&self, v6: bool, protocol: u16) -> Vec<u8> {
+        const INET_DIAG_REQ_BYTECODE: u16 = 1;
+        const INET_DIAG_REQ_PROTOCOL: u16 = 3;
+        const SOCKET_ID: usize = 48;
+        let mut body = Vec::with_capacity(128);
+        body.push(if v6 { AF_INET6 } else { AF_INET });
+        // A number beyond 255 goes into an attribute. A kernel that does not know that one then
+        // finds 0 here, for which there is no list, instead of another protocol.
+        body.push(u8::try_from(protocol).unwrap_or(0));
+        body.extend([0; 2]);
+        body.extend(self.states.0.to_ne_bytes());
+        body.extend([0; SOCKET_ID]);
+        if u8::try_from(protocol).is_err() {
+            let number = u32::from(protocol).to_ne_bytes();
+            push_attribute(&mut body, INET_DIAG_REQ_PROTOCOL, &number);
+        }
+        let conditions = self.conditions();
+        if !conditions.is_empty() {
+            push_attribute(&mut body, INET_DIAG_REQ_BYTECODE, &conditions);
+        }
+        body
+    }
+
+    /// A program for the kernel (`inet_diag_bc_run`): it goes `yes` or `no` bytes on from an
+    /// instruction, and a socket is taken if that leads exactly to the end. So `yes` goes to the next
+    /// condition, and `no` four bytes beyond the end, which is as far as it may go.
+    fn conditions(&self) -> Vec<u8> {
+        let (local, remote) = (&self.local_ports, &self.remote_ports);
+        let conditions = [
+            (INET_DIAG_BC_S_GE, *local.start(), *local.start() > 0),
+            (INET_DIAG_BC_S_LE, *local.end(), *local.end() < u16::MAX),
+            (INET_DIAG_BC_D_GE, *remote.start(), *remote.start() > 0),
+            (INET_DIAG_BC_D_LE, *remote.end(), *remote.end() < u16::MAX),
+        ];
+        let mut program = self.half.map(Half::program).unwrap_or_default();
+        for (code, port, _) in conditions.into_iter().rev().filter(|(.., needed)| *needed) {
+            let beyond_end = length_u16(program.len()) + u16::from(CONDITION) + 4;
+            program.splice(..0, condition(code, port, beyond_end));
+        }
+        program
+    }
+}
+
+impl Half {
+    /// Either both of the first two conditions hold, or both of the last two.
+    fn program(self) -> Vec<u8> {
+        const INET_DIAG_BC_JMP: u8 = 1;
+        /// Where `net.ipv4.ip_local_port_range` begins, and its middle.
+        const FIRST: u16 = 32_768;
+        const MIDDLE: u16 = 46_884;
+        const BOTH: u16 = 2 * CONDITION as u16;
+        let (local, remote, port) = match self {
+            Half::Lower => (INET_DIAG_BC_S_LE, INET_DIAG_BC_D_LE, MIDDLE - 1),
+            Half::Upper => (INET_DIAG_BC_S_GE, INET_DIAG_BC_D_GE, MIDDLE),
+        };
+        // From the first of two conditions to what is after both and the jump, or beyond the end.
+        let over_both = BOTH + 4;
+        let over_one = over_both - u16::from(CONDITION);
+        let mut program = Vec::new();
+        program.extend(condition(INET_DIAG_BC_S_GE, FIRST, over_both));
+        program.extend(condition(local, port, over_one));
+        program.extend([INET_DIAG_BC_JMP, 4]);
+        program.extend((BOTH + 4).to_ne_bytes());
+        program.extend(condition(INET_DIAG_BC_S_LE, FIRST - 1, over_both));
+        program.extend(condition(remote, port, over_one));
+        program
+    }
+}
+
+const INET_DIAG_BC_S_GE: u8 = 2;
+const INET_DIAG_BC_S_LE: u8 = 3;
+const INET_DIAG_BC_D_GE: u8 = 4;
+const INET_DIAG_BC_D_LE: u8 = 5;
+/// Two `struct inet_diag_bc_op`: the code and the jumps, and the port in the place of a jump.
+const CONDITION: u8 = 8;
+
+/// An instruction that compares a port, and goes on with the next one or `no` bytes further.
+fn condition(code: u8, port: u16, no: u16) -> [u8; CONDITION as usize] {
+    let ([a, b], [c, d]) = (no.to_ne_bytes(), port.to_ne_bytes());
+    [code, CONDITION, a, b, 0, 0, c, d]
+}
+
+/// `struct unix_diag_req`: every state, and the cookie that stands for none.
+///
+/// UDIAG_SHOW_ICONS, which names the peers of pending connections, is left out: a listener with many
+/// of them does not fit into a datagram, and the kernel takes that for the end of the dump.
+fn unix_body() -> Vec<u8> {
+    const UDIAG_SHOW_NAME: u32 = 0x1;
+    const UDIAG_SHOW_PEER: u32 = 0x4;
+    const UDIAG_SHOW_RQLEN: u32 = 0x10;
+    const UDIAG_SHOW_UID: u32 = 0x40;
+    let show = UDIAG_SHOW_NAME | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN | UDIAG_SHOW_UID;
+    let mut body = vec![AF_UNIX, 0, 0, 0];
+    for field in [u32::MAX, 0, show, u32::MAX, u32::MAX] {
+        body.extend(field.to_ne_bytes());
+    }
+    body
+}
+
+/// `struct packet_diag_req`: the interface, the uid and the queues, and the cookie that stands for
+/// none.
+fn packet_body() -> Vec<u8> {
+    const PACKET_SHOW_INFO: u32 = 0x1;
+    const PACKET_SHOW_MEMINFO: u32 = 0x10;
+    let mut body = vec![AF_PACKET, 0, 0, 0];
+    for field in [0, PACKET_SHOW_INFO | PACKET_SHOW_MEMINFO, u32::MAX, u32::MAX] {
+        body.extend(field.to_ne_bytes());
+    }
+    body
+}
+
+/// `struct netlink_diag_req`: all protocols, with the queues.
+fn netlink_body() -> Vec<u8> {
+    const NDIAG_PROTO_ALL: u8 = u8::MAX;
+    const NDIAG_SHOW_MEMINFO: u32 = 0x1;
+    let mut body = vec![AF_NETLINK, NDIAG_PROTO_ALL, 0, 0];
+    for field in [0, NDIAG_SHOW_MEMINFO, 0, 0] {
+        body.extend(field.to_ne_bytes());
+    }
+    body
+}
+
+/// `struct vsock_diag_req`: every state.
+fn vsock_body() -> Vec<u8> {
+    let mut body = vec![AF_VSOCK, 0, 0, 0];
+    for field in [u32::MAX, 0, 0, 0, 0] {
+        body.extend(field.to_ne_bytes());
+    }
+    body
+}
+
+/// Values are at most 68 bytes, and multiples of 4.
+fn push_attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    body.extend(length_u16(ATTRIBUTE_HEADER + value.len()).to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(value);
+}
+
+fn length_u16(length: usize) -> u16 {
+    u16::try_from(length).unwrap_or(u16::MAX)
+}
+
+fn length_u32(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,9 @@
+//! What macOS returns from sysctl and libproc.
+
+pub(crate) mod pcblist_n;
+pub(crate) mod socket_fdinfo;
+pub(crate) mod xnu;
+#[cfg(test)]
+mod xnu_layout;
+#[cfg(test)]
+pub(crate) mod xnu_records;

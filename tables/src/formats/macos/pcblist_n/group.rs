@@ -1,0 +1,290 @@
+//! The records of one socket.
+
+use std::num::NonZeroU64;
+
+use nom::bytes::complete::take;
+use nom::combinator::map;
+use nom::number::complete::{be_u16, be_u128, le_i16, le_i32, le_u32, le_u64, u8};
+use nom::{IResult, Parser};
+
+use super::super::xnu::{AF_INET, AF_INET6, InPcb, events, name, queues, tcp_state, unix_path};
+use super::{Pcb, PcbList, Record, XSO_INPCB, XSO_KCB, XSO_UNPCB};
+use crate::model::{Binding, DarwinDetails, Details, OwnerUnknown, Socket, TcpState, socket_type};
+
+const XSO_SOCKET: u32 = 0x1;
+const XSO_RCVBUF: u32 = 0x2;
+const XSO_SNDBUF: u32 = 0x4;
+const XSO_STATS: u32 = 0x8;
+const XSO_TCPCB: u32 = 0x20;
+
+/// In `so_state`: no descriptor, or none yet.
+const SS_NOFDREF: u16 = 0x0001;
+const SS_INCOMP: u16 = 0x0800;
+const SS_COMP: u16 = 0x1000;
+/// In `so_flags`.
+const SOF_MP_SUBFLOW: u32 = 0x0100_0000;
+/// In `so_flags1`.
+const SOF1_IN_KERNEL_SOCKET: u32 = 0x0010_0000;
+
+/// A socket's records.
+#[derive(Debug)]
+pub(crate) struct Group<'a> {
+    pcb: Record<'a>,
+    /// The records after it, by kind.
+    socket: Option<&'a [u8]>,
+    received: Option<&'a [u8]>,
+    sent: Option<&'a [u8]>,
+    statistics: Option<&'a [u8]>,
+    tcpcb: Option<&'a [u8]>,
+}
+
+pub(crate) type Parsed<'a, T> = Result<(&'a [u8], T), nom::Err<nom::error::Error<&'a [u8]>>>;
+
+impl<'a> Group<'a> {
+    pub(crate) fn new(pcb: Record<'a>) -> Self {
+        Group { pcb, socket: None, received: None, sent: None, statistics: None, tcpcb: None }
+    }
+
+    pub(crate) fn add(&mut self, Record { kind, fields }: Record<'a>) {
+        let place = match kind {
+            XSO_SOCKET => &mut self.socket,
+            XSO_RCVBUF => &mut self.received,
+            XSO_SNDBUF => &mut self.sent,
+            XSO_STATS => &mut self.statistics,
+            XSO_TCPCB => &mut self.tcpcb,
+            // One of a kernel that is newer than this, or, with kind 0, of a socket that is gone.
+            _ => return,
+        };
+        // A second one is of another socket, whose first record was of a kind that is not known.
+        place.get_or_insert(fields);
+    }
+
+    /// Whether the record is there that comes last in such a list.
+    pub(crate) fn has_last(&self, list: PcbList) -> bool {
+        let last = if list == PcbList::Tcp { self.tcpcb } else { self.statistics };
+        last.is_some()
+    }
+
+    /// None if it does not count.
+    pub(crate) fn parse(self, list: PcbList, newest: u64) -> Parsed<'a, Option<Pcb>> {
+        let (_, socket) = match self.socket {
+            Some(fields) => xsocket_n(fields)?,
+            None => (&[][..], XSocket::default()),
+        };
+        let mut protocol = match u16::try_from(socket.protocol) {
+            Ok(0) | Err(_) => list.protocol(),
+            Ok(protocol) => protocol,
+        };
+        let mut pcb = PcbIdentity::default();
+        let mut state = None;
+        let binding = match self.pcb.kind {
+            XSO_INPCB => {
+                let (_, (identity, ends, raw_protocol)) = xinpcb_n(self.pcb.fields)?;
+                pcb = identity;
+                // The socket says the number of the kernel's entry for its protocol (`struct protosw`), which
+                // is 0 for all protocols of raw sockets that have no entry of their own.
+                if list == PcbList::Raw && protocol == 0 {
+                    protocol = raw_protocol.into();
+                }
+                if let Some(tcpcb) = self.tcpcb {
+                    state = Some(xtcpcb_n(tcpcb)?.1);
+                }
+                // None of a socket that is being torn down.
+                let Some(by_address) = ends.family() else { return Ok((&[], None)) };
+                let family = match socket.family {
+                    known @ (AF_INET | AF_INET6) => known,
+                    _ => by_address,
+                };
+                ends.binding(family, protocol, state)
+            }
+            XSO_UNPCB => {
+                let (_, (identity, path)) = xunpcb_n(self.pcb.fields)?;
+                pcb = identity;
+                Binding::Unix { path }
+            }
+            XSO_KCB => {
+                let (_, (handle, control)) = xkctlpcb(self.pcb.fields)?;
+                pcb.handle = handle;
+                Binding::System { protocol, control }
+            }
+            _ => {
+                let (_, (handle, control)) = xkevtpcb(self.pcb.fields)?;
+                pcb.handle = handle;
+                Binding::System { protocol, control }
+            }
+        };
+        if pcb.generation > newest {
+            return Ok((&[], None));
+        }
+        let bytes = |fields: Option<&'a [u8]>| Some(xsockbuf_n(fields?).ok()?.1);
+        let bytes = (bytes(self.received), bytes(self.sent));
+        let (receive_queue, send_queue) = queues(socket.options, socket.queue, bytes);
+        let is_socket = socket.handle != 0;
+        let is_of_user_space = self.pcb.kind == XSO_INPCB && !is_socket && pcb.generation == 0;
+        let kind = match u8::try_from(socket.kind) {
+            Ok(0) | Err(_) => match binding {
+                Binding::Inet { .. } if list != PcbList::Raw => socket_type(protocol),
+                _ => 0,
+            },
+            Ok(kind) => kind,
+        };
+        let details = Details {
+            kind,
+            uid: is_socket.then_some(socket.uid),
+            receive_queue,
+            send_queue,
+            ..Details::default()
+        };
+        let darwin = DarwinDetails {
+            peer: None,
+            last_pid: (is_socket || socket.last_pid != 0).then_some(socket.last_pid),
+            without_fd: socket.without_fd(is_of_user_space, state),
+        };
+        let inode = socket.handle;
+        let pcb = Pcb {
+            socket: Socket { inode, net_namespace: None, binding, details },
+            details: darwin,
+            generation: NonZeroU64::new(pcb.generation),
+            pcb: pcb.handle,
+            peer_pcb: pcb.peer,
+        };
+        Ok((&[], Some(pcb)))
+    }
+}
+
+/// What the records of all protocols have.
+#[derive(Default)]
+struct PcbIdentity {
+    handle: u64,
+    /// 0 where there is none.
+    generation: u64,
+    peer: u64,
+}
+
+/// `struct xinpcb_n`: also the protocol that a raw socket was made with. What comes after the addresses is
+/// left.
+fn xinpcb_n(fields: &[u8]) -> IResult<&[u8], (PcbIdentity, InPcb, u8)> {
+    let (fields, (handle, remote_port, local_port)) = (le_u64, be_u16, be_u16).parse(fields)?;
+    let (fields, (_ppcb, generation)) = (le_u64, le_u64).parse(fields)?;
+    let (fields, (_flags, _flow, vflag, _ttl)) = (le_i32, le_u32, u8, u8).parse(fields)?;
+    let (fields, (raw_protocol, _padding)) = (u8, u8).parse(fields)?;
+    let (fields, (remote, local)) = (be_u128, be_u128).parse(fields)?;
+    let identity = PcbIdentity { handle, generation, peer: 0 };
+    let ends = InPcb { remote_port, local_port, vflag, remote, local };
+    Ok((fields, (identity, ends, raw_protocol)))
+}
+
+/// `struct xunpcb_n`; the path of the other end is left.
+fn xunpcb_n(fields: &[u8]) -> IResult<&[u8], (PcbIdentity, Box<[u8]>)> {
+    const ADDRESS: usize = 256;
+    let (fields, (handle, _vnode, _inode, peer)) =
+        (le_u64, le_u64, le_u64, le_u64).parse(fields)?;
+    let (fields, (_refs, _link, _cc, _mbcnt, _flags)) =
+        (le_u64, le_u64, le_i32, le_i32, le_i32).parse(fields)?;
+    let (fields, (generation, address)) = (le_u64, take(ADDRESS)).parse(fields)?;
+    Ok((fields, (PcbIdentity { handle, generation, peer }, unix_path(address))))
+}
+
+/// `struct xkctlpcb`: its handle, and the name of the control.
+fn xkctlpcb(fields: &[u8]) -> IResult<&[u8], (u64, Box<str>)> {
+    const MAX_KCTL_NAME: usize = 96;
+    let (fields, (handle, _unit, _id, _control)) =
+        (le_u64, le_u32, le_u32, le_u64).parse(fields)?;
+    let (fields, control) = take(MAX_KCTL_NAME).parse(fields)?;
+    Ok((fields, (handle, name(control).into())))
+}
+
+/// `struct xkevtpcb`: its handle, and which events.
+fn xkevtpcb(fields: &[u8]) -> IResult<&[u8], (u64, Box<str>)> {
+    let (fields, (handle, vendor)) = (le_u64, le_u32).parse(fields)?;
+    let (fields, (class, subclass)) = (le_u32, le_u32).parse(fields)?;
+    Ok((fields, (handle, events(vendor, class, subclass))))
+}
+
+/// `struct xsocket_n`.
+#[derive(Debug, Default)]
+struct XSocket {
+    handle: u64,
+    kind: i16,
+    options: u32,
+    state: u16,
+    protocol: i32,
+    family: i32,
+    /// `so_qlen`, `so_incqlen`, `so_qlimit`.
+    queue: [i16; 3],
+    uid: u32,
+    last_pid: i32,
+    /// `so_flags` and `so_flags1`, since macOS 13.
+    flags: Option<(u32, u32)>,
+}
+
+fn xsocket_n(fields: &[u8]) -> IResult<&[u8], XSocket> {
+    let (fields, (handle, kind, _padding)) = (le_u64, le_i16, take(2_usize)).parse(fields)?;
+    let (fields, (options, _linger, state)) = (le_u32, le_i16, le_i16).parse(fields)?;
+    let (fields, (_pcb, protocol, family)) = (le_u64, le_i32, le_i32).parse(fields)?;
+    let (fields, (qlen, incqlen, qlimit)) = (le_i16, le_i16, le_i16).parse(fields)?;
+    let (fields, (_timeo, _error, _padding)) = (le_i16, le_i16, take(2_usize)).parse(fields)?;
+    let (fields, (_pgid, _oobmark, uid)) = (le_i32, le_u32, le_u32).parse(fields)?;
+    let (fields, (last_pid, _effective_pid)) = (le_i32, le_i32).parse(fields)?;
+    let later: IResult<&[u8], _> = (le_u64, le_u32, le_u32).parse(fields);
+    let (fields, flags) = match later {
+        Ok((fields, (_generation, flags, flags1))) => (fields, Some((flags, flags1))),
+        Err(_) => (fields, None),
+    };
+    let socket = XSocket {
+        handle,
+        kind,
+        options,
+        state: state.cast_unsigned(),
+        protocol,
+        family,
+        queue: [qlen, incqlen, qlimit],
+        uid,
+        last_pid,
+        flags,
+    };
+    Ok((fields, socket))
+}
+
+impl XSocket {
+    /// Why no descriptor can be its; None if one could.
+    fn without_fd(&self, is_of_user_space: bool, tcp: Option<TcpState>) -> Option<OwnerUnknown> {
+        let has = |bits| self.state & bits != 0;
+        let is_of_kernel = match self.flags {
+            Some((_, flags1)) => flags1 & SOF1_IN_KERNEL_SOCKET != 0,
+            None => self.last_pid == 0,
+        };
+        let is_subflow = self.flags.is_some_and(|(flags, _)| flags & SOF_MP_SUBFLOW != 0);
+        if is_of_user_space {
+            Some(OwnerUnknown::UserSpace)
+        } else if has(SS_INCOMP) && tcp == Some(TcpState::SynRecv) {
+            Some(OwnerUnknown::SynRecv)
+        } else if has(SS_INCOMP | SS_COMP) {
+            Some(OwnerUnknown::AcceptQueue)
+        } else if is_subflow {
+            Some(OwnerUnknown::Subflow)
+        } else if self.handle != 0 && is_of_kernel {
+            Some(OwnerUnknown::Kernel)
+        } else if self.handle == 0 || has(SS_NOFDREF) {
+            let is_over = tcp == Some(TcpState::TimeWait);
+            Some(if is_over { OwnerUnknown::TimeWait } else { OwnerUnknown::Orphan })
+        } else {
+            None
+        }
+    }
+}
+
+/// `struct xsockbuf_n`: the bytes that wait in it.
+fn xsockbuf_n(fields: &[u8]) -> IResult<&[u8], u32> {
+    le_u32.parse(fields)
+}
+
+/// `struct xtcpcb_n`: the connection's state.
+fn xtcpcb_n(fields: &[u8]) -> IResult<&[u8], TcpState> {
+    let (fields, (_segq, _dupacks)) = (le_u64, le_i32).parse(fields)?;
+    let (fields, _timers) = take(16_usize).parse(fields)?;
+    map(le_i32, tcp_state).parse(fields)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! The paths of control groups (cgroups(7), version 2), by the inode numbers of their directories.
+//!
+//! The kernel tells the number of a socket's group (INET_DIAG_CGROUP_ID since Linux 5.9), and only the
+//! tree of directories says which that is. It is walked when a query asks for the paths; a group that was
+//! removed is not in it any more.
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{FileType, Mode, OFlags, RawDir, fstat, fstatfs, openat};
+
+use super::proc_root::ProcRoot;
+use crate::formats::linux::mountinfo::mounts_of;
+
+/// More directories than that are not looked into, nor remembered to be.
+const MOST: usize = 100_000;
+
+/// Those of these groups that are there, from the root of the mounted hierarchy on.
+pub(crate) fn paths(
+    root: &ProcRoot,
+    groups: impl Iterator<Item = NonZeroU64>,
+) -> HashMap<NonZeroU64, Box<[u8]>> {
+    let mut wanted: HashSet<NonZeroU64> = groups.collect();
+    let mut paths = HashMap::new();
+    let mut find = |inode: u64, path: &[u8]| {
+        if let Some(group) = NonZeroU64::new(inode).and_then(|inode| wanted.take(&inode)) {
+            paths.insert(group, path.into());
+        }
+        !wanted.is_empty()
+    };
+    let Some(top) = hierarchy(root) else { return paths };
+    let Ok(metadata) = fstat(&top) else { return paths };
+    if !find(metadata.st_ino, b"/") {
+        return paths;
+    }
+    let mut pending = vec![Vec::new()];
+    for _ in 0..MOST {
+        let Some(path) = pending.pop() else { break };
+        let relative = path.strip_prefix(b"/").unwrap_or(b".");
+        let Ok(directory) = openat(&top, relative, DIRECTORY, Mode::empty()) else { continue };
+        let mut buffer = Vec::with_capacity(8 * 1024);
+        let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
+        while let Some(Ok(entry)) = entries.next() {
+            let name = entry.file_name().to_bytes();
+            if entry.file_type() != FileType::Directory || matches!(name, b"." | b"..") {
+                continue;
+            }
+            let path = [&path, &b"/"[..], name].concat();
+            if !find(entry.ino(), &path) {
+                return paths;
+            }
+            if pending.len() < MOST {
+                pending.push(path);
+            }
+        }
+    }
+    paths
+}
+
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+
+/// The directory where the calling process sees the hierarchy mounted.
+fn hierarchy(root: &ProcRoot) -> Option<OwnedFd> {
+    let own = root.own_process().ok()?;
+    let text = own.read("mountinfo").ok()?;
+    mounts_of(&text, b"cgroup2").find_map(|mount| {
+        /// From `include/uapi/linux/magic.h`.
+        const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+        let whole = mount.root == b"/";
+        let directory = rustix::fs::open(mount.mount_point, DIRECTORY, Mode::empty()).ok()?;
+        let is_it = fstatfs(&directory).is_ok_and(|it| it.f_type == CGROUP2_SUPER_MAGIC);
+        (whole && is_it).then_some(directory)
+    })
+}

@@ -1,0 +1,27 @@
+//! Asks the Linux kernel, for any table.
+
+pub(crate) mod attempts;
+pub(crate) mod bpf;
+pub(crate) mod cgroup;
+mod dump_retry;
+pub(crate) mod fds;
+mod kcmp;
+pub(crate) mod netns;
+mod proc_net;
+pub(crate) mod proc_root;
+#[cfg(test)]
+pub(crate) mod quiet;
+pub(crate) mod sock_diag;
+pub(crate) mod steps;
+mod workers;
+
+use std::num::NonZero;
+use std::sync::LazyLock;
+use std::thread;
+
+/// How many threads the machine has, or as many of them as this process may use.
+pub(crate) fn cores() -> usize {
+    static CORES: LazyLock<usize> =
+        LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
+    *CORES
+}

@@ -1,0 +1,306 @@
+//! Dumps of NETLINK_SOCK_DIAG (sock_diag(7)): the sockets of one network namespace.
+//!
+//! The namespace is that of the thread which opened the netlink socket; any thread may ask through
+//! it then. It takes no privilege, and shows the sockets of all users.
+//!
+//! The kernel gives a datagram at a time, and what comes or goes meanwhile may hide a socket that was
+//! there all the time, or show one twice (see [`Crowded`]); no kernel so far marks such an answer
+//! (NLM_F_DUMP_INTR). Twice is seen to here, and what may have been hidden is asked for again.
+//!
+//! [`Crowded`]: crate::model::socket_table::Crowded
+//!
+//! A kernel without a list for the protocol tries to load a module for it first, and then says
+//! ENOENT, so asking may load `tcp_diag` and the like once.
+
+mod interface;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::fs::fstat;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::netlink::{self, SocketAddrNetlink};
+use rustix::net::sockopt::{
+    Timeout, set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_timeout,
+};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+use super::dump_retry::DumpRetry;
+use crate::deadline::Deadline;
+use crate::formats::linux::sock_diag::{Listed, Message, Messages, Request};
+use crate::model::Socket;
+
+/// A netlink socket that answers for one network namespace.
+pub(crate) struct SockDiag {
+    socket: OwnedFd,
+    /// Holds a datagram. The kernel makes them 32 KiB at most.
+    buffer: Box<[u8]>,
+    /// How much the kernel may hold for us.
+    kernel_buffer: usize,
+    /// Of the last request.
+    sequence: u32,
+    /// Whether more of the answer to it may come.
+    unfinished: bool,
+}
+
+/// What became of a socket that was handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handed {
+    /// Kept: it must not be handed over again.
+    Kept,
+    /// Forgotten: it may be handed over again, which saves memory here.
+    Dropped,
+    /// Kept or not, it was the last that is needed.
+    Enough,
+}
+
+/// How a dump ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dump {
+    /// All sockets were handed over.
+    Complete,
+    /// The caller had enough.
+    Stopped,
+    /// Every attempt was interrupted, or lost a part. What all of them gave together was handed
+    /// over; something may be missing.
+    Incomplete,
+    /// The kernel has no such list. Nothing was handed over.
+    Unsupported,
+}
+
+/// How an answer ended.
+enum End {
+    /// With this error, or with 0; and whether a part of it is known to be lost.
+    Ended {
+        errno: i32,
+        is_incomplete: bool,
+        /// How many datagrams had sockets in them.
+        parts: usize,
+    },
+    Stopped,
+}
+
+const BUFFER: usize = 64 * 1024;
+const KERNEL_BUFFER: usize = 1024 * 1024;
+const LARGEST_KERNEL_BUFFER: usize = 16 * 1024 * 1024;
+/// For one datagram. Where few of many sockets pass the request's conditions, the kernel goes through
+/// all of them for it: some 10 ms for 100,000.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The same when a part of the answer was lost.
+const IMPATIENCE: Duration = Duration::from_millis(200);
+
+impl SockDiag {
+    /// For the network namespace of the calling thread.
+    pub(crate) fn open() -> io::Result<SockDiag> {
+        let socket = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            Some(netlink::SOCK_DIAG),
+        )?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+        // From here on the kernel lets nobody but itself send to it.
+        rustix::net::connect(&socket, &SocketAddrNetlink::new(0, 0))?;
+        let mut diag = SockDiag {
+            socket,
+            buffer: vec![0; BUFFER].into(),
+            kernel_buffer: 0,
+            sequence: 0,
+            unfinished: false,
+        };
+        diag.enlarge_kernel_buffer(KERNEL_BUFFER);
+        Ok(diag)
+    }
+
+    /// Hands over every socket that the request asks for, each once, unless it was dropped.
+    ///
+    /// A dump that was interrupted is asked for again, a few times, and so is what one may hide,
+    /// until two attempts in a row show the same. What was kept is known by its cookie, so the
+    /// caller gets the sockets of all attempts together, each as it was first seen.
+    ///
+    /// Both after an error and when the caller had enough, the rest of the answer is still to come, and
+    /// the next dump has to wait for it; it is cheaper to open anew.
+    #[cfg(any(test, feature = "bench"))]
+    pub(crate) fn dump(
+        &mut self,
+        request: &Request,
+        each: impl FnMut(Socket) -> Handed,
+    ) -> io::Result<Dump> {
+        self.dump_more(request, Deadline::NEVER, &mut HashSet::new(), each)
+    }
+
+    /// The same without what was seen before, by its cookies: what was kept of an answer that broke off.
+    pub(crate) fn dump_more(
+        &mut self,
+        request: &Request,
+        deadline: Deadline<'_>,
+        seen: &mut HashSet<u64>,
+        mut each: impl FnMut(Socket) -> Handed,
+    ) -> io::Result<Dump> {
+        let again = request.again();
+        let mut asked = request;
+        let mut is_complete = false;
+        let mut retry = DumpRetry::new(deadline);
+        while retry.next_attempt() {
+            let is_compared = again.as_ref() == Some(asked);
+            self.ask(asked)?;
+            let end = self.receive(deadline, |message| {
+                let listed = asked.parse(message).map_err(|_| malformed())?;
+                let is_new = !seen.contains(&listed.cookie);
+                if is_compared {
+                    seen.insert(listed.cookie);
+                    retry.add(listed.cookie);
+                }
+                Ok(if is_new { hand_over(listed, seen, &mut each) } else { GO_ON })
+            })?;
+            match end {
+                End::Stopped => return Ok(Dump::Stopped),
+                End::Ended { errno: 0, is_incomplete, parts } => {
+                    is_complete |= !is_incomplete;
+                    if is_incomplete {
+                        continue;
+                    }
+                    // Between two datagrams something may have been hidden.
+                    let hides = parts > 1 && !(is_compared && retry.end_attempt());
+                    match &again {
+                        Some(again) if hides => asked = again,
+                        _ => break,
+                    }
+                }
+                End::Ended { errno, .. } => match Errno::from_raw_os_error(errno) {
+                    Errno::NOENT | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT => {
+                        return Ok(Dump::Unsupported);
+                    }
+                    errno => return Err(errno.into()),
+                },
+            }
+        }
+        Ok(if is_complete { Dump::Complete } else { Dump::Incomplete })
+    }
+
+    /// The inode of the netlink socket; 0 if it cannot be read.
+    pub(crate) fn inode(&self) -> u64 {
+        fstat(&self.socket).map_or(0, |stat| stat.st_ino)
+    }
+
+    /// The present name of an interface of the namespace, with U+FFFD for bytes that are not UTF-8.
+    pub(crate) fn interface_name(&self, index: u32) -> Option<String> {
+        let name = interface::name_of(self.socket.as_fd(), index).ok()?;
+        Some(String::from_utf8_lossy(&name).into_owned())
+    }
+
+    /// Sends a request, once the last one is answered: the kernel refuses a second at a time.
+    fn ask(&mut self, request: &Request) -> io::Result<()> {
+        if self.unfinished {
+            self.receive(Deadline::after(PATIENCE), |_| Ok(GO_ON))?;
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        let message = request.to_bytes(self.sequence);
+        self.unfinished = true;
+        retry_on_intr(|| rustix::net::send(&self.socket, &message, SendFlags::empty()))?;
+        Ok(())
+    }
+
+    /// Hands the sockets of an answer to `each`, until that breaks off or the answer ends.
+    fn receive(
+        &mut self,
+        deadline: Deadline<'_>,
+        mut each: impl FnMut(&[u8]) -> io::Result<ControlFlow<()>>,
+    ) -> io::Result<End> {
+        let (mut is_incomplete, mut parts) = (false, 0);
+        loop {
+            if deadline.has_passed() {
+                return Err(Errno::TIMEDOUT.into());
+            }
+            let length = match receive_datagram(&self.socket, &mut self.buffer) {
+                Ok(Some(length)) => length,
+                Ok(None) => continue,
+                Err(Errno::NOBUFS) if self.kernel_buffer < LARGEST_KERNEL_BUFFER => {
+                    self.enlarge_kernel_buffer(self.kernel_buffer.saturating_mul(2));
+                    // The end may be among what was lost.
+                    set_socket_timeout(&self.socket, Timeout::Recv, Some(IMPATIENCE))?;
+                    is_incomplete = true;
+                    continue;
+                }
+                Err(Errno::AGAIN) if is_incomplete => return Err(Errno::NOBUFS.into()),
+                Err(Errno::AGAIN) => return Err(Errno::TIMEDOUT.into()),
+                Err(errno) => return Err(errno.into()),
+            };
+            let datagram = self.buffer.get(..length).ok_or_else(|| {
+                let text =
+                    format!("netlink: the datagram has {length} bytes, room is for {BUFFER}");
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            })?;
+            let mut messages = Messages::new(datagram, self.sequence);
+            let (mut stopped, mut has_sockets) = (false, false);
+            while let Some(message) = messages.next() {
+                match message.map_err(|_| malformed())? {
+                    Message::Socket(_) if stopped => {}
+                    Message::Socket(message) => {
+                        has_sockets = true;
+                        stopped = each(message)?.is_break();
+                    }
+                    Message::Overrun => is_incomplete = true,
+                    Message::End(errno) => {
+                        self.unfinished = false;
+                        is_incomplete |= messages.interrupted();
+                        parts += usize::from(has_sockets);
+                        let end = End::Ended { errno, is_incomplete, parts };
+                        return Ok(if stopped { End::Stopped } else { end });
+                    }
+                }
+            }
+            parts += usize::from(has_sockets);
+            if stopped {
+                return Ok(End::Stopped);
+            }
+            is_incomplete |= messages.interrupted();
+        }
+    }
+
+    /// Beyond the system's limit if we may.
+    fn enlarge_kernel_buffer(&mut self, size: usize) {
+        let forced = set_socket_recv_buffer_size_force(&self.socket, size);
+        // Without it the answers are still right: the kernel says when it could not hold them.
+        let _ = forced.or_else(|_| set_socket_recv_buffer_size(&self.socket, size));
+        self.kernel_buffer = size;
+    }
+}
+
+const GO_ON: ControlFlow<()> = ControlFlow::Continue(());
+
+/// Hands over a socket, and those that wait in its queue.
+fn hand_over(
+    listed: Listed,
+    kept: &mut HashSet<u64>,
+    each: &mut impl FnMut(Socket) -> Handed,
+) -> ControlFlow<()> {
+    let waiting = listed.waiting();
+    let mut hand_over = |socket| match each(socket) {
+        Handed::Kept => {
+            kept.insert(listed.cookie);
+            GO_ON
+        }
+        Handed::Dropped => GO_ON,
+        Handed::Enough => ControlFlow::Break(()),
+    };
+    hand_over(listed.socket)?;
+    waiting.into_iter().flatten().try_for_each(hand_over)
+}
+
+/// The length of the next datagram, which may be more than fits; None if somebody else sent it.
+fn receive_datagram(socket: &OwnedFd, buffer: &mut [u8]) -> rustix::io::Result<Option<usize>> {
+    let (_, length, sender) =
+        retry_on_intr(|| rustix::net::recvfrom(socket, &mut *buffer, RecvFlags::TRUNC))?;
+    let sender = sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok());
+    Ok(sender.is_some_and(|sender| sender.pid() == 0).then_some(length))
+}
+
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "netlink: the kernel's answer is malformed")
+}

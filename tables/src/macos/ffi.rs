@@ -1,0 +1,164 @@
+//! The system calls themselves.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int, c_void};
+use std::io;
+use std::mem::{MaybeUninit, offset_of};
+use std::ptr;
+
+use super::calls::{Calls, EBADF, ENOENT, ENOMEM, ENOTSOCK, ESRCH};
+use super::libproc;
+
+pub(crate) const CALLS: Calls = Calls { pids, fds, socket, value, uid };
+
+// The crate libc lacks these two.
+const PROC_ALL_PIDS: u32 = 1;
+const PROC_PIDFDSOCKETINFO: c_int = 3;
+
+// What is known above this layer by number.
+const _: () = {
+    assert!(size_of::<libc::pid_t>() == 4);
+    assert!(size_of::<libc::proc_fdinfo>() == 8);
+    assert!(offset_of!(libc::proc_fdinfo, proc_fd) == 0);
+    assert!(offset_of!(libc::proc_fdinfo, proc_fdtype) == 4);
+    assert!(libc::PROX_FDTYPE_SOCKET == 2);
+    assert!(libc::PROC_PIDLISTFDS == 1);
+    assert!(libc::ENOENT == ENOENT);
+    assert!(libc::ESRCH == ESRCH);
+    assert!(libc::EBADF == EBADF);
+    assert!(libc::ENOMEM == ENOMEM);
+    assert!(libc::ENOTSOCK == ENOTSOCK);
+    assert!(size_of::<libc::vinfo_stat>() == 136);
+    assert!(libc::SOCK_MAXADDRLEN == 255);
+};
+
+/// Where a buffer is, or nowhere, and its size: a smaller one than it has if that is more than the call can
+/// be told.
+fn place(buffer: &mut [u8]) -> (*mut c_void, c_int) {
+    let length = c_int::try_from(buffer.len()).unwrap_or(c_int::MAX);
+    let start = if buffer.is_empty() { ptr::null_mut() } else { buffer.as_mut_ptr().cast() };
+    (start, length)
+}
+
+/// What a call of libproc says, and what errno is after it.
+fn answer(call: impl FnOnce() -> c_int) -> io::Result<usize> {
+    // SAFETY: __error returns the place of this thread's errno, which is valid as long as the thread.
+    unsafe { *libc::__error() = 0 };
+    let written = call();
+    let errno = io::Error::last_os_error().raw_os_error().unwrap_or_default();
+    libproc::written(written, errno)
+}
+
+fn pids(buffer: &mut [u8]) -> io::Result<usize> {
+    let (start, length) = place(buffer);
+    // SAFETY: the kernel writes no more than `length` bytes from `start` on, which are the buffer's and
+    // borrowed for that; it is null only for a length of 0, which asks for the size.
+    answer(|| unsafe { libc::proc_listpids(PROC_ALL_PIDS, 0, start, length) })
+}
+
+fn fds(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    let (start, length) = place(buffer);
+    // SAFETY: as in `pids`.
+    answer(|| unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDLISTFDS, 0, start, length) })
+}
+
+fn socket(pid: i32, fd: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    let (start, length) = place(buffer);
+    // SAFETY: as in `pids`.
+    answer(|| unsafe { libc::proc_pidfdinfo(pid, fd, PROC_PIDFDSOCKETINFO, start, length) })
+}
+
+fn value(name: &CStr, buffer: &mut [u8]) -> (usize, io::Result<()>) {
+    let (start, _) = place(buffer);
+    let mut length = buffer.len();
+    // SAFETY: the name ends with a NUL; the kernel writes no more than `length` bytes from `start` on,
+    // which are the buffer's, or none if it is null, and then what it wrote or would write into `length`;
+    // there is no new value.
+    let status =
+        unsafe { libc::sysctlbyname(name.as_ptr(), start, &raw mut length, ptr::null_mut(), 0) };
+    let result = if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    (length, result)
+}
+
+fn uid(pid: i32) -> Option<u32> {
+    let mut info = MaybeUninit::<libc::proc_bsdinfo>::zeroed();
+    let size = c_int::try_from(size_of::<libc::proc_bsdinfo>()).ok()?;
+    let start = info.as_mut_ptr().cast();
+    // SAFETY: the kernel writes no more than `size` bytes from `start` on, which are those of `info`.
+    let written = unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDTBSDINFO, 0, start, size) };
+    // SAFETY: every value of its bytes, which are zero or written by the kernel, is a valid number.
+    (written == size).then(|| unsafe { info.assume_init() }.pbi_ruid)
+}
+
+/// Only a Mac can run these: whether the kernel answers as the layers above believe.
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use crate::formats::macos::socket_fdinfo;
+
+    fn own_pid() -> i32 {
+        i32::try_from(std::process::id()).unwrap()
+    }
+
+    fn error_of_socket(pid: i32, fd: i32, room: usize) -> Option<i32> {
+        socket(pid, fd, &mut vec![0; room]).unwrap_err().raw_os_error()
+    }
+
+    const ROOM: usize = socket_fdinfo::LENGTH;
+    /// More than any process has: `kern.maxfilesperproc` is far below.
+    const NO_FD: i32 = 1 << 30;
+    /// More than PID_MAX.
+    const NO_PID: i32 = 1 << 30;
+
+    #[test]
+    fn a_process_has_the_uid_of_who_started_it() {
+        // SAFETY: the call takes nothing and always succeeds.
+        assert_eq!(uid(own_pid()), Some(unsafe { libc::getuid() }));
+        assert_eq!(uid(NO_PID), None);
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_esrch() {
+        assert_eq!(fds(NO_PID, &mut [0; 800]).unwrap_err().raw_os_error(), Some(ESRCH));
+        assert_eq!(error_of_socket(NO_PID, 0, ROOM), Some(ESRCH));
+    }
+
+    #[test]
+    fn a_descriptor_that_is_not_there_is_ebadf_and_one_of_a_file_enotsock() {
+        assert_eq!(error_of_socket(own_pid(), NO_FD, ROOM), Some(EBADF));
+        let file = File::open("/").unwrap();
+        assert_eq!(error_of_socket(own_pid(), file.as_raw_fd(), ROOM), Some(ENOTSOCK));
+    }
+
+    #[test]
+    fn an_answer_is_as_long_as_it_is_known_and_one_without_room_is_enomem() {
+        let (one, _other) = UnixDatagram::pair().unwrap();
+        let fd = one.as_raw_fd();
+        assert_eq!(error_of_socket(own_pid(), fd, ROOM - 1), Some(ENOMEM));
+        assert_eq!(socket(own_pid(), fd, &mut [0; ROOM]).unwrap(), ROOM);
+    }
+
+    #[test]
+    fn a_process_of_somebody_else_is_eperm() {
+        const LAUNCHD: i32 = 1;
+        let answered = fds(LAUNCHD, &mut [0; 80_000]);
+        // SAFETY: it takes nothing and changes nothing.
+        if unsafe { libc::geteuid() } == 0 {
+            eprintln!("\nLEFT OUT: EPERM: root may look into every process");
+            assert!(answered.unwrap() > 0);
+        } else {
+            assert_eq!(answered.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_no_list_is_enoent() {
+        let (_, result) = value(c"net.inet.tcp.no_such_list", &mut []);
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(ENOENT));
+    }
+}

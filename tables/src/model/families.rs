@@ -1,0 +1,38 @@
+//! Kinds of sockets.
+
+use bitflags::bitflags;
+
+bitflags! {
+    /// Kinds of sockets that a user can choose.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Families: u16 {
+        /// AF_UNIX.
+        const UNIX = 1;
+        /// AF_INET and AF_INET6: TCP, UDP, UDP-Lite, raw and ping sockets.
+        const INET = 1 << 1;
+        /// AF_PACKET.
+        const PACKET = 1 << 2;
+        /// AF_NETLINK.
+        const NETLINK = 1 << 3;
+        /// AF_VSOCK.
+        const VSOCK = 1 << 4;
+        /// The connections of MPTCP. Their subflows are TCP sockets.
+        const MPTCP = 1 << 5;
+        /// SCTP.
+        const SCTP = 1 << 6;
+        /// Those that somebody holds and that no table of the kernel has: of other families, or neither
+        /// bound nor connected; and TCP sockets that are bound and do nothing else.
+        const UNLISTED = 1 << 7;
+        /// AF_SYSTEM, of macOS: kernel controls and kernel events.
+        const SYSTEM = 1 << 8;
+        /// PF_NDRV, of macOS: frames of an interface.
+        const NDRV = 1 << 9;
+    }
+}
+
+impl Default for Families {
+    /// Those of osquery's own table.
+    fn default() -> Self {
+        Families::UNIX | Families::INET | Families::PACKET
+    }
+}

@@ -1,0 +1,40 @@
+//! The two halves of the kernel's work, each on its own, for the benchmarks.
+
+use crate::Error;
+use crate::deadline::Deadline;
+use crate::formats::linux::sock_diag::Request;
+use crate::linux::fds;
+use crate::linux::fds::WalkOptions;
+use crate::linux::proc_root::ProcRoot;
+use crate::linux::sock_diag::{Handed, SockDiag};
+use crate::model::gap::Gaps;
+use crate::model::holders::HolderLimits;
+use crate::model::socket_table::SocketTable;
+
+/// Walks the descriptors of all processes; returns how many hold a socket.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn walk() -> Result<usize, Error> {
+    let root = ProcRoot::open("/proc".as_ref())?;
+    let pids = root.pids()?;
+    let options =
+        WalkOptions { threads: false, limits: HolderLimits::default(), deadline: Deadline::NEVER };
+    let walked = fds::walk(&root, &pids, options, |_| true, &mut Gaps::default());
+    Ok(walked.finish(|_| true).iter().count())
+}
+
+/// Dumps the TCP sockets over IPv4 of this network namespace; returns how many there are.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn dump_tcp() -> std::io::Result<usize> {
+    let mut sockets = Vec::new();
+    if let Some(request) = Request::of(SocketTable::Tcp) {
+        SockDiag::open()?.dump(&request, |socket| {
+            sockets.push(socket);
+            Handed::Kept
+        })?;
+    }
+    Ok(sockets.len())
+}

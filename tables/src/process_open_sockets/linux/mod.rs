@@ -1,0 +1,99 @@
+//! Linux: BPF for who holds what, or `/proc/<pid>/fd` for who and netlink, or `/proc/<pid>/net`, for what.
+
+#[cfg(feature = "bench")]
+pub(crate) mod bench;
+mod plan;
+mod scan;
+mod search;
+mod snapshot_cache;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use self::plan::Plan;
+use self::scan::Scan;
+use self::snapshot_cache::SnapshotCache;
+use crate::Error;
+use crate::deadline::Deadline;
+use crate::linux::attempts::Attempts;
+use crate::linux::bpf::Bpf;
+use crate::linux::netns::OwnSockets;
+use crate::linux::proc_root::ProcRoot;
+use crate::linux::steps::Steps;
+use crate::model::Snapshot;
+use crate::process_open_sockets::Options;
+use crate::process_open_sockets::filter::Filter;
+
+/// Collects snapshots, in scans that a process cannot stop.
+pub(crate) struct Collector {
+    scanner: Arc<Scanner>,
+    attempts: Attempts,
+}
+
+/// What all scans share: a loaded BPF program, and tables that are cached for a moment.
+struct Scanner {
+    options: Options,
+    cache: SnapshotCache,
+    bpf: Bpf,
+}
+
+impl Collector {
+    /// Nothing is opened yet.
+    pub(crate) fn new(options: Options) -> Self {
+        let cache = SnapshotCache::new(options.snapshot_ttl);
+        let bpf = Bpf::new(options.source, options.bpf_from_files);
+        let scanner = Arc::new(Scanner { options, cache, bpf });
+        Collector { scanner, attempts: Attempts::default() }
+    }
+
+    /// Whether it takes more than a BPF program that is loaded to collect what the filter asks for.
+    pub(crate) fn scans(&self, filter: &Filter) -> bool {
+        filter.admits_unowned() || filter.admits_unlisted() || !self.is_bpf_loaded()
+    }
+
+    /// Collects what the filter asks for.
+    pub(crate) fn collect(&self, filter: &Filter) -> Result<Snapshot, Error> {
+        let Options { procfs, scan_timeout, .. } = &self.scanner.options;
+        let (scanner, filter) = (Arc::clone(&self.scanner), filter.clone());
+        let scan = move |steps, end| scanner.scan(&filter, steps, end);
+        // In this thread, which reads nothing here that another process can block.
+        self.scanner.bpf.load_if_wanted(&ProcRoot::open(procfs)?);
+        let snapshot = self.attempts.run(*scan_timeout, procfs, scan)?;
+        for (level, message) in &snapshot.messages {
+            log::log!(*level, "{message}");
+        }
+        log::debug!("{}: {}", snapshot.plan, snapshot.work);
+        Ok(snapshot)
+    }
+
+    fn is_bpf_loaded(&self) -> bool {
+        let root = ProcRoot::open(&self.scanner.options.procfs);
+        root.is_ok_and(|root| self.scanner.bpf.get(&root).is_some())
+    }
+}
+
+impl Scanner {
+    fn scan(
+        &self,
+        filter: &Filter,
+        steps: Arc<Steps>,
+        end: Option<Instant>,
+    ) -> Result<Snapshot, Error> {
+        let root = ProcRoot::open_for(&self.options.procfs, Arc::clone(&steps))?;
+        let deadline = Deadline::new(end, steps.abandoned());
+        let bpf = self.bpf.get(&root);
+        let plan = Plan::new(&self.options, filter, bpf);
+        let scan = Scan {
+            root: &root,
+            filter,
+            plan: &plan,
+            bpf,
+            deadline,
+            own_sockets: OwnSockets::default(),
+        };
+        let snapshot = scan.run(&self.cache)?;
+        Ok(Snapshot { plan: plan.to_string(), ..snapshot })
+    }
+}

@@ -1,0 +1,116 @@
+//! What a scan will do, decided once from the query and the host, before anything is read.
+
+use std::fmt;
+
+use crate::linux::bpf::TaskFiles;
+use crate::model::Source;
+use crate::model::holders::HolderLimits;
+use crate::model::socket_table::SocketTable;
+use crate::process_open_sockets::filter::Filter;
+use crate::process_open_sockets::{Options, Threads};
+
+/// All decisions of a scan. Its text says what the scan does and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) scope: Scope,
+    /// Where holders come from.
+    pub(super) holders: HolderSource,
+    /// Whether descriptor tables of threads are read.
+    pub(super) threads: bool,
+    pub(super) limits: HolderLimits,
+    /// Where socket tables are read: netlink, or procfs alone.
+    pub(super) tables_from: Source,
+    /// The socket tables that can list a socket of the answer.
+    pub(super) tables: Vec<SocketTable>,
+    /// Whether held sockets that no table lists are in the answer.
+    pub(super) unlisted: bool,
+    /// Whether these tables are listed without a condition that the kernel evaluates, so that a held
+    /// socket that none of them lists is a new one or of another kind.
+    pub(super) lists_all: bool,
+    /// Whether cached tables may answer.
+    pub(super) uses_cache: bool,
+}
+
+/// Which sockets a scan is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// All sockets, held or not.
+    FullScan,
+    /// The sockets that any process holds.
+    AllHeld,
+    /// The sockets that these processes hold.
+    Lookup(Vec<i32>),
+}
+
+/// Where holders come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HolderSource {
+    /// A BPF program that reads the descriptors of all tasks. What it cannot describe is read from tables.
+    Bpf,
+    /// The links `/proc/<pid>/fd/N`.
+    Procfs,
+}
+
+impl Plan {
+    /// `bpf` is the loaded program, if it is to be used and could be loaded.
+    pub(super) fn new(options: &Options, filter: &Filter, bpf: Option<&TaskFiles>) -> Plan {
+        let scope = match filter.listed_pids() {
+            _ if filter.admits_unowned() => Scope::FullScan,
+            Some(pids) => Scope::Lookup(pids),
+            None => Scope::AllHeld,
+        };
+        let unlisted = filter.admits_unlisted();
+        let is_admitted = |&table: &SocketTable| {
+            if unlisted { filter.admits_families_of(table) } else { filter.admits_table(table) }
+        };
+        Plan {
+            holders: if bpf.is_some() { HolderSource::Bpf } else { HolderSource::Procfs },
+            threads: match options.threads {
+                Threads::On => true,
+                Threads::Off => false,
+                // Before Linux 6.7 a lookup with threads walks the process.
+                Threads::Auto => bpf.is_some_and(TaskFiles::reads_all_threads),
+            },
+            limits: options.holder_limits(),
+            tables_from: options.source,
+            tables: SocketTable::ALL.into_iter().filter(is_admitted).collect(),
+            unlisted,
+            lists_all: unlisted || filter.lists_all_of_tables(),
+            uses_cache: matches!(scope, Scope::Lookup(_)) && filter.is_lookup(),
+            scope,
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.scope {
+            Scope::FullScan => write!(f, "full scan: socket tables, then holders")?,
+            Scope::AllHeld => write!(f, "held sockets of all processes")?,
+            Scope::Lookup(pids) => write!(f, "lookup of {} processes", pids.len())?,
+        }
+        let holders = match self.holders {
+            HolderSource::Bpf => "BPF",
+            HolderSource::Procfs => "/proc/<pid>/fd",
+        };
+        let threads = if self.threads { "with" } else { "without" };
+        write!(f, "; holders from {holders}, {threads} descriptor tables of threads")?;
+        let from = match self.tables_from {
+            Source::Procfs => "/proc/net",
+            Source::Netlink => "netlink",
+            Source::Auto | Source::Bpf => "netlink, else /proc/net",
+        };
+        let names: Vec<&str> = self.tables.iter().map(|table| table.name()).collect();
+        write!(f, "; socket tables from {from}: {}", names.join(" "))?;
+        if !self.lists_all {
+            write!(f, ", as far as they match")?;
+        }
+        if self.unlisted {
+            write!(f, "; sockets that no table lists")?;
+        }
+        if self.uses_cache {
+            write!(f, "; tables read a moment ago may answer")?;
+        }
+        Ok(())
+    }
+}

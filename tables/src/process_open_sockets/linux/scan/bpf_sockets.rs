@@ -1,0 +1,269 @@
+//! What BPF shows of held sockets in one pass: holders, and with them the sockets themselves.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+
+use super::Scan;
+use super::listing::Listing;
+use crate::linux::bpf::{TaskFiles, Told};
+use crate::linux::netns::{Namespaces, NetnsKey, Sessions, SocketSource};
+use crate::linux::proc_root::ProcRoot;
+use crate::model::holders::{Holder, HolderCollector, HolderLimits};
+use crate::model::report::Report;
+use crate::model::socket_table::SocketTable;
+use crate::model::{NetNamespace, Socket};
+use crate::process_open_sockets::Field;
+use crate::process_open_sockets::filter::Filter;
+
+/// Holders, and sockets that came with them.
+#[derive(Debug)]
+pub(super) struct HeldSockets {
+    pub(super) holders: HolderCollector,
+    pub(super) records: HashMap<(SocketTable, u64), Socket>,
+    /// The numbers of namespaces that no process showed.
+    pub(super) numbers: HashMap<NetnsKey, NetNamespace>,
+}
+
+impl HeldSockets {
+    pub(super) fn new(limits: HolderLimits) -> HeldSockets {
+        HeldSockets::of(HolderCollector::new(limits))
+    }
+
+    /// Holders of sockets that are known only by their inodes.
+    pub(super) fn of(holders: HolderCollector) -> HeldSockets {
+        HeldSockets { holders, records: HashMap::new(), numbers: HashMap::new() }
+    }
+
+    pub(super) fn extend(&mut self, more: HeldSockets) {
+        self.holders.append(more.holders);
+        self.records.extend(more.records);
+        self.numbers.extend(more.numbers);
+    }
+}
+
+/// One pass of BPF for a full scan.
+pub(super) struct Pass {
+    pub(super) held: HeldSockets,
+    /// The processes that hold any socket.
+    pub(super) pids: HashSet<i32>,
+    /// Whether each listed socket has a holder.
+    pub(super) has_all_holders: bool,
+}
+
+/// What BPF shows of the sockets that some processes hold.
+#[derive(Debug)]
+pub(super) struct BpfSockets {
+    pub(super) holders: HolderCollector,
+    /// Sockets with everything that the query shows.
+    pub(super) complete: Vec<Socket>,
+    /// Sockets of which a table shows more that the query needs.
+    pub(super) partial: Vec<Socket>,
+    /// Inodes of held sockets that only a table can describe, or that no table lists.
+    pub(super) undescribed: HashSet<u64>,
+    /// The processes that hold any socket.
+    pub(super) pids: HashSet<i32>,
+    /// The inodes of complete and partial sockets.
+    seen: HashSet<u64>,
+}
+
+impl BpfSockets {
+    fn new(limits: HolderLimits) -> BpfSockets {
+        let (complete, partial, undescribed, pids, seen) = Default::default();
+        let holders = HolderCollector::new(limits);
+        BpfSockets { holders, complete, partial, undescribed, pids, seen }
+    }
+
+    /// Adds what a record shows of the socket of that inode, once; returns whether the query is for it.
+    fn add(&mut self, filter: &Filter, unlisted: bool, inode: u64, told: Told) -> bool {
+        match told {
+            Told::Whole { table, socket } => {
+                if !filter.admits_table(table) || !filter.admits_socket(&socket) {
+                    return false;
+                }
+                if self.seen.insert(socket.inode) {
+                    let is_partial = lacks_shown_field(filter, table, &socket);
+                    let sockets = if is_partial { &mut self.partial } else { &mut self.complete };
+                    sockets.push(socket);
+                }
+                true
+            }
+            Told::InTables(tables) if tables.iter().any(|&it| filter.admits_table(it)) => {
+                self.undescribed.insert(inode);
+                true
+            }
+            Told::Unlisted | Told::InTables(_) => {
+                if unlisted {
+                    self.undescribed.insert(inode);
+                }
+                unlisted
+            }
+        }
+    }
+}
+
+/// BPF shows no O_PATH handles: these have no socket in the kernel.
+pub(super) fn push(root: &ProcRoot, holders: &mut HolderCollector, holder: Holder) {
+    holders.push(holder);
+    holders.prune_if_large(|_| true, |pid| root.user(pid));
+}
+
+impl Scan<'_> {
+    /// Runs the program once for all processes. Kept are the holders of listed sockets, and of each socket
+    /// that is admitted and not listed also its record: it was created since, it is in a namespace that
+    /// nothing leads to, or its table hid it. Of a socket that a file of `/proc/net` lists the record is
+    /// kept, since it shows more.
+    pub(super) fn pass(
+        &self,
+        bpf: &TaskFiles,
+        listing: &Listing,
+        inodes: &[u64],
+        report: &mut Report,
+    ) -> io::Result<Pass> {
+        let filter = self.filter;
+        let files = tables_from_files(listing);
+        let unnumbered = listing.unnumbered();
+        let mut held = HeldSockets::new(self.plan.limits);
+        let mut is_held = vec![false; inodes.len()];
+        let (mut pids, mut last) = (HashSet::new(), None);
+        report.work.passes += 1;
+        bpf.run(None, self.plan.threads, self.deadline, |holder, record| {
+            if last.replace(holder.pid) != Some(holder.pid) {
+                pids.insert(holder.pid);
+            }
+            let place = inodes.binary_search(&holder.inode).ok();
+            if let Some(is_held) = place.and_then(|place| is_held.get_mut(place)) {
+                *is_held = true;
+            }
+            let is_listed = place.is_some();
+            if let Some(namespace) = unnumbered.get(&holder.inode) {
+                held.numbers.insert(*namespace, record.net_namespace()?);
+            }
+            if is_listed && files.is_empty() {
+                push(self.root, &mut held.holders, holder);
+                return Ok(());
+            }
+            let cannot_match = |(state, local, remote)| !filter.admits_tcp(state, local, remote);
+            if !is_listed && !self.plan.unlisted && record.tcp().is_some_and(cannot_match) {
+                return Ok(());
+            }
+            let is_wanted = match record.told()? {
+                Told::Whole { table, socket } => {
+                    let is_kept = if is_listed {
+                        files.contains(&(socket.net_namespace, table))
+                    } else {
+                        filter.admits_table(table) && filter.admits_socket(&socket)
+                    };
+                    if is_kept {
+                        held.records.insert((table, socket.inode), socket);
+                    }
+                    is_kept
+                }
+                Told::InTables(tables) => tables.iter().any(|&table| filter.admits_table(table)),
+                Told::Unlisted => self.plan.unlisted,
+            };
+            if is_listed || is_wanted || self.plan.unlisted {
+                push(self.root, &mut held.holders, holder);
+            }
+            Ok(())
+        })?;
+        let has_all_holders = is_held.iter().all(|&held| held);
+        Ok(Pass { held, pids, has_all_holders })
+    }
+
+    /// Runs the program for these processes, or for all.
+    ///
+    /// # Errors
+    /// What the kernel returns; before Linux 6.7 that one of these processes cannot be read completely.
+    pub(super) fn bpf_sockets(
+        &self,
+        bpf: &TaskFiles,
+        pids: Option<&[i32]>,
+        report: &mut Report,
+    ) -> io::Result<BpfSockets> {
+        let (root, filter) = (self.root, self.filter);
+        let mut found = BpfSockets::new(self.plan.limits);
+        let mut run = |pid: Option<i32>, report: &mut Report| {
+            report.work.passes += u32::from(pid.is_none());
+            bpf.run(pid, self.plan.threads, self.deadline, |holder, record| {
+                found.pids.insert(holder.pid);
+                if filter.admits_pid(holder.pid)
+                    && filter.admits_inode(holder.inode)
+                    && found.add(filter, self.plan.unlisted, holder.inode, record.told()?)
+                {
+                    push(root, &mut found.holders, holder);
+                }
+                Ok(())
+            })
+        };
+        // The program takes as long for one process as for some tens of files.
+        const FILES: u64 = 50;
+        let are_few = |pids: &[i32]| pids.len() as u64 * FILES <= root.open_files();
+        match pids {
+            Some(pids) if are_few(pids) => {
+                let mut asked = pids.iter().filter(|&&pid| filter.admits_pid(pid));
+                asked.try_for_each(|&pid| run(Some(pid), report))?;
+            }
+            _ => {
+                // A process that starts during the pass can have a lower pid than its parent.
+                let list = || root.pids().map_err(io::Error::other);
+                let known: HashSet<i32> = list()?.into_iter().collect();
+                run(None, report)?;
+                let mut started = list()?.into_iter().filter(|pid| !known.contains(pid));
+                if bpf.reads_all_threads() {
+                    started.try_for_each(|pid| run(Some(pid), report))?;
+                } else if started.next().is_some() {
+                    run(None, report)?;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Sets the names of the interfaces of these sockets, if the query shows them; returns whether each
+    /// one's namespace is among these.
+    pub(super) fn name_interfaces(
+        &self,
+        sockets: &mut [Socket],
+        namespaces: &Namespaces,
+        sessions: &mut Sessions,
+    ) -> bool {
+        if !self.filter.shows(Field::Interface) {
+            return true;
+        }
+        let is_unnamed = |socket: &&mut Socket| {
+            socket.details.interface.as_ref().is_some_and(|interface| interface.name.is_none())
+        };
+        let mut sockets: Vec<&mut Socket> = sockets.iter_mut().filter(is_unnamed).collect();
+        for namespace in namespaces.iter().filter(|namespace| namespace.number().is_some()) {
+            if sockets.is_empty() {
+                break;
+            }
+            let is_its = |socket: &&mut &mut Socket| socket.net_namespace == namespace.number();
+            if sockets.iter().any(|socket| socket.net_namespace == namespace.number()) {
+                let its = sockets.iter_mut().filter(is_its).map(|socket| &mut **socket);
+                sessions.open(namespace).name_interfaces(its);
+            }
+            sockets.retain(|socket| socket.net_namespace != namespace.number());
+        }
+        sockets.is_empty()
+    }
+}
+
+/// The tables of namespaces that files listed.
+fn tables_from_files(listing: &Listing) -> HashSet<(Option<NetNamespace>, SocketTable)> {
+    let is_file = |run: &&super::listing::Run| run.source == SocketSource::ProcNet;
+    let runs = listing.runs.iter().filter(is_file);
+    runs.filter_map(|run| {
+        let first = listing.sockets.get(run.sockets.clone())?.first()?;
+        Some((first.net_namespace, run.table))
+    })
+    .collect()
+}
+
+/// Whether the query shows a field that the record of this socket lacks: the receive queue of some UNIX
+/// sockets, or, before Linux 5.15, the control group.
+fn lacks_shown_field(filter: &Filter, table: SocketTable, socket: &Socket) -> bool {
+    let has_cgroup = !matches!(table, SocketTable::Unix | SocketTable::Packet);
+    filter.shows(Field::RxQueue) && socket.details.receive_queue.is_none()
+        || filter.shows(Field::CgroupPath) && has_cgroup && socket.details.cgroup.is_none()
+}

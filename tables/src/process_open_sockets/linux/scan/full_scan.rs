@@ -1,0 +1,185 @@
+//! The sockets that there are, held or not.
+//!
+//! While descriptors are read, sockets come, go and change hands. So the socket tables are read before the
+//! descriptors, for all that exists; then those tables once more in which a socket has no holder. What was
+//! seen in any of these steps is in the answer.
+
+use std::collections::HashSet;
+
+use super::Scan;
+use super::bpf_sockets::HeldSockets;
+use super::listing::Listing;
+use super::reconcile::Reading;
+use crate::Error;
+use crate::linux::fds;
+use crate::linux::netns::{Namespaces, Sessions};
+use crate::model::Snapshot;
+use crate::model::holders::{Holder, HolderCollector, Holders};
+use crate::model::report::Report;
+
+/// How often processes and namespaces that appear during a scan are looked for: a socket may go from a
+/// process that was read too late to one that was listed too early.
+const ROUNDS: usize = 3;
+
+impl Scan<'_> {
+    pub(super) fn full_scan(&self) -> Result<Snapshot, Error> {
+        let mut report = Report::default();
+        let mut sessions = self.sessions();
+        let mut listing = Listing::default();
+        let mut namespaces = Namespaces::default();
+        let mut pids = self.root.pids()?;
+        self.list_processes(&pids, &mut namespaces, &mut sessions, &mut listing, &mut report);
+        let mut held = HeldSockets::new(self.plan.limits);
+        for round in 0..ROUNDS {
+            self.list_tables(&namespaces, &mut sessions, &mut listing, &mut report);
+            let mut inodes = listing.inodes();
+            // What cannot be read of a process is counted once.
+            let mut holders_report = Report::default();
+            let more = self.find_holders(&pids, &listing, &inodes, &mut holders_report);
+            listing.set_numbers(&more.numbers);
+            namespaces.set_numbers(&more.numbers);
+            held.extend(more);
+            report.work += holders_report.work;
+            if round == 0 {
+                report.gaps.extend(holders_report.gaps);
+            }
+            for _ in 0..ROUNDS {
+                let started = self.started_since(&mut pids)?;
+                if started.is_empty() {
+                    break;
+                }
+                self.list_processes(
+                    &started,
+                    &mut namespaces,
+                    &mut sessions,
+                    &mut listing,
+                    &mut report,
+                );
+                // A namespace of theirs may have been listed.
+                inodes = listing.inodes();
+                held.holders.append(self.walk_holders(&started, &inodes, &mut report));
+            }
+            if listing.has_read_all(&namespaces) || self.deadline.has_passed() {
+                break;
+            }
+        }
+        // What appeared after the last round is listed, too.
+        self.list_last_tables(&namespaces, &mut sessions, &mut listing, &mut report);
+        let holders = self.without_handles(held.holders);
+        let places = holders.of_each(&listing.sockets);
+        let inodes = listing.inodes();
+        let readings = self.look_again(
+            (&listing, &inodes),
+            &places,
+            &holders,
+            &namespaces,
+            &mut sessions,
+            &mut report,
+        );
+        let reading = Reading { listing, inodes, records: held.records, readings };
+        let reconciled = reading.reconcile(self, &holders, &places, &mut report.gaps);
+        let (mut sockets, holders) =
+            self.pursue(reconciled, holders, &pids, &namespaces, &mut sessions, &mut report);
+        if self.plan.unlisted {
+            let missing = holders.inodes().filter(|inode| !sockets.lists(*inode)).collect();
+            let unlisted = self.unlisted(
+                missing,
+                &sockets.spoofable,
+                &holders,
+                &namespaces,
+                &mut sessions,
+                &mut report,
+            );
+            sockets.all.extend(unlisted);
+        }
+        self.name_interfaces(&mut sockets.all, &namespaces, &mut sessions);
+        Ok(self.finish(sockets.all, holders, &namespaces, report))
+    }
+
+    /// Finds the namespaces of these processes. Those that cannot be held open are listed at once.
+    fn list_processes(
+        &self,
+        pids: &[i32],
+        namespaces: &mut Namespaces,
+        sessions: &mut Sessions,
+        listing: &mut Listing,
+        report: &mut Report,
+    ) {
+        let mut visit = |namespace: &_, report: &mut _| {
+            self.list_namespace(namespace, sessions, listing, report);
+        };
+        self.find_namespaces(pids.iter().copied(), namespaces, report, &mut visit);
+        self.find_more_namespaces(pids, namespaces, report, &mut visit);
+    }
+
+    /// The holders of the listed sockets, whose inodes these are, and held sockets that are not listed.
+    fn find_holders(
+        &self,
+        pids: &[i32],
+        listing: &Listing,
+        inodes: &[u64],
+        report: &mut Report,
+    ) -> HeldSockets {
+        let Some(bpf) = self.bpf else {
+            return HeldSockets::of(self.walk_holders(pids, inodes, report));
+        };
+        let pass = match self.pass(bpf, listing, inodes, report) {
+            Ok(pass) => pass,
+            Err(error) => {
+                report.messages.push(bpf.failure(&error));
+                return HeldSockets::of(self.walk_holders(pids, inodes, report));
+            }
+        };
+        if !pass.has_all_holders {
+            // A security module can hide descriptors from BPF as from /proc.
+            self.count_unreadable(pids, &pass.pids, report);
+        }
+        pass.held
+    }
+
+    /// Walks these processes for the holders of listed sockets; for those of all sockets if every socket
+    /// should be listed.
+    fn walk_holders(&self, pids: &[i32], inodes: &[u64], report: &mut Report) -> HolderCollector {
+        let is_listed = |holder: &Holder| inodes.binary_search(&holder.inode).is_ok();
+        if inodes.is_empty() && !self.plan.lists_all {
+            return HolderCollector::new(self.plan.limits);
+        }
+        let pids: Vec<i32> = pids.iter().copied().filter(|&pid| self.is_walked(pid)).collect();
+        self.walk(&pids, |holder| self.plan.lists_all || is_listed(holder), report)
+    }
+
+    /// Whether holders of that process matter: a socket without a holder is shown as such, so all
+    /// processes count; otherwise those of the query.
+    pub(super) fn is_walked(&self, pid: i32) -> bool {
+        self.filter.admits_unowned() || self.filter.admits_pid(pid)
+    }
+
+    /// Of processes in which no socket was seen, counts those that cannot be read. One descriptor of each
+    /// shows it.
+    pub(super) fn count_unreadable(&self, pids: &[i32], seen: &HashSet<i32>, report: &mut Report) {
+        for &pid in pids.iter().filter(|pid| !seen.contains(pid)) {
+            if self.deadline.has_passed() {
+                return;
+            }
+            report.work.tested += 1;
+            fds::note_if_denied(self.root, pid, &mut report.gaps);
+        }
+    }
+
+    /// Adds the processes that were started since these were listed, and returns them.
+    fn started_since(&self, pids: &mut Vec<i32>) -> Result<Vec<i32>, Error> {
+        let known: HashSet<i32> = pids.iter().copied().collect();
+        let mut started = self.root.pids()?;
+        started.retain(|pid| !known.contains(pid));
+        pids.extend(&started);
+        Ok(started)
+    }
+
+    /// The holders in order, without O_PATH handles: another descriptor holds the socket then.
+    pub(super) fn without_handles(&self, holders: HolderCollector) -> Holders {
+        let holders = holders.finish(|holder| !fds::is_handle(self.root, holder));
+        let is_handle =
+            |holder: &Holder, all: &[Holder]| all.len() > 1 && fds::is_handle(self.root, holder);
+        holders.without(is_handle)
+    }
+}

@@ -1,0 +1,448 @@
+//! The sockets that certain processes hold: their descriptors first, then only the socket tables that can
+//! list what they hold.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::search::Search;
+use super::super::snapshot_cache::{CacheLookup, HeldInodes, SnapshotCache};
+use super::Scan;
+use super::bpf_sockets::BpfSockets;
+use crate::Error;
+use crate::linux::fds;
+use crate::linux::netns::{Namespace, Namespaces, NetnsKey, Sessions, SocketSource, Wanted};
+use crate::linux::proc_root::Process;
+use crate::model::gap::Gaps;
+use crate::model::holders::{Holder, HolderCollector, Holders};
+use crate::model::report::Report;
+use crate::model::{Snapshot, Socket};
+use crate::process_open_sockets::Field;
+
+/// How often the descriptors of a process are read again that closed a socket before its table was read.
+const ATTEMPTS: usize = 4;
+
+/// What a search of the socket tables found.
+#[derive(Default)]
+struct Found {
+    sockets: Vec<Socket>,
+    namespaces: Arc<Namespaces>,
+    /// Sockets that no table lists.
+    missing: Vec<u64>,
+    /// Those of them whose descriptors are closed by now.
+    closed: Vec<u64>,
+    /// The inodes that only spoofable records list.
+    spoofable: HashSet<u64>,
+}
+
+impl Scan<'_> {
+    /// The sockets that these processes hold.
+    pub(super) fn lookup(&self, pids: &[i32], cache: &SnapshotCache) -> Result<Snapshot, Error> {
+        let mut report = Report::default();
+        let is_asked = |&pid: &i32| self.filter.admits_pid(pid) && self.root.is_process(pid);
+        if let Some(sockets) = self.ask_bpf(Some(pids), &mut report) {
+            return self.complete_bpf(sockets, Some(pids), cache, report);
+        }
+        let pids: Vec<i32> = pids.iter().copied().filter(is_asked).collect();
+        self.walk_and_search(pids, cache, report)
+    }
+
+    /// The sockets that any process holds, with BPF.
+    pub(super) fn all_held(&self, cache: &SnapshotCache) -> Result<Snapshot, Error> {
+        let mut report = Report::default();
+        match self.ask_bpf(None, &mut report) {
+            Some(sockets) => self.complete_bpf(sockets, None, cache, report),
+            None => self.full_scan(),
+        }
+    }
+
+    /// None if BPF is not used, or cannot answer.
+    fn ask_bpf(&self, pids: Option<&[i32]>, report: &mut Report) -> Option<BpfSockets> {
+        let bpf = self.bpf?;
+        match self.bpf_sockets(bpf, pids, report) {
+            Ok(sockets) => Some(sockets),
+            Err(error) => {
+                report.messages.push(bpf.failure(&error));
+                None
+            }
+        }
+    }
+
+    /// Adds from the tables what BPF cannot describe. Holders are those of BPF.
+    fn complete_bpf(
+        &self,
+        bpf: BpfSockets,
+        pids: Option<&[i32]>,
+        cache: &SnapshotCache,
+        mut report: Report,
+    ) -> Result<Snapshot, Error> {
+        let BpfSockets { holders, complete, partial, undescribed, pids: seen, .. } = bpf;
+        // A process without a socket can be one that is hidden from BPF as from /proc.
+        let all = match pids {
+            Some(pids) => pids.to_vec(),
+            None => self.root.pids()?,
+        };
+        let asked: Vec<i32> = all.into_iter().filter(|&pid| self.filter.admits_pid(pid)).collect();
+        self.count_unreadable(&asked, &seen, &mut report);
+        let holders = holders.finish(|_| true);
+        let mut sockets = complete;
+        let mut found = Found::default();
+        if !undescribed.is_empty() || !partial.is_empty() {
+            let partial_inodes: HashSet<u64> = partial.iter().map(|socket| socket.inode).collect();
+            let is_sought = |holder: &&Holder| {
+                undescribed.contains(&holder.inode) || partial_inodes.contains(&holder.inode)
+            };
+            let sought: Holders = holders.iter().filter(is_sought).copied().collect();
+            found = self.search(&sought, cache, &mut report)?;
+            let inodes: HashSet<u64> = found.sockets.iter().map(|socket| socket.inode).collect();
+            sockets.extend(partial.into_iter().filter(|socket| !inodes.contains(&socket.inode)));
+            found.missing.retain(|inode| undescribed.contains(inode));
+        }
+        self.finish_lookup(sockets, vec![found], holders, report)
+    }
+
+    /// Reads descriptors and then the tables. Where a socket was closed before its table was read, the
+    /// process has another in its place by now, perhaps: it is read again.
+    fn walk_and_search(
+        &self,
+        mut pids: Vec<i32>,
+        cache: &SnapshotCache,
+        mut report: Report,
+    ) -> Result<Snapshot, Error> {
+        let mut all_holders = Holders::default();
+        let mut all_found = Vec::new();
+        let mut known = HashSet::new();
+        for _ in 0..ATTEMPTS {
+            let wanted = |holder: &Holder| self.filter.admits_inode(holder.inode);
+            // What cannot be read of a process is counted once.
+            let mut walk_report = Report::default();
+            let walked = self.walk(&pids, wanted, &mut walk_report);
+            report.work += walk_report.work;
+            if all_found.is_empty() {
+                report.gaps.extend(walk_report.gaps);
+            }
+            let holders = self.without_any_handle(walked);
+            let is_new = |holder: &&Holder| !known.contains(&holder.inode);
+            let sought: Holders = holders.iter().filter(is_new).copied().collect();
+            if !all_found.is_empty() && sought.inodes().next().is_none() {
+                break;
+            }
+            let found = self.search(&sought, cache, &mut report)?;
+            known.extend(sought.inodes());
+            let closed: HashSet<u64> = found.closed.iter().copied().collect();
+            let held_closed = sought.iter().filter(|holder| closed.contains(&holder.inode));
+            let again: HashSet<i32> = held_closed.map(|holder| holder.pid).collect();
+            all_found.push(found);
+            all_holders.merge(holders);
+            if again.is_empty() || self.deadline.has_passed() {
+                break;
+            }
+            pids = again.into_iter().collect();
+        }
+        self.finish_lookup(Vec::new(), all_found, all_holders, report)
+    }
+
+    /// In a lookup an O_PATH handle can be the only descriptor of a socket that is seen.
+    fn without_any_handle(&self, walked: HolderCollector) -> Holders {
+        let is_handle = |holder: &Holder| fds::is_handle(self.root, holder);
+        walked.finish(|holder| !is_handle(holder)).without(|holder, _| is_handle(holder))
+    }
+
+    fn finish_lookup(
+        &self,
+        mut sockets: Vec<Socket>,
+        found: Vec<Found>,
+        holders: Holders,
+        mut report: Report,
+    ) -> Result<Snapshot, Error> {
+        let mut sessions = self.sessions();
+        let mut namespaces: Arc<Namespaces> = Arc::default();
+        for found in found {
+            sockets.extend(found.sockets);
+            // The first search reads most of them.
+            if namespaces.iter().next().is_none() {
+                namespaces = found.namespaces;
+            }
+            if self.plan.unlisted {
+                let (missing, spoofable) = (found.missing, &found.spoofable);
+                let unlisted = self.unlisted(
+                    missing,
+                    spoofable,
+                    &holders,
+                    &namespaces,
+                    &mut sessions,
+                    &mut report,
+                );
+                sockets.extend(unlisted);
+            }
+        }
+        let named = self.name_interfaces(&mut sockets, &namespaces, &mut sessions);
+        if !named || self.lacks_host(&namespaces) {
+            let namespaces =
+                self.all_namespaces(&holders, &mut sockets, &mut sessions, &mut report);
+            return Ok(self.finish(sockets, holders, &namespaces, report));
+        }
+        Ok(self.finish(sockets, holders, &namespaces, report))
+    }
+
+    /// Whether the query shows which namespace is the host's, and none of these gives its number.
+    fn lacks_host(&self, namespaces: &Namespaces) -> bool {
+        self.filter.shows(Field::Scope) && namespaces.host(self.root).is_none()
+    }
+
+    /// Finds the namespaces of the holders, and all others if a socket is in one of those, and names the
+    /// interfaces of the sockets.
+    fn all_namespaces(
+        &self,
+        holders: &Holders,
+        sockets: &mut [Socket],
+        sessions: &mut Sessions,
+        report: &mut Report,
+    ) -> Namespaces {
+        let mut namespaces = Namespaces::default();
+        let pids: HashSet<i32> = holders.iter().map(|holder| holder.pid).collect();
+        let mut keep_none = |_: &Namespace, _: &mut Report| {};
+        self.find_namespaces(pids.into_iter(), &mut namespaces, report, &mut keep_none);
+        let named = self.name_interfaces(sockets, &namespaces, sessions);
+        if !named || self.lacks_host(&namespaces) {
+            let pids = self.root.pids().unwrap_or_default();
+            self.find_namespaces(pids.iter().copied(), &mut namespaces, report, &mut keep_none);
+            self.find_more_namespaces(&pids, &mut namespaces, report, &mut keep_none);
+            self.name_interfaces(sockets, &namespaces, sessions);
+        }
+        namespaces
+    }
+
+    /// Searches the tables for all that these hold: cached tables, then those of the holders' namespaces,
+    /// then, if a socket is still missing, those of all others.
+    fn search(
+        &self,
+        holders: &Holders,
+        cache: &SnapshotCache,
+        report: &mut Report,
+    ) -> Result<Found, Error> {
+        let is_admitted = |table| self.plan.tables.contains(&table);
+        let mut run = SearchRun {
+            scan: self,
+            search: Search::of(self.root, holders, is_admitted),
+            sessions: self.sessions(),
+            lookup: cache.look_up(self.plan.uses_cache),
+            searched: HashSet::new(),
+            found: Found::default(),
+            forged: Gaps::default(),
+        };
+        run.recall(report);
+        if !run.search.is_over() {
+            run.found.namespaces = run.find(holders, report)?;
+        }
+        report.gaps.extend(run.forged);
+        run.found.missing = run.search.missing();
+        run.found.closed = run.search.missing_undescribed();
+        Ok(run.found)
+    }
+
+    /// The inodes of sockets that are held now, sorted, without those of processes that have so many
+    /// descriptors that reading them takes long.
+    fn held_inodes(&self, report: &mut Report) -> Result<Vec<u64>, Error> {
+        const MANY: i64 = 1024;
+        // Before Linux 6.2 the size is 0.
+        let has_few = |process: Process| process.stat("fd").is_ok_and(|fd| fd.st_size <= MANY);
+        let mut pids = self.root.pids()?;
+        pids.retain(|&pid| self.root.process(pid).is_ok_and(has_few));
+        // A process that the query does not ask for is no omission.
+        let mut unasked = Report::default();
+        let walked = self.walk(&pids, |_| true, &mut unasked);
+        report.work += unasked.work;
+        Ok(walked.finish(|_| true).inodes().collect())
+    }
+}
+
+/// A search of the socket tables, from namespace to namespace.
+struct SearchRun<'s> {
+    scan: &'s Scan<'s>,
+    search: Search<'s>,
+    sessions: Sessions<'s>,
+    lookup: Option<CacheLookup<'s>>,
+    searched: HashSet<NetnsKey>,
+    found: Found,
+    forged: Gaps,
+}
+
+impl SearchRun<'_> {
+    /// Takes sockets from cached tables.
+    fn recall(&mut self, report: &mut Report) {
+        let Some(lookup) = self.lookup.as_ref().filter(|lookup| !lookup.tables().is_empty()) else {
+            return;
+        };
+        // Of a socket that can have several rows, some can be newer than the cached table.
+        self.search.ask_for_missing();
+        for cached in lookup.tables() {
+            if cached.source.is_spoofable(cached.table) {
+                continue;
+            }
+            for inode in self.search.missing_in(cached.table) {
+                for socket in cached.of(inode) {
+                    let (table, source) = (cached.table, cached.source);
+                    if self.search.finds(socket, table, source, &mut report.gaps) {
+                        self.found.sockets.push(socket.clone());
+                    }
+                }
+            }
+        }
+        self.search.end_of_namespace();
+    }
+
+    /// Returns the namespaces that were found on the way.
+    fn find(&mut self, holders: &Holders, report: &mut Report) -> Result<Arc<Namespaces>, Error> {
+        let scan = self.scan;
+        let pids: HashSet<i32> = holders.iter().map(|holder| holder.pid).collect();
+        let mut namespaces = Namespaces::default();
+        let mut visit = |namespace: &Namespace, report: &mut Report| {
+            self.search_namespace(namespace, report);
+        };
+        scan.find_namespaces(pids.into_iter(), &mut namespaces, report, &mut visit);
+        if namespaces.iter().all(|namespace| namespace.number().is_some()) {
+            self.search_namespaces(&namespaces, report);
+        }
+        // Another process's link can give the number of the holders' namespace; and a socket stays in the
+        // namespace in which it was created, wherever its holder goes.
+        if !self.search.is_over() {
+            self.search.ask_for_missing();
+        }
+        if self.search.is_over() {
+            return Ok(Arc::new(namespaces));
+        }
+        let is_in_burst = self.lookup.as_ref().is_some_and(CacheLookup::is_in_burst);
+        let held = self.lookup.as_ref().and_then(|lookup| lookup.held.clone());
+        match held.filter(|_| is_in_burst) {
+            Some(held) if held.contains_all(&self.search.missing_anywhere()) => {
+                self.search_namespaces(&held.namespaces, report);
+                return Ok(Arc::clone(&held.namespaces));
+            }
+            Some(_) => {}
+            None if is_in_burst => return self.find_held(namespaces, report),
+            None => {}
+        }
+        self.find_everywhere(&mut namespaces, report)?;
+        Ok(Arc::new(namespaces))
+    }
+
+    /// Searches all namespaces, and caches them with the sockets that are held now: the next lookups of
+    /// the burst search no others for these.
+    fn find_held(
+        &mut self,
+        mut namespaces: Namespaces,
+        report: &mut Report,
+    ) -> Result<Arc<Namespaces>, Error> {
+        let scan = self.scan;
+        let start = Instant::now();
+        let inodes = scan.held_inodes(report)?;
+        let pids = scan.root.pids()?;
+        let mut visit = |namespace: &Namespace, report: &mut Report| {
+            self.search_namespace(namespace, report);
+        };
+        scan.find_namespaces(pids.iter().copied(), &mut namespaces, report, &mut visit);
+        scan.find_more_namespaces(&pids, &mut namespaces, report, &mut visit);
+        let namespaces = Arc::new(namespaces);
+        self.search_namespaces(&namespaces, report);
+        // Of a namespace that was not read, the next lookups must not conclude anything.
+        let has_all = !report.gaps.has_missing_namespaces()
+            && !report.gaps.has_missing_sockets()
+            && scan.root.steps().skipped().is_empty()
+            && !scan.deadline.has_passed();
+        if let Some(lookup) = self.lookup.as_mut().filter(|_| has_all) {
+            let namespaces = Arc::clone(&namespaces);
+            lookup.insert_held(HeldInodes { start, inodes, namespaces });
+        }
+        Ok(namespaces)
+    }
+
+    /// Searches the namespaces of all processes, and, if a socket is still missing, all others.
+    fn find_everywhere(
+        &mut self,
+        namespaces: &mut Namespaces,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let scan = self.scan;
+        let pids = scan.root.pids()?;
+        let mut visit = |namespace: &Namespace, report: &mut Report| {
+            self.search_namespace(namespace, report);
+        };
+        scan.find_namespaces(pids.iter().copied(), namespaces, report, &mut visit);
+        self.search_namespaces(namespaces, report);
+        if !self.search.is_over() {
+            let mut visit = |namespace: &Namespace, report: &mut Report| {
+                self.search_namespace(namespace, report);
+            };
+            scan.find_more_namespaces(&pids, namespaces, report, &mut visit);
+            self.search_namespaces(namespaces, report);
+        }
+        Ok(())
+    }
+
+    fn search_namespaces(&mut self, namespaces: &Namespaces, report: &mut Report) {
+        for namespace in namespaces.iter() {
+            self.search_namespace(namespace, report);
+        }
+    }
+
+    /// Searches a namespace, unless it was searched or nothing is missing.
+    fn search_namespace(&mut self, namespace: &Namespace, report: &mut Report) {
+        let scan = self.scan;
+        if self.search.is_over()
+            || !self.searched.insert(namespace.key)
+            || !scan.is_admitted(namespace)
+        {
+            return;
+        }
+        let SearchRun { search, sessions, lookup, found, forged, .. } = self;
+        let mut session = sessions.open(namespace);
+        for &table in &scan.plan.tables {
+            if !search.is_on_for(table) {
+                continue;
+            }
+            // The search is over as soon as all that the processes hold is found, so it looks for all of
+            // that; sockets that do not match are dropped here.
+            let request = scan.filter.whole(table);
+            let spoofable = &mut found.spoofable;
+            let mut take = |socket: &Socket, source: SocketSource, search: &mut Search| {
+                let is_found = search.finds(socket, table, source, forged);
+                if is_found && source.is_spoofable(table) {
+                    spoofable.insert(socket.inode);
+                }
+                is_found && scan.filter.admits_socket(socket)
+            };
+            let sockets = &mut found.sockets;
+            match lookup.as_mut().filter(|lookup| lookup.caches_tables()) {
+                Some(lookup) => {
+                    let start = Instant::now();
+                    let mut read = Vec::new();
+                    let has_inode = |socket: &Socket, _| match socket.inode {
+                        0 => Wanted::No,
+                        _ => Wanted::Yes,
+                    };
+                    let source =
+                        session.read(table, request.as_ref(), &mut read, report, has_inode);
+                    let matching = read.iter().filter(|socket| take(socket, source, search));
+                    sockets.extend(matching.cloned());
+                    // What was cut short answers no other lookup.
+                    if !scan.deadline.has_passed() {
+                        lookup.insert(namespace.key, table, source, start, read);
+                    }
+                }
+                None => {
+                    let wanted = |socket: &Socket, source| {
+                        let is_wanted = take(socket, source, search);
+                        match (search.is_on_for(table), is_wanted) {
+                            (false, is_wanted) => Wanted::Last(is_wanted),
+                            (true, true) => Wanted::Yes,
+                            (true, false) => Wanted::No,
+                        }
+                    };
+                    session.read(table, request.as_ref(), sockets, report, wanted);
+                }
+            }
+        }
+        search.end_of_namespace();
+    }
+}

@@ -1,0 +1,157 @@
+//! One scan of the host: which sockets there are, and which processes hold them.
+//!
+//! A [`Plan`] decides what is read. `full_scan` and `lookup` read from top to bottom: namespaces, socket
+//! tables, holders; each step returns its outcome as a value. [`Report`] collects what could not be read.
+
+mod bpf_sockets;
+mod full_scan;
+mod listing;
+mod lookup;
+mod pursuit;
+mod reconcile;
+mod second_look;
+#[cfg(test)]
+mod tests;
+mod unlisted;
+
+use std::collections::HashMap;
+
+use crate::model::report::Report;
+
+use super::plan::{HolderSource, Plan, Scope};
+use super::snapshot_cache::SnapshotCache;
+use crate::Error;
+use crate::deadline::Deadline;
+use crate::linux::bpf::TaskFiles;
+use crate::linux::fds::WalkOptions;
+use crate::linux::netns::{Namespaces, OwnSockets, Sessions, Visit};
+use crate::linux::proc_root::ProcRoot;
+use crate::linux::{cgroup, fds};
+use crate::model::gap::GapKind;
+use crate::model::holders::{Holder, HolderCollector, Holders};
+use crate::model::socket_table::SocketTable;
+use crate::model::{Snapshot, Socket, Uids};
+use crate::process_open_sockets::Field;
+use crate::process_open_sockets::filter::Filter;
+
+/// What every step of a scan may read.
+pub(super) struct Scan<'a> {
+    pub(super) root: &'a ProcRoot,
+    pub(super) filter: &'a Filter,
+    pub(super) plan: &'a Plan,
+    pub(super) bpf: Option<&'a TaskFiles>,
+    pub(super) deadline: Deadline<'a>,
+    pub(super) own_sockets: OwnSockets,
+}
+
+impl Scan<'_> {
+    pub(super) fn run(&self, cache: &SnapshotCache) -> Result<Snapshot, Error> {
+        match (&self.plan.scope, self.plan.holders) {
+            (Scope::FullScan, _) | (Scope::AllHeld, HolderSource::Procfs) => self.full_scan(),
+            (Scope::AllHeld, HolderSource::Bpf) => self.all_held(cache),
+            (Scope::Lookup(pids), _) => self.lookup(pids, cache),
+        }
+    }
+
+    fn sessions(&self) -> Sessions<'_> {
+        Sessions::new(self.root, self.plan.tables_from, self.deadline, &self.own_sockets)
+    }
+
+    /// Adds the namespaces that the first threads of these processes are in.
+    fn find_namespaces(
+        &self,
+        pids: impl Iterator<Item = i32>,
+        namespaces: &mut Namespaces,
+        report: &mut Report,
+        visit: Visit,
+    ) {
+        namespaces.add_processes(self.root, pids, self.deadline, report, visit);
+    }
+
+    /// Adds the namespaces that only other threads of these processes are in, and those that are mounted.
+    fn find_more_namespaces(
+        &self,
+        pids: &[i32],
+        namespaces: &mut Namespaces,
+        report: &mut Report,
+        visit: Visit,
+    ) {
+        let all = || pids.iter().copied();
+        namespaces.add_threads(self.root, all(), self.deadline, report, visit);
+        namespaces.add_mounted(self.root, all(), self.deadline, report, visit);
+    }
+
+    /// Walks the descriptors of these processes.
+    fn walk(
+        &self,
+        pids: &[i32],
+        wanted: impl Fn(&Holder) -> bool + Sync,
+        report: &mut Report,
+    ) -> HolderCollector {
+        self.walk_until(self.deadline, pids, wanted, report)
+    }
+
+    /// The same, no longer than that.
+    fn walk_until(
+        &self,
+        deadline: Deadline<'_>,
+        pids: &[i32],
+        wanted: impl Fn(&Holder) -> bool + Sync,
+        report: &mut Report,
+    ) -> HolderCollector {
+        report.work.walks += 1;
+        report.work.walked += pids.len() as u64;
+        let gaps = &mut report.gaps;
+        let Plan { threads, limits, .. } = *self.plan;
+        let options = WalkOptions { threads, limits, deadline };
+        fds::walk(self.root, pids, options, wanted, gaps)
+    }
+
+    /// Adds what the query shows of sockets beyond their tables.
+    fn finish(
+        &self,
+        mut sockets: Vec<Socket>,
+        holders: Holders,
+        namespaces: &Namespaces,
+        report: Report,
+    ) -> Snapshot {
+        let Report { mut gaps, work, messages } = report;
+        let (root, filter) = (self.root, self.filter);
+        if self.plan.tables.contains(&SocketTable::Netlink) {
+            sockets.retain(|socket| !self.own_sockets.contains(socket.inode));
+        }
+        namespaces.count_unnumbered(root, &mut gaps);
+        for pid in root.steps().skipped() {
+            gaps.add(GapKind::Blocked, || {
+                format!("{} of {}", root.path().join(pid.to_string()).display(), root.user(pid))
+            });
+        }
+        if filter.admits_unowned()
+            && let Some(kind) = root.hides_processes()
+        {
+            gaps.add(kind, || root.path().display().to_string());
+        }
+        if self.deadline.has_passed() {
+            gaps.add(GapKind::Deadline, || root.path().display().to_string());
+        }
+        let host = if filter.shows(Field::Scope) { namespaces.host(root) } else { None };
+        let cgroups = if filter.shows(Field::CgroupPath) {
+            cgroup::paths(root, sockets.iter().filter_map(|socket| socket.details.cgroup))
+        } else {
+            HashMap::new()
+        };
+        let path = root.path().to_owned();
+        let uids = Uids::new(move |pid| ProcRoot::open(&path).ok()?.real_uid(pid));
+        Snapshot {
+            sockets,
+            holders,
+            gaps,
+            host,
+            cgroups,
+            work,
+            messages,
+            uids,
+            ..Snapshot::default()
+        }
+    }
+}

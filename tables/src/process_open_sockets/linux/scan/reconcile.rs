@@ -1,0 +1,323 @@
+//! First reading, holders and second reading → sockets of the answer.
+//!
+//! What any of the three showed is in the answer. A socket without a holder that is gone at the second
+//! reading is shown as what it has become, or as closed during the scan.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use super::super::search::{candidates, is_of_another_table, note_forged};
+use super::Scan;
+use super::listing::{Listing, Run};
+use super::second_look::SecondReading;
+use crate::formats::linux::proto_name::Candidates;
+use crate::model::gap::Gaps;
+use crate::model::holders::{Holder, Holders};
+use crate::model::socket_table::SocketTable;
+use crate::model::{EndpointKey, Family, Presence, Socket};
+
+/// All that a full scan has read.
+pub(super) struct Reading {
+    pub(super) listing: Listing,
+    /// Those of the listing, sorted.
+    pub(super) inodes: Vec<u64>,
+    /// Sockets that came with their holders.
+    pub(super) records: HashMap<(SocketTable, u64), Socket>,
+    /// Of each run of the listing.
+    pub(super) readings: Vec<Option<SecondReading>>,
+}
+
+/// The sockets of the answer.
+pub(super) struct Reconciled {
+    pub(super) all: Vec<Socket>,
+    /// Tables in which an endpoint has another socket than before, and what is there now and was before.
+    pub(super) replaced: Vec<Replaced>,
+    /// The inodes of sockets that some table lists, whether or not they are in the answer; only if
+    /// sockets that no table lists are.
+    pub(super) listed: HashSet<u64>,
+    pub(super) spoofable: HashSet<u64>,
+}
+
+/// Sockets of one table that closed during the scan, and had endpoints.
+pub(super) struct Replaced {
+    pub(super) run: Run,
+    pub(super) closed: Vec<Socket>,
+}
+
+/// What becomes of a listed socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    Closed,
+    Dropped,
+}
+
+impl Reconciled {
+    /// Whether some table lists a socket of that inode.
+    pub(super) fn lists(&self, inode: u64) -> bool {
+        self.listed.contains(&inode)
+    }
+}
+
+impl Reading {
+    /// `places` are those of the listed sockets' holders.
+    pub(super) fn reconcile(
+        self,
+        scan: &Scan,
+        holders: &Holders,
+        places: &[Range<usize>],
+        gaps: &mut Gaps,
+    ) -> Reconciled {
+        let Reading { listing, inodes, mut records, readings } = self;
+        let Listing { mut sockets, runs, mut listed, spoofable, .. } = listing;
+        let replaced_twice = complete_from(&mut records, &mut sockets, &runs);
+        let mut judge = Judge {
+            scan,
+            holders,
+            become_held: become_held(&records, &runs, &readings, holders),
+            recurring: recurring_inodes(scan, &inodes, holders),
+            seen: HashSet::new(),
+        };
+        let mut fates = vec![Fate::Kept; sockets.len()];
+        let (mut new, mut replaced) = (Vec::new(), Vec::new());
+        for (run, reading) in runs.into_iter().zip(readings) {
+            let (Some(sockets), Some(places), Some(fates)) = (
+                sockets.get(run.sockets.clone()),
+                places.get(run.sockets.clone()),
+                fates.get_mut(run.sockets.clone()),
+            ) else {
+                continue;
+            };
+            let closed = judge.judge(&run, reading.as_ref(), sockets, places, fates, gaps);
+            if let Some(reading) = reading {
+                new.extend(judge.opened(&run, reading, &records));
+            }
+            if !closed.is_empty() {
+                replaced.push(Replaced { run, closed });
+            }
+        }
+        for index in replaced_twice {
+            if let Some(fate) = fates.get_mut(index) {
+                *fate = Fate::Dropped;
+            }
+        }
+        carry_out(&fates, &mut sockets);
+        let added = records.into_values().chain(new);
+        if scan.plan.unlisted {
+            sockets.extend(added.inspect(|socket| {
+                listed.insert(socket.inode);
+            }));
+        } else {
+            sockets.extend(added);
+        }
+        Reconciled { all: sockets, replaced, listed, spoofable }
+    }
+}
+
+/// What decides the fate of listed sockets.
+struct Judge<'a> {
+    scan: &'a Scan<'a>,
+    holders: &'a Holders,
+    /// Connections that have a holder now.
+    become_held: HashSet<(SocketTable, EndpointKey)>,
+    recurring: HashSet<u64>,
+    /// Recurring sockets that are kept already.
+    seen: HashSet<(u64, SocketTable)>,
+}
+
+impl Judge<'_> {
+    /// Sets the fate of each socket of a run; returns those without a holder that closed, and had
+    /// endpoints.
+    fn judge(
+        &mut self,
+        run: &Run,
+        reading: Option<&SecondReading>,
+        sockets: &[Socket],
+        places: &[Range<usize>],
+        fates: &mut [Fate],
+        gaps: &mut Gaps,
+    ) -> Vec<Socket> {
+        let without_file = new_of(reading).filter(|it| it.inode == 0);
+        let become_unheld = connected_keys(without_file.map(|it| (run.table, it)));
+        let mut closed = Vec::new();
+        for ((socket, place), fate) in sockets.iter().zip(places).zip(fates) {
+            *fate = match self.holders.at(place) {
+                [] if socket.inode == 0 => fate_without_file(run.table, socket, &self.become_held),
+                [] => {
+                    let fate = fate_without_holder(run.table, socket, reading, &become_unheld);
+                    if fate != Fate::Kept && socket.endpoint_key().is_some() {
+                        closed.push(socket.clone());
+                    }
+                    fate
+                }
+                holders => self.fate_with_holders(run, socket, holders, gaps),
+            };
+        }
+        closed
+    }
+
+    fn fate_with_holders(
+        &mut self,
+        run: &Run,
+        socket: &Socket,
+        holders: &[Holder],
+        gaps: &mut Gaps,
+    ) -> Fate {
+        // Of two records of which one can be forged, both are shown.
+        let is_again = self.recurring.contains(&socket.inode)
+            && !run.source.is_spoofable(run.table)
+            && !self.seen.insert((socket.inode, run.table));
+        let is_other = is_of_another_table(self.scan.root, holders, run.table, run.source);
+        if is_other {
+            note_forged(socket, gaps);
+        }
+        if is_other || is_again { Fate::Dropped } else { Fate::Kept }
+    }
+
+    /// Sockets of the second reading that are in the answer, besides those with records.
+    fn opened(
+        &self,
+        run: &Run,
+        reading: SecondReading,
+        records: &HashMap<(SocketTable, u64), Socket>,
+    ) -> impl Iterator<Item = Socket> {
+        reading.new.into_iter().filter_map(|mut socket| {
+            let is_record = records.contains_key(&(run.table, socket.inode));
+            let holders = self.holders.of(socket.inode);
+            let is_forged = run.source.is_spoofable(run.table)
+                && is_of_another_table(self.scan.root, holders, run.table, run.source);
+            if is_record || is_forged || !self.scan.filter.admits_socket(&socket) {
+                return None;
+            }
+            if socket.inode != 0 {
+                socket.details.presence = Presence::Opened;
+            }
+            Some(socket)
+        })
+    }
+}
+
+/// The sockets that the second reading alone has.
+fn new_of(reading: Option<&SecondReading>) -> impl Iterator<Item = &Socket> {
+    reading.map(|reading| &reading.new).into_iter().flatten()
+}
+
+/// The connections of records, and those of the second reading that have a holder.
+fn become_held(
+    records: &HashMap<(SocketTable, u64), Socket>,
+    runs: &[Run],
+    readings: &[Option<SecondReading>],
+    holders: &Holders,
+) -> HashSet<(SocketTable, EndpointKey)> {
+    let mut keys = connected_keys(records.iter().map(|((table, _), socket)| (*table, socket)));
+    for (run, reading) in runs.iter().zip(readings) {
+        let held = new_of(reading.as_ref()).filter(|socket| !holders.of(socket.inode).is_empty());
+        keys.extend(connected_keys(held.map(|socket| (run.table, socket))));
+    }
+    keys
+}
+
+/// Drops sockets and marks closed ones.
+fn carry_out(fates: &[Fate], sockets: &mut Vec<Socket>) {
+    let mut fates = fates.iter();
+    sockets.retain_mut(|socket| {
+        let fate = fates.next().unwrap_or(&Fate::Kept);
+        if *fate == Fate::Closed {
+            socket.details.presence = Presence::Closed;
+        }
+        *fate != Fate::Dropped
+    });
+}
+
+/// Replaces sockets that a file listed by the records that came with their holders; those left are of
+/// sockets that no table listed. What waits in a queue, where a record does not show it, stays.
+///
+/// Returns the places of other lines about the same sockets, which are forged.
+fn complete_from(
+    records: &mut HashMap<(SocketTable, u64), Socket>,
+    sockets: &mut [Socket],
+    runs: &[Run],
+) -> Vec<usize> {
+    let mut again = Vec::new();
+    if records.is_empty() {
+        return again;
+    }
+    let mut completed = HashSet::new();
+    for run in runs {
+        let places =
+            run.sockets.clone().zip(sockets.get_mut(run.sockets.clone()).into_iter().flatten());
+        for (place, socket) in places {
+            let key = (run.table, socket.inode);
+            if let Some(mut record) = records.remove(&key) {
+                let queue = record.details.receive_queue.or(socket.details.receive_queue);
+                record.details.receive_queue = queue;
+                *socket = record;
+                completed.insert(key);
+            } else if run.source.is_spoofable(run.table) && completed.contains(&key) {
+                again.push(place);
+            }
+        }
+    }
+    again
+}
+
+/// The tables and endpoints of these sockets, as far as they are connected.
+fn connected_keys<'a>(
+    sockets: impl Iterator<Item = (SocketTable, &'a Socket)>,
+) -> HashSet<(SocketTable, EndpointKey)> {
+    let connected = sockets.filter(|(_, socket)| socket.is_connected());
+    connected.filter_map(|(table, socket)| Some((table, socket.endpoint_key()?))).collect()
+}
+
+/// Of a connection that had no file: it was accepted meanwhile, or its endpoints were connected anew.
+fn fate_without_file(
+    table: SocketTable,
+    socket: &Socket,
+    become_held: &HashSet<(SocketTable, EndpointKey)>,
+) -> Fate {
+    let is_held = !become_held.is_empty()
+        && socket.is_connected()
+        && socket.endpoint_key().is_some_and(|key| become_held.contains(&(table, key)));
+    if is_held { Fate::Dropped } else { Fate::Kept }
+}
+
+/// Of a socket that has a file and no holder.
+fn fate_without_holder(
+    table: SocketTable,
+    socket: &Socket,
+    reading: Option<&SecondReading>,
+    become_unheld: &HashSet<(SocketTable, EndpointKey)>,
+) -> Fate {
+    let Some(reading) = reading else { return Fate::Kept };
+    if let Some(&has_address) = reading.in_twin.get(&socket.inode)
+        && is_rather(socket, has_address)
+    {
+        return Fate::Dropped;
+    }
+    if reading.still_listed.contains_key(&socket.inode) {
+        return Fate::Kept;
+    }
+    let has_become = socket.is_connected()
+        && socket.endpoint_key().is_some_and(|key| become_unheld.contains(&(table, key)));
+    if has_become { Fate::Dropped } else { Fate::Closed }
+}
+
+/// The inodes that are listed twice without a reason: such a socket was connected to another port while its
+/// table was read in halves. The parts of an MPTCP connection or an SCTP socket share an inode.
+fn recurring_inodes(scan: &Scan, inodes: &[u64], holders: &Holders) -> HashSet<u64> {
+    let alike = inodes.chunk_by(|a, b| a == b).filter(|alike| alike.len() > 1);
+    let may_recur = |_: &[u8], candidates: Candidates| candidates.may_recur();
+    let recurs = |&inode: &u64| candidates(scan.root, holders.of(inode), may_recur) == Some(false);
+    alike.filter_map(<[u64]>::first).copied().filter(recurs).collect()
+}
+
+/// Whether a ping socket that both families' tables list, and whose holder does not show its protocol, is
+/// shown as the other table lists it: the table in which it has an address is right, and if it has none, the
+/// socket is shown as one of IPv4.
+fn is_rather(socket: &Socket, has_address_in_twin: bool) -> bool {
+    if socket.family() == Some(Family::Inet as u8) {
+        has_address_in_twin
+    } else {
+        !socket.has_address()
+    }
+}

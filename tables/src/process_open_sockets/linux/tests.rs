@@ -1,0 +1,564 @@
+//! The table against the running kernel, in a network namespace where nothing else happens.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::any::Any;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketType, ipproto};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use crate::linux::quiet::{in_quiet_namespace, say_left_out, say_without_bpf, sockets};
+use crate::model::gap::GapKind;
+use crate::model::{Families, Source};
+use crate::process_open_sockets::{Field, Options, ProcessOpenSockets, filter, sys};
+use crate::{Constraint, Operator, QueryContext, Rows, Table, Value};
+
+/// A table of that source, which remembers for so long.
+fn table(source: Source, snapshot_ttl: Duration) -> ProcessOpenSockets {
+    // Elsewhere without BPF, which needs no snapshot.
+    let bpf_from_files = (source == Source::Bpf).then_some(0);
+    ProcessOpenSockets::new(Options { source, snapshot_ttl, bpf_from_files, ..Options::default() })
+}
+
+fn is(field: Field, operator: Operator, text: impl ToString) -> Constraint {
+    Constraint { column: field as usize, operator, text: text.to_string() }
+}
+
+/// The rows, each a list of cells, in order.
+fn rows(table: &ProcessOpenSockets, constraints: &[Constraint]) -> Vec<Vec<String>> {
+    let query = QueryContext { constraints: constraints.to_vec(), ..Default::default() };
+    let rows = table.generate(&query).unwrap();
+    let cell = |row: usize, field: Field| match rows.cell(row, field as usize) {
+        Value::Null => "NULL".to_owned(),
+        Value::Integer(number) => number.to_string(),
+        Value::Text(text) => text.into_owned(),
+    };
+    // Of the hidden columns the sources know more or less.
+    let row = |row| Field::ALL.iter().take(12).map(|&field| cell(row, field)).collect();
+    let mut rows: Vec<_> = (0..Rows::len(&*rows)).map(row).collect();
+    rows.sort();
+    rows
+}
+
+/// This namespace's sockets alone.
+fn here() -> Constraint {
+    let link = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let link = link.to_str().unwrap();
+    let number = link.strip_prefix("net:[").unwrap().strip_suffix(']').unwrap();
+    is(Field::NetNamespace, Operator::Equals, number)
+}
+
+/// Sockets of all kinds that the kernel has, ping sockets included.
+fn zoo() -> Vec<Box<dyn Any>> {
+    let mut zoo = sockets();
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+    for (family, kind, protocol) in [
+        (AddressFamily::INET, SocketType::DGRAM, ipproto::ICMP),
+        (AddressFamily::INET6, SocketType::DGRAM, ipproto::ICMPV6),
+        (AddressFamily::INET, SocketType::RAW, ipproto::ICMP),
+        (AddressFamily::INET6, SocketType::RAW, ipproto::ICMPV6),
+        (AddressFamily::INET, SocketType::DGRAM, ipproto::UDPLITE),
+    ] {
+        let Ok(socket) = rustix::net::socket(family, kind, Some(protocol)) else {
+            // Not every kernel has UDP-Lite.
+            assert_eq!(protocol, ipproto::UDPLITE);
+            continue;
+        };
+        let any = if family == AddressFamily::INET { "0.0.0.0:0" } else { "[::]:0" };
+        let any: std::net::SocketAddr = any.parse().unwrap();
+        rustix::net::bind(&socket, &any).unwrap();
+        zoo.push(Box::new(socket));
+    }
+    zoo
+}
+
+#[test]
+fn netlink_and_proc_net_give_the_same_rows() {
+    in_quiet_namespace(module_path!(), "netlink_and_proc_net_give_the_same_rows", || {
+        let _zoo = zoo();
+        let [auto, procfs, netlink] = [Source::Auto, Source::Procfs, Source::Netlink]
+            .map(|source| rows(&table(source, Duration::ZERO), &[here()]));
+        assert!(procfs.len() > 70, "{}", procfs.len());
+        // Of each table, by family and protocol.
+        for (family, protocol, least) in [
+            ("2", "6", 14),
+            ("10", "6", 29),
+            ("2", "17", 2),
+            ("10", "17", 4),
+            ("1", "0", 18),
+            ("17", "35020", 1),
+        ] {
+            let is_of = |row: &&Vec<String>| {
+                (&*row[Field::Family as usize], &*row[Field::Protocol as usize])
+                    == (family, protocol)
+            };
+            let count = netlink.iter().filter(is_of).count();
+            assert!(count >= least, "family {family}, protocol {protocol}: {count}");
+        }
+        assert_eq!(auto, procfs);
+        // What this kernel has no dump of is missing, and nothing else.
+        let (protocol, unknown) = (Field::Protocol as usize, ["1", "58", "255"]);
+        let missing: Vec<_> = auto.iter().filter(|row| !netlink.contains(row)).collect();
+        assert!(missing.iter().all(|row| unknown.contains(&&*row[protocol])), "{missing:?}");
+        assert!(netlink.iter().all(|row| auto.contains(row)));
+        assert_eq!(netlink.len() + missing.len(), auto.len());
+    });
+}
+
+#[test]
+fn netlink_alone_says_which_tables_it_does_not_give() {
+    in_quiet_namespace(module_path!(), "netlink_alone_says_which_tables_it_does_not_give", || {
+        let options = Options { source: Source::Netlink, ..Options::default() };
+        let query = QueryContext { constraints: vec![here()], ..Default::default() };
+        let snapshot = sys::Collector::new(options)
+            .collect(&filter::Filter::new(&query, Families::default()))
+            .unwrap();
+        let gap = snapshot.gaps.iter().find(|gap| gap.kind == GapKind::NoDump).unwrap();
+        // There is none of ping sockets; of raw ones there may be.
+        assert!(matches!((gap.count, &*gap.first), (2, "icmp") | (4, "raw")), "{gap}");
+    });
+}
+
+/// Whether a scan that asks for BPF has it.
+fn is_bpf_used() -> bool {
+    let options = Options { source: Source::Bpf, ..Options::default() };
+    let root = crate::linux::proc_root::ProcRoot::open(&options.procfs).unwrap();
+    crate::linux::bpf::Bpf::new(options.source, options.bpf_from_files)
+        .load_if_wanted(&root)
+        .is_some()
+}
+
+const TEST_OF_CONSTRAINTS: &str = "no_constraint_changes_the_answer_of_any_source";
+
+#[test]
+fn no_constraint_changes_the_answer_of_any_source() {
+    in_quiet_namespace(module_path!(), TEST_OF_CONSTRAINTS, || {
+        let me = std::process::id();
+        for source in [Source::Auto, Source::Procfs, Source::Netlink, Source::Bpf] {
+            if source == Source::Bpf && !is_bpf_used() {
+                say_without_bpf(
+                    TEST_OF_CONSTRAINTS,
+                    "BPF is not used; the tests of bpf print the error",
+                );
+                continue;
+            }
+            // The kernel forgets connections that are over after a minute.
+            let _zoo = zoo();
+            let table = table(source, Duration::ZERO);
+            let mut all = rows(&table, &[here()]);
+            let shown = all.clone();
+            let values = |field: Field| {
+                let mut values: Vec<String> =
+                    shown.iter().map(|row| row[field as usize].clone()).collect();
+                values.sort();
+                values.dedup();
+                values
+            };
+            let mut compared = 0;
+            let mut holds = |constraints: &[(Field, Operator, String)]| {
+                let keeps = |row: &&Vec<String>| {
+                    constraints.iter().all(|(field, operator, text)| {
+                        let cell = &row[*field as usize];
+                        let number = |text: &str| text.parse::<i64>().unwrap();
+                        match operator {
+                            Operator::Equals => cell == text,
+                            Operator::NotEquals => cell != text,
+                            Operator::LessThanOrEquals => number(cell) <= number(text),
+                            _ => number(cell) > number(text),
+                        }
+                    })
+                };
+                let mut expected: Vec<_> = all.iter().filter(keeps).cloned().collect();
+                compared += expected.len();
+                let mut asked: Vec<_> = constraints
+                    .iter()
+                    .map(|(field, operator, text)| is(*field, *operator, text))
+                    .collect();
+                asked.push(here());
+                let mut came = rows(&table, &asked);
+                // More than asked for may come: SQLite looks at every row again.
+                came.retain(|row| keeps(&row));
+                if came != expected {
+                    // A connection of an earlier source is over by now, perhaps.
+                    all = rows(&table, &[here()]);
+                    expected = all.iter().filter(keeps).cloned().collect();
+                    came = rows(&table, &asked);
+                    came.retain(|row| keeps(&row));
+                }
+                assert_eq!(came, expected, "{source:?} {asked:?}");
+            };
+            let (equals, not, most, more) = (
+                Operator::Equals,
+                Operator::NotEquals,
+                Operator::LessThanOrEquals,
+                Operator::GreaterThan,
+            );
+            for field in [Field::Family, Field::Protocol, Field::LocalPort, Field::RemotePort] {
+                for value in values(field) {
+                    for operator in [equals, not, most, more] {
+                        holds(&[(field, operator, value.clone())]);
+                    }
+                    holds(&[(field, equals, value.clone()), (Field::Pid, equals, me.to_string())]);
+                }
+            }
+            for state in values(Field::State) {
+                holds(&[(Field::State, equals, state.clone())]);
+                holds(&[(Field::State, not, state.clone())]);
+                holds(&[(Field::State, equals, state.clone()), (Field::Pid, equals, "-1".into())]);
+                holds(&[(Field::State, equals, state), (Field::Pid, equals, me.to_string())]);
+            }
+            for inode in values(Field::Socket) {
+                holds(&[(Field::Socket, equals, inode.clone())]);
+                holds(&[(Field::Socket, equals, inode), (Field::Pid, equals, me.to_string())]);
+            }
+            assert!(compared > 1000, "{compared}");
+        }
+    });
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn another_namespace_gives_the_same_rows_through_netlink_as_through_proc_net() {
+    let test = "another_namespace_gives_the_same_rows_through_netlink_as_through_proc_net";
+    in_quiet_namespace(module_path!(), test, || {
+        let (there, listener, mut sleeper) = std::thread::spawn(|| {
+            // SAFETY: no descriptors are unshared, only this thread's network namespace.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+            let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+            // A namespace is found through a process in it.
+            (here(), listener, Command::new("sleep").arg("600").spawn().unwrap())
+        })
+        .join()
+        .unwrap();
+        let [auto, procfs, netlink] = [Source::Auto, Source::Procfs, Source::Netlink]
+            .map(|source| rows(&table(source, Duration::ZERO), std::slice::from_ref(&there)));
+        let by_pid = rows(
+            &table(Source::Auto, Duration::ZERO),
+            &[is(Field::Pid, Operator::Equals, std::process::id()), there],
+        );
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        assert_eq!(procfs.len(), 1);
+        assert_eq!(procfs[0][Field::Fd as usize], listener.as_raw_fd().to_string());
+        assert_eq!([&auto, &netlink, &by_pid], [&procfs; 3]);
+    });
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+/// The rows of this process, as a join asks for them.
+fn lookup(table: &ProcessOpenSockets) -> Vec<Vec<String>> {
+    rows(table, &[is(Field::Pid, Operator::Equals, std::process::id())])
+}
+
+/// The rows among these that show the socket.
+fn of(rows: &[Vec<String>], socket: &impl AsFd) -> Vec<Vec<String>> {
+    let inode = rustix::fs::fstat(socket).unwrap().st_ino.to_string();
+    rows.iter().filter(|row| row[Field::Socket as usize] == inode).cloned().collect()
+}
+
+fn state(rows: &[Vec<String>], socket: &impl AsFd) -> String {
+    let [row] = &of(rows, socket)[..] else { return format!("{} rows", of(rows, socket).len()) };
+    row[Field::State as usize].clone()
+}
+
+/// A table that has answered lookups, and a connection that it knows, whose other end is closed since
+/// then: what was kept shows it as ESTABLISHED, and what is read now as CLOSE_WAIT.
+fn remembering(ttl: Duration) -> (ProcessOpenSockets, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    let table = table(Source::Auto, ttl);
+    // The first lookup keeps nothing, the second does.
+    assert_eq!(lookup(&table), lookup(&table));
+    drop(server);
+    let end = Instant::now() + Duration::from_secs(30);
+    let fresh = || rows(&super::tests::table(Source::Auto, Duration::ZERO), &[here()]);
+    while state(&fresh(), &client) != "CLOSE_WAIT" {
+        assert!(Instant::now() < end, "the other end is not closed");
+    }
+    (table, client)
+}
+
+/// Runs a test of the snapshot where nobody else opens sockets.
+fn quietly(test: &str, body: fn()) {
+    in_quiet_namespace(module_path!(), test, body);
+}
+
+#[test]
+fn a_lookup_in_a_burst_shows_what_was_read_a_moment_ago() {
+    quietly("a_lookup_in_a_burst_shows_what_was_read_a_moment_ago", || {
+        let (table, client) = remembering(LONG);
+        assert_eq!(state(&lookup(&table), &client), "ESTABLISHED");
+    });
+}
+
+#[test]
+fn a_lookup_after_the_time_to_live_shows_what_is() {
+    quietly("a_lookup_after_the_time_to_live_shows_what_is", || {
+        let ttl = Duration::from_millis(200);
+        let (table, client) = remembering(ttl);
+        std::thread::sleep(ttl);
+        assert_eq!(state(&lookup(&table), &client), "CLOSE_WAIT");
+    });
+}
+
+#[test]
+fn without_a_time_to_live_nothing_is_remembered() {
+    quietly("without_a_time_to_live_nothing_is_remembered", || {
+        let (table, client) = remembering(Duration::ZERO);
+        assert_eq!(state(&lookup(&table), &client), "CLOSE_WAIT");
+    });
+}
+
+#[test]
+fn a_socket_that_was_opened_just_before_a_lookup_is_in_its_answer() {
+    quietly("a_socket_that_was_opened_just_before_a_lookup_is_in_its_answer", || {
+        let (table, client) = remembering(LONG);
+        for _ in 0..20 {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            assert_eq!(state(&lookup(&table), &listener), "LISTEN");
+            let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+            let rows = lookup(&table);
+            assert_eq!(of(&rows, &unix).len(), 1);
+            // The table of TCP was read anew for the new socket.
+            assert_eq!(state(&rows, &client), "CLOSE_WAIT");
+        }
+    });
+}
+
+#[test]
+fn a_descriptor_that_came_or_went_just_before_a_lookup_is_seen() {
+    quietly("a_descriptor_that_came_or_went_just_before_a_lookup_is_seen", || {
+        let (table, client) = remembering(LONG);
+        let another = OwnedFd::from(client.try_clone().unwrap());
+        assert_eq!(of(&lookup(&table), &client).len(), 2);
+        drop(another);
+        assert_eq!(of(&lookup(&table), &client).len(), 1);
+        let inode = rustix::fs::fstat(&client).unwrap().st_ino.to_string();
+        drop(client);
+        assert!(lookup(&table).iter().all(|row| row[Field::Socket as usize] != inode));
+    });
+}
+
+#[test]
+fn a_bound_socket_that_began_to_listen_just_before_a_lookup_is_in_its_answer() {
+    let test = "a_bound_socket_that_began_to_listen_just_before_a_lookup_is_in_its_answer";
+    quietly(test, || {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&socket, &"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap())
+            .unwrap();
+        let (table, _client) = remembering(LONG);
+        assert_eq!(of(&lookup(&table), &socket).len(), 0);
+        rustix::net::listen(&socket, 1).unwrap();
+        assert_eq!(state(&lookup(&table), &socket), "LISTEN");
+    });
+}
+
+#[test]
+fn a_socket_in_no_table_that_was_bound_just_before_a_lookup_is_in_its_answer() {
+    let test = "a_socket_in_no_table_that_was_bound_just_before_a_lookup_is_in_its_answer";
+    quietly(test, || {
+        let (table, _client) = remembering(LONG);
+        let unbound = || rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+        let socket = unbound();
+        // The census that this takes has the socket; the second does without one.
+        assert_eq!(of(&lookup(&table), &socket).len(), 0);
+        assert_eq!(of(&lookup(&table), &socket).len(), 0);
+        let address: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        rustix::net::bind(&socket, &address).unwrap();
+        assert_eq!(of(&lookup(&table), &socket).len(), 1);
+        // One that is newer than the census.
+        let newer = unbound();
+        assert_eq!(of(&lookup(&table), &newer).len(), 0);
+        rustix::net::bind(&newer, &address).unwrap();
+        assert_eq!(of(&lookup(&table), &newer).len(), 1);
+    });
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn a_socket_of_a_namespace_that_was_made_just_before_a_lookup_is_in_its_answer() {
+    let test = "a_socket_of_a_namespace_that_was_made_just_before_a_lookup_is_in_its_answer";
+    quietly(test, || {
+        let (table, _client) = remembering(LONG);
+        let unbound = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+        assert_eq!(of(&lookup(&table), &unbound).len(), 0);
+        let (listening, listens) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            // SAFETY: no descriptors are unshared, only this thread's network namespace.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+            listening.send(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+            let _ = ended.recv();
+        });
+        let listener = listens.recv().unwrap();
+        assert_eq!(state(&lookup(&table), &listener), "LISTEN");
+        drop(end);
+        thread.join().unwrap();
+    });
+}
+
+/// Listeners on one port are on one chain of the kernel's, where those that come and go may hide others.
+fn finds_all_listeners_while_others_come_and_go(source: Source, lasting: usize, passing: usize) {
+    const ROUNDS: usize = 10;
+    let reusing = || {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        rustix::net::sockopt::set_socket_reuseport(&socket, true).unwrap();
+        let address: std::net::SocketAddr = "127.0.0.1:5555".parse().unwrap();
+        rustix::net::bind(&socket, &address).unwrap();
+        rustix::net::listen(&socket, 1).unwrap();
+        socket
+    };
+    let held: Vec<OwnedFd> = (0..lasting).map(|_| reusing()).collect();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let mut hidden = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let _passing: Vec<OwnedFd> = (0..passing).map(|_| reusing()).collect();
+            }
+        });
+        let table = table(source, Duration::ZERO);
+        for constraints in [
+            vec![is(Field::Pid, Operator::Equals, std::process::id())],
+            vec![here()],
+            vec![is(Field::State, Operator::Equals, "LISTEN")],
+        ] {
+            for _ in 0..ROUNDS {
+                let rows = rows(&table, &constraints);
+                let shown: std::collections::HashSet<&str> =
+                    rows.iter().map(|row| &*row[Field::Socket as usize]).collect();
+                let inode = |socket: &OwnedFd| rustix::fs::fstat(socket).unwrap().st_ino;
+                let is_hidden = |socket: &&OwnedFd| !shown.contains(&*inode(socket).to_string());
+                hidden += held.iter().filter(is_hidden).count();
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(hidden, 0, "of {} times {lasting} listeners", 3 * ROUNDS);
+}
+
+#[test]
+fn listeners_on_one_port_are_hidden_by_none_that_comes_or_goes() {
+    quietly("listeners_on_one_port_are_hidden_by_none_that_comes_or_goes", || {
+        finds_all_listeners_while_others_come_and_go(Source::Netlink, 400, 60);
+        finds_all_listeners_while_others_come_and_go(Source::Procfs, 400, 60);
+    });
+}
+
+#[test]
+fn no_constraint_makes_a_socket_one_that_no_table_has() {
+    quietly("no_constraint_makes_a_socket_one_that_no_table_has", || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let pair = std::os::unix::net::UnixStream::pair().unwrap();
+        let other = |family, kind| rustix::net::socket(family, kind, None).unwrap();
+        let unbound = other(AddressFamily::INET, SocketType::DGRAM);
+        let packet = other(AddressFamily::PACKET, SocketType::RAW);
+        let me = || is(Field::Pid, Operator::Equals, std::process::id());
+        for source in [Source::Auto, Source::Procfs] {
+            let families = Families::all();
+            let table = ProcessOpenSockets::new(Options { source, families, ..Options::default() });
+            let mine = |mut rows: Vec<Vec<String>>| {
+                rows.retain(|row| row[Field::Pid as usize] == std::process::id().to_string());
+                rows
+            };
+            let all = mine(rows(&table, &[]));
+            let count = |socket: &dyn AsFd| of(&all, &socket.as_fd()).len();
+            assert_eq!([count(&listener), count(&pair.0), count(&unbound), count(&packet)], [1; 4]);
+            assert_eq!(of(&all, &unbound)[0][Field::NetNamespace as usize], "");
+            assert_eq!(rows(&table, &[me()]), all, "{source:?}");
+            let namespace = &of(&all, &listener)[0][Field::NetNamespace as usize];
+            for (field, operator, text) in [
+                (Field::NetNamespace, Operator::NotEquals, namespace.as_str()),
+                (Field::NetNamespace, Operator::Equals, ""),
+                (Field::State, Operator::NotEquals, "NONE"),
+                (Field::State, Operator::Equals, ""),
+                (Field::Family, Operator::Equals, "2"),
+                (Field::Protocol, Operator::NotEquals, "17"),
+            ] {
+                let mut expected = all.clone();
+                expected
+                    .retain(|row| (row[field as usize] == text) == (operator == Operator::Equals));
+                for more in [vec![], vec![me()]] {
+                    let constraints = [vec![is(field, operator, text)], more].concat();
+                    let mut came = mine(rows(&table, &constraints));
+                    came.retain(|row| {
+                        (row[field as usize] == text) == (operator == Operator::Equals)
+                    });
+                    assert_eq!(came, expected, "{source:?} {constraints:?}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn the_subflows_of_an_mptcp_connection_are_found_with_and_without_a_pid() {
+    quietly("the_subflows_of_an_mptcp_connection_are_found_with_and_without_a_pid", || {
+        let protocol = rustix::net::ipproto::MPTCP;
+        let made = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, Some(protocol));
+        let Ok(socket) = made else {
+            return say_left_out(
+                "the_subflows_of_an_mptcp_connection_are_found_with_and_without_a_pid",
+                "this kernel has no MPTCP",
+            );
+        };
+        let address: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        rustix::net::bind(&socket, &address).unwrap();
+        rustix::net::listen(&socket, 1).unwrap();
+        let families = Families::default() | Families::MPTCP;
+        let table = ProcessOpenSockets::new(Options { families, ..Options::default() });
+        for constraint in [here(), is(Field::Pid, Operator::Equals, std::process::id())] {
+            let rows = of(&rows(&table, &[constraint]), &socket);
+            let protocols: Vec<_> =
+                rows.iter().map(|row| &*row[Field::Protocol as usize]).collect();
+            assert_eq!(protocols, ["262", "6"]);
+        }
+        let by_default = super::tests::table(Source::Auto, LONG);
+        assert_eq!(of(&rows(&by_default, &[here()]), &socket).len(), 1);
+    });
+}
+
+#[test]
+fn a_constraint_on_what_changes_is_answered_by_the_kernel() {
+    quietly("a_constraint_on_what_changes_is_answered_by_the_kernel", || {
+        let (table, client) = remembering(LONG);
+        let me = is(Field::Pid, Operator::Equals, std::process::id());
+        let port = client.local_addr().unwrap().port();
+        for changing in [
+            is(Field::State, Operator::Equals, "CLOSE_WAIT"),
+            is(Field::State, Operator::NotEquals, "LISTEN"),
+            is(Field::LocalPort, Operator::Equals, port),
+            is(Field::RemotePort, Operator::GreaterThan, 0),
+            is(Field::Family, Operator::Equals, 2),
+            // What cannot be used is a constraint all the same.
+            is(Field::State, Operator::from_code(65), "CLOSE%"),
+            is(Field::State, Operator::GreaterThan, "CLOSE"),
+            is(Field::LocalPort, Operator::from_code(65), "%"),
+            is(Field::RemotePort, Operator::GreaterThan, "0.5"),
+        ] {
+            let rows = rows(&table, &[me.clone(), changing.clone()]);
+            assert_eq!(state(&rows, &client), "CLOSE_WAIT", "{changing:?}");
+        }
+        // And yet the next lookup is not.
+        assert_eq!(state(&lookup(&table), &client), "ESTABLISHED");
+    });
+}
+
+#[test]
+fn a_scan_without_a_pid_is_always_fresh() {
+    quietly("a_scan_without_a_pid_is_always_fresh", || {
+        let (table, client) = remembering(LONG);
+        assert_eq!(state(&rows(&table, &[]), &client), "CLOSE_WAIT");
+        let inode = rustix::fs::fstat(&client).unwrap().st_ino;
+        let by_inode = rows(&table, &[is(Field::Socket, Operator::Equals, inode)]);
+        assert_eq!(state(&by_inode, &client), "CLOSE_WAIT");
+        let above = rows(&table, &[is(Field::Pid, Operator::GreaterThan, 0)]);
+        assert_eq!(state(&above, &client), "CLOSE_WAIT");
+    });
+}

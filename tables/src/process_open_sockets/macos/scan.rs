@@ -1,0 +1,417 @@
+//! One scan, from the first call to the snapshot.
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU64;
+
+use crate::deadline::Deadline;
+use crate::formats::macos::pcblist_n::{End, Listing, Pcb, PcbList};
+use crate::formats::macos::socket_fdinfo;
+use crate::formats::macos::socket_fdinfo::Held;
+use crate::macos::calls::{Calls, is_gone};
+use crate::macos::{libproc, sysctl};
+use crate::model::gap::{GapKind, Gaps};
+use crate::model::holders::{Holder, HolderCollector, HolderLimits};
+use crate::model::{Binding, DarwinDetails, Families, Presence, Snapshot, Socket, Uids, Work};
+use crate::process_open_sockets::Field;
+use crate::process_open_sockets::filter::Filter;
+use crate::{Error, User};
+
+/// What was found so far.
+pub(super) struct Scan<'a> {
+    calls: &'a Calls,
+    filter: &'a Filter,
+    deadline: Deadline<'a>,
+    /// Sockets that somebody holds, by handle.
+    held: HashMap<u64, Held>,
+    holders: HolderCollector,
+    /// Processes and lists of which something could not be read: it is said once, however often they are
+    /// read.
+    faulty_pids: HashSet<i32>,
+    faulty_lists: HashSet<PcbList>,
+    gaps: Gaps,
+    work: Work,
+}
+
+/// Sockets of lists, each with its list.
+type Listed = Vec<(PcbList, Pcb)>;
+
+impl<'a> Scan<'a> {
+    pub(super) fn new(
+        calls: &'a Calls,
+        filter: &'a Filter,
+        limits: HolderLimits,
+        deadline: Deadline<'a>,
+    ) -> Self {
+        Scan {
+            calls,
+            filter,
+            deadline,
+            held: HashMap::new(),
+            holders: HolderCollector::new(limits),
+            faulty_pids: HashSet::new(),
+            faulty_lists: HashSet::new(),
+            gaps: Gaps::default(),
+            work: Work::default(),
+        }
+    }
+
+    /// The lists come first, for all that exists; then the walk over the descriptors.
+    ///
+    /// While that goes on, sockets are closed, accepted, and given to processes that were looked into already
+    /// or that were not born yet. So where the walk saw nobody hold a listed socket that a descriptor could
+    /// hold, everything is looked at once more: all processes that there are now, and then the lists of these
+    /// sockets. A socket without a holder that its list lacks after the last walk was closed during the scan,
+    /// and is shown as such. What either walk saw counts: a descriptor that is closed and opened anew between them can have two rows.
+    pub(super) fn run(mut self) -> Result<Snapshot, Error> {
+        let lists = self.wanted_lists();
+        let plan = self.plan(&lists);
+        let (listed, _) = self.read(&lists);
+        self.walk()?;
+        let mut unheld = self.match_up(listed);
+        unheld.retain(|(_, pcb)| self.filter.admits_unowned() && self.is_asked(&pcb.socket));
+        if unheld.iter().any(|(_, pcb)| pcb.may_be_held()) {
+            unheld = self.look_again(unheld);
+        }
+        self.name_raw_protocols();
+        Ok(Snapshot { plan, ..self.finish(unheld) })
+    }
+
+    /// What the scan does, in words.
+    fn plan(&self, lists: &[PcbList]) -> String {
+        let scope = match self.wanted_pids() {
+            Some(pids) => format!("lookup of {} processes", pids.len()),
+            None if self.filter.admits_unowned() => "full scan: lists, then holders".to_owned(),
+            None => "held sockets of all processes".to_owned(),
+        };
+        let lists: Vec<String> = lists.iter().copied().map(name).collect();
+        let lists = if lists.is_empty() { "none".to_owned() } else { lists.join(" ") };
+        format!("{scope}; holders and their sockets from libproc; lists from sysctl: {lists}")
+    }
+
+    /// The only processes whose descriptors are read; None for all.
+    fn wanted_pids(&self) -> Option<Vec<i32>> {
+        self.filter.listed_pids().filter(|_| !self.filter.admits_unowned())
+    }
+
+    /// The lists that can tell something that is asked for.
+    fn wanted_lists(&self) -> Vec<PcbList> {
+        let tells_more = [Field::Uid, Field::LastPid].into_iter().any(|it| self.filter.shows(it));
+        if !tells_more && !self.filter.admits_unowned() {
+            return Vec::new();
+        }
+        PcbList::ALL.into_iter().filter(|&list| self.filter.admits_list(list)).collect()
+    }
+
+    /// The sockets of lists, each once, and the lists that were read whole.
+    fn read(&mut self, lists: &[PcbList]) -> (Listed, HashSet<PcbList>) {
+        let mut listed = Vec::new();
+        let mut whole = HashSet::new();
+        // How many are counted and shown by lists that have one count.
+        let mut shown: Vec<(PcbList, u64, u64)> = Vec::new();
+        for &list in lists {
+            self.work.tables += 1;
+            let mut gaps = Gaps::default();
+            if self.deadline.has_passed() {
+                self.gaps.add(GapKind::Deadline, || name(list));
+                break;
+            }
+            let Some(listing) = self.read_one(list, &mut gaps) else {
+                self.say_of_list(list, gaps);
+                continue;
+            };
+            if gaps.is_empty() {
+                whole.insert(list);
+            }
+            self.say_of_list(list, gaps);
+            match shown.iter_mut().find(|(other, ..)| other.shares_count_with(list)) {
+                Some((_, count, groups)) => {
+                    *count = listing.count.max(*count);
+                    *groups += listing.groups;
+                }
+                None => shown.push((list, listing.count, listing.groups)),
+            }
+            let mut seen = HashSet::new();
+            let pcbs = listing.pcbs.into_iter();
+            let once = pcbs.filter(|it| it.socket.inode == 0 || seen.insert(it.socket.inode));
+            listed.extend(once.map(|pcb| (list, pcb)));
+        }
+        for (first, count, groups) in shown {
+            let is_of_count = |list: &PcbList| list.shares_count_with(first);
+            let all_whole =
+                lists.iter().filter(|list| is_of_count(list)).all(|it| whole.contains(it));
+            if all_whole && is_withheld(count, groups) {
+                whole.retain(|list| !is_of_count(list));
+                let mut gaps = Gaps::default();
+                gaps.add(GapKind::Withheld, || format!("{}: {groups} of {count}", name(first)));
+                self.say_of_list(first, gaps);
+            }
+        }
+        name_peers(&mut listed);
+        (listed, whole)
+    }
+
+    /// What a list says; None if it cannot be read, or is one of a newer system.
+    fn read_one(&self, list: PcbList, gaps: &mut Gaps) -> Option<Listing> {
+        let value = match sysctl::value(self.calls, list.name()) {
+            Ok(value) => value?,
+            Err(error) => {
+                gaps.add(GapKind::PcbList, || format!("{}: {error}", name(list)));
+                return None;
+            }
+        };
+        let Ok(listing) = list.parse(&value) else {
+            gaps.add(GapKind::PcbList, || format!("{}: not a list", name(list)));
+            return None;
+        };
+        for _ in 0..listing.malformed {
+            gaps.add(GapKind::Record, || name(list));
+        }
+        if listing.end == End::Cut {
+            gaps.add(GapKind::PcbList, || format!("{}: cut", name(list)));
+        }
+        Some(listing)
+    }
+
+    fn say_of_list(&mut self, list: PcbList, gaps: Gaps) {
+        if !gaps.is_empty() && self.faulty_lists.insert(list) {
+            self.gaps.extend(gaps);
+        }
+    }
+
+    /// Looks at the descriptors of all processes that can matter.
+    fn walk(&mut self) -> Result<(), Error> {
+        self.work.walks += 1;
+        let pids = match self.wanted_pids() {
+            Some(pids) => pids,
+            None => libproc::pids(self.calls).map_err(|source| Error::Processes { source })?,
+        };
+        for pid in pids {
+            if self.deadline.has_passed() {
+                self.gaps.add(GapKind::Deadline, || format!("process {pid}"));
+                break;
+            }
+            if self.filter.admits_unowned() || self.filter.admits_pid(pid) {
+                let mut gaps = Gaps::default();
+                self.work.walked += 1;
+                self.look_into(pid, &mut gaps);
+                if !gaps.is_empty() && self.faulty_pids.insert(pid) {
+                    self.gaps.extend(gaps);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the descriptors of a process.
+    fn look_into(&mut self, pid: i32, gaps: &mut Gaps) {
+        let fds = match libproc::sockets(self.calls, pid) {
+            Ok(fds) => fds,
+            Err(error) if is_gone(&error) => return,
+            Err(error) => {
+                gaps.add(GapKind::Fds, || format!("process {pid}: {error}"));
+                return;
+            }
+        };
+        let mut refused = None;
+        for fd in fds {
+            if self.deadline.has_passed() {
+                break;
+            }
+            match libproc::socket_fdinfo(self.calls, pid, fd) {
+                Ok(answer) => match socket_fdinfo::parse(&answer) {
+                    Ok(held) if held.socket.inode != 0 => {
+                        let inode = held.socket.inode;
+                        self.keep(held);
+                        self.holders.push(Holder { inode, pid, fd, tid: None });
+                        let uid = self.calls.uid;
+                        self.holders.prune_if_large(|_| true, |pid| User::of_uid(uid(pid)));
+                    }
+                    _ => gaps.add(GapKind::Record, || format!("process {pid}, fd {fd}")),
+                },
+                Err(error) if is_gone(&error) => {}
+                Err(error) => refused = Some((fd, error)),
+            }
+        }
+        if let Some((fd, error)) = refused {
+            gaps.add(GapKind::Fds, || format!("process {pid}, fd {fd}: {error}"));
+        }
+    }
+
+    /// Keeps a socket as it was seen last, with what only a list tells. If one of its handle was seen before
+    /// and was another, that is gone, and those who held it have closed it.
+    fn keep(&mut self, mut held: Held) {
+        let handle = held.socket.inode;
+        if let Some(earlier) = self.held.get(&handle) {
+            if Identity::from(earlier).is_another(&Identity::from(&held)) {
+                self.holders.remove_socket(handle);
+            } else {
+                held.socket.details.uid = earlier.socket.details.uid;
+                held.details.last_pid = earlier.details.last_pid;
+                held.details.peer = held.details.peer.or(earlier.details.peer);
+            }
+        }
+        self.held.insert(handle, held);
+    }
+
+    /// Adds what the lists tell to what is held; returns what nobody holds.
+    fn match_up(&mut self, listed: Listed) -> Listed {
+        let mut unheld = Vec::new();
+        for (list, pcb) in listed {
+            match self.held.get_mut(&pcb.socket.inode).filter(|_| pcb.socket.inode != 0) {
+                // The list is older than the walk.
+                Some(held) if Identity::from(&*held).is_another(&Identity::from(&pcb)) => {}
+                Some(held) => {
+                    if let Binding::Inet { protocol: held @ 0, .. } = &mut held.socket.binding {
+                        *held = pcb.socket.protocol().unwrap_or_default();
+                    }
+                    held.socket.details.uid = pcb.socket.details.uid;
+                    held.details.last_pid = pcb.details.last_pid;
+                    held.details.peer = held.details.peer.or(pcb.details.peer);
+                }
+                None => unheld.push((list, pcb)),
+            }
+        }
+        unheld
+    }
+
+    /// The second look of [`Scan::run`]: what is nobody's then too.
+    fn look_again(&mut self, unheld: Listed) -> Listed {
+        if let Err(error) = self.walk() {
+            self.gaps.add(GapKind::Fds, || error.to_string());
+        }
+        // With the list that has the same count, by which it is told whether either is shown whole.
+        let is_open = |list: &PcbList| {
+            unheld.iter().any(|(of, pcb)| pcb.may_be_held() && of.shares_count_with(*list))
+        };
+        let lists: Vec<PcbList> = PcbList::ALL.into_iter().filter(is_open).collect();
+        let (now, whole) = self.read(&lists);
+        let mut now: HashMap<(PcbList, u64), Pcb> =
+            now.into_iter().map(|(list, pcb)| ((list, pcb.socket.inode), pcb)).collect();
+        let mut still = Vec::new();
+        for (list, before) in unheld {
+            let after = now.remove(&(list, before.socket.inode));
+            let is_other = |after: &Pcb| Identity::from(after).is_another(&Identity::from(&before));
+            match after {
+                _ if !before.may_be_held() => still.push((list, before)),
+                // Of the two the one is shown that says why nobody holds it: it may just have been accepted.
+                Some(after) if !is_other(&after) => {
+                    let says_why = after.details.without_fd.is_some();
+                    still.push((list, if says_why { after } else { before }));
+                }
+                // It may stand where the list could not be read.
+                None if !whole.contains(&list) => still.push((list, before)),
+                _ => {
+                    let mut before = before;
+                    before.socket.details.presence = Presence::Closed;
+                    still.push((list, before));
+                }
+            }
+        }
+        self.match_up(still)
+    }
+
+    /// The protocol of a raw socket is mostly told by the list alone: so it is read for those that are held,
+    /// whatever was asked, and a row says the same however it was found.
+    fn name_raw_protocols(&mut self) {
+        let is_nameless =
+            |held: &Held| matches!(held.socket.binding, Binding::Inet { protocol: 0, .. });
+        if self.held.values().any(is_nameless) && self.filter.admits_list(PcbList::Raw) {
+            let (listed, _) = self.read(&[PcbList::Raw]);
+            self.match_up(listed);
+        }
+    }
+
+    /// Whether rows of a socket are asked for.
+    fn is_asked(&self, socket: &Socket) -> bool {
+        self.filter.admits_families(families(socket)) && self.filter.admits_socket(socket)
+    }
+
+    fn finish(mut self, unheld: Listed) -> Snapshot {
+        let held = std::mem::take(&mut self.held).into_values();
+        let held = held.map(|held| (held.socket, held.details));
+        let unheld = unheld.into_iter().map(|(_, pcb)| (pcb.socket, pcb.details));
+        let all = held.chain(unheld).filter(|(socket, _)| self.is_asked(socket));
+        let mut all: Vec<(Socket, DarwinDetails)> = all.collect();
+        // A handle can come again in another list, while they are read one after the other.
+        all.sort_by_key(|(socket, _)| socket.inode);
+        all.dedup_by(|(later, _), (earlier, _)| later.inode != 0 && later.inode == earlier.inode);
+        let (sockets, darwin) = all.into_iter().unzip();
+        let holders = self.holders.finish(|_| true);
+        let uids = Uids::new(self.calls.uid);
+        Snapshot {
+            sockets,
+            holders,
+            gaps: self.gaps,
+            work: self.work,
+            darwin,
+            uids,
+            ..Snapshot::default()
+        }
+    }
+}
+
+fn name(list: PcbList) -> String {
+    list.name().to_string_lossy().into_owned()
+}
+
+/// Whether the kernel keeps sockets of a list to itself, as macOS 27 does. Its count is no more than about right:
+/// sockets that are being torn down are in it. So it has to be far above what is shown.
+fn is_withheld(count: u64, shown: u64) -> bool {
+    const ROOM: u64 = 16;
+    if shown == 0 { count > 0 } else { count > shown.saturating_mul(2).saturating_add(ROOM) }
+}
+
+/// What tells apart two sockets that have one handle, one after the other.
+struct Identity {
+    family: Option<u8>,
+    /// 0 where it is not known: a socket that is shut down can lose it.
+    pcb: u64,
+    generation: Option<NonZeroU64>,
+}
+
+impl From<&Held> for Identity {
+    fn from(held: &Held) -> Self {
+        let Held { pcb, generation, ref socket, .. } = *held;
+        Identity { family: socket.family(), pcb, generation }
+    }
+}
+
+impl From<&Pcb> for Identity {
+    fn from(listed: &Pcb) -> Self {
+        let Pcb { pcb, generation, ref socket, .. } = *listed;
+        Identity { family: socket.family(), pcb, generation }
+    }
+}
+
+impl Identity {
+    /// Whether they are two: where both tell something, and not the same.
+    fn is_another(&self, other: &Identity) -> bool {
+        let pcbs = NonZeroU64::new(self.pcb).zip(NonZeroU64::new(other.pcb));
+        let numbers = [pcbs, self.generation.zip(other.generation)];
+        self.family != other.family || numbers.into_iter().flatten().any(|(one, two)| one != two)
+    }
+}
+
+/// Finds the peers of UNIX sockets: a list names their parts, and the socket of each part.
+fn name_peers(listed: &mut [(PcbList, Pcb)]) {
+    let sockets: HashMap<u64, u64> =
+        listed.iter().map(|(_, pcb)| (pcb.pcb, pcb.socket.inode)).collect();
+    for (_, pcb) in listed.iter_mut().filter(|(_, pcb)| pcb.peer_pcb != 0) {
+        pcb.details.peer = sockets.get(&pcb.peer_pcb).and_then(|&peer| NonZeroU64::new(peer));
+    }
+}
+
+/// What a user has to choose to see a socket.
+fn families(socket: &Socket) -> Families {
+    match socket.binding {
+        Binding::Inet { .. } => Families::INET,
+        Binding::Unix { .. } => Families::UNIX,
+        Binding::System { .. } => Families::SYSTEM,
+        Binding::Ndrv { .. } => Families::NDRV,
+        Binding::Vsock { .. } => Families::VSOCK,
+        Binding::Packet { .. } => Families::PACKET,
+        Binding::Netlink { .. } => Families::NETLINK,
+        Binding::Sctp { .. } => Families::SCTP,
+        Binding::Unlisted { .. } => Families::UNLISTED,
+    }
+}

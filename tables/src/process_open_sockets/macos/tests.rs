@@ -1,0 +1,895 @@
+//! A Mac of captures: processes, descriptors and lists as the kernel would tell of them.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::io;
+use std::net::IpAddr;
+use std::slice::from_ref;
+use std::time::Duration;
+
+use super::Collector;
+use crate::formats::macos::pcblist_n::PcbList;
+use crate::formats::macos::xnu_records::{KernelSocket, Layout, header, value};
+use crate::macos::calls::{Calls, EBADF, ENOENT, ENOMEM, ENOTSOCK, ESRCH};
+use crate::model::Families;
+use crate::model::gap::{GapKind, Gaps};
+use crate::model::holders::HolderLimits;
+use crate::process_open_sockets::Field;
+use crate::process_open_sockets::correlate::correlate;
+use crate::process_open_sockets::filter::Filter;
+use crate::{ColumnsUsed, Constraint, Error, Operator, QueryContext, Rows, Value};
+
+const EPERM: i32 = 1;
+const EIO: i32 = 5;
+
+/// What a descriptor is.
+#[derive(Clone, Debug)]
+enum Descriptor {
+    File,
+    Socket(KernelSocket),
+    /// A socket, of which the kernel answers that.
+    Refused(i32),
+    /// A socket, of which the kernel answers these bytes.
+    Bytes(Vec<u8>),
+}
+
+#[derive(Clone, Debug)]
+enum Process {
+    Holding(BTreeMap<i32, Descriptor>),
+    Refused(i32),
+}
+
+#[derive(Debug, Default)]
+struct Mac {
+    processes: BTreeMap<i32, Process>,
+    /// A list, for each time that it is read; the last stays.
+    lists: BTreeMap<&'static CStr, Vec<Result<Vec<u8>, i32>>>,
+    /// What processes are after one was looked into.
+    later: BTreeMap<i32, Vec<(i32, Process)>>,
+    /// Which processes and lists were asked for.
+    asked: Vec<String>,
+    pids_fail: bool,
+    /// How often they can be listed, if not always.
+    pids_fail_after: Option<u8>,
+}
+
+thread_local! {
+    static MAC: RefCell<Mac> = RefCell::default();
+}
+
+const CALLS: Calls = Calls { pids, fds, socket, value: list, uid: |_| None };
+
+fn refused<T>(number: i32) -> io::Result<T> {
+    Err(io::Error::from_raw_os_error(number))
+}
+
+/// As much as fits, or the size with some room.
+fn fill(buffer: &mut [u8], bytes: &[u8]) -> usize {
+    if buffer.is_empty() {
+        return bytes.len() + 160;
+    }
+    let length = buffer.len().min(bytes.len());
+    buffer[..length].copy_from_slice(&bytes[..length]);
+    length
+}
+
+fn pids(buffer: &mut [u8]) -> io::Result<usize> {
+    MAC.with_borrow_mut(|mac| {
+        if mac.pids_fail || mac.pids_fail_after == Some(0) {
+            return refused(EPERM);
+        }
+        if !buffer.is_empty() {
+            mac.pids_fail_after = mac.pids_fail_after.map(|left| left - 1);
+        }
+        // The kernel's own is among them.
+        let pids = mac.processes.keys().rev().chain([&0]);
+        Ok(fill(buffer, &pids.flat_map(|pid| pid.to_ne_bytes()).collect::<Vec<_>>()))
+    })
+}
+
+fn fds(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    MAC.with_borrow_mut(|mac| {
+        let held = match mac.processes.get(&pid) {
+            None => return refused(ESRCH),
+            Some(Process::Refused(number)) => return refused(*number),
+            Some(Process::Holding(held)) => held,
+        };
+        let entry = |(fd, what): (&i32, &Descriptor)| {
+            let kind = if matches!(what, Descriptor::File) { 1_u32 } else { 2 };
+            [fd.to_ne_bytes(), kind.to_ne_bytes()].concat()
+        };
+        let bytes = held.iter().flat_map(entry).collect::<Vec<_>>();
+        if !buffer.is_empty() {
+            mac.asked.push(pid.to_string());
+        }
+        Ok(fill(buffer, &bytes))
+    })
+}
+
+fn socket(pid: i32, fd: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    MAC.with_borrow_mut(|mac| {
+        let Some(Process::Holding(held)) = mac.processes.get(&pid) else { return refused(ESRCH) };
+        let answer = match held.get(&fd) {
+            None => refused(EBADF),
+            Some(Descriptor::File) => refused(ENOTSOCK),
+            Some(Descriptor::Refused(number)) => refused(*number),
+            Some(Descriptor::Bytes(bytes)) => Ok(fill(buffer, bytes)),
+            Some(Descriptor::Socket(socket)) => Ok(fill(buffer, &socket.socket_fdinfo())),
+        };
+        let is_last = held.keys().last() == Some(&fd);
+        let later = if is_last { mac.later.remove(&pid) } else { None };
+        mac.processes.extend(later.into_iter().flatten());
+        answer
+    })
+}
+
+fn list(name: &CStr, buffer: &mut [u8]) -> (usize, io::Result<()>) {
+    MAC.with_borrow_mut(|mac| {
+        let Some(values) = mac.lists.get_mut(name) else { return (0, refused(ENOENT)) };
+        let value = match values[0].clone() {
+            Err(number) => return (0, refused(number)),
+            Ok(value) => value,
+        };
+        if buffer.is_empty() {
+            return (value.len(), Ok(()));
+        }
+        mac.asked.push(name.to_str().unwrap().to_owned());
+        if values.len() > 1 {
+            let _read = values.remove(0);
+        }
+        let written = fill(buffer, &value);
+        (written, if written < value.len() { refused(ENOMEM) } else { Ok(()) })
+    })
+}
+
+fn ip(address: &str, port: u16) -> (IpAddr, u16) {
+    (address.parse().unwrap(), port)
+}
+
+const LISTENER: u64 = 0x9000_0000_0000_0001;
+const SHARED: u64 = 2;
+const PAIR: [u64; 2] = [3, 4];
+const OTHERS: u64 = 5;
+const OVER: u64 = 6;
+const CONTROL: u64 = 7;
+
+/// Of AF_INET6, for both versions.
+fn listener() -> KernelSocket {
+    KernelSocket {
+        handle: LISTENER,
+        generation: 11,
+        family: 30,
+        vflag: 3,
+        options: 2,
+        queue: [1, 0, 128],
+        uid: 0,
+        last_pid: 100,
+        local: ip("::", 22),
+        remote: ip("::", 0),
+        tcp_state: 1,
+        ..KernelSocket::default()
+    }
+}
+
+/// That two processes hold.
+fn shared() -> KernelSocket {
+    KernelSocket {
+        handle: SHARED,
+        generation: 12,
+        last_pid: 200,
+        received: 5,
+        local: ip("192.0.2.10", 22),
+        remote: ip("198.51.100.7", 50000),
+        tcp_state: 4,
+        ..KernelSocket::default()
+    }
+}
+
+/// An end of a pair of UNIX sockets; the parts of the two are 31 and 41.
+fn pair(end: usize) -> KernelSocket {
+    let other = 1 - end;
+    KernelSocket {
+        handle: PAIR[end],
+        pcb: PAIR[end] * 10 + 1,
+        peer: PAIR[other],
+        peer_pcb: PAIR[other] * 10 + 1,
+        family: 1,
+        protocol: 0,
+        last_pid: 100,
+        path: if end == 0 { b"/var/run/s" } else { b"" },
+        tells: 3,
+        ..KernelSocket::default()
+    }
+}
+
+/// Of a process that may not be looked into.
+fn others() -> KernelSocket {
+    KernelSocket {
+        handle: OTHERS,
+        generation: 13,
+        kind: 2,
+        protocol: 17,
+        family: 30,
+        vflag: 2,
+        uid: 0,
+        last_pid: 300,
+        local: ip("fe80:4::1", 5353),
+        remote: ip("::", 0),
+        tells: 1,
+        ..KernelSocket::default()
+    }
+}
+
+/// Whose connection is over.
+fn over() -> KernelSocket {
+    KernelSocket {
+        handle: OVER,
+        generation: 14,
+        so_state: 1,
+        last_pid: 100,
+        local: ip("192.0.2.10", 22),
+        remote: ip("198.51.100.7", 50001),
+        tcp_state: 10,
+        ..KernelSocket::default()
+    }
+}
+
+/// Of user space.
+fn flow() -> KernelSocket {
+    KernelSocket {
+        generation: 0,
+        kind: 0,
+        family: 0,
+        uid: 0,
+        last_pid: 200,
+        local: ip("192.0.2.10", 50002),
+        remote: ip("198.51.100.7", 443),
+        tcp_state: 4,
+        ..KernelSocket::default()
+    }
+}
+
+fn control() -> KernelSocket {
+    KernelSocket {
+        handle: CONTROL,
+        kind: 2,
+        family: 32,
+        protocol: 2,
+        last_pid: 200,
+        name: "com.apple.net.utun_control",
+        tells: 6,
+        ..KernelSocket::default()
+    }
+}
+
+fn holding(held: impl IntoIterator<Item = (i32, Descriptor)>) -> Process {
+    Process::Holding(held.into_iter().collect())
+}
+
+/// Three processes, of which one may not be looked into.
+fn mac() -> Mac {
+    use Descriptor::{File, Socket};
+    let layout = Layout::Macos13;
+    let lists = [
+        (PcbList::Tcp, vec![listener(), shared(), over(), flow()]),
+        (PcbList::Udp, vec![others()]),
+        (PcbList::Raw, vec![]),
+        (PcbList::LocalStream, vec![pair(0), pair(1)]),
+        (PcbList::LocalDgram, vec![]),
+        (PcbList::Kctl, vec![control()]),
+        (PcbList::Kevt, vec![]),
+    ];
+    let lists = lists.map(|(list, sockets)| (list.name(), vec![Ok(value(list, layout, &sockets))]));
+    let first = [(0, File), (3, Socket(listener())), (4, Socket(pair(0))), (5, Socket(shared()))];
+    let second = [(3, Socket(shared())), (7, Socket(pair(1))), (8, Socket(control()))];
+    Mac {
+        processes: [(100, holding(first)), (200, holding(second)), (300, Process::Refused(EPERM))]
+            .into(),
+        lists: lists.into(),
+        ..Mac::default()
+    }
+}
+
+/// What was answered: rows of the columns that were asked for, in the order of their numbers of processes and
+/// descriptors; what could not be read; and what was asked of the kernel.
+struct Answered {
+    rows: Vec<String>,
+    gaps: Gaps,
+    asked: Vec<String>,
+}
+
+const ALL: Families = Families::all();
+
+#[test]
+fn explanation_states_processes_lists_and_the_work_done() {
+    let explained = |pid: Option<&str>| {
+        MAC.set(Mac {
+            processes: BTreeMap::from([(5, holding([])), (7, holding([]))]),
+            ..Mac::default()
+        });
+        let column = Field::Pid.place().unwrap();
+        let constraint =
+            |text: &str| Constraint { column, operator: Operator::Equals, text: text.into() };
+        let query = QueryContext {
+            constraints: pid.map(constraint).into_iter().collect(),
+            columns_used: ColumnsUsed((1 << 11) - 1),
+        };
+        let snapshot = collector().collect(&Filter::new(&query, Families::UNIX)).unwrap();
+        let work = snapshot.work;
+        (snapshot.plan, work.walks, work.walked, work.tables)
+    };
+    let source = "holders and their sockets from libproc; lists from sysctl";
+    let lists = "net.local.stream.pcblist_n net.local.dgram.pcblist_n";
+    let full = format!("full scan: lists, then holders; {source}: {lists}");
+    assert_eq!(explained(None), (full, 1, 2, 2));
+    let lookup = format!("lookup of 1 processes; {source}: none");
+    assert_eq!(explained(Some("5")), (lookup, 1, 1, 0));
+}
+
+fn collector() -> Collector {
+    let limits = HolderLimits { per_socket: Some(100), max: None };
+    Collector { calls: CALLS, limits, scan_timeout: Duration::from_secs(600) }
+}
+
+fn ask_about(mac: Mac, query: &QueryContext, families: Families, fields: &[Field]) -> Answered {
+    MAC.set(mac);
+    let filter = Filter::new(query, families);
+    let snapshot = collector().collect(&filter).unwrap();
+    let gaps = snapshot.gaps.clone();
+    let answer = correlate(snapshot, &filter);
+    let cell = |row, field| match answer.value(row, field) {
+        Value::Null => "NULL".to_owned(),
+        Value::Integer(number) => number.to_string(),
+        Value::Text(text) => text.into_owned(),
+    };
+    let mut rows: Vec<usize> = (0..answer.len()).collect();
+    let number = |row, field| cell(row, field).parse::<i64>().unwrap();
+    rows.sort_by_key(|&row| [Field::Pid, Field::Fd, Field::Socket].map(|it| number(row, it)));
+    let row = |row| fields.iter().map(|&field| cell(row, field)).collect::<Vec<_>>().join("|");
+    let mut ids: Vec<i64> = rows.iter().map(|&row| answer.id(row)).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), rows.len(), "each row has a number of its own");
+    Answered { rows: rows.into_iter().map(row).collect(), gaps, asked: MAC.take().asked }
+}
+
+fn ask(mac: Mac, constraints: &[(Field, &str)]) -> Answered {
+    let constraint = |&(field, text): &(Field, &str)| Constraint {
+        column: field.place().unwrap(),
+        operator: Operator::Equals,
+        text: text.into(),
+    };
+    let constraints = constraints.iter().map(constraint).collect();
+    // As osquery's columns are: the hidden ones are not looked at.
+    let query = QueryContext { constraints, columns_used: ColumnsUsed((1 << 11) - 1) };
+    ask_about(mac, &query, Families::default(), &[Field::Pid, Field::Fd, Field::Socket])
+}
+
+/// Only sockets without a holder.
+fn nobodys() -> Vec<Constraint> {
+    let column = Field::Pid.place().unwrap();
+    vec![Constraint { column, operator: Operator::Equals, text: "-1".into() }]
+}
+
+fn kinds(gaps: &Gaps) -> Vec<(GapKind, u64, &str)> {
+    gaps.iter().map(|gap| (gap.kind, gap.count, &gap.first[..])).collect()
+}
+
+const DENIED: (GapKind, u64, &str) =
+    (GapKind::Fds, 1, "process 300: Operation not permitted (os error 1)");
+
+#[test]
+fn a_mac_gives_a_row_for_each_holder_and_for_each_socket_without_one() {
+    let answered = ask_about(mac(), &QueryContext::default(), ALL, &Field::MACOS);
+    assert_eq!(
+        answered.rows,
+        [
+            // pid, fd, socket, family, protocol, addresses, ports, path, state;
+            // owner_unknown, type, uid, peer, queues, interface, last_pid, control, descriptors, rows_omitted
+            "-1|-1|0|2|6|192.0.2.10|198.51.100.7|50002|443||ESTABLISHED|user_space|1|NULL|NULL|0|0||200||NULL|0",
+            "-1|-1|5|10|17|fe80::1|::|5353|0|||unreadable|2|0|NULL|0|0||300||NULL|0",
+            "-1|-1|6|2|6|192.0.2.10|198.51.100.7|22|50001||TIME_WAIT|time_wait|1|501|NULL|0|0||100||NULL|0",
+            "100|3|-8070450532247928831|10|6|0.0.0.0|0.0.0.0|22|0||LISTEN||1|0|NULL|1|128||100||1|0",
+            "100|4|3|1|0|||0|0|/var/run/s|||1|501|4|0|0||100||1|0",
+            "100|5|2|2|6|192.0.2.10|198.51.100.7|22|50000||ESTABLISHED||1|501|NULL|5|0||200||1|0",
+            "200|3|2|2|6|192.0.2.10|198.51.100.7|22|50000||ESTABLISHED||1|501|NULL|5|0||200||1|0",
+            "200|7|4|1|0|||0|0||||1|501|3|0|0||100||1|0",
+            "200|8|7|32|2|||0|0||||2|501|NULL|0|0||200|com.apple.net.utun_control|1|0",
+        ]
+    );
+    assert_eq!(kinds(&answered.gaps), [DENIED]);
+}
+
+#[test]
+fn families_that_are_not_chosen_have_no_rows() {
+    let answered = ask(mac(), &[(Field::Pid, "200")]);
+    assert_eq!(answered.rows, ["200|3|2", "200|7|4"]);
+    let mut with_ndrv = mac();
+    let ndrv = KernelSocket { tells: 4, family: 27, protocol: 0, handle: 8, ..control() };
+    let ndrv = KernelSocket { name: "en", numbers: [0, 0, 0, 0], ..ndrv };
+    with_ndrv.processes.insert(400, holding([(3, Descriptor::Socket(ndrv))]));
+    let constraints = vec![Constraint {
+        column: Field::Pid.place().unwrap(),
+        operator: Operator::Equals,
+        text: "400".into(),
+    }];
+    let query = QueryContext { constraints, ..QueryContext::default() };
+    let fields = [Field::Pid, Field::Family, Field::Interface];
+    let answered = ask_about(with_ndrv, &query, Families::NDRV, &fields);
+    assert_eq!(answered.rows, ["400|27|en0"]);
+}
+
+#[test]
+fn a_pid_costs_its_own_descriptors_and_no_list() {
+    let answered = ask(mac(), &[(Field::Pid, "100")]);
+    assert_eq!(answered.rows, ["100|3|-8070450532247928831", "100|4|3", "100|5|2"]);
+    assert_eq!((answered.asked, kinds(&answered.gaps)), (vec!["100".into()], vec![]));
+}
+
+#[test]
+fn a_pid_that_is_not_there_is_no_row_and_no_gap() {
+    let answered = ask(mac(), &[(Field::Pid, "999")]);
+    assert_eq!((answered.rows, kinds(&answered.gaps)), (vec![], vec![]));
+}
+
+#[test]
+fn sockets_that_nobody_holds_are_asked_of_the_lists_that_can_have_them() {
+    let answered = ask(mac(), &[(Field::Pid, "-1"), (Field::State, "TIME_WAIT")]);
+    assert_eq!(answered.rows, ["-1|-1|6"]);
+    assert_eq!(answered.asked, ["net.inet.tcp.pcblist_n", "100", "200"]);
+    let answered = ask(mac(), &[(Field::Pid, "-1"), (Field::Family, "1")]);
+    assert_eq!(answered.rows, [""; 0]);
+    let lists = ["net.local.stream.pcblist_n", "net.local.dgram.pcblist_n"];
+    assert_eq!(answered.asked, [&lists[..], &["100", "200"]].concat());
+}
+
+#[test]
+fn the_user_who_made_a_socket_is_the_same_whether_its_process_is_asked_for_or_all() {
+    let constraints = vec![Constraint {
+        column: Field::Pid.place().unwrap(),
+        operator: Operator::Equals,
+        text: "100".into(),
+    }];
+    let query = QueryContext { constraints, ..QueryContext::default() };
+    let fields = [Field::Fd, Field::Uid, Field::PeerSocket];
+    let answered = ask_about(mac(), &query, Families::default(), &fields);
+    assert_eq!(answered.rows, ["3|0|NULL", "4|501|4", "5|501|NULL"]);
+}
+
+#[test]
+fn a_process_that_may_not_be_looked_into_is_a_gap_and_its_descriptors_too() {
+    let mut mac = mac();
+    let held = [(3, Descriptor::Refused(EPERM)), (4, Descriptor::Refused(EIO))];
+    mac.processes.insert(100, holding(held));
+    let answered = ask(mac, &[(Field::Pid, "100"), (Field::Pid, "300")]);
+    let first = "process 100, fd 4: Input/output error (os error 5)";
+    assert_eq!(kinds(&answered.gaps), [(GapKind::Fds, 2, first)]);
+}
+
+#[test]
+fn what_is_gone_meanwhile_is_no_gap() {
+    let mut mac = mac();
+    mac.processes.insert(50, Process::Refused(ESRCH));
+    let gone = [EBADF, ENOTSOCK, ESRCH].map(Descriptor::Refused);
+    mac.processes.insert(100, holding((3..).zip(gone)));
+    let answered = ask(mac, &[(Field::Pid, "50"), (Field::Pid, "100")]);
+    assert_eq!((answered.rows, kinds(&answered.gaps)), (vec![], vec![]));
+}
+
+#[test]
+fn an_answer_that_is_cut_is_a_gap() {
+    let mut mac = mac();
+    let cut = listener().socket_fdinfo()[..300].to_vec();
+    let nameless = KernelSocket { handle: 0, ..listener() };
+    let held = [(3, Descriptor::Bytes(cut)), (4, Descriptor::Socket(nameless))];
+    mac.processes.insert(100, holding(held));
+    let answered = ask(mac, &[(Field::Pid, "100")]);
+    let gaps = [(GapKind::Record, 2, "process 100, fd 3")];
+    assert_eq!((answered.rows, kinds(&answered.gaps)), (vec![], gaps.to_vec()));
+}
+
+/// A Mac whose TCP list is this, one value for each time that it is read.
+fn with_tcp(values: Vec<Result<Vec<u8>, i32>>) -> Mac {
+    let mut mac = mac();
+    mac.lists.insert(PcbList::Tcp.name(), values);
+    mac
+}
+
+fn tcp(sockets: &[KernelSocket]) -> Result<Vec<u8>, i32> {
+    Ok(value(PcbList::Tcp, Layout::Macos12, sockets))
+}
+
+const NOBODY: [(Field, &str); 2] = [(Field::Pid, "-1"), (Field::Protocol, "6")];
+
+#[test]
+fn lists_that_cannot_be_read_are_gaps_and_the_holders_rows_stay() {
+    let name = "net.inet.tcp.pcblist_n";
+    let whole = value(PcbList::Tcp, Layout::Macos13, &[over(), listener()]);
+    let head = header(PcbList::Tcp, 250, 9);
+    for (value, kind, first, nobodys) in [
+        (Err(EPERM), GapKind::PcbList, ": Operation not permitted (os error 1)", 0),
+        (Ok(vec![]), GapKind::PcbList, ": not a list", 0),
+        (Ok(whole[..whole.len() - 200].to_vec()), GapKind::PcbList, ": cut", 1),
+        (Ok([&head[..], &head].concat()), GapKind::Withheld, ": 0 of 250", 0),
+    ] {
+        let answered = ask(with_tcp(vec![value]), &[(Field::Protocol, "6")]);
+        let first = format!("{name}{first}");
+        assert_eq!(kinds(&answered.gaps), [(kind, 1, &*first), DENIED]);
+        assert_eq!(answered.rows.len(), 3 + nobodys, "{first}");
+        let held = answered.rows.iter().filter(|row| !row.starts_with("-1"));
+        let expected = ["100|3|-8070450532247928831", "100|5|2", "200|3|2"];
+        assert_eq!(held.collect::<Vec<_>>(), expected, "{first}");
+    }
+}
+
+#[test]
+fn one_list_of_unix_sockets_may_be_empty_though_its_count_is_of_both() {
+    let mut mac = mac();
+    let head = header(PcbList::LocalDgram, 2, 9);
+    mac.lists.insert(PcbList::LocalDgram.name(), vec![Ok([&head[..], &head].concat())]);
+    assert_eq!(kinds(&ask(mac, &[]).gaps), [DENIED]);
+    let mut mac = self::mac();
+    for list in [PcbList::LocalStream, PcbList::LocalDgram] {
+        mac.lists.insert(list.name(), vec![Ok([&head[..], &head].concat())]);
+    }
+    let answered = ask(mac, &[]);
+    let withheld = (GapKind::Withheld, 1, "net.local.stream.pcblist_n: 0 of 2");
+    assert_eq!(kinds(&answered.gaps), [withheld, DENIED]);
+}
+
+#[test]
+fn a_list_that_shows_far_fewer_than_it_counts_is_a_gap_and_one_that_shows_a_few_less_is_none() {
+    let groups: Vec<u8> = [listener(), shared()]
+        .iter()
+        .flat_map(|it| it.group(PcbList::Tcp, Layout::Macos13))
+        .collect();
+    for (count, said) in [(2, None), (20, None), (21, Some("2 of 21")), (250, Some("2 of 250"))] {
+        let head = header(PcbList::Tcp, count, 1_000_000);
+        let answered = ask(with_tcp(vec![Ok([&head[..], &groups, &head].concat())]), &NOBODY);
+        let said = said.map(|said| format!("net.inet.tcp.pcblist_n: {said}"));
+        let withheld = said.iter().map(|said| (GapKind::Withheld, 1, &**said));
+        assert_eq!(kinds(&answered.gaps), withheld.chain([DENIED]).collect::<Vec<_>>(), "{count}");
+    }
+    // The two of UNIX are held to their common count together.
+    let mut mac = mac();
+    let head = header(PcbList::LocalDgram, 30, 9);
+    mac.lists.insert(PcbList::LocalDgram.name(), vec![Ok([&head[..], &head].concat())]);
+    let withheld = (GapKind::Withheld, 1, "net.local.stream.pcblist_n: 2 of 30");
+    assert_eq!(kinds(&ask(mac, &[(Field::Family, "1")]).gaps), [withheld, DENIED]);
+    // Also when one of them is to be looked at again.
+    let mut mac = self::mac();
+    let alone = value(PcbList::LocalStream, Layout::Macos13, &[pair(0)]);
+    let many: Vec<KernelSocket> =
+        (1000..1030).map(|handle| KernelSocket { handle, flags1: 0x10_0000, ..pair(1) }).collect();
+    let many = value(PcbList::LocalDgram, Layout::Macos13, &many);
+    let count = 31_u32.to_le_bytes();
+    for (list, mut value) in [(PcbList::LocalStream, alone), (PcbList::LocalDgram, many)] {
+        value[4..8].copy_from_slice(&count);
+        let end = value.len() - 20;
+        value[end..end + 4].copy_from_slice(&count);
+        mac.lists.insert(list.name(), vec![Ok(value)]);
+    }
+    mac.processes.clear();
+    let answered = ask(mac, &[(Field::Family, "1"), (Field::Socket, "3")]);
+    assert_eq!((answered.rows, kinds(&answered.gaps)), (vec!["-1|-1|3".into()], vec![]));
+}
+
+#[test]
+fn a_list_that_this_macos_does_not_have_is_no_gap() {
+    let mut mac = mac();
+    mac.lists.retain(|name, _| !name.to_bytes().starts_with(b"net.local"));
+    let answered = ask(mac, &[(Field::Family, "1")]);
+    assert_eq!(answered.rows, ["100|4|3", "200|7|4"]);
+    assert_eq!(kinds(&answered.gaps), [DENIED]);
+}
+
+#[test]
+fn a_socket_of_unix_that_nobody_holds_names_its_peer_too() {
+    let mut mac = mac();
+    mac.processes.remove(&200);
+    let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
+    let fields = [Field::Socket, Field::PeerSocket, Field::OwnerUnknown];
+    let answered = ask_about(mac, &query, Families::UNIX, &fields);
+    assert_eq!(answered.rows, ["4|3|unreadable"]);
+}
+
+#[test]
+fn a_socket_that_closes_during_the_scan_is_shown_as_such() {
+    let alone = KernelSocket { handle: 99, generation: 15, last_pid: 100, ..shared() };
+    let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
+    let fields = [Field::Socket, Field::OwnerUnknown];
+    let rows = |mac| ask_about(mac, &query, Families::INET, &fields).rows;
+    let stays = with_tcp(vec![tcp(from_ref(&alone))]);
+    assert_eq!(rows(stays), ["5|unreadable", "99|unreadable"]);
+    let closes = with_tcp(vec![tcp(from_ref(&alone)), tcp(&[])]);
+    assert_eq!(rows(closes), ["5|unreadable", "99|closed_during_scan"]);
+    // Another socket has its handle.
+    let another = KernelSocket { generation: 16, ..alone.clone() };
+    let replaced = with_tcp(vec![tcp(&[alone]), tcp(&[another])]);
+    assert_eq!(rows(replaced), ["5|unreadable", "99|closed_during_scan"]);
+}
+
+/// A socket of TCP with a connection, of its own: its last user is not among the processes.
+fn connection(handle: u64) -> KernelSocket {
+    KernelSocket { handle, pcb: handle * 10, generation: handle, last_pid: 77, ..shared() }
+}
+
+#[test]
+fn a_socket_that_changes_hands_behind_the_walks_back_is_shown_with_its_new_holder() {
+    let socket = connection(99);
+    let moved = || holding([(9, Descriptor::Socket(socket.clone()))]);
+    // To a process that was looked into before, and to one that is born meanwhile.
+    for (pid, after) in [(100, 200), (150, 200), (900, 200)] {
+        let mut mac = with_tcp(vec![tcp(from_ref(&socket))]);
+        mac.later.insert(after, vec![(pid, moved())]);
+        if pid == 900 {
+            // It inherits it, and its parent ends.
+            mac.processes
+                .insert(200, holding([(3, Descriptor::File), (4, Descriptor::Refused(EBADF))]));
+            mac.later.insert(200, vec![(200, Process::Refused(ESRCH)), (900, moved())]);
+        }
+        let answered = ask(mac, &[(Field::Protocol, "6"), (Field::Socket, "99")]);
+        assert_eq!(answered.rows, [format!("{pid}|9|99")]);
+    }
+}
+
+#[test]
+fn a_connection_that_is_accepted_behind_the_walks_back_is_shown_with_its_holder() {
+    // Complete, incomplete, and on its way from the queue to its descriptor; all of them have no other
+    // socket without a holder beside them.
+    for (so_state, tcp_state) in [(0x1001, 4), (0x801, 3), (1, 4), (1, 5)] {
+        let waiting = KernelSocket { so_state, tcp_state, ..connection(98) };
+        let mut mac = with_tcp(vec![tcp(&[listener(), shared(), waiting.clone()])]);
+        mac.processes.remove(&300);
+        mac.lists.remove(PcbList::Udp.name());
+        let accepted = KernelSocket { so_state: 0, tcp_state: 4, ..waiting };
+        mac.later.insert(200, vec![(200, holding([(9, Descriptor::Socket(accepted))]))]);
+        let answered = ask(mac, &[(Field::Protocol, "6"), (Field::Socket, "98")]);
+        assert_eq!(answered.rows, ["200|9|98"], "{so_state:#x} {tcp_state}");
+    }
+}
+
+#[test]
+fn a_connection_that_is_accepted_after_both_walks_is_shown_as_it_was_in_the_queue() {
+    let waiting = KernelSocket { so_state: 0x1001, ..connection(98) };
+    let accepted = KernelSocket { so_state: 0, ..waiting.clone() };
+    let mac = with_tcp(vec![tcp(&[waiting]), tcp(&[accepted])]);
+    let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
+    let fields = [Field::Socket, Field::OwnerUnknown];
+    assert_eq!(
+        ask_about(mac, &query, Families::INET, &fields).rows,
+        ["5|unreadable", "98|accept_queue"]
+    );
+}
+
+#[test]
+fn what_is_over_is_not_looked_for_again() {
+    let closing = KernelSocket { so_state: 1, tcp_state: 6, ..connection(97) };
+    let mac = with_tcp(vec![tcp(&[over(), closing, flow()])]);
+    let answered = ask(mac, &NOBODY);
+    assert_eq!(answered.rows, ["-1|-1|0", "-1|-1|6", "-1|-1|97"]);
+    assert_eq!(answered.asked, ["net.inet.tcp.pcblist_n", "net.inet.raw.pcblist_n", "100", "200"]);
+}
+
+#[test]
+fn what_a_list_tells_of_a_socket_stays_when_its_process_is_looked_into_again() {
+    // One without a holder has everything looked at again.
+    let mac = with_tcp(vec![tcp(&[listener(), shared(), connection(99)])]);
+    let query = QueryContext::default();
+    let fields = [Field::Pid, Field::Fd, Field::Uid, Field::LastPid, Field::PeerSocket];
+    let answered = ask_about(mac, &query, Families::INET | Families::UNIX, &fields);
+    let twice = answered.asked.iter().filter(|it| *it == "200").count();
+    assert_eq!(twice, 2, "{:?}", answered.asked);
+    assert_eq!(
+        answered.rows,
+        [
+            "-1|-1|0|300|NULL",
+            "-1|-1|501|77|NULL",
+            "100|3|0|100|NULL",
+            "100|4|501|100|4",
+            "100|5|501|200|NULL",
+            "200|3|501|200|NULL",
+            "200|7|501|100|3",
+        ]
+    );
+}
+
+#[test]
+fn a_socket_that_is_listed_twice_has_one_row_and_what_cannot_be_read_counts_once() {
+    let (waiting, alone) = (KernelSocket { so_state: 0x1001, ..connection(98) }, connection(99));
+    let list = tcp(&[waiting.clone(), waiting, alone.clone(), alone, over(), over()]);
+    let mut mac = with_tcp(vec![list]);
+    let nameless = KernelSocket { handle: 0, ..shared() };
+    mac.processes.insert(100, holding([(3, Descriptor::Socket(nameless))]));
+    let answered = ask(mac, &[(Field::Protocol, "6")]);
+    assert_eq!(answered.rows, ["-1|-1|6", "-1|-1|98", "-1|-1|99", "200|3|2"]);
+    assert_eq!(answered.asked.iter().filter(|it| *it == "200").count(), 2);
+    let record = (GapKind::Record, 1, "process 100, fd 3");
+    assert_eq!(kinds(&answered.gaps), [record, DENIED]);
+}
+
+#[test]
+fn a_second_reading_that_fails_takes_no_row_away_and_is_a_gap() {
+    let alone = [connection(98), connection(99)];
+    let whole = value(PcbList::Tcp, Layout::Macos12, &alone);
+    let head = header(PcbList::Tcp, 250, 1_000_000);
+    let name = "net.inet.tcp.pcblist_n";
+    for (second, kind, first) in [
+        (Err(EPERM), GapKind::PcbList, ": Operation not permitted (os error 1)"),
+        (Ok(vec![]), GapKind::PcbList, ": not a list"),
+        (Ok(whole[..whole.len() - 200].to_vec()), GapKind::PcbList, ": cut"),
+        (Ok([&head[..], &head].concat()), GapKind::Withheld, ": 0 of 250"),
+    ] {
+        let answered = ask(with_tcp(vec![Ok(whole.clone()), second]), &NOBODY);
+        assert_eq!(answered.rows, ["-1|-1|98", "-1|-1|99"], "{first}");
+        let first = format!("{name}{first}");
+        assert_eq!(kinds(&answered.gaps), [DENIED, (kind, 1, &*first)]);
+    }
+}
+
+#[test]
+fn processes_that_cannot_be_listed_again_are_a_gap() {
+    let mut mac = with_tcp(vec![tcp(&[connection(99)])]);
+    mac.processes.remove(&300);
+    mac.pids_fail_after = Some(1);
+    let answered = ask(mac, &NOBODY);
+    assert_eq!(answered.rows, ["-1|-1|99"]);
+    let first = "cannot list the processes: Operation not permitted (os error 1)";
+    assert_eq!(kinds(&answered.gaps), [(GapKind::Fds, 1, first)]);
+}
+
+#[test]
+fn a_handle_that_comes_again_belongs_to_those_who_hold_the_later_socket() {
+    let mut mac = mac();
+    let earlier = KernelSocket { handle: 99, generation: 15, ..shared() };
+    let later = KernelSocket { generation: 16, local: ip("192.0.2.11", 80), ..earlier.clone() };
+    mac.processes.insert(100, holding([(3, Descriptor::Socket(earlier.clone()))]));
+    mac.processes.insert(200, holding([(4, Descriptor::Socket(later))]));
+    mac.lists.insert(PcbList::Tcp.name(), vec![tcp(&[earlier])]);
+    let query = QueryContext::default();
+    let fields = [Field::Pid, Field::Fd, Field::LocalAddress, Field::LastPid];
+    let answered = ask_about(mac, &query, Families::INET, &fields);
+    // The list is of the time before: what it says of the earlier one is not said of the later.
+    assert_eq!(answered.rows, ["-1|-1|fe80::1|300", "200|4|192.0.2.11|NULL"]);
+}
+
+#[test]
+fn a_handle_that_comes_again_for_a_socket_of_another_kind_is_another() {
+    let unix = pair(0);
+    // The same handle: a UNIX socket with another part, and one of another family.
+    let other_part = KernelSocket { pcb: 77, path: b"/other", ..unix.clone() };
+    let of_inet = KernelSocket { handle: unix.handle, generation: 0, pcb: 0, ..shared() };
+    for later in [other_part, of_inet] {
+        let mut mac = mac();
+        mac.processes = [
+            (100, holding([(4, Descriptor::Socket(unix.clone()))])),
+            (200, holding([(5, Descriptor::Socket(later.clone()))])),
+        ]
+        .into();
+        let socket = unix.handle.to_string();
+        let constraints = [(Field::Socket, &*socket)];
+        assert_eq!(ask(mac, &constraints).rows, ["200|5|3"], "{:?}", later.family);
+    }
+    // One that has lost its part, since it is shut down, is the same.
+    let shut_down = KernelSocket { pcb: 0, tells: 0, ..unix.clone() };
+    let mut mac = mac();
+    mac.processes = [
+        (100, holding([(4, Descriptor::Socket(unix.clone()))])),
+        (200, holding([(5, Descriptor::Socket(shut_down))])),
+    ]
+    .into();
+    assert_eq!(ask(mac, &[(Field::Socket, "3")]).rows, ["100|4|3", "200|5|3"]);
+    // Nobody holds it, and it is replaced between the readings: its generation tells.
+    let name = PcbList::LocalStream.name();
+    let list = |generation| {
+        let socket = KernelSocket { generation, ..unix.clone() };
+        Ok(value(PcbList::LocalStream, Layout::Macos13, &[socket]))
+    };
+    let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
+    let fields = [Field::Socket, Field::OwnerUnknown];
+    for (generations, row) in [([5, 5], "3|no_process"), ([5, 6], "3|closed_during_scan")] {
+        let mut mac = self::mac();
+        mac.processes.clear();
+        mac.lists.insert(name, generations.map(list).to_vec());
+        let rows = ask_about(mac, &query, Families::UNIX, &fields).rows;
+        assert!(rows.contains(&row.to_owned()), "{generations:?}: {rows:?}");
+    }
+}
+
+#[test]
+fn a_raw_socket_has_its_protocol_whatever_is_asked() {
+    let raw = KernelSocket {
+        handle: 99,
+        pcb: 990,
+        generation: 99,
+        kind: 3,
+        protocol: 0,
+        raw_protocol: 89,
+        last_pid: 400,
+        tells: 1,
+        ..KernelSocket::default()
+    };
+    let mac = || {
+        let mut mac = mac();
+        mac.processes.insert(400, holding([(3, Descriptor::Socket(raw.clone()))]));
+        let list = value(PcbList::Raw, Layout::Macos13, from_ref(&raw));
+        mac.lists.insert(PcbList::Raw.name(), vec![Ok(list)]);
+        mac
+    };
+    for constraints in [
+        &[(Field::Pid, "400")][..],
+        &[(Field::Protocol, "89")],
+        &[(Field::Pid, "400"), (Field::Protocol, "89")],
+        &[(Field::Socket, "99")],
+    ] {
+        let answered = ask(mac(), constraints);
+        assert_eq!(answered.rows, ["400|3|99"], "{constraints:?}");
+    }
+    let answered = ask(mac(), &[(Field::Pid, "400")]);
+    assert_eq!(answered.asked, ["400", "net.inet.raw.pcblist_n"]);
+    // Nothing tells it where the list does not, and that is said.
+    let mut without = mac();
+    without.lists.insert(PcbList::Raw.name(), vec![Err(EPERM)]);
+    let answered = ask(without, &[(Field::Pid, "400"), (Field::Protocol, "0")]);
+    let first = "net.inet.raw.pcblist_n: Operation not permitted (os error 1)";
+    assert_eq!(answered.rows, ["400|3|99"]);
+    assert_eq!(kinds(&answered.gaps), [(GapKind::PcbList, 1, first)]);
+}
+
+#[test]
+fn no_list_of_processes_is_an_error() {
+    MAC.set(Mac { pids_fail: true, ..mac() });
+    let filter = Filter::new(&QueryContext::default(), Families::default());
+    let error = collector().collect(&filter).unwrap_err();
+    assert!(matches!(error, Error::Processes { .. }), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "cannot list the processes: Operation not permitted (os error 1)"
+    );
+}
+
+#[test]
+fn a_scan_reads_nothing_after_its_deadline_and_reports_it() {
+    MAC.set(mac());
+    let filter = Filter::new(&QueryContext::default(), Families::default());
+    let late = Collector { scan_timeout: Duration::ZERO, ..collector() };
+    let snapshot = late.collect(&filter).unwrap();
+    assert!(snapshot.sockets.is_empty() && snapshot.gaps.has(GapKind::Deadline));
+    assert_eq!(MAC.take().asked, [""; 0]);
+}
+
+/// A process with so many descriptors of one socket.
+fn flood(descriptors: i32) -> Mac {
+    let held = (3..3 + descriptors).map(|fd| (fd, Descriptor::Socket(listener())));
+    Mac { processes: [(100, holding(held))].into(), ..mac() }
+}
+
+const COUNTED: [Field; 3] = [Field::Pid, Field::Fd, Field::Descriptors];
+
+fn ask_for_counts(mac: Mac, constraints: &[(Field, &str)]) -> Vec<String> {
+    let constraint = |&(field, text): &(Field, &str)| Constraint {
+        column: field.place().unwrap(),
+        operator: Operator::Equals,
+        text: text.into(),
+    };
+    let constraints = constraints.iter().map(constraint).collect();
+    let query = QueryContext { constraints, ..QueryContext::default() };
+    let mut rows = ask_about(mac, &query, Families::default(), &COUNTED).rows;
+    rows.retain(|row| row.starts_with("100|"));
+    rows
+}
+
+#[test]
+fn the_lowest_hundred_descriptors_of_a_socket_have_rows() {
+    let expected: Vec<String> = (3..103).map(|fd| format!("100|{fd}|5000")).collect();
+    assert_eq!(ask_for_counts(flood(5000), &[]), expected);
+    assert_eq!(ask_for_counts(flood(5000), &[(Field::Pid, "100")]), expected);
+}
+
+#[test]
+fn a_descriptor_above_the_hundredth_has_no_row_if_it_is_asked_for() {
+    let of_fd = |fd| ask_for_counts(flood(5000), &[(Field::Pid, "100"), (Field::Fd, fd)]);
+    assert_eq!(of_fd("102"), ["100|102|5000"]);
+    assert_eq!(of_fd("103"), [""; 0]);
+}
