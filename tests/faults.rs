@@ -8,6 +8,9 @@ mod answers;
 mod core;
 #[path = "faults/crowds.rs"]
 mod crowds;
+#[cfg(target_os = "linux")]
+#[path = "faults/descriptors.rs"]
+mod descriptors;
 // They need a scan that lasts as long as a tree makes it.
 #[cfg(target_os = "linux")]
 #[path = "faults/end.rs"]

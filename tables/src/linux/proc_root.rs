@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
     AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, Statx, StatxFlags, fstat, fstatfs,
@@ -28,6 +29,8 @@ pub(crate) struct ProcRoot {
     directory: OwnedFd,
     is_real: bool,
     steps: Arc<Steps>,
+    /// How many files could not be opened since there are too many open files.
+    without_descriptor: AtomicU64,
 }
 
 impl ProcRoot {
@@ -46,7 +49,31 @@ impl ProcRoot {
         }
         let filesystem = fstatfs(&directory);
         let is_real = filesystem.is_ok_and(|filesystem| filesystem.f_type == PROC_SUPER_MAGIC);
-        Ok(ProcRoot { path: path.into(), directory, is_real, steps })
+        let without_descriptor = AtomicU64::new(0);
+        Ok(ProcRoot { path: path.into(), directory, is_real, steps, without_descriptor })
+    }
+
+    /// Counts the failures of a scan that are for want of a descriptor: of this process (EMFILE) or of the host
+    /// (ENFILE).
+    pub(crate) fn counted<T>(&self, result: rustix::io::Result<T>) -> rustix::io::Result<T> {
+        if let Err(Errno::MFILE | Errno::NFILE) = result {
+            self.without_descriptor.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// How many there were.
+    pub(crate) fn without_descriptor(&self) -> u64 {
+        self.without_descriptor.load(Ordering::Relaxed)
+    }
+
+    fn openat(
+        &self,
+        at: &OwnedFd,
+        path: impl rustix::path::Arg,
+        flags: OFlags,
+    ) -> rustix::io::Result<OwnedFd> {
+        self.counted(rustix::fs::openat(at, path, flags, Mode::empty()))
     }
 
     pub(crate) fn steps(&self) -> &Steps {
@@ -73,7 +100,7 @@ impl ProcRoot {
     /// The pids of all processes that the mount shows, in its order.
     pub(crate) fn pids(&self) -> Result<Vec<i32>, Error> {
         let mut pids = Vec::new();
-        openat(&self.directory, ".", DIRECTORY)
+        self.openat(&self.directory, ".", DIRECTORY)
             .and_then(|directory| for_each_number(directory.as_fd(), |pid| pids.push(pid)))
             .map_err(|errno| Error::Read { path: self.path.clone(), source: errno.into() })?;
         Ok(pids)
@@ -116,7 +143,7 @@ impl ProcRoot {
     /// How many files the host has open; as many as can be if that cannot be read.
     pub(crate) fn open_files(&self) -> u64 {
         let mut text = [0; 64];
-        let file = openat(&self.directory, "sys/fs/file-nr", OFlags::RDONLY | OFlags::CLOEXEC);
+        let file = self.openat(&self.directory, "sys/fs/file-nr", OFlags::RDONLY | OFlags::CLOEXEC);
         let read = file.and_then(|file| rustix::io::read(file, &mut text[..]));
         let text = text.get(..read.unwrap_or_default()).unwrap_or_default();
         let first = text.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
@@ -182,7 +209,7 @@ impl ProcRoot {
     }
 
     pub(crate) fn process(&self, pid: i32) -> rustix::io::Result<Process<'_>> {
-        let directory = openat(&self.directory, pid.to_string(), DIRECTORY | OFlags::PATH)?;
+        let directory = self.openat(&self.directory, pid.to_string(), DIRECTORY | OFlags::PATH)?;
         Ok(Process { root: self, pid, directory })
     }
 }
@@ -213,7 +240,7 @@ impl<'a> Process<'a> {
 
     /// Opens a file below the process's directory for reading.
     pub(crate) fn file(&self, path: &str) -> rustix::io::Result<File> {
-        openat(&self.directory, path, OFlags::RDONLY | OFlags::CLOEXEC).map(File::from)
+        self.root.openat(&self.directory, path, OFlags::RDONLY | OFlags::CLOEXEC).map(File::from)
     }
 
     /// Reads a file below it whole, unless it is longer than any that the kernel should write: then it
@@ -244,19 +271,19 @@ impl<'a> Process<'a> {
 
     /// Opens a directory below it, to be listed.
     pub(crate) fn directory(&self, path: &str) -> rustix::io::Result<OwnedFd> {
-        openat(&self.directory, path, DIRECTORY)
+        self.root.openat(&self.directory, path, DIRECTORY)
     }
 
     /// A handle of what a link below it leads to, which is not opened.
     pub(crate) fn pin(&self, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
         let _step = self.root.step(self.pid)?;
-        openat(&self.directory, path, OFlags::PATH | OFlags::CLOEXEC)
+        self.root.openat(&self.directory, path, OFlags::PATH | OFlags::CLOEXEC)
     }
 
     /// Opens its network namespace.
     pub(crate) fn net_namespace(&self) -> rustix::io::Result<OwnedFd> {
         let _step = self.root.step(self.pid)?;
-        openat(&self.directory, "ns/net", OFlags::RDONLY | OFlags::CLOEXEC)
+        self.root.openat(&self.directory, "ns/net", OFlags::RDONLY | OFlags::CLOEXEC)
     }
 
     /// Device and inode number of its root directory. The server of a network file system, which may hang,
@@ -308,7 +335,8 @@ impl<'a> Tasks<'a> {
 
     /// The process as that thread shows it.
     pub(crate) fn thread(&self, tid: i32) -> rustix::io::Result<Process<'a>> {
-        let directory = openat(&self.directory, tid.to_string(), DIRECTORY | OFlags::PATH)?;
+        let directory =
+            self.root.openat(&self.directory, tid.to_string(), DIRECTORY | OFlags::PATH)?;
         Ok(Process { root: self.root, pid: self.pid, directory })
     }
 
@@ -325,14 +353,6 @@ impl<'a> Tasks<'a> {
 }
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-
-fn openat(
-    at: &OwnedFd,
-    path: impl rustix::path::Arg,
-    flags: OFlags,
-) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat(at, path, flags, Mode::empty())
-}
 
 /// Hands the text of a symbolic link to `read`, cut after 64 bytes: longer than any that names a
 /// socket or a namespace.

@@ -78,13 +78,13 @@ pub(super) fn open_mounted(
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let open = |cached| openat2(&top, path, flags, Mode::empty(), resolve | cached);
-    let pinned = open_cached(mount_point.is_served, open)?;
+    let pinned = root.counted(open_cached(mount_point.is_served, open))?;
     // Another file may be mounted over it, and opening that may have effects.
     if device(pinned.as_fd())? != *NSFS_DEVICE {
         return Err(Errno::XDEV);
     }
     let path = format!("/proc/self/fd/{}", pinned.as_raw_fd());
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    root.counted(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
 }
 
 /// Calls `open` with the flag that has it fail instead of asking a server. Linux has it since 5.12; before, a

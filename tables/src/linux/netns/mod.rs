@@ -437,7 +437,7 @@ impl Namespace {
         }
         let path = format!("/proc/thread-self/{file}");
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let open = || rustix::fs::open(path, flags, Mode::empty()).map(File::from);
+        let open = || root.counted(rustix::fs::open(path, flags, Mode::empty())).map(File::from);
         self.enter(root, open).map_or(Err(Errno::SRCH), found_or_none)
     }
 }

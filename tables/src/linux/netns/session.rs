@@ -127,6 +127,9 @@ fn open_diag(
             namespace.enter(root, SockDiag::open).flatten()
         }
     };
+    if let Some(errno) = diag.as_ref().err().and_then(Errno::from_io_error) {
+        let _ = root.counted::<()>(Err(errno));
+    }
     if let (Err(error), false) = (&diag, source == Source::Procfs) {
         log::debug!("no sock_diag: {}: {error}", namespace.path(root, "net"));
     }

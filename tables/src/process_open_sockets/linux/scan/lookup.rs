@@ -349,6 +349,7 @@ impl SearchRun<'_> {
         let has_all = !report.gaps.has_missing_namespaces()
             && !report.gaps.has_missing_sockets()
             && scan.root.steps().skipped().is_empty()
+            && scan.root.without_descriptor() == 0
             && !scan.deadline.has_passed();
         if let Some(lookup) = self.lookup.as_mut().filter(|_| has_all) {
             let namespaces = Arc::clone(&namespaces);

@@ -121,6 +121,9 @@ impl Scan<'_> {
             sockets.retain(|socket| !self.own_sockets.contains(socket.inode));
         }
         namespaces.count_unnumbered(root, &mut gaps);
+        for _ in 0..root.without_descriptor() {
+            gaps.add(GapKind::Descriptors, || root.path().display().to_string());
+        }
         for pid in root.steps().skipped() {
             gaps.add(GapKind::Blocked, || {
                 format!("{} of {}", root.path().join(pid.to_string()).display(), root.user(pid))

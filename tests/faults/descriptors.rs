@@ -1,0 +1,38 @@
+//! A process that may open few descriptors.
+
+use std::process::{Command, Output, Stdio};
+
+use crate::support::proc_tree::{ProcTree, TCP_HEADER, tcp_line};
+use crate::support::process::BINARY;
+
+/// The rows of the tree, by a process that may have so many descriptors.
+fn query(tree: &ProcTree, descriptors: usize) -> Output {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#"ulimit -n "$1"; shift; exec "$@""#, "sh", &descriptors.to_string()]);
+    shell.arg(BINARY).arg("--procfs").arg(tree.path()).args(["--source", "procfs"]);
+    shell.args(["query", "--csv", "SELECT pid, fd, socket FROM process_open_sockets"]);
+    shell.stdin(Stdio::null()).env_remove("RUST_LOG").output().unwrap()
+}
+
+#[test]
+fn rows_missing_for_lack_of_descriptors_name_the_limit() {
+    let lines: String = (0..8).map(|n| tcp_line(443, &(10_000 + n).to_string())).collect();
+    let mut tree = ProcTree::default().namespace(1);
+    for pid in 1..=8 {
+        let socket = (9_999 + pid).to_string();
+        tree = tree.process(pid, 1, &[(3, socket.as_str())]);
+    }
+    let tree = tree.file(1, "tcp", format!("{TCP_HEADER}{lines}"));
+    let whole = query(&tree, 1024).stdout;
+    assert_eq!(String::from_utf8_lossy(&whole).lines().count(), 9);
+    let mut shortened = 0;
+    for descriptors in 4..40 {
+        let output = query(&tree, descriptors);
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.stdout != whole {
+            shortened += 1;
+            assert!(said.contains("raise the limit of open files"), "{descriptors}: {said}");
+        }
+    }
+    assert!(shortened > 0, "so few descriptors cost no row");
+}
