@@ -334,6 +334,11 @@ pub enum Error {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// Too many scans did not end.
+    Blocked {
+        /// How many.
+        scans: usize,
+    },
     /// The scan did not end, although its deadline passed some seconds ago.
     Timeout {
         /// How long it was waited for.
@@ -360,6 +365,11 @@ impl std::fmt::Display for Error {
             Error::Thread { source } => write!(
                 f,
                 "cannot start a thread for the scan: {source}: raise the limit on processes and threads"
+            ),
+            Error::Blocked { scans } => write!(
+                f,
+                "{scans} scans have not ended: reads of /proc or of socket tables are blocked; restart this \
+                 process"
             ),
             Error::Timeout { after } => write!(
                 f,
@@ -394,7 +404,7 @@ impl std::error::Error for Error {
             Error::Read { source, .. } | Error::Processes { source } | Error::Thread { source } => {
                 Some(source)
             }
-            Error::NotProc { .. } | Error::Timeout { .. } => None,
+            Error::NotProc { .. } | Error::Timeout { .. } | Error::Blocked { .. } => None,
         }
     }
 }

@@ -30,6 +30,8 @@ const STEP_LIMIT: Duration = Duration::from_secs(1);
 const BUDGET: Duration = Duration::from_secs(3);
 /// With that many blocked processes no step is made any more: each has a thread wait.
 const MAX_BLOCKED: usize = 32;
+/// More attempts do not run at a time, those that were abandoned among them.
+const MAX_RUNNING: usize = 64;
 /// How often it is looked whether a step is blocked.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long after its deadline a scan is still waited for. It ends by itself, unless the kernel holds it.
@@ -40,6 +42,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) struct Attempts {
     blocked: Arc<BlockedProcesses>,
     workers: Arc<Workers>,
+    /// Each attempt that has not ended, abandoned or not, has a clone.
+    running: Arc<()>,
 }
 
 impl Attempts {
@@ -60,14 +64,19 @@ impl Attempts {
         let scan = Arc::new(scan);
         let mut budget = BUDGET;
         loop {
+            let running = Arc::strong_count(&self.running) - 1;
+            if running >= MAX_RUNNING {
+                return Err(Error::Blocked { scans: running });
+            }
             let is_allowed = !budget.is_zero() && self.blocked.count() < MAX_BLOCKED;
             let steps = Arc::new(Steps::new(Arc::clone(&self.blocked), is_allowed));
             let (send, result) = sync_channel(1);
             let attempt = {
                 let (scan, steps) = (Arc::clone(&scan), Arc::clone(&steps));
+                let running = Arc::clone(&self.running);
                 move |done: &dyn Fn()| {
                     let result = catch_unwind(AssertUnwindSafe(|| scan(steps, end)));
-                    drop(scan);
+                    drop((scan, running));
                     done();
                     // It is not waited for if the attempt was abandoned.
                     let _ = send.send(result);
@@ -282,5 +291,15 @@ mod tests {
         let result = Attempts::default().run(Duration::ZERO, "/proc".as_ref(), scan);
         assert!(matches!(result, Err(Error::Timeout { after }) if after >= GRACE), "{result:?}");
         gate.open();
+    }
+
+    #[test]
+    fn scans_that_never_end_are_bounded_in_number() {
+        let attempts = Attempts::default();
+        let never = vec![Arc::clone(&attempts.running); MAX_RUNNING];
+        let result = attempts.run(LONG, "/proc".as_ref(), |_, _| Ok(()));
+        assert!(matches!(result, Err(Error::Blocked { scans: MAX_RUNNING })), "{result:?}");
+        drop(never);
+        attempts.run(LONG, "/proc".as_ref(), |_, _| Ok(())).unwrap();
     }
 }
