@@ -1,4 +1,4 @@
-//! A core that restarts again and again.
+//! A core that restarts again and again: 100 times, or as often as `RESTARTS` says.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,7 +8,6 @@ use crate::support::process::Extension;
 
 const NAME: &str = "process_open_sockets";
 const QUERY: &str = "SELECT fd FROM alt_process_open_sockets WHERE pid = 1";
-const RESTARTS: usize = 100;
 /// What is opened once is open after so many.
 const WARM_UP: usize = 10;
 const LONG: Duration = Duration::from_secs(60);
@@ -22,7 +21,9 @@ fn restart(core: Core) -> Core {
 }
 
 #[test]
-fn a_hundred_restarts_of_the_core_leave_no_descriptor_or_thread() {
+fn restarts_of_the_core_leave_no_descriptor_or_thread() {
+    let restarts = std::env::var("RESTARTS").map_or(100, |number| number.parse().unwrap());
+    assert!(restarts > WARM_UP, "RESTARTS is {restarts}");
     let mut core = Core::stock();
     let extension = Extension::sidecar(core.socket(), &[]);
     core.wait_for(NAME);
@@ -31,7 +32,7 @@ fn a_hundred_restarts_of_the_core_leave_no_descriptor_or_thread() {
         core = restart(core);
     }
     let before = extension.descriptors_and_threads();
-    for _ in WARM_UP..RESTARTS {
+    for _ in WARM_UP..restarts {
         core = restart(core);
     }
     // Connections end a moment after their answers.
