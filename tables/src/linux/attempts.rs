@@ -8,9 +8,7 @@
 //! The alternative is a worker process that is killed and started again. It would have to pass on every row,
 //! load the BPF program after each restart, and take the memory of a second process; and a scan that is
 //! killed takes the other scans of the worker with it. What a killed process gives up that a thread does not
-//! is a wait that cannot be killed: no step waits in that way, see [`ProcRoot::root_of`].
-//!
-//! [`ProcRoot::root_of`]: super::proc_root::ProcRoot
+//! is a wait that cannot be killed: no step waits in that way, see [`Process::root_identity`].
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -19,8 +17,8 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::proc_root::ProcRoot;
-use super::steps::{BlockedProcesses, PROCESSES_OF_A_USER, Steps};
+use super::proc_root::{ProcRoot, Process};
+use super::steps::{BlockedProcesses, Identity, PROCESSES_OF_A_USER, Steps};
 use super::workers::Workers;
 use crate::{Error, User};
 
@@ -68,7 +66,7 @@ impl Attempts {
             if running >= MAX_RUNNING {
                 return Err(Error::Blocked { scans: running });
             }
-            let is_allowed = !budget.is_zero() && self.blocked.count() < MAX_BLOCKED;
+            let is_allowed = !budget.is_zero() && self.blocked.steps() < MAX_BLOCKED;
             let steps = Arc::new(Steps::new(Arc::clone(&self.blocked), is_allowed));
             let (send, result) = sync_channel(1);
             let attempt = {
@@ -83,51 +81,47 @@ impl Attempts {
                 }
             };
             self.workers.run(attempt).map_err(|source| Error::Thread { source })?;
-            let blocked_for = loop {
+            let mut blocked = Wait::new(budget);
+            while !is_allowed || !blocked.is_too_long(&steps) {
                 match result.recv_timeout(POLL_INTERVAL) {
-                    Ok(Ok(result)) => return result,
+                    Ok(Ok(result)) => {
+                        // Processes that blocked it for a while are remembered.
+                        steps.abandon(|pid| identify(procfs, pid));
+                        return result;
+                    }
                     Ok(Err(panic)) => resume_unwind(panic),
                     Err(_) => {}
                 }
-                let blocked = steps.abandon_if_blocked(STEP_LIMIT.min(budget), |pid| {
-                    let root = ProcRoot::open(procfs);
-                    User::of_uid(root.ok().and_then(|root| root.real_uid(pid)))
-                });
-                if let Some(time) = blocked {
-                    break time;
-                }
                 if start.elapsed().saturating_sub(timeout) > GRACE {
-                    steps.abandon();
+                    steps.abandon(|pid| identify(procfs, pid));
                     return Err(Error::Timeout { after: start.elapsed() });
                 }
-            };
-            budget = budget.saturating_sub(blocked_for);
-            budget = budget.saturating_sub(self.find_blocked(procfs, STEP_LIMIT.min(budget)));
+            }
+            steps.abandon(|pid| identify(procfs, pid));
+            budget = budget.saturating_sub(blocked.total);
+            budget = budget.saturating_sub(self.find_blocked(procfs, budget));
         }
     }
 
-    /// Makes a step for every process, those of different users at the same time, so that all users who block
-    /// steps are known after one wait. Returns for how long it waited.
-    fn find_blocked(&self, procfs: &Path, limit: Duration) -> Duration {
-        let steps = Arc::new(Steps::new(Arc::clone(&self.blocked), !limit.is_zero()));
-        let Ok(root) = ProcRoot::open_for(procfs, Arc::clone(&steps)) else {
+    /// Makes a step for every process, as far as there is time for it, those of different users at the same
+    /// time: all users who block steps are known after one wait. Returns for how long steps were blocked.
+    fn find_blocked(&self, procfs: &Path, budget: Duration) -> Duration {
+        let steps = Arc::new(Steps::new(Arc::clone(&self.blocked), true));
+        let root = ProcRoot::open_for(procfs, Arc::clone(&steps));
+        let Some(root) = root.ok().filter(|_| !budget.is_zero()).map(Arc::new) else {
             return Duration::ZERO;
         };
-        let mut by_user: BTreeMap<User, Vec<i32>> = BTreeMap::new();
-        for pid in root.pids().unwrap_or_default() {
-            by_user.entry(root.user(pid)).or_default().push(pid);
-        }
-        let root = Arc::new(root);
+        let queue = Arc::new(Mutex::new(Queue::of_all(&root)));
         let (running, all_ended) = sync_channel::<()>(0);
-        let threads = MAX_BLOCKED.saturating_sub(self.blocked.count());
-        let queues = by_user.into_values().map(|pids| Arc::new(Mutex::new(pids)));
-        for pids in queues.flat_map(|pids| vec![pids; PROCESSES_OF_A_USER]).take(threads) {
-            let (root, running) = (Arc::clone(&root), running.clone());
+        for _ in self.blocked.steps()..MAX_BLOCKED {
+            let (root, queue, running) = (Arc::clone(&root), Arc::clone(&queue), running.clone());
             let read_all = move |done: &dyn Fn()| {
-                let next = || pids.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                while let Some(pid) = next() {
+                let lock = || queue.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut next = lock().next(None);
+                while let Some((user, pid)) = next {
                     // Whatever it is: that it can be read is enough.
                     let _ = root.link(pid, "ns/net", |_| ());
+                    next = lock().next(Some(user));
                 }
                 done();
                 drop(running);
@@ -137,14 +131,82 @@ impl Attempts {
             }
         }
         drop(running);
-        loop {
+        let start = Instant::now();
+        let mut blocked = Wait::new(budget);
+        while !blocked.is_too_long(&steps) && start.elapsed() < 2 * STEP_LIMIT {
             if all_ended.recv_timeout(POLL_INTERVAL) == Err(RecvTimeoutError::Disconnected) {
-                return Duration::ZERO;
-            }
-            if let Some(time) = steps.abandon_if_blocked(limit, |pid| root.user(pid)) {
-                return time;
+                break;
             }
         }
+        steps.abandon(|pid| identify(procfs, pid));
+        blocked.total
+    }
+}
+
+fn identify(procfs: &Path, pid: i32) -> Identity {
+    let root = ProcRoot::open(procfs).ok();
+    let user = User::of_uid(root.as_ref().and_then(|root| root.real_uid(pid)));
+    let directory = root.and_then(|root| root.process(pid).ok().map(Process::into_directory));
+    Identity { user, directory }
+}
+
+/// How long steps of an attempt are blocked.
+struct Wait {
+    budget: Duration,
+    total: Duration,
+    last: Instant,
+    /// Whether a step was blocked when it was looked last.
+    was_blocked: bool,
+}
+
+impl Wait {
+    fn new(budget: Duration) -> Wait {
+        Wait { budget, total: Duration::ZERO, last: Instant::now(), was_blocked: false }
+    }
+
+    /// Whether a step is blocked for so long, or all were together, that they are not waited for any more.
+    fn is_too_long(&mut self, steps: &Steps) -> bool {
+        let longest = steps.observe();
+        let since_last = self.last.elapsed();
+        self.last = Instant::now();
+        self.total += match longest {
+            Some(time) if !self.was_blocked => time,
+            Some(_) => since_last,
+            None => Duration::ZERO,
+        };
+        self.was_blocked = longest.is_some();
+        longest.is_some_and(|time| time >= STEP_LIMIT) || self.total >= self.budget
+    }
+}
+
+/// The processes of all users, of each user a few at a time.
+struct Queue(BTreeMap<User, OfUser>);
+
+#[derive(Default)]
+struct OfUser {
+    pids: Vec<i32>,
+    in_progress: usize,
+}
+
+impl Queue {
+    fn of_all(root: &ProcRoot) -> Queue {
+        let mut users: BTreeMap<User, OfUser> = BTreeMap::new();
+        for pid in root.pids().unwrap_or_default() {
+            users.entry(root.user(pid)).or_default().pids.push(pid);
+        }
+        Queue(users)
+    }
+
+    /// The next process; `last` is the user of the one that was read before.
+    fn next(&mut self, last: Option<User>) -> Option<(User, i32)> {
+        if let Some(of_last) = last.and_then(|last| self.0.get_mut(&last)) {
+            of_last.in_progress -= 1;
+        }
+        let is_free =
+            |of: &&mut OfUser| of.in_progress < PROCESSES_OF_A_USER && !of.pids.is_empty();
+        let (user, of) = self.0.iter_mut().find(|(_, of)| is_free(of))?;
+        of.in_progress += 1;
+        Some((*user, of.pids.pop()?))
     }
 }
 
@@ -213,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_blocks_a_read_is_skipped_until_it_ends() {
+    fn a_process_that_blocks_a_read_is_skipped_until_after_it_ends() {
         let processes = [(10, 1000), (11, 1001), (12, 1000)];
         let (tree, pids) = (tree(&processes), processes.map(|(pid, _)| pid));
         let (of, gate) = (Attempts::default(), Arc::default());
@@ -221,13 +283,15 @@ mod tests {
         // It is still blocked, and not waited for again.
         let start = Instant::now();
         assert_eq!(scan(&of, &tree, &pids, &[], &gate), [10, 12]);
-        assert_eq!(of.blocked.count(), 1);
+        assert_eq!(of.blocked.steps(), 1);
         println!("with a process known to be blocked: {:?}", start.elapsed());
         gate.open();
-        while of.blocked.count() > 0 {
-            std::thread::yield_now();
+        let released = Instant::now();
+        while scan(&of, &tree, &pids, &[], &gate) != pids {
+            assert!(released.elapsed() < Duration::from_secs(60));
+            std::thread::sleep(POLL_INTERVAL);
         }
-        assert_eq!(scan(&of, &tree, &pids, &[], &gate), pids);
+        assert_eq!(of.blocked.steps(), 0);
     }
 
     #[test]
@@ -236,7 +300,7 @@ mod tests {
         let (tree, pids) = (tree(&processes), processes.map(|(pid, _)| pid));
         let (of, gate) = (Attempts::default(), Arc::default());
         assert_eq!(scan(&of, &tree, &pids, &[10, 11, 12], &gate), [13, 14]);
-        assert_eq!(of.blocked.count(), 2);
+        assert_eq!(of.blocked.steps(), 2);
         gate.open();
     }
 
@@ -251,12 +315,12 @@ mod tests {
 
     #[test]
     fn a_scan_with_too_many_blocked_steps_makes_none() {
-        let processes = [1, 2, 3, 4, 5, 6].map(|number| (number, 1000 + number as u32));
+        let processes = [11, 12, 13, 14, 15, 16].map(|pid| (pid, 1000 + pid as u32));
         let (tree, pids) = (tree(&processes), processes.map(|(pid, _)| pid));
         let (of, gate) = (Attempts::default(), Arc::default());
         assert_eq!(scan(&of, &tree, &pids, &pids[1..], &gate), [0; 0]);
         // Each blocked step takes a second of three, and a little more.
-        assert!((2..=3).contains(&of.blocked.count()), "{of:?}");
+        assert!((2..=3).contains(&of.blocked.steps()), "{of:?}");
         gate.open();
     }
 
@@ -301,5 +365,52 @@ mod tests {
         assert!(matches!(result, Err(Error::Blocked { scans: MAX_RUNNING })), "{result:?}");
         drop(never);
         attempts.run(LONG, "/proc".as_ref(), |_, _| Ok(())).unwrap();
+    }
+
+    /// A scan that reads all these processes, each of which blocks the read for so long. Returns which were
+    /// read, and how many attempts there were.
+    fn slow_scan(of: &Attempts, tree: &TempDir, pids: &[i32], time: Duration) -> (Vec<i32>, usize) {
+        let attempts = Arc::new(AtomicUsize::new(0));
+        let (path, pids, counted) = (tree.path().to_owned(), pids.to_vec(), Arc::clone(&attempts));
+        let scan = move |steps: Arc<Steps>, _| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let root = ProcRoot::open_for(&path, steps)?;
+            let read = |pid: &i32| {
+                let _step = root.step(*pid).ok()?;
+                std::thread::sleep(time);
+                Some(*pid)
+            };
+            let read = pids.iter().filter_map(read).collect();
+            // Longer than it takes to look whether a step is blocked.
+            std::thread::sleep(3 * POLL_INTERVAL);
+            Ok(read)
+        };
+        (of.run(LONG, tree.path(), scan).unwrap(), attempts.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn steps_that_block_for_less_than_the_limit_are_bounded_together() {
+        let processes: Vec<(i32, u32)> = (10..50).map(|pid| (pid, 1000)).collect();
+        let pids: Vec<i32> = processes.iter().map(|(pid, _)| *pid).collect();
+        let (tree, of) = (tree(&processes), Attempts::default());
+        let start = Instant::now();
+        let (read, _) = slow_scan(&of, &tree, &pids, Duration::from_millis(900));
+        // All of them would take 36 s.
+        assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+        assert!(read.is_empty(), "{read:?}");
+        // The user is known by now.
+        let start = Instant::now();
+        assert_eq!(slow_scan(&of, &tree, &pids, Duration::from_millis(900)), (vec![], 1));
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn a_scan_without_steps_is_not_abandoned() {
+        let processes: Vec<(i32, u32)> = (0..8).map(|number| (10 + number, 0)).collect();
+        let pids: Vec<i32> = processes.iter().map(|(pid, _)| *pid).collect();
+        let (tree, of) = (tree(&processes), Attempts::default());
+        let (read, attempts) = slow_scan(&of, &tree, &pids, Duration::from_millis(1200));
+        assert_eq!(read, [0; 0]);
+        assert!(attempts <= 4, "{attempts} attempts");
     }
 }

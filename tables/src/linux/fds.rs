@@ -8,11 +8,12 @@
 //! more threads as it finds more to do, and a process with many descriptors is shared among them.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Scope};
 
-use rustix::fs::{fstat, getxattr};
+use rustix::fs::{AtFlags, Statx, StatxFlags, fstat, getxattr, statx};
 use rustix::io::Errno;
 use rustix::path::DecInt;
 
@@ -209,7 +210,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
             if self.can_compare {
                 // One that cannot be compared stands anywhere.
                 let order = |&other: &i32| {
-                    let _step = self.root.step(pid);
+                    let Ok(_step) = self.root.step(pid) else { return std::cmp::Ordering::Less };
                     kcmp::compare_descriptors(other, tid).unwrap_or(std::cmp::Ordering::Less)
                 };
                 match listed.binary_search_by(order) {
@@ -345,7 +346,13 @@ pub(crate) fn protocol_name<T>(
 ) -> Option<T> {
     let process = root.process(owner.pid).ok()?;
     let socket = process.pin(path_of(owner)).ok()?;
-    if fstat(&socket).ok()?.st_ino != owner.inode {
+    // It can be another file by now, whose server may hang or choose the inode number.
+    let is_of_sockfs = |file: &Statx| {
+        *SOCKFS_DEVICE.get_or_init(sockfs_device) == Some((file.stx_dev_major, file.stx_dev_minor))
+    };
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let file = statx(&socket, "", flags, StatxFlags::INO).ok()?;
+    if file.stx_ino != owner.inode || !is_of_sockfs(&file) {
         return None;
     }
     // An attribute is read by path only: here the path is that of our own descriptor.
@@ -353,6 +360,14 @@ pub(crate) fn protocol_name<T>(
     let mut name = [0; 32];
     let length = getxattr(path, "system.sockprotoname", &mut name[..]).ok()?;
     name.get(..length)?.split(|&byte| byte == 0).next().map(read)
+}
+
+/// The device number of the file system of sockets.
+static SOCKFS_DEVICE: OnceLock<Option<(u32, u32)>> = OnceLock::new();
+
+fn sockfs_device() -> Option<(u32, u32)> {
+    let device = fstat(UnixDatagram::unbound().ok()?).ok()?.st_dev;
+    Some((rustix::fs::major(device), rustix::fs::minor(device)))
 }
 
 #[cfg(test)]

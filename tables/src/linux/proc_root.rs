@@ -6,8 +6,8 @@ use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{
     AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, Statx, StatxFlags, fstat, fstatfs,
@@ -29,6 +29,7 @@ pub(crate) struct ProcRoot {
     directory: OwnedFd,
     is_real: bool,
     steps: Arc<Steps>,
+    own_pid: OnceLock<Option<i32>>,
     /// How many files could not be opened since there are too many open files.
     without_descriptor: AtomicU64,
 }
@@ -50,7 +51,8 @@ impl ProcRoot {
         let filesystem = fstatfs(&directory);
         let is_real = filesystem.is_ok_and(|filesystem| filesystem.f_type == PROC_SUPER_MAGIC);
         let without_descriptor = AtomicU64::new(0);
-        Ok(ProcRoot { path: path.into(), directory, is_real, steps, without_descriptor })
+        let own_pid = OnceLock::new();
+        Ok(ProcRoot { path: path.into(), directory, is_real, steps, own_pid, without_descriptor })
     }
 
     /// Counts the failures of a scan that are for want of a descriptor: of this process (EMFILE) or of the host
@@ -84,8 +86,12 @@ impl ProcRoot {
     ///
     /// # Errors
     /// [`SKIPPED`] if the process is to be skipped.
-    pub(crate) fn step(&self, pid: i32) -> rustix::io::Result<Step<'_>> {
-        self.steps.begin(pid, |pid| self.user(pid)).ok_or(SKIPPED)
+    pub(crate) fn step(&self, pid: i32) -> rustix::io::Result<Option<Step<'_>>> {
+        // No other process blocks a read of this one.
+        if *self.own_pid.get_or_init(|| self.own_pid()) == Some(pid) {
+            return Ok(None);
+        }
+        self.steps.begin(pid, |pid| self.user(pid)).map(Some).ok_or(SKIPPED)
     }
 
     /// Whether it is a mount of the kernel's proc, and no tree that looks like one.
@@ -230,6 +236,10 @@ pub(crate) struct Process<'a> {
 }
 
 impl<'a> Process<'a> {
+    pub(crate) fn into_directory(self) -> OwnedFd {
+        self.directory
+    }
+
     /// Its threads; None if it has but one.
     pub(crate) fn tasks(&self) -> Option<Tasks<'a>> {
         // A directory has a link for itself, one for its name, and one for each directory in it.

@@ -579,7 +579,14 @@ impl Snapshot {
             Presence::Opened => return OwnerUnknown::OpenedDuringScan,
             Presence::Closed => return OwnerUnknown::ClosedDuringScan,
         }
-        let hidden = [GapKind::Fds, GapKind::Blocked, GapKind::Hidepid, GapKind::PidNamespace];
+        let hidden = [
+            GapKind::Fds,
+            GapKind::Blocked,
+            GapKind::Deadline,
+            GapKind::Descriptors,
+            GapKind::Hidepid,
+            GapKind::PidNamespace,
+        ];
         let not_all_seen = hidden.into_iter().any(|kind| self.gaps.has(kind));
         let with_file =
             if not_all_seen { OwnerUnknown::Unreadable } else { OwnerUnknown::NoProcess };

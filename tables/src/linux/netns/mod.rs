@@ -22,6 +22,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, Stat, stat};
@@ -56,7 +57,7 @@ pub(crate) struct Namespace {
     pub(crate) key: NetnsKey,
     number: Option<NetNamespace>,
     /// The open namespace; None where opening is not allowed, or too many are open already.
-    open: Option<OwnedFd>,
+    open: Option<OpenNetns>,
     ways: Vec<NetnsHandle>,
 }
 
@@ -68,8 +69,29 @@ pub(crate) struct Namespaces {
     /// A number that comes again in the same scan is either the same namespace, or one that was created
     /// after the scan began.
     by_number: HashMap<NetNamespace, usize>,
-    /// How many are held open.
-    open: usize,
+}
+
+/// An open namespace, counted among all that this process has open: a scan that is abandoned keeps its own.
+#[derive(Debug)]
+struct OpenNetns(OwnedFd);
+
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+impl OpenNetns {
+    fn new(namespace: OwnedFd) -> OpenNetns {
+        OPEN.fetch_add(1, Ordering::Relaxed);
+        OpenNetns(namespace)
+    }
+
+    fn count() -> usize {
+        OPEN.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for OpenNetns {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Reads a namespace that cannot be held open for later, while it is open.
@@ -301,10 +323,8 @@ impl Namespaces {
         if namespace.open.is_some() || open.is_none() {
             return;
         }
-        namespace.open = open;
-        if self.open < max_open() {
-            self.open += 1;
-        } else {
+        namespace.open = open.map(OpenNetns::new);
+        if OpenNetns::count() > max_open() {
             visit(namespace, report);
             namespace.open = None;
         }
@@ -378,7 +398,7 @@ impl Namespace {
         f: impl FnOnce() -> T + Send,
     ) -> io::Result<T> {
         match &self.open {
-            Some(open) => in_net_namespace(open.as_fd(), f),
+            Some(open) => in_net_namespace(open.0.as_fd(), f),
             None => in_net_namespace(self.reopen(root).ok_or(Errno::ACCESS)?.as_fd(), f),
         }
     }

@@ -18,7 +18,7 @@ use self::snapshot_cache::SnapshotCache;
 use crate::Error;
 use crate::deadline::Deadline;
 use crate::linux::attempts::Attempts;
-use crate::linux::bpf::Bpf;
+use crate::linux::bpf::{Bpf, TaskFiles};
 use crate::linux::netns::OwnSockets;
 use crate::linux::proc_root::ProcRoot;
 use crate::linux::steps::Steps;
@@ -50,7 +50,8 @@ impl Collector {
 
     /// Whether it takes more than a BPF program that is loaded to collect what the filter asks for.
     pub(crate) fn scans(&self, filter: &Filter) -> bool {
-        filter.admits_unowned() || filter.admits_unlisted() || !self.is_bpf_loaded()
+        let is_lookup = !filter.admits_unowned() && filter.listed_pids().is_some();
+        !is_lookup || filter.admits_unlisted() || !self.answers_lookups()
     }
 
     /// Collects what the filter asks for.
@@ -68,9 +69,10 @@ impl Collector {
         Ok(snapshot)
     }
 
-    fn is_bpf_loaded(&self) -> bool {
-        let root = ProcRoot::open(&self.scanner.options.procfs);
-        root.is_ok_and(|root| self.scanner.bpf.get(&root).is_some())
+    /// Whether a BPF program is loaded that reads one process completely.
+    fn answers_lookups(&self) -> bool {
+        let Ok(root) = ProcRoot::open(&self.scanner.options.procfs) else { return false };
+        self.scanner.bpf.get(&root).is_some_and(TaskFiles::reads_all_threads)
     }
 }
 
