@@ -256,11 +256,16 @@ pub(super) struct Asked<'a> {
 
 impl fmt::Display for Asked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.query.constraints.is_empty() {
+        // LIMIT and OFFSET come as constraints on no column in particular; SQLite applies them itself.
+        let is_of_column = |constraint: &&Constraint| {
+            let code = constraint.operator.code();
+            code != Operator::LIMIT && code != Operator::OFFSET
+        };
+        let mut constraints = self.query.constraints.iter().filter(is_of_column).peekable();
+        if constraints.peek().is_none() {
             return f.write_str("everything");
         }
-        for (i, Constraint { column, operator, text }) in self.query.constraints.iter().enumerate()
-        {
+        for (i, Constraint { column, operator, text }) in constraints.enumerate() {
             let name = self.columns.get(*column).map_or("?", |column| &column.name);
             let comma = if i == 0 { "" } else { ", " };
             write!(f, "{comma}{name} {operator:?} {text:?}")?;

@@ -117,6 +117,7 @@ impl Extension {
         self.send(rustix::process::Signal::TERM);
     }
 
+    /// Sends a signal.
     pub(crate) fn send(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).expect("a signal");
