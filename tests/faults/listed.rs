@@ -1,10 +1,11 @@
 //! The list of faults in `docs`.
 
 const LIST: &str = include_str!("../../docs/faults.md");
-const TESTS: [&str; 12] = [
+const TESTS: [&str; 13] = [
     include_str!("answers.rs"),
     include_str!("core.rs"),
     include_str!("crowds.rs"),
+    include_str!("descriptors.rs"),
     include_str!("end.rs"),
     include_str!("large_lists.rs"),
     include_str!("log.rs"),
