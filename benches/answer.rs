@@ -27,8 +27,8 @@ use process_open_sockets::extension::requests::Requests;
 use process_open_sockets::extension::service::{Limits, Listening, Service};
 use support::core::Core;
 use support::remote;
-use tables::process_open_sockets::{Options, ProcessOpenSockets};
-use tables::{Column, Error, QueryContext, Rows, Table, Value};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::{Column, Error, Options, QueryContext, Rows, Table, Value};
 use thrift::protocol::{TBinaryInputProtocol, TInputProtocol, TType};
 
 const ROUNDS: usize = 7;
@@ -44,6 +44,12 @@ struct Sockets {
 }
 
 impl Table for Sockets {
+    fn name(&self) -> &str {
+        NAME
+    }
+    fn description(&self) -> &str {
+        "Rows of a test"
+    }
     fn columns(&self) -> &[Column] {
         &self.columns
     }
@@ -84,7 +90,7 @@ impl Rows for Connections {
     }
 }
 
-fn table(count: usize) -> Arc<Sockets> {
+fn table(count: usize) -> Arc<dyn Table> {
     let columns = ProcessOpenSockets::new(Options::default()).columns().to_vec();
     Arc::new(Sockets { count, columns })
 }
@@ -185,7 +191,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 fn serve(how: &str, socket: &str, rows: usize) {
     if how == "own" {
         let (send, _events) = channel();
-        let requests = Requests::new(NAME.to_owned(), table(rows), Arc::default(), send);
+        let requests = Requests::new([(NAME.to_owned(), table(rows))].into(), Arc::default(), send);
         let service = Arc::new(Service::new(requests, Limits::default()));
         let _listening = Listening::start(Path::new(socket), service).unwrap();
         loop {

@@ -11,7 +11,8 @@ use clap::Parser;
 use osquery_rust_ng::Server;
 use osquery_rust_ng::plugin::Plugin;
 use process_open_sockets::extension::plugin::TablePlugin;
-use tables::process_open_sockets::{Options, ProcessOpenSockets};
+use tables::Options;
+use tables::process_open_sockets::ProcessOpenSockets;
 
 /// The flags that osquery passes.
 #[derive(Parser)]

@@ -1,11 +1,12 @@
-//! The table `process_open_sockets`, for osquery and for people.
+//! The tables of the crate `tables`, for osquery and for people.
 //!
-//! [`extension`] serves it to osquery over Thrift, [`shell`] answers SQL without osquery. The table
-//! itself, and all that is known about sockets, is in the crate `tables`.
+//! [`extension`] serves them to osquery over Thrift, [`shell`] answers SQL without osquery. Both know a
+//! table by the trait [`tables::Table`] alone.
 
 pub mod cli;
+pub mod environment;
 pub mod extension;
 pub mod log_queue;
 #[cfg(feature = "shell")]
 pub mod shell;
-mod variables;
+pub mod table_flags;

@@ -7,13 +7,13 @@ use std::time::Duration;
 use env_logger::Target;
 use process_open_sockets::extension::EXTENSION_NAME;
 use process_open_sockets::log_queue::LogQueue;
-use process_open_sockets::{cli, extension};
+use process_open_sockets::{cli, environment, extension};
 
 /// How long an end waits for the log: a reader that does not read must not hold it up.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::read() {
+    let cli = match environment::read() {
         Ok(cli) => cli,
         Err(status) => return status,
     };
@@ -22,9 +22,12 @@ fn main() -> ExitCode {
         cli.start_log(Target::Stderr);
         return match command {
             cli::Command::Query(query) => {
-                process_open_sockets::shell::query(query, cli.table.options().for_one_query())
+                let options = cli.tables.options.clone().for_one_query();
+                process_open_sockets::shell::query(query, &tables::tables(&options))
             }
-            cli::Command::Schema => process_open_sockets::shell::schema(),
+            cli::Command::Schema => {
+                process_open_sockets::shell::schema(&tables::tables(&cli.tables.options))
+            }
         };
     }
     serve_osquery(&cli)
@@ -42,7 +45,9 @@ fn serve_osquery(cli: &cli::Cli) -> ExitCode {
     cli.start_log(Target::Pipe(Box::new(log.clone())));
     // The hook of std writes to stderr itself, and waits for its reader with a scan's permit in its hands.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
-    let status = extension::run(&cli.launch, cli.table.options(), &log);
+    let options = cli.tables.options.clone().for_osquery();
+    log::debug!("{options:?}");
+    let status = extension::run(&cli.launch, tables::tables(&options), &log);
     log.flush_within(FLUSH_TIMEOUT);
     status
 }

@@ -19,7 +19,8 @@ use support::bpf;
 use support::over::Over;
 use support::rows::rows_where;
 use support::sleeper::Sleeper;
-use tables::process_open_sockets::{Options, ProcessOpenSockets, Source};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::{Options, Source};
 
 const TEST: &str = "lasting_sockets_are_shown_with_their_holders_and_no_others";
 

@@ -8,8 +8,8 @@ mod encode;
 
 use process_open_sockets::extension::context::decode;
 use proptest::prelude::*;
-use tables::process_open_sockets::{Options, ProcessOpenSockets};
-use tables::{Column, ColumnsUsed, Constraint, Operator, QueryContext, Table};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::{Column, ColumnsUsed, Constraint, Operator, Options, QueryContext, Table};
 
 fn columns() -> Vec<Column> {
     ProcessOpenSockets::new(Options::default()).columns().to_vec()

@@ -23,8 +23,8 @@ use support::left_out::say_left_out;
 use support::over::Over;
 use support::own::{imitate_line_about, inode, net_namespace, pid, row, rows_of};
 use support::rows::{rows_where, table};
-use tables::process_open_sockets::{Options, ProcessOpenSockets, Source};
-use tables::{Constraint, Operator, QueryContext, Table, Value};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::{Constraint, Operator, Options, QueryContext, Source, Table, Value};
 
 #[test]
 fn tcp_over_ipv4_listening_and_established() {

@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tables::process_open_sockets::{Families, Options, ProcessOpenSockets};
-use tables::{Constraint, Operator, QueryContext, Table, Value};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::{Constraint, Families, Operator, Options, QueryContext, Table, Value};
 
 /// Cells by the names of their columns, of rows where all of that holds.
 fn rows(families: Families, wanted: &[(&str, i64)]) -> Vec<Vec<(String, String)>> {

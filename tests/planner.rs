@@ -44,6 +44,12 @@ impl Rows for AllRows {
 }
 
 impl Table for Recorder {
+    fn name(&self) -> &str {
+        "t"
+    }
+    fn description(&self) -> &str {
+        "Rows of a test"
+    }
     fn columns(&self) -> &[Column] {
         &self.columns
     }

@@ -17,8 +17,8 @@ use process_open_sockets::shell::vtab;
 use rusqlite::Connection;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
 use support::left_out::say_left_out;
-use tables::process_open_sockets::{ALTERNATIVE_NAME, NAME, Options, ProcessOpenSockets, Threads};
-use tables::{ColumnOptions, Table};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::{ColumnOptions, Options, Table, Threads};
 
 const README: &str = include_str!("../README.md");
 
@@ -136,7 +136,7 @@ fn every_example_returns_the_rows_that_it_is_about() {
     let options = Options { threads: Threads::On, ..Options::default() };
     let table = Arc::new(ProcessOpenSockets::new(options));
     let connection = Connection::open_in_memory().unwrap();
-    for name in [NAME, ALTERNATIVE_NAME] {
+    for name in table.names() {
         vtab::mount(&connection, name, table.clone()).unwrap();
     }
     let me = std::process::id().to_string();
@@ -144,7 +144,9 @@ fn every_example_returns_the_rows_that_it_is_about() {
     let outside = outside.local_addr().unwrap().port().to_string();
     let scope = rows(
         &connection,
-        &format!("SELECT scope FROM {NAME} WHERE pid = {me} AND local_port = {outside}"),
+        &format!(
+            "SELECT scope FROM process_open_sockets WHERE pid = {me} AND local_port = {outside}"
+        ),
     );
     let is_host = scope[0]["scope"] == "1";
     let of_me = |more: &[(&'static str, &str)]| {

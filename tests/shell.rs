@@ -349,8 +349,8 @@ fn an_unknown_table_is_answered_with_the_tables_there_are() {
     let (_, stderr) = failed(&["SELECT * FROM nope"]);
     assert_eq!(
         stderr,
-        "process_open_sockets: error: no such table: nope; there are process_open_sockets and \
-         alt_process_open_sockets, which are the same\n"
+        "process_open_sockets: error: no such table: nope (available: process_open_sockets or \
+         alt_process_open_sockets)\n"
     );
 }
 

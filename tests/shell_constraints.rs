@@ -68,6 +68,12 @@ impl Strict {
 }
 
 impl Table for Strict {
+    fn name(&self) -> &str {
+        "t"
+    }
+    fn description(&self) -> &str {
+        "Rows of a test"
+    }
     fn columns(&self) -> &[Column] {
         &self.columns
     }
@@ -365,6 +371,12 @@ fn a_limit_is_filed_under_the_first_column() {
 fn an_error_of_the_table_is_the_error_of_the_query() {
     struct Broken;
     impl Table for Broken {
+        fn name(&self) -> &str {
+            "broken"
+        }
+        fn description(&self) -> &str {
+            "Rows of a test"
+        }
         fn columns(&self) -> &[Column] {
             static COLUMNS: [Column; 1] = [Column {
                 name: std::borrow::Cow::Borrowed("pid"),
@@ -387,6 +399,12 @@ fn an_error_of_the_table_is_the_error_of_the_query() {
 fn a_required_column_without_a_constraint_is_refused() {
     struct Demanding;
     impl Table for Demanding {
+        fn name(&self) -> &str {
+            "demanding"
+        }
+        fn description(&self) -> &str {
+            "Rows of a test"
+        }
         fn columns(&self) -> &[Column] {
             static COLUMNS: [Column; 1] = [Column {
                 name: std::borrow::Cow::Borrowed("path"),

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use tables::process_open_sockets::{ALTERNATIVE_NAME, NAME, Options, ProcessOpenSockets};
-use tables::{ColumnOptions, Table};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::{ColumnOptions, Options, Table};
 
 const SPEC: &str = include_str!("../tables/process_open_sockets.table");
 
@@ -55,6 +55,15 @@ fn the_code_has_the_columns_that_are_stated() {
 
 #[test]
 fn the_code_has_the_names_that_are_stated() {
-    let stated = format!("table_name(\"{NAME}\", aliases=[\"{ALTERNATIVE_NAME}\"])");
+    let table = ProcessOpenSockets::new(Options::default());
+    let (name, aliases) = (table.name(), table.fallback_names().join("\", \""));
+    let stated = format!("table_name(\"{name}\", aliases=[\"{aliases}\"])");
+    assert!(lines().any(|line| line == stated), "{stated}");
+}
+
+#[test]
+fn the_code_has_the_description_that_is_stated() {
+    let table = ProcessOpenSockets::new(Options::default());
+    let stated = format!("description(\"{}.\")", table.description());
     assert!(lines().any(|line| line == stated), "{stated}");
 }

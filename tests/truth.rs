@@ -32,7 +32,7 @@ use support::left_out::{is_root_or_say, say_left_out};
 use support::log_capture::logged;
 use support::over::Over;
 use support::sleeper::Sleeper;
-use tables::process_open_sockets::{Families, Options, Source, Threads};
+use tables::{Families, Options, Source, Threads};
 
 /// One test at a time: until a child is a program of its own it holds all that this process holds.
 fn alone() -> MutexGuard<'static, ()> {

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use process_open_sockets::extension::requests::Requests;
 use process_open_sockets::extension::service::{Limits, Listening, Service};
 use support::{context, remote};
-use tables::process_open_sockets::{Options, ProcessOpenSockets, Source};
-use tables::{Constraint, Operator, QueryContext, Table};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::{Constraint, Operator, Options, QueryContext, Source, Table};
 use thrift::protocol::{TBinaryInputProtocol, TInputProtocol, TType};
 
 const NAME: &str = "sockets";
@@ -114,7 +114,8 @@ fn table(how: &str) -> ProcessOpenSockets {
 /// Serves until it is killed.
 fn serve(how: &str, socket: &str) {
     let (send, _events) = channel();
-    let requests = Requests::new(NAME.to_owned(), Arc::new(table(how)), Arc::default(), send);
+    let table: Arc<dyn Table> = Arc::new(table(how));
+    let requests = Requests::new([(NAME.to_owned(), table)].into(), Arc::default(), send);
     let service = Arc::new(Service::new(requests, Limits::default()));
     let _listening = Listening::start(Path::new(socket), service).unwrap();
     loop {

@@ -4,15 +4,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use tables::process_open_sockets::{ALTERNATIVE_NAME, NAME};
-
-use super::{EXTENSION_NAME, manager};
+use super::manager;
+use super::names::EXTENSION_NAME;
 
 /// What ended the extension.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// Started without `--socket`.
-    NoSocket,
+    NoSocket {
+        /// A table that can be queried instead.
+        table: String,
+    },
     /// The extension manager cannot be asked, or refuses the extension.
     Manager(manager::Error),
     /// The core at that socket does not take the extension, in its words.
@@ -21,8 +23,8 @@ pub(super) enum Failure {
     AlreadyRegistered(PathBuf),
     /// osquery has a table of the name that `--table-name` asks for.
     NameTaken(String),
-    /// osquery has tables of both names.
-    NamesTaken,
+    /// osquery has tables of all these names.
+    NamesTaken(Vec<String>),
     /// The core took the extension and does not list it.
     NotListed(PathBuf),
     /// The socket at which osquery would call cannot be made.
@@ -34,7 +36,7 @@ pub(super) enum Failure {
 impl Failure {
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
-            Failure::NoSocket => ExitCode::from(2),
+            Failure::NoSocket { .. } => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }
     }
@@ -49,12 +51,12 @@ impl From<manager::Error> for Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Failure::NoSocket => {
+            Failure::NoSocket { table } => {
                 let program = std::env::current_exe();
                 let program = program.as_deref().unwrap_or(Path::new(EXTENSION_NAME)).display();
                 f.write_str("nothing to do: neither a subcommand nor --socket is given\n")?;
                 if cfg!(feature = "shell") {
-                    writeln!(f, "  without osquery:  {program} query \"SELECT * FROM {NAME}\"")?;
+                    writeln!(f, "  without osquery:  {program} query \"SELECT * FROM {table}\"")?;
                 }
                 write!(
                     f,
@@ -79,10 +81,11 @@ impl std::fmt::Display for Failure {
                 "osquery already has a table named {name}; give --table-name another name, or leave \
                  it out"
             ),
-            Failure::NamesTaken => write!(
+            Failure::NamesTaken(names) => write!(
                 f,
-                "osquery already has tables named {NAME} and {ALTERNATIVE_NAME}; give the table a \
-                 name of its own with --table-name or PROCESS_OPEN_SOCKETS_TABLE_NAME"
+                "osquery already has tables named {}; give the table a name of its own with \
+                 --table-name or PROCESS_OPEN_SOCKETS_TABLE_NAME",
+                names.join(" and ")
             ),
             Failure::NotListed(socket) => write!(
                 f,

@@ -10,15 +10,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tables::Table;
-use tables::process_open_sockets::{ALTERNATIVE_NAME, NAME};
 
+use super::event::Event;
 use super::failure::Failure;
 use super::manager::{self, Manager};
+use super::names::{Chosen, EXTENSION_NAME, LeftOut, NameChoice, NamedTables};
 use super::osquery::{ExtensionRouteUUID, InternalExtensionInfo};
 use super::requests::Requests;
+use super::routes;
 use super::service::{Limits, Listening, Service};
 use super::turns::Turns;
-use super::{EXTENSION_NAME, Event, routes};
 use crate::cli::{Launch, WhenGone};
 use crate::log_queue::LogQueue;
 
@@ -39,7 +40,7 @@ pub(super) struct Life<'a> {
     launch: &'a Launch,
     socket: &'a Path,
     manager: Manager,
-    table: Arc<dyn Table>,
+    tables: Vec<Arc<dyn Table>>,
     /// Of all registrations, since queries may outlast the one under which they came.
     turns: Arc<Turns>,
     log: &'a LogQueue,
@@ -86,7 +87,7 @@ impl<'a> Life<'a> {
     pub(super) fn new(
         launch: &'a Launch,
         socket: &'a Path,
-        table: Arc<dyn Table>,
+        tables: Vec<Arc<dyn Table>>,
         log: &'a LogQueue,
         send: &'a Sender<Event>,
         events: &'a Receiver<Event>,
@@ -95,7 +96,7 @@ impl<'a> Life<'a> {
             launch,
             socket,
             manager: Manager::new(socket, ANSWER_TIME),
-            table,
+            tables,
             turns: Arc::default(),
             log,
             send,
@@ -162,21 +163,21 @@ impl<'a> Life<'a> {
     /// From waiting for the core to the end of one registration.
     fn live_once(&self, patience: Option<Duration>) -> Stop {
         let registered = self.wait_for_core(patience).and_then(|()| self.register());
-        let (uuid, name) = match registered {
+        let (uuid, tables) = match registered {
             Ok(registered) => registered,
             Err(stop) => return stop,
         };
-        let stop = self.serve(uuid, name);
+        let stop = self.serve(uuid, tables);
         if !matches!(stop, Stop::CoreGone(_) | Stop::Dropped) {
             self.say_farewell(uuid);
         }
         stop
     }
 
-    fn serve(&self, uuid: ExtensionRouteUUID, name: String) -> Stop {
+    fn serve(&self, uuid: ExtensionRouteUUID, tables: NamedTables) -> Stop {
         let path = self.service_socket(uuid);
-        let (table, turns) = (Arc::clone(&self.table), Arc::clone(&self.turns));
-        let requests = Requests::new(name.clone(), table, turns, self.send.clone());
+        let registered = registered_message(&tables);
+        let requests = Requests::new(tables, Arc::clone(&self.turns), self.send.clone());
         let service = Arc::new(Service::new(requests, Limits::default()));
         let _listening = match Listening::start(&path, service) {
             Ok(listening) => listening,
@@ -188,7 +189,7 @@ impl<'a> Life<'a> {
             Err(stop) => return stop,
         }
         self.was_registered.set(true);
-        self.log.print(&format!("registered with osquery; the table is named {name}"));
+        self.log.print(&registered);
         self.watch(uuid)
     }
 
@@ -227,8 +228,8 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// Registers under the first name that the core takes.
-    fn register(&self) -> Result<(ExtensionRouteUUID, String), Stop> {
+    /// Registers the tables under the first names that the core takes.
+    fn register(&self) -> Result<(ExtensionRouteUUID, NamedTables), Stop> {
         let give_up = Instant::now() + 2 * self.launch.interval();
         loop {
             match self.register_once() {
@@ -239,22 +240,32 @@ impl<'a> Life<'a> {
         }
     }
 
-    fn register_once(&self) -> Result<(ExtensionRouteUUID, String), Stop> {
-        // A life before this one holds its table's name too, until the core misses it.
+    fn register_once(&self) -> Result<(ExtensionRouteUUID, NamedTables), Stop> {
+        // A life before this one holds the names of its tables too, until the core misses it.
         let listed = self.ask(Manager::extensions)?;
         if listed.values().any(|info| info.name.as_deref() == Some(EXTENSION_NAME)) {
             return Err(Failure::AlreadyRegistered(self.socket.into()).into());
         }
         let wanted = self.launch.table_name.as_deref();
-        let candidates = wanted.map_or(vec![NAME, ALTERNATIVE_NAME], |name| vec![name]);
-        let names: Vec<String> = candidates.iter().map(|name| (*name).to_owned()).collect();
-        let taken = self.ask(move |manager| manager.tables_among(&names))?;
-        for name in candidates {
-            if taken.contains(&name.to_ascii_lowercase()) {
-                continue;
+        let mut choice = NameChoice::new(&self.tables, wanted);
+        let candidates = choice.candidates();
+        choice.take(self.ask(move |manager| manager.tables_among(&candidates))?);
+        // Each turn takes a name away from the choice, so there are as many as names at the most.
+        loop {
+            let Chosen { tables, left_out } = choice.choose();
+            if let (Some(name), Some(_)) = (wanted, left_out.iter().find(|out| self.is_first(out)))
+            {
+                return Err(Failure::NameTaken(name.to_owned()).into());
             }
-            let words = match self.register_as(name) {
-                Ok(uuid) => return Ok((uuid, name.to_owned())),
+            if tables.is_empty() {
+                let names = left_out.into_iter().flat_map(|out| out.names).collect();
+                return Err(Failure::NamesTaken(names).into());
+            }
+            let words = match self.register_as(&tables) {
+                Ok(uuid) => {
+                    left_out.iter().for_each(warn_of_left_out);
+                    return Ok((uuid, tables));
+                }
                 Err(Stop::Failed(Failure::Manager(manager::Error::Refused {
                     message, ..
                 }))) => message,
@@ -263,22 +274,30 @@ impl<'a> Life<'a> {
             if words.contains("Duplicate extension registered") {
                 return Err(Failure::AlreadyRegistered(self.socket.into()).into());
             }
-            if !words.contains("conflicts with another item of the same name") {
+            let conflict = conflicting_name(&words).filter(|name| tables.contains_key(*name));
+            let Some(name) = conflict else {
                 return Err(Failure::Refused(self.socket.into(), words).into());
-            }
+            };
             log::debug!("the name {name} was taken meanwhile: {words}");
+            choice.take([name.to_owned()]);
         }
-        Err(wanted.map_or(Failure::NamesTaken, |name| Failure::NameTaken(name.to_owned())).into())
     }
 
-    fn register_as(&self, name: &str) -> Result<ExtensionRouteUUID, Stop> {
+    fn is_first(&self, out: &LeftOut) -> bool {
+        self.tables.first().is_some_and(|table| table.name() == out.table)
+    }
+
+    fn register_as(&self, tables: &NamedTables) -> Result<ExtensionRouteUUID, Stop> {
         let info = InternalExtensionInfo::new(
             EXTENSION_NAME.to_owned(),
             env!("CARGO_PKG_VERSION").to_owned(),
             SDK_VERSION.to_owned(),
             SDK_VERSION.to_owned(),
         );
-        let tables = BTreeMap::from([(name.to_owned(), routes::routes(self.table.columns()))]);
+        let routes = |(name, table): (&String, &Arc<dyn Table>)| {
+            (name.clone(), routes::routes(table.columns()))
+        };
+        let tables: BTreeMap<_, _> = tables.iter().map(routes).collect();
         let registry = BTreeMap::from([("table".to_owned(), tables)]);
         let question = move |manager: &Manager| manager.register(&info, &registry);
         self.ask_to_the_end(question, |answer| {
@@ -368,4 +387,25 @@ impl<'a> Life<'a> {
             Err(RecvTimeoutError::Disconnected) => Err(Stop::Asked),
         }
     }
+}
+
+fn registered_message(tables: &NamedTables) -> String {
+    let names: Vec<&str> = tables.keys().map(String::as_str).collect();
+    match *names {
+        [name] => format!("registered with osquery; the table is named {name}"),
+        _ => format!("registered with osquery; the tables are named {}", names.join(", ")),
+    }
+}
+
+fn warn_of_left_out(LeftOut { table, names }: &LeftOut) {
+    log::warn!(
+        "table {table} is left out: osquery already has tables named {}",
+        names.join(" and ")
+    );
+}
+
+/// The name in osquery's message that a registry item conflicts with another.
+fn conflicting_name(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("Registry item ")?;
+    Some(rest.split_once(" conflicts with another item of the same name")?.0)
 }

@@ -1,16 +1,19 @@
-//! The table as an osquery extension.
+//! The tables as an osquery extension.
 //!
-//! One life: wait for osquery, look which name is free, register, serve, watch whether osquery still
+//! One life: wait for osquery, look which names are free, register, serve, watch whether osquery still
 //! lists us, deregister. osquery drops an extension without a word when one ping fails; then the life
 //! begins anew.
 
 pub mod answer;
 pub mod context;
+mod event;
 mod failure;
 mod life;
 mod log_limit;
 pub mod manager;
+pub mod names;
 mod omitted_log;
+#[cfg(feature = "osquery-rust-ng")]
 pub mod plugin;
 pub mod protocol;
 pub mod requests;
@@ -26,10 +29,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use tables::process_open_sockets::{Options, ProcessOpenSockets};
+use tables::Table;
 
+pub use self::event::Event;
 use self::failure::Failure;
 use self::life::Life;
+pub use self::names::EXTENSION_NAME;
 use crate::cli::Launch;
 use crate::log_queue::LogQueue;
 
@@ -38,34 +43,37 @@ use crate::log_queue::LogQueue;
 #[rustfmt::skip]
 pub mod osquery;
 
-/// The extension's name in osquery, for `--extensions_require`.
-pub const EXTENSION_NAME: &str = "process_open_sockets";
-
 /// Whoever starts an extension that ended anew, as osquery does without limit, is not to spin: the
 /// longest wait before ending.
 const LONGEST_LINGER: Duration = Duration::from_secs(10);
 
-/// What ends the extension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// SIGTERM, SIGINT or SIGHUP came.
-    Signal,
-    /// osquery called `shutdown`.
-    Shutdown,
-}
-
-/// Serves the table until osquery goes away or calls `shutdown`, or a SIGTERM, SIGINT or SIGHUP comes.
+/// Serves the tables until osquery goes away or calls `shutdown`, or a SIGTERM, SIGINT or SIGHUP comes.
 ///
-/// Writes to the log which name the table got, or why it is not served. The status is 0 after an
+/// Writes to the log which names the tables got, or why they are not served. The status is 0 after an
 /// orderly end, 1 when osquery cannot be reached or refuses, 2 when the flags do not say where
 /// osquery is.
-pub fn run(launch: &Launch, options: Options, log: &LogQueue) -> ExitCode {
+pub fn run(launch: &Launch, tables: Vec<Arc<dyn Table>>, log: &LogQueue) -> ExitCode {
     let (send, events) = channel();
-    let Err(failure) = serve(launch, options, log, &send, &events) else {
+    if let Err(error) = signals::send_events(send.clone()) {
+        log.print(&format!("error: {}", Failure::System(error)));
+        return ExitCode::FAILURE;
+    }
+    run_until(launch, tables, log, &send, &events)
+}
+
+/// The same until one of these events. `send` is a sender of `events`, for the calls of osquery.
+pub fn run_until(
+    launch: &Launch,
+    tables: Vec<Arc<dyn Table>>,
+    log: &LogQueue,
+    send: &Sender<Event>,
+    events: &Receiver<Event>,
+) -> ExitCode {
+    let Err(failure) = serve(launch, tables, log, send, events) else {
         return ExitCode::SUCCESS;
     };
     log.print(&format!("error: {failure}"));
-    if !matches!(failure, Failure::NoSocket) {
+    if !matches!(failure, Failure::NoSocket { .. }) {
         let _ = events.recv_timeout(launch.interval().min(LONGEST_LINGER));
     }
     failure.exit_code()
@@ -73,14 +81,39 @@ pub fn run(launch: &Launch, options: Options, log: &LogQueue) -> ExitCode {
 
 fn serve(
     launch: &Launch,
-    options: Options,
+    tables: Vec<Arc<dyn Table>>,
     log: &LogQueue,
     send: &Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<(), Failure> {
-    let socket = launch.socket.as_deref().ok_or(Failure::NoSocket)?;
-    log::debug!("{launch:?}, {options:?}");
-    signals::send_events(send.clone()).map_err(Failure::System)?;
-    let table = Arc::new(ProcessOpenSockets::new(options.for_osquery()));
-    Life::new(launch, socket, table, log, send, events).live()
+    let Some(socket) = launch.socket.as_deref() else {
+        let table = tables.first().map(|table| table.name().to_owned()).unwrap_or_default();
+        return Err(Failure::NoSocket { table });
+    };
+    log::debug!("{launch:?}");
+    let started = Started::start(tables);
+    Life::new(launch, socket, started.0.clone(), log, send, events).live()
+}
+
+/// The tables that were started, until they are stopped by the drop.
+struct Started(Vec<Arc<dyn Table>>);
+
+impl Started {
+    /// Leaves out the tables that do not start.
+    fn start(mut tables: Vec<Arc<dyn Table>>) -> Started {
+        tables.retain(|table| match table.start() {
+            Ok(()) => true,
+            Err(error) => {
+                log::error!("table {} is left out: {error}", table.name());
+                false
+            }
+        });
+        Started(tables)
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|table| table.stop());
+    }
 }

@@ -101,6 +101,12 @@ mod tests {
     }
 
     impl Table for Sample {
+        fn name(&self) -> &str {
+            "sample"
+        }
+        fn description(&self) -> &str {
+            "Rows of a test"
+        }
         fn columns(&self) -> &[Column] {
             &self.0
         }

@@ -10,10 +10,12 @@ use thrift::protocol::{TInputProtocol, TMessageIdentifier, TMessageType, TOutput
 use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::answer::{self, Answer, failure, success, write_response};
+use super::event::Event;
+use super::names::NamedTables;
 use super::omitted_log::OmittedLog;
 use super::osquery::{ExtensionPluginRequest, ExtensionResponse};
 use super::turns::{Kind, Turns};
-use super::{Event, context, routes};
+use super::{context, routes};
 
 /// What a client asks.
 pub(super) struct Request {
@@ -94,25 +96,18 @@ fn application(kind: ApplicationErrorKind, message: String) -> thrift::Error {
     thrift::Error::Application(ApplicationError { kind, message })
 }
 
-/// Answers requests: of a table, and for those who wait for its end.
+/// Answers requests.
 pub struct Requests {
-    name: String,
-    table: Arc<dyn Table>,
+    tables: NamedTables,
     turns: Arc<Turns>,
     events: Sender<Event>,
     omitted: OmittedLog,
 }
 
 impl Requests {
-    /// Of that table under that name, whose scans take these turns; `events` is told when osquery
-    /// wants an end.
-    pub fn new(
-        name: String,
-        table: Arc<dyn Table>,
-        turns: Arc<Turns>,
-        events: Sender<Event>,
-    ) -> Self {
-        Requests { name, table, turns, events, omitted: OmittedLog::default() }
+    /// For these tables, whose scans take these turns; `events` gets a call of `shutdown`.
+    pub fn new(tables: NamedTables, turns: Arc<Turns>, events: Sender<Event>) -> Self {
+        Requests { tables, turns, events, omitted: OmittedLog::default() }
     }
 
     /// Writes the answer to the request.
@@ -134,16 +129,17 @@ impl Requests {
                 replied
             }
             Method::Call { registry, item, request } => {
-                match (&*registry, request.get("action").map_or("", String::as_str)) {
-                    ("table", "generate") if item == self.name => {
-                        self.generate(number, request, to)
+                let table = self.tables.get(&item).filter(|_| registry == "table");
+                match (table, request.get("action").map_or("", String::as_str)) {
+                    (Some(table), "generate") => {
+                        self.generate(number, &item, &**table, request, to)
                     }
-                    ("table", "columns") if item == self.name => {
-                        let routes = routes::routes(self.table.columns());
+                    (Some(table), "columns") => {
+                        let routes = routes::routes(table.columns());
                         write_response(number, &ExtensionResponse::new(success(), routes), to)
                     }
-                    (registry, action) => {
-                        let message = self.cannot(registry, &item, action);
+                    (_, action) => {
+                        let message = self.cannot(&registry, &item, action);
                         write_response(number, &failure(message), to)
                     }
                 }
@@ -162,19 +158,21 @@ impl Requests {
     }
 
     fn cannot(&self, registry: &str, item: &str, action: &str) -> String {
-        let Requests { name, .. } = self;
         if registry != "table" {
-            format!("there is no registry '{registry}' here, but table")
-        } else if item != name {
-            format!("there is no table '{item}' here, but {name}")
+            format!("unknown registry '{registry}' (available: table)")
+        } else if !self.tables.contains_key(item) {
+            let names: Vec<&str> = self.tables.keys().map(String::as_str).collect();
+            format!("unknown table '{item}' (available: {})", names.join(", "))
         } else {
-            format!("the table {name} has no action '{action}', but generate and columns")
+            format!("unknown action '{action}' of table {item} (available: columns, generate)")
         }
     }
 
     fn generate(
         &self,
         number: i32,
+        name: &str,
+        table: &dyn Table,
         request: ExtensionPluginRequest,
         to: &mut dyn TOutputProtocol,
     ) -> thrift::Result<()> {
@@ -183,23 +181,23 @@ impl Requests {
             Ok(place) => place,
             Err(message) => return write_response(number, &failure(message), to),
         };
-        let columns = self.table.columns();
+        let columns = table.columns();
         let query = context::of_request(&request, columns);
         // A list of thousands of pids: it must not take room while the query waits.
         drop(request);
-        let turn = place.turn(if self.table.scans(&query) { Kind::Scan } else { Kind::Lookup });
-        let rows = self.table.generate(&query);
+        let turn = place.turn(if table.scans(&query) { Kind::Scan } else { Kind::Lookup });
+        let rows = table.generate(&query);
         drop(turn);
         match rows {
             Ok(rows) => {
                 let answer = Answer::new(rows, columns, query.columns_used);
                 for line in self.omitted.lines(&answer.omitted(), Instant::now()) {
-                    log::warn!("{}: {line}", self.name);
+                    log::warn!("{name}: {line}");
                 }
                 answer.write(number, to)
             }
             Err(error) => {
-                log::error!("{}: {error}", self.name);
+                log::error!("{name}: {error}");
                 write_response(number, &failure(error.to_string()), to)
             }
         }
@@ -212,7 +210,6 @@ mod tests {
     use super::*;
     use std::io::{self, Write};
     use std::sync::mpsc::{Receiver, channel};
-    use tables::process_open_sockets::{Options, ProcessOpenSockets};
     use thrift::protocol::TBinaryOutputProtocol;
 
     /// Notes at each flush whether anybody has been told of an event by then.
@@ -234,8 +231,7 @@ mod tests {
     #[test]
     fn the_reply_to_shutdown_is_out_before_anybody_is_told() {
         let (send, events) = channel();
-        let table = Arc::new(ProcessOpenSockets::new(Options::default()));
-        let requests = Requests::new("sockets".to_owned(), table, Arc::default(), send);
+        let requests = Requests::new(NamedTables::new(), Arc::default(), send);
         let request = Request { number: 1, method: Method::Shutdown };
         let mut watched = Watched { events: &events, told_by_then: Vec::new() };
         let mut to = TBinaryOutputProtocol::new(&mut watched, true);

@@ -7,7 +7,7 @@ use std::thread;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::Event;
+use super::event::Event;
 
 /// Sends an event for each SIGTERM, SIGINT and SIGHUP, from a thread of its own.
 ///

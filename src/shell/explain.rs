@@ -12,10 +12,14 @@ use super::vtab::Asked;
 /// The columns of the output.
 const COLUMNS: [&str; 5] = ["request", "plan", "work", "rows", "milliseconds"];
 
+/// How the tables answered.
+#[derive(Clone, Default)]
+pub(super) struct Answers(Arc<Mutex<Vec<Answer>>>);
+
 /// A table that records how it answers.
-pub(super) struct Explained {
+struct Explained {
     table: Arc<dyn Table>,
-    answers: Mutex<Vec<Answer>>,
+    answers: Answers,
 }
 
 /// A request and how the table answered it.
@@ -26,9 +30,13 @@ struct Answer {
     time: Duration,
 }
 
-impl Explained {
-    pub(super) fn new(table: Arc<dyn Table>) -> Explained {
-        Explained { table, answers: Mutex::default() }
+impl Answers {
+    /// The same tables, whose answers are recorded here.
+    pub(super) fn record(&self, tables: &[Arc<dyn Table>]) -> Vec<Arc<dyn Table>> {
+        let record = |table: &Arc<dyn Table>| -> Arc<dyn Table> {
+            Arc::new(Explained { table: Arc::clone(table), answers: self.clone() })
+        };
+        tables.iter().map(record).collect()
     }
 
     /// Prints the answers since the last call, a row each.
@@ -50,11 +58,23 @@ impl Explained {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Answer>> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Table for Explained {
+    fn name(&self) -> &str {
+        self.table.name()
+    }
+
+    fn fallback_names(&self) -> &[&str] {
+        self.table.fallback_names()
+    }
+
+    fn description(&self) -> &str {
+        self.table.description()
+    }
+
     fn columns(&self) -> &[Column] {
         self.table.columns()
     }
@@ -65,7 +85,7 @@ impl Table for Explained {
         let time = start.elapsed();
         let request = Asked { query, columns: self.columns() }.to_string();
         let answer = Answer { request, explanation: rows.explanation(), rows: rows.len(), time };
-        self.lock().push(answer);
+        self.answers.lock().push(answer);
         Ok(rows)
     }
 }

@@ -1,4 +1,4 @@
-//! SQL without osquery: the table in the SQLite that is built in.
+//! SQL without osquery: the tables in the SQLite that is built in.
 //!
 //! The database is in memory and no other can be attached, so a query reads this host and writes
 //! nothing but its answer.
@@ -15,9 +15,8 @@ use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
 use rusqlite::{Batch, Connection, Row, Statement};
 use tables::Table;
-use tables::process_open_sockets::{ALTERNATIVE_NAME, NAME, Options, ProcessOpenSockets};
 
-use explain::Explained;
+use explain::Answers;
 use render::{Cell, Mode, Renderer, Style};
 
 mod explain;
@@ -104,8 +103,8 @@ impl ModeFlags {
 }
 
 /// Answers the statements on standard output. The first one that fails is the last one.
-pub fn query(query: &Query, options: Options) -> ExitCode {
-    exit(|out| {
+pub fn query(query: &Query, tables: &[Arc<dyn Table>]) -> ExitCode {
+    exit(tables, |out| {
         check_words(query)?;
         let style = Style {
             mode: query.mode.mode(if query.explain { Mode::Line } else { Mode::Pretty }),
@@ -129,13 +128,12 @@ pub fn query(query: &Query, options: Options) -> ExitCode {
                 "the SQL holds a NUL, where SQLite would stop reading".into(),
             ));
         }
-        let table: Arc<dyn Table> = Arc::new(ProcessOpenSockets::new(options));
         if query.explain {
-            let explained = Arc::new(Explained::new(table));
-            let print = |statement: &mut Statement<'_>| explain(statement, &explained, &style, out);
-            return run(Arc::clone(&explained) as Arc<dyn Table>, &sql, print);
+            let answers = Answers::default();
+            let print = |statement: &mut Statement<'_>| explain(statement, &answers, &style, out);
+            return run(&answers.record(tables), &sql, print);
         }
-        run(table, &sql, |statement| answer(statement, &style, out))
+        run(tables, &sql, |statement| answer(statement, &style, out))
     })
 }
 
@@ -158,11 +156,13 @@ fn check_words(query: &Query) -> Result<(), Failure> {
     }
 }
 
-/// Prints the table's CREATE TABLE.
-pub fn schema() -> ExitCode {
-    exit(|out| {
-        let table = ProcessOpenSockets::new(Options::default());
-        Ok(writeln!(out, "{};", vtab::create_table(NAME, table.columns()))?)
+/// Prints the CREATE TABLE of each table.
+pub fn schema(tables: &[Arc<dyn Table>]) -> ExitCode {
+    exit(tables, |out| {
+        for table in tables {
+            writeln!(out, "{};", vtab::create_table(table.name(), table.columns()))?;
+        }
+        Ok(())
     })
 }
 
@@ -190,7 +190,10 @@ impl From<io::Error> for Failure {
 
 /// Runs it on standard output and says on stderr what went wrong. A reader who has seen enough and
 /// closes the pipe is no error.
-fn exit(run: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> ExitCode {
+fn exit(
+    tables: &[Arc<dyn Table>],
+    run: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
+) -> ExitCode {
     let mut out = BufWriter::new(io::stdout().lock());
     let outcome = run(&mut out);
     let outcome = match (outcome, out.flush()) {
@@ -206,14 +209,14 @@ fn exit(run: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> ExitCode {
         }
         Err(Failure::Output(error)) => format!("cannot write the answer: {error}"),
         Err(Failure::Usage(message) | Failure::Input(message)) => message,
-        Err(Failure::Sql(error)) => sql_message(error),
+        Err(Failure::Sql(error)) => sql_message(error, tables),
     };
     eprintln!("{}: error: {}", env!("CARGO_PKG_NAME"), visible::visible(&message));
     status
 }
 
 /// SQLite's own words, without the statement that rusqlite adds.
-fn sql_message(error: rusqlite::Error) -> String {
+fn sql_message(error: rusqlite::Error, tables: &[Arc<dyn Table>]) -> String {
     let message = match error {
         rusqlite::Error::SqlInputError { msg, .. } => msg,
         rusqlite::Error::SqliteFailure(_, Some(message)) => message,
@@ -223,7 +226,9 @@ fn sql_message(error: rusqlite::Error) -> String {
         return format!("{message}: no other database can be opened here");
     }
     if message.starts_with("no such table: ") {
-        return format!("{message}; there are {NAME} and {ALTERNATIVE_NAME}, which are the same");
+        let available: Vec<String> =
+            tables.iter().map(|table| table.names().join(" or ")).collect();
+        return format!("{message} (available: {})", available.join(", "));
     }
     message
 }
@@ -247,11 +252,11 @@ fn standard_input() -> Result<String, Failure> {
 
 /// Runs `each` with one statement after the other, until one fails.
 fn run(
-    table: Arc<dyn Table>,
+    tables: &[Arc<dyn Table>],
     sql: &str,
     mut each: impl FnMut(&mut Statement<'_>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let connection = open(&table)?;
+    let connection = open(tables)?;
     let mut statements = Batch::new(&connection, sql);
     while let Some(mut statement) = statements.next()? {
         each(&mut statement)?;
@@ -259,11 +264,13 @@ fn run(
     Ok(())
 }
 
-fn open(table: &Arc<dyn Table>) -> rusqlite::Result<Connection> {
+fn open(tables: &[Arc<dyn Table>]) -> rusqlite::Result<Connection> {
     let connection = Connection::open_in_memory()?;
     connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
-    for name in [NAME, ALTERNATIVE_NAME] {
-        vtab::mount(&connection, name, Arc::clone(table))?;
+    for table in tables {
+        for name in table.names() {
+            vtab::mount(&connection, name, Arc::clone(table))?;
+        }
     }
     Ok(connection)
 }
@@ -295,10 +302,10 @@ fn answer(
     }
 }
 
-/// Runs one statement and prints how the table answered its requests, also if it fails.
+/// Runs one statement and prints how the tables answered its requests, also if it fails.
 fn explain(
     statement: &mut Statement<'_>,
-    table: &Explained,
+    answers: &Answers,
     style: &Style,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
@@ -315,7 +322,7 @@ fn explain(
             }
         }
     }
-    table.print(style, out)?;
+    answers.print(style, out)?;
     outcome
 }
 

@@ -13,12 +13,24 @@ mod linux;
 mod macos;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod model;
+pub mod options;
 pub mod process_open_sockets;
 mod table;
 mod water_level;
+
+use std::sync::Arc;
+
+pub use model::{Families, Source};
+pub use options::{Options, TableOption, Threads};
+use process_open_sockets::ProcessOpenSockets;
 
 pub use table::{
     Column, ColumnOptions, ColumnType, ColumnsUsed, Constraint, Error, Explanation, Operator,
     QueryContext, RowUser, Rows, Table, User, Value,
 };
 pub use water_level::water_level;
+
+/// The tables, in the order of the help and of `schema`. Nothing is opened before the first query.
+pub fn tables(options: &Options) -> Vec<Arc<dyn Table>> {
+    vec![Arc::new(ProcessOpenSockets::new(options.clone()))]
+}

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use bitflags::bitflags;
 
+use crate::options::TableOption;
+
 /// How a column's values are typed in SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnType {
@@ -296,6 +298,27 @@ mod tests {
 
 /// A table.
 pub trait Table: Send + Sync {
+    /// Its name in SQL.
+    fn name(&self) -> &str;
+
+    /// The names to take instead, in this order, where osquery has a table of the name.
+    fn fallback_names(&self) -> &[&str] {
+        &[]
+    }
+
+    /// All names that it can have: its own, then those to fall back to.
+    fn names(&self) -> Vec<&str> {
+        std::iter::once(self.name()).chain(self.fallback_names().iter().copied()).collect()
+    }
+
+    /// What its rows are, in a sentence without a full stop.
+    fn description(&self) -> &str;
+
+    /// Its settings. Tables may share some.
+    fn options(&self) -> &'static [TableOption] {
+        &[]
+    }
+
     /// Its columns, in the order of `SELECT *`.
     fn columns(&self) -> &[Column];
 
@@ -311,6 +334,18 @@ pub trait Table: Send + Sync {
     /// Only when nothing can be said at all. What could be read in part is answered in part, and
     /// the log says what is missing.
     fn generate(&self, query: &QueryContext) -> Result<Box<dyn Rows>, Error>;
+
+    /// Starts what the table collects in the background. The extension calls it once, before it registers the
+    /// table.
+    ///
+    /// # Errors
+    /// The table is left out then.
+    fn start(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Ends what [`Table::start`] started. The extension calls it once, before it ends.
+    fn stop(&self) {}
 }
 
 /// Why a table could not answer.

@@ -13,7 +13,8 @@ use super::scan::{Row, SCANS, answer, sources, table};
 use super::tally::{PidPromise, Sighting, Tally};
 use super::{Attack, Test, runner};
 use crate::support::process::command;
-use tables::process_open_sockets::{Options, ProcessOpenSockets};
+use tables::Options;
+use tables::process_open_sockets::ProcessOpenSockets;
 
 pub(super) const ATTACKS: &[Attack] = &[("dup-flood", dup_flood)];
 

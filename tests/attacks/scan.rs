@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use tables::process_open_sockets::{Options, ProcessOpenSockets, Source};
-use tables::{Constraint, Operator, QueryContext, Rows, Table, Value};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::{Constraint, Operator, Options, QueryContext, Rows, Source, Table, Value};
 
 use crate::support::bpf::with_bpf;
 

@@ -7,7 +7,8 @@ use super::scan::{BPF, NETLINK, NamedQuery, NamedSource, PROCFS, SCANS, answer, 
 use super::tally::{PidPromise, Sighting, Tally};
 use super::{Attack, Test};
 use crate::support::left_out::say_left_out;
-use tables::process_open_sockets::{Options, ProcessOpenSockets, Threads};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::{Options, Threads};
 
 pub(super) const ATTACKS: &[Attack] = &[("thread", thread)];
 

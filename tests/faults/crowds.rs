@@ -155,7 +155,7 @@ fn a_ping_is_answered_at_once_while_queries_wait() {
 #[test]
 fn an_unknown_action_is_refused_at_once_while_queries_wait() {
     full(|served| {
-        let words = "the table numbers has no action 'x', but generate and columns";
+        let words = "unknown action 'x' of table numbers (available: columns, generate)";
         let request = call("table", NUMBERS, &[("action", "x")]);
         assert_eq!(exchange(served.socket(), &request), response(1, words, &[]));
     });

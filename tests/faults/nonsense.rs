@@ -176,7 +176,7 @@ fn an_argument_of_a_wrong_type_counts_as_absent() {
         field(STRUCT, 3, &[STOP]),
         vec![STOP],
     ]);
-    let expected = response(1, "there is no registry '' here, but table", &[]);
+    let expected = response(1, "unknown registry '' (available: table)", &[]);
     assert_eq!(Registered::new().answers(&request), expected);
 }
 
@@ -226,14 +226,14 @@ fn a_connection_can_be_used_again_after_each_answer() {
 
 #[test]
 fn an_unknown_registry_is_named_in_the_answer() {
-    let expected = response(1, "there is no registry 'config' here, but table", &[]);
+    let expected = response(1, "unknown registry 'config' (available: table)", &[]);
     let request = call("config", TABLE, &[("action", "generate")]);
     assert_eq!(Registered::new().answers(&request), expected);
 }
 
 #[test]
 fn an_unknown_item_is_named_in_the_answer() {
-    let words = "there is no table 'nobody' here, but alt_process_open_sockets";
+    let words = "unknown table 'nobody' (available: alt_process_open_sockets)";
     let request = call("table", "nobody", &[("action", "generate")]);
     assert_eq!(Registered::new().answers(&request), response(1, words, &[]));
 }
@@ -241,14 +241,15 @@ fn an_unknown_item_is_named_in_the_answer() {
 #[test]
 fn an_unknown_action_is_named_in_the_answer() {
     let words =
-        "the table alt_process_open_sockets has no action 'insert', but generate and columns";
+        "unknown action 'insert' of table alt_process_open_sockets (available: columns, generate)";
     let request = call("table", TABLE, &[("action", "insert")]);
     assert_eq!(Registered::new().answers(&request), response(1, words, &[]));
 }
 
 #[test]
 fn a_request_without_an_action_says_which_there_are() {
-    let words = "the table alt_process_open_sockets has no action '', but generate and columns";
+    let words =
+        "unknown action '' of table alt_process_open_sockets (available: columns, generate)";
     let request = call::<&str>("table", TABLE, &[]);
     assert_eq!(Registered::new().answers(&request), response(1, words, &[]));
 }
@@ -261,7 +262,7 @@ fn a_name_that_is_not_utf_8_is_named_as_far_as_it_can_be() {
         field(MAP, 3, &crate::support::wire::map(&[("action", "generate")])),
         vec![STOP],
     ]);
-    let words = "there is no table 'n\u{fffd}' here, but alt_process_open_sockets";
+    let words = "unknown table 'n\u{fffd}' (available: alt_process_open_sockets)";
     assert_eq!(Registered::new().answers(&request), response(1, words, &[]));
 }
 

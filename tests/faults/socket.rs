@@ -11,6 +11,7 @@ use std::thread;
 
 use process_open_sockets::extension::requests::Requests;
 use process_open_sockets::extension::service::{Limits, Listening, Service};
+use tables::Table;
 
 use crate::support::core::Core;
 use crate::support::process::{Extension, command_with_umask};
@@ -52,8 +53,9 @@ fn at_no_moment_is_the_socket_for_others() {
             modes
         });
         for _ in 0..2000 {
-            let table = Arc::new(Numbers::new(0, 0));
-            let requests = Requests::new(String::new(), table, Arc::default(), channel().0);
+            let table: Arc<dyn Table> = Arc::new(Numbers::new(0, 0));
+            let requests =
+                Requests::new([(String::new(), table)].into(), Arc::default(), channel().0);
             let service = Arc::new(Service::new(requests, Limits::default()));
             drop(Listening::start(&path, service).unwrap());
         }

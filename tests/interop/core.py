@@ -265,12 +265,12 @@ class Interop(unittest.TestCase):
 
     def test_what_there_is_not(self):
         path = self.served()
-        with self.assertRaisesRegex(RuntimeError, "there is no table 'other' here"):
+        with self.assertRaisesRegex(RuntimeError, "unknown table 'other'"):
             generate(path, table="other")
         with Client(path) as client:
             answer = client.service.call("logger", "x", {})
             self.assertEqual(answer.status.code, 1)
-            self.assertIn("there is no registry 'logger' here", answer.status.message)
+            self.assertIn("unknown registry 'logger'", answer.status.message)
 
     def test_an_unknown_method(self):
         with Client(self.served()) as client:

@@ -27,6 +27,12 @@ impl Rows for Listed {
 }
 
 impl Table for Native {
+    fn name(&self) -> &str {
+        "native"
+    }
+    fn description(&self) -> &str {
+        "Rows of a test"
+    }
     fn columns(&self) -> &[Column] {
         &self.columns
     }

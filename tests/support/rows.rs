@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use tables::process_open_sockets::{Options, ProcessOpenSockets};
-use tables::{ColumnOptions, Constraint, Operator, QueryContext, Rows, Table, Value};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::{ColumnOptions, Constraint, Operator, Options, QueryContext, Rows, Table, Value};
 
 pub fn table(procfs: &Path) -> ProcessOpenSockets {
     ProcessOpenSockets::new(Options { procfs: procfs.into(), ..Options::default() })

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use process_open_sockets::extension::Event;
+use process_open_sockets::extension::names::NamedTables;
 use process_open_sockets::extension::requests::Requests;
 use process_open_sockets::extension::service::{Limits, Listening, Service};
 use process_open_sockets::extension::turns::Turns;
@@ -40,7 +41,8 @@ impl Served {
         let socket = dir.path().join("service");
         let (send, events) = channel();
         let turns = Arc::<Turns>::default();
-        let requests = Requests::new(NUMBERS.to_owned(), Arc::new(table), Arc::clone(&turns), send);
+        let tables: NamedTables = [(NUMBERS.to_owned(), Arc::new(table) as Arc<dyn Table>)].into();
+        let requests = Requests::new(tables, Arc::clone(&turns), send);
         let service = Arc::new(Service::new(requests, limits));
         let listening = Listening::start(&socket, service).expect("a socket");
         Served { socket, events, turns, _listening: listening, _dir: dir }
@@ -107,6 +109,12 @@ impl Numbers {
 }
 
 impl Table for Numbers {
+    fn name(&self) -> &str {
+        NUMBERS
+    }
+    fn description(&self) -> &str {
+        "Rows of a test"
+    }
     fn columns(&self) -> &[Column] {
         &self.columns
     }

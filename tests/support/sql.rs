@@ -136,6 +136,12 @@ struct Remote {
 }
 
 impl Table for Remote {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn description(&self) -> &str {
+        "Rows of a test"
+    }
     fn columns(&self) -> &[Column] {
         &self.columns
     }

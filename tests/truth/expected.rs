@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use tables::process_open_sockets::{Options, ProcessOpenSockets};
-use tables::{Constraint, Operator, QueryContext, Rows, Table, Value};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::{Constraint, Operator, Options, QueryContext, Rows, Table, Value};
 
 use super::place::Place;
 

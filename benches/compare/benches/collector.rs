@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use divan::{Bencher, black_box};
 use tables::process_open_sockets::bench::{self, Collected};
-use tables::process_open_sockets::{Options, ProcessOpenSockets};
-use tables::{Constraint, Operator, QueryContext, Table};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::{Constraint, Operator, Options, QueryContext, Table};
 
 /// How many TCP sockets the host has.
 const SIZES: [u32; 3] = [1_000, 10_000, 100_000];

@@ -36,3 +36,35 @@ impl Default for Families {
         Families::UNIX | Families::INET | Families::PACKET
     }
 }
+
+impl Families {
+    /// The names of single families in a list, and those of several.
+    pub(crate) const NAMES: &[&str] = &[
+        "unix", "inet", "packet", "netlink", "vsock", "mptcp", "sctp", "unlisted", "system",
+        "ndrv", "default", "all",
+    ];
+
+    /// The families of that name.
+    pub(crate) fn of_name(name: &str) -> Option<Families> {
+        match name {
+            "default" => Some(Families::default()),
+            "all" => Some(Families::all()),
+            _ => Families::NAMES.contains(&name).then(|| {
+                Families::from_name(&name.to_ascii_uppercase()).unwrap_or(Families::empty())
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_of_some_family() {
+        for name in Families::NAMES {
+            assert!(Families::of_name(name).is_some_and(|families| !families.is_empty()), "{name}");
+        }
+        assert_eq!(Families::of_name("UNIX"), None);
+    }
+}

@@ -3,7 +3,7 @@
 /// Who tells what sockets there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// BPF, unless [`Options::bpf_from_files`](crate::process_open_sockets::Options::bpf_from_files) says otherwise; netlink; and `/proc/net` where there is
+    /// BPF, unless [`Options::bpf_from_files`](crate::Options::bpf_from_files) says otherwise; netlink; and `/proc/net` where there is
     /// none of these.
     Auto,
     /// `/proc/net` alone (proc_pid_net(5)).

@@ -19,96 +19,16 @@ mod linux;
 mod macos;
 mod sys;
 
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use self::gap_log::GapLog;
+use crate::model::Families;
 use crate::model::gap::Gaps;
-use crate::model::holders::{DEFAULT_DESCRIPTORS_PER_SOCKET, HolderLimits};
-pub use crate::model::{Families, Source};
-use crate::{Column, ColumnOptions, ColumnType, Error, QueryContext, Rows, Table};
-
-/// The table's name; in osquery it is taken by the built-in table.
-pub const NAME: &str = "process_open_sockets";
-/// The name beside the built-in table.
-pub const ALTERNATIVE_NAME: &str = "alt_process_open_sockets";
-
-/// Where the table looks.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The mount of proc that is read.
-    pub procfs: PathBuf,
-    /// Who tells what sockets there are.
-    pub source: Source,
-    /// How many files the host must have open for BPF to be used if the source is `Auto`: to load the program
-    /// takes some milliseconds. None forbids it, whatever the source.
-    pub bpf_from_files: Option<u64>,
-    /// For how long tables of sockets that were read for one lookup by pid may answer others; zero
-    /// for not at all. What they show may be that old; whatever has come since is found.
-    pub snapshot_ttl: Duration,
-    /// Whether threads that have a descriptor table of their own (CLONE_FILES in clone(2)) are read.
-    pub threads: Threads,
-    /// How long one scan may take. What it has not read by then is counted and reported.
-    pub scan_timeout: Duration,
-    /// Which sockets there are rows of.
-    pub families: Families,
-    /// How many descriptors of one socket a process has rows for: the lowest are kept, and the column
-    /// `descriptors` counts all. None keeps all.
-    pub descriptors_per_socket: Option<u32>,
-    /// How many file descriptors one scan keeps at most, besides one of each socket; None for all. Beyond
-    /// that, the users with the most are reduced to a common level, and the column `rows_omitted` says by
-    /// how much.
-    pub max_holders: Option<usize>,
-}
-
-impl Options {
-    fn holder_limits(&self) -> HolderLimits {
-        HolderLimits { per_socket: self.descriptors_per_socket, max: self.max_holders }
-    }
-
-    /// The same for answers to osquery, which takes some hundred thousand rows: memory is bounded.
-    #[must_use]
-    pub fn for_osquery(self) -> Options {
-        const MAX_HOLDERS: usize = 1_000_000;
-        Options { max_holders: Some(MAX_HOLDERS), ..self }
-    }
-
-    /// The same for a process that ends after a query or two: BPF only on a host that has so many files open
-    /// that it pays.
-    #[must_use]
-    pub fn for_one_query(self) -> Options {
-        const BUSY: u64 = 10_000;
-        Options { bpf_from_files: self.bpf_from_files.map(|files| files.max(BUSY)), ..self }
-    }
-}
-
-/// Whether threads that have a descriptor table of their own are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Threads {
-    /// Where it costs next to nothing: with BPF on Linux 6.7 and later.
-    Auto,
-    /// With every source.
-    On,
-    /// With none.
-    Off,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            procfs: PathBuf::from("/proc"),
-            source: Source::Auto,
-            bpf_from_files: Some(0),
-            snapshot_ttl: Duration::from_secs(1),
-            threads: Threads::Auto,
-            scan_timeout: Duration::from_secs(30),
-            families: Families::default(),
-            max_holders: None,
-            descriptors_per_socket: Some(DEFAULT_DESCRIPTORS_PER_SOCKET),
-        }
-    }
-}
+use crate::{
+    Column, ColumnOptions, ColumnType, Error, Options, QueryContext, Rows, Table, TableOption,
+    options,
+};
 
 /// A column. Not every platform has all.
 ///
@@ -272,6 +192,23 @@ impl ProcessOpenSockets {
 }
 
 impl Table for ProcessOpenSockets {
+    fn name(&self) -> &str {
+        "process_open_sockets"
+    }
+
+    /// osquery has a built-in table of the name.
+    fn fallback_names(&self) -> &[&str] {
+        &["alt_process_open_sockets"]
+    }
+
+    fn description(&self) -> &str {
+        "Every open socket of the host, once for each file descriptor that holds it"
+    }
+
+    fn options(&self) -> &'static [TableOption] {
+        options::PROCESS_OPEN_SOCKETS
+    }
+
     fn columns(&self) -> &[Column] {
         &self.columns
     }

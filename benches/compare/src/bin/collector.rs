@@ -5,8 +5,8 @@
 use std::error::Error;
 use std::time::Instant;
 
-use tables::process_open_sockets::{Options, ProcessOpenSockets};
-use tables::{QueryContext, Table};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::{Options, QueryContext, Table};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let table = ProcessOpenSockets::new(Options::default());

@@ -16,6 +16,7 @@ use self::plan::Plan;
 use self::scan::Scan;
 use self::snapshot_cache::SnapshotCache;
 use crate::Error;
+use crate::Options;
 use crate::deadline::Deadline;
 use crate::linux::attempts::Attempts;
 use crate::linux::bpf::{Bpf, TaskFiles};
@@ -23,7 +24,6 @@ use crate::linux::netns::OwnSockets;
 use crate::linux::proc_root::ProcRoot;
 use crate::linux::steps::Steps;
 use crate::model::Snapshot;
-use crate::process_open_sockets::Options;
 use crate::process_open_sockets::filter::Filter;
 
 /// Collects snapshots, in scans that a process cannot stop.

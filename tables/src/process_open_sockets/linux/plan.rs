@@ -7,7 +7,7 @@ use crate::model::Source;
 use crate::model::holders::HolderLimits;
 use crate::model::socket_table::SocketTable;
 use crate::process_open_sockets::filter::Filter;
-use crate::process_open_sockets::{Options, Threads};
+use crate::{Options, Threads};
 
 /// All decisions of a scan. Its text says what the scan does and why.
 #[derive(Clone, Debug, PartialEq, Eq)]

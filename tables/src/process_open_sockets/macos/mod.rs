@@ -29,7 +29,7 @@ pub(crate) struct Collector {
 impl Collector {
     /// Of the other options only the families mean something here, and the filter has them.
     #[cfg(target_os = "macos")]
-    pub(crate) fn new(options: crate::process_open_sockets::Options) -> Self {
+    pub(crate) fn new(options: crate::Options) -> Self {
         let limits = options.holder_limits();
         Collector { calls: crate::macos::ffi::CALLS, limits, scan_timeout: options.scan_timeout }
     }

@@ -7,20 +7,39 @@
 use std::any::TypeId;
 use std::env;
 use std::ffi::OsString;
+use std::io::{Write, stderr};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, Args, Command, CommandFactory, Error, FromArgMatches};
 
-use crate::cli::{Cli, Launch, TableFlags};
+use crate::cli::{Cli, Launch};
+use crate::table_flags::TableFlags;
+
+/// The command line of this process. An error in it, the help and the version are printed.
+///
+/// # Errors
+/// The status to end with: 2 if the command line is wrong, 0 after the help or the version.
+pub fn read() -> Result<Cli, ExitCode> {
+    let arguments: Vec<_> = env::args_os().collect();
+    parse(&arguments).map_err(|error| {
+        if error.use_stderr() {
+            let _ = write!(stderr(), "{}: {}", env!("CARGO_PKG_NAME"), error.render());
+            return ExitCode::from(2);
+        }
+        let _ = error.print();
+        ExitCode::SUCCESS
+    })
+}
 
 /// The command line, and the variables where it says nothing.
 ///
 /// # Errors
 /// Clap's, which may be the help that was asked for.
-pub(crate) fn parse(arguments: &[OsString]) -> Result<Cli, Error> {
+fn parse(arguments: &[OsString]) -> Result<Cli, Error> {
     let given = match with_variables(|_| false).try_get_matches_from(arguments) {
         Ok(given) => given,
         // Only the help of the whole command line tells of the variables.

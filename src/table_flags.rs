@@ -1,0 +1,111 @@
+//! The flags of the tables, made from [`TableOption`]s.
+
+use clap::builder::{
+    FalseyValueParser, PathBufValueParser, PossibleValuesParser, StringValueParser,
+    TypedValueParser, ValueParser,
+};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
+use tables::options::{OptionError, OptionValue};
+use tables::{Options, TableOption};
+
+/// The settings of all tables.
+#[derive(Clone, Debug)]
+pub struct TableFlags {
+    /// The settings, as the tables take them.
+    pub options: Options,
+}
+
+/// The settings of the tables, in their order. One that several tables share is there once.
+fn table_options() -> Vec<&'static TableOption> {
+    let mut options: Vec<&TableOption> = Vec::new();
+    for option in tables::tables(&Options::default()).iter().flat_map(|table| table.options()) {
+        if options.iter().all(|known| known.flag != option.flag) {
+            options.push(option);
+        }
+    }
+    options
+}
+
+fn arg(option: &'static TableOption) -> Arg {
+    let arg =
+        Arg::new(option.flag).long(option.flag).env(option.variable).help(option.help).global(true);
+    match option.value {
+        OptionValue::Switch(_) => {
+            arg.action(ArgAction::SetTrue).value_parser(FalseyValueParser::new())
+        }
+        OptionValue::Path { name, default, set } => {
+            let parser = PathBufValueParser::new()
+                .try_map(move |path| set(&mut Options::default(), &path).map(|()| path));
+            arg.value_name(name).default_value(default).value_parser(parser)
+        }
+        OptionValue::Text { name, default, alone, choices, set } => {
+            let arg = arg
+                .value_name(name)
+                .default_value(default)
+                .allow_negative_numbers(true)
+                .value_parser(text_parser(choices, set));
+            match alone {
+                Some(value) => {
+                    arg.num_args(0..=1).require_equals(true).default_missing_value(value)
+                }
+                None => arg,
+            }
+        }
+    }
+}
+
+fn text_parser(
+    choices: &'static [&'static str],
+    set: fn(&mut Options, &str) -> Result<(), OptionError>,
+) -> ValueParser {
+    let check = move |text: String| set(&mut Options::default(), &text).map(|()| text);
+    if choices.is_empty() {
+        StringValueParser::new().try_map(check).into()
+    } else {
+        PossibleValuesParser::new(choices).try_map(check).into()
+    }
+}
+
+impl Args for TableFlags {
+    fn augment_args(command: Command) -> Command {
+        command.args(table_options().into_iter().map(arg))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        TableFlags::augment_args(command)
+    }
+}
+
+impl FromArgMatches for TableFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        let mut flags = TableFlags { options: Options::default() };
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    /// The parsers have checked each value, so no error is left to return.
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        for TableOption { flag, value, .. } in table_options() {
+            let set = match value {
+                OptionValue::Switch(set) => {
+                    if matches.get_flag(flag) {
+                        set(&mut self.options);
+                    }
+                    Ok(())
+                }
+                OptionValue::Path { set, .. } => {
+                    let path = matches.get_one::<std::path::PathBuf>(flag);
+                    path.map_or(Ok(()), |path| set(&mut self.options, path))
+                }
+                OptionValue::Text { set, .. } => {
+                    let text = matches.get_one::<String>(flag);
+                    text.map_or(Ok(()), |text| set(&mut self.options, text))
+                }
+            };
+            set.map_err(|error| {
+                Error::raw(clap::error::ErrorKind::ValueValidation, format!("--{flag}: {error}\n"))
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,383 @@
+//! The settings of the tables: one row a flag, and what the flags set.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::model::holders::{DEFAULT_DESCRIPTORS_PER_SOCKET, HolderLimits};
+use crate::model::{Families, Source};
+
+/// How the tables collect.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The mount of proc that is read.
+    pub procfs: PathBuf,
+    /// Who tells what sockets there are.
+    pub source: Source,
+    /// How many files the host must have open for BPF to be used if the source is `Auto`: to load the program
+    /// takes some milliseconds. None forbids it, whatever the source.
+    pub bpf_from_files: Option<u64>,
+    /// For how long tables of sockets that were read for one lookup by pid may answer others; zero
+    /// for not at all. What they show may be that old; whatever has come since is found.
+    pub snapshot_ttl: Duration,
+    /// Whether threads that have a descriptor table of their own (CLONE_FILES in clone(2)) are read.
+    pub threads: Threads,
+    /// How long one scan may take. What it has not read by then is counted and reported.
+    pub scan_timeout: Duration,
+    /// Which sockets there are rows of.
+    pub families: Families,
+    /// How many descriptors of one socket a process has rows for: the lowest are kept, and the column
+    /// `descriptors` counts all. None keeps all.
+    pub descriptors_per_socket: Option<u32>,
+    /// How many file descriptors one scan keeps at most, besides one of each socket; None for all. Beyond
+    /// that, the users with the most are reduced to a common level, and the column `rows_omitted` says by
+    /// how much.
+    pub max_holders: Option<usize>,
+}
+
+/// Whether threads that have a descriptor table of their own are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// Where it costs next to nothing: with BPF on Linux 6.7 and later.
+    Auto,
+    /// With every source.
+    On,
+    /// With none.
+    Off,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            procfs: PathBuf::from("/proc"),
+            source: Source::Auto,
+            bpf_from_files: Some(0),
+            snapshot_ttl: Duration::from_secs(1),
+            threads: Threads::Auto,
+            scan_timeout: Duration::from_secs(30),
+            families: Families::default(),
+            max_holders: None,
+            descriptors_per_socket: Some(DEFAULT_DESCRIPTORS_PER_SOCKET),
+        }
+    }
+}
+
+impl Options {
+    pub(crate) fn holder_limits(&self) -> HolderLimits {
+        HolderLimits { per_socket: self.descriptors_per_socket, max: self.max_holders }
+    }
+
+    /// The same for answers to osquery, which takes some hundred thousand rows: memory is bounded.
+    #[must_use]
+    pub fn for_osquery(self) -> Options {
+        const MAX_HOLDERS: usize = 1_000_000;
+        Options { max_holders: Some(MAX_HOLDERS), ..self }
+    }
+
+    /// The same for a process that ends after a query or two: BPF only on a host that has so many files open
+    /// that it pays.
+    #[must_use]
+    pub fn for_one_query(self) -> Options {
+        const BUSY: u64 = 10_000;
+        Options { bpf_from_files: self.bpf_from_files.map(|files| files.max(BUSY)), ..self }
+    }
+}
+
+/// A setting of a table, as a flag of the program and as an environment variable.
+#[derive(Clone, Copy, Debug)]
+pub struct TableOption {
+    /// The flag, without the dashes.
+    pub flag: &'static str,
+    /// The variable, since osquery passes no flag but its own to an extension.
+    pub variable: &'static str,
+    /// What the flag does, for `--help`.
+    pub help: &'static str,
+    /// What the flag takes, and what it sets.
+    pub value: OptionValue,
+}
+
+/// What a flag takes. Each function checks the value and sets it.
+#[derive(Clone, Copy, Debug)]
+pub enum OptionValue {
+    /// Nothing.
+    Switch(fn(&mut Options)),
+    /// A path.
+    Path {
+        /// The value's name in the help.
+        name: &'static str,
+        /// The value where there is neither flag nor variable.
+        default: &'static str,
+        /// Sets the value.
+        set: fn(&mut Options, &Path) -> Result<(), OptionError>,
+    },
+    /// Text.
+    Text {
+        /// The value's name in the help.
+        name: &'static str,
+        /// The value where there is neither flag nor variable.
+        default: &'static str,
+        /// The value of the flag alone; with one, the flag needs `=` before a value.
+        alone: Option<&'static str>,
+        /// The values, if there are few.
+        choices: &'static [&'static str],
+        /// Sets the value.
+        set: fn(&mut Options, &str) -> Result<(), OptionError>,
+    },
+}
+
+/// Why a flag does not take a value.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OptionError {
+    /// Not a whole number in this range.
+    NotInRange {
+        /// The least value.
+        min: u64,
+        /// The greatest value.
+        max: u64,
+    },
+    /// None of the names that there are.
+    UnknownName {
+        /// The value.
+        name: String,
+        /// The names.
+        known: &'static [&'static str],
+    },
+    /// A directory that cannot be read.
+    Unreadable(io::Error),
+    /// A directory that is not a mount of proc.
+    NotProc,
+}
+
+impl fmt::Display for OptionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OptionError::NotInRange { min, max } => {
+                write!(f, "not a whole number from {min} to {max}")
+            }
+            OptionError::UnknownName { name, known } => {
+                write!(f, "'{name}' is not one of {}", known.join(", "))
+            }
+            OptionError::Unreadable(error) => write!(f, "cannot read it: {error}"),
+            OptionError::NotProc => {
+                f.write_str("no proc file system is mounted there (it has no 'self')")
+            }
+        }
+    }
+}
+
+impl std::error::Error for OptionError {}
+
+/// The settings of `process_open_sockets`, in the order of the help.
+pub(crate) const PROCESS_OPEN_SOCKETS: &[TableOption] = &[
+    #[cfg(target_os = "linux")]
+    TableOption {
+        flag: "procfs",
+        variable: "PROCESS_OPEN_SOCKETS_PROCFS",
+        help: "The mount of proc to read, such as a container's view of the host's",
+        value: OptionValue::Path { name: "DIR", default: "/proc", set: set_procfs },
+    },
+    #[cfg(target_os = "linux")]
+    TableOption {
+        flag: "source",
+        variable: "PROCESS_OPEN_SOCKETS_SOURCE",
+        help: "Source of the socket list. auto: BPF where it loads, for a single query only with 10,000 \
+               files open or more; netlink; and /proc/net where neither is available. bpf: the same, with \
+               BPF for a single query too, and a warning where it does not load. netlink, procfs: that \
+               one alone",
+        value: OptionValue::Text {
+            name: "SOURCE",
+            default: "auto",
+            alone: None,
+            choices: &["auto", "procfs", "netlink", "bpf"],
+            set: set_source,
+        },
+    },
+    #[cfg(target_os = "linux")]
+    TableOption {
+        flag: "no-bpf",
+        variable: "PROCESS_OPEN_SOCKETS_NO_BPF",
+        help: "Load no BPF program, whatever the source",
+        value: OptionValue::Switch(|options| options.bpf_from_files = None),
+    },
+    #[cfg(target_os = "linux")]
+    TableOption {
+        flag: "snapshot-ttl-ms",
+        variable: "PROCESS_OPEN_SOCKETS_SNAPSHOT_TTL_MS",
+        help: "For how many milliseconds sockets that were read for one lookup by pid may answer others: 0 \
+               to 60000, 0 to read them each time",
+        value: OptionValue::Text {
+            name: "MILLISECONDS",
+            default: "1000",
+            alone: None,
+            choices: &[],
+            set: set_snapshot_ttl,
+        },
+    },
+    #[cfg(target_os = "linux")]
+    TableOption {
+        flag: "threads",
+        variable: "PROCESS_OPEN_SOCKETS_THREADS",
+        help: "Read the descriptor tables that threads have of their own: auto (with BPF on Linux 6.7 and \
+               later, where it costs next to nothing), on, or off; without a value: on",
+        value: OptionValue::Text {
+            name: "WHEN",
+            default: "auto",
+            alone: Some("on"),
+            choices: &[],
+            set: set_threads,
+        },
+    },
+    TableOption {
+        flag: "families",
+        variable: "PROCESS_OPEN_SOCKETS_FAMILIES",
+        help: "Which sockets there are rows of: a list, with commas between, of unix, inet, packet, netlink, \
+               vsock, mptcp, sctp, unlisted (held, and in no table of the kernel's), system (kernel \
+               controls and events of macOS), ndrv (frames of an interface, macOS), default (the first \
+               three) and all; what a system lacks it has no rows of",
+        value: OptionValue::Text {
+            name: "LIST",
+            default: "default",
+            alone: None,
+            choices: &[],
+            set: set_families,
+        },
+    },
+    TableOption {
+        flag: "all-descriptors",
+        variable: "PROCESS_OPEN_SOCKETS_ALL_DESCRIPTORS",
+        help: "Return a row for every file descriptor; by default, a process has rows for its lowest 100 \
+               descriptors of one socket, and the column descriptors counts all",
+        value: OptionValue::Switch(|options| options.descriptors_per_socket = None),
+    },
+    TableOption {
+        flag: "scan-timeout",
+        variable: "PROCESS_OPEN_SOCKETS_SCAN_TIMEOUT",
+        help: "Seconds that one scan may take, from 1 to 3600; what it has not read by then is counted and \
+               logged",
+        value: OptionValue::Text {
+            name: "SECONDS",
+            default: "30",
+            alone: None,
+            choices: &[],
+            set: set_scan_timeout,
+        },
+    },
+];
+
+/// A wrong directory is found at the start, not by the first query.
+#[cfg(target_os = "linux")]
+fn set_procfs(options: &mut Options, path: &Path) -> Result<(), OptionError> {
+    path.read_dir().map_err(OptionError::Unreadable)?;
+    path.join("self").symlink_metadata().map_err(|_| OptionError::NotProc)?;
+    path.clone_into(&mut options.procfs);
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn set_source(options: &mut Options, name: &str) -> Result<(), OptionError> {
+    options.source = match name {
+        "auto" => Source::Auto,
+        "procfs" => Source::Procfs,
+        "netlink" => Source::Netlink,
+        "bpf" => Source::Bpf,
+        _ => {
+            return Err(OptionError::UnknownName {
+                name: name.to_owned(),
+                known: &["auto", "procfs", "netlink", "bpf"],
+            });
+        }
+    };
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn set_snapshot_ttl(options: &mut Options, text: &str) -> Result<(), OptionError> {
+    options.snapshot_ttl = Duration::from_millis(number(text, 0, 60_000)?);
+    Ok(())
+}
+
+/// The words of a switch count too, since the flag was one.
+#[cfg(target_os = "linux")]
+fn set_threads(options: &mut Options, text: &str) -> Result<(), OptionError> {
+    options.threads = match &*text.to_ascii_lowercase() {
+        "auto" => Threads::Auto,
+        "on" | "true" | "yes" | "1" => Threads::On,
+        "off" | "false" | "no" | "0" => Threads::Off,
+        name => {
+            return Err(OptionError::UnknownName {
+                name: name.to_owned(),
+                known: &["auto", "on", "off"],
+            });
+        }
+    };
+    Ok(())
+}
+
+fn set_families(options: &mut Options, list: &str) -> Result<(), OptionError> {
+    options.families = Families::empty();
+    for name in list.split(',').map(str::trim) {
+        options.families |= Families::of_name(name).ok_or_else(|| OptionError::UnknownName {
+            name: name.to_owned(),
+            known: Families::NAMES,
+        })?;
+    }
+    Ok(())
+}
+
+fn set_scan_timeout(options: &mut Options, text: &str) -> Result<(), OptionError> {
+    options.scan_timeout = Duration::from_secs(number(text, 1, 3600)?);
+    Ok(())
+}
+
+fn number(text: &str, min: u64, max: u64) -> Result<u64, OptionError> {
+    let number = text.parse().ok().filter(|number| (min..=max).contains(number));
+    number.ok_or(OptionError::NotInRange { min, max })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_is_named_after_its_flag() {
+        for option in PROCESS_OPEN_SOCKETS {
+            let name = option.flag.replace('-', "_").to_ascii_uppercase();
+            assert_eq!(option.variable, format!("PROCESS_OPEN_SOCKETS_{name}"));
+        }
+    }
+
+    /// A default that must be on the host keeps the program from starting where it is not.
+    #[test]
+    fn only_linux_has_a_path_for_a_default() {
+        let is_path = |option: &&TableOption| matches!(option.value, OptionValue::Path { .. });
+        let paths: Vec<_> =
+            PROCESS_OPEN_SOCKETS.iter().filter(is_path).map(|option| option.flag).collect();
+        assert_eq!(paths, if cfg!(target_os = "linux") { &["procfs"][..] } else { &[] });
+    }
+
+    #[test]
+    fn each_default_is_the_value_without_the_flag() {
+        let mut options = Options::default();
+        for option in PROCESS_OPEN_SOCKETS {
+            match option.value {
+                OptionValue::Switch(_) => {}
+                OptionValue::Path { default, set, .. } => {
+                    set(&mut options, default.as_ref()).unwrap()
+                }
+                OptionValue::Text { default, set, .. } => set(&mut options, default).unwrap(),
+            }
+        }
+        assert_eq!(format!("{options:?}"), format!("{:?}", Options::default()));
+    }
+
+    #[test]
+    fn a_list_of_families_is_all_of_them() {
+        let mut options = Options::default();
+        set_families(&mut options, "default, vsock").unwrap();
+        assert_eq!(options.families, Families::default() | Families::VSOCK);
+        let error = set_families(&mut options, "unix,ax25").unwrap_err().to_string();
+        assert!(error.starts_with("'ax25' is not one of unix, inet, "), "{error}");
+    }
+}
