@@ -6,6 +6,7 @@
 
 #[cfg(feature = "bench")]
 pub mod bench;
+mod condition;
 mod correlate;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod filter;
