@@ -5,6 +5,7 @@
 
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod deadline;
+mod enum_table;
 mod formats;
 #[cfg(target_os = "linux")]
 mod linux;

@@ -1,6 +1,7 @@
 //! The query's constraints as conditions on what is to be collected.
 
-use super::Field;
+use super::cells::{UNOWNED, net_namespace_text};
+use super::columns::Field;
 use super::condition::{NumberCondition, TextCondition};
 use crate::formats::linux::sock_diag::{Request, States};
 use crate::formats::macos::pcblist_n::PcbList;
@@ -188,14 +189,6 @@ impl Filter {
     pub(crate) fn admits_net_namespace(&self, namespace: Option<NetNamespace>) -> bool {
         self.net_namespace.is_open() || self.net_namespace.admits(&net_namespace_text(namespace))
     }
-}
-
-/// pid and fd of the row of a socket that nobody holds.
-pub(crate) const UNOWNED: i64 = -1;
-
-/// The cell that shows a namespace.
-pub(crate) fn net_namespace_text(namespace: Option<NetNamespace>) -> String {
-    namespace.map_or_else(String::new, |NetNamespace(number)| number.to_string())
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use crate::linux::quiet::{in_quiet_namespace, say_left_out, say_without_bpf, sockets};
 use crate::model::gap::GapKind;
 use crate::model::{Families, Source};
-use crate::process_open_sockets::{Field, Options, ProcessOpenSockets, filter, sys};
+use crate::process_open_sockets::columns::Field;
+use crate::process_open_sockets::{Options, ProcessOpenSockets, filter, sys};
 use crate::{Constraint, Operator, QueryContext, Rows, Table, Value};
 
 /// A table of that source, which remembers for so long.

@@ -22,9 +22,10 @@ use crate::model::socket_table::{IPPROTO_TCP, SocketTable};
 use crate::model::{
     Binding, Details, Endpoint, Families, Presence, Snapshot, Socket, Source, TcpState,
 };
+use crate::process_open_sockets::Options;
+use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::sys::Collector;
-use crate::process_open_sockets::{Field, Options};
 use crate::{Constraint, Operator, QueryContext};
 
 const ALL: Families = Families::all().difference(Families::UNLISTED);
