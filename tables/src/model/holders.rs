@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use self::fd_set::FdSet;
-use crate::model::Socket;
+use super::socket::Socket;
 use crate::{User, water_level};
 
 /// How many descriptors of one socket a process has rows for, unless all are asked for.

@@ -1,8 +1,12 @@
 //! The tables of sockets that the kernel keeps: one for each protocol, of IPv4 and of IPv6 apart.
 
-use super::Families;
+use super::families::Families;
+use super::family::Family;
+pub(crate) use super::protocol::{
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP,
+    IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE,
+};
 use crate::enum_table::enum_table;
-use crate::model::Family;
 
 enum_table! {
     /// A table of sockets. The kernel gives it as a file in `/proc/<pid>/net`, as a dump of netlink, as
@@ -135,16 +139,6 @@ pub(crate) enum Crowded {
     /// connection has, nearly, a chain of its own.
     Listeners,
 }
-
-pub(crate) const IPPROTO_IP: u16 = 0;
-pub(crate) const IPPROTO_ICMP: u16 = 1;
-pub(crate) const IPPROTO_TCP: u16 = 6;
-pub(crate) const IPPROTO_UDP: u16 = 17;
-pub(crate) const IPPROTO_ICMPV6: u16 = 58;
-pub(crate) const IPPROTO_SCTP: u16 = 132;
-pub(crate) const IPPROTO_UDPLITE: u16 = 136;
-pub(crate) const IPPROTO_RAW: u16 = 255;
-pub(crate) const IPPROTO_MPTCP: u16 = 262;
 
 impl SocketTable {
     /// Its name, for messages.

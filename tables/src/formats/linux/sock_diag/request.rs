@@ -4,7 +4,8 @@
 use std::ops::RangeInclusive;
 
 use super::{ATTRIBUTE_HEADER, MESSAGE_HEADER, SOCK_DIAG_BY_FAMILY};
-use crate::model::socket_table::{Crowded, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_TCP, SocketTable};
+use crate::model::protocol::{IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_TCP};
+use crate::model::socket_table::{Crowded, SocketTable};
 use crate::model::{Family, TcpState};
 
 /// What a dump is asked for.

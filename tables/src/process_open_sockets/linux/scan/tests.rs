@@ -18,7 +18,8 @@ use crate::linux::proc_root::ProcRoot;
 use crate::linux::quiet::{in_quiet_namespace, say_left_out, say_without_bpf};
 use crate::model::gap::Gaps;
 use crate::model::holders::{Holder, Holders};
-use crate::model::socket_table::{IPPROTO_TCP, SocketTable};
+use crate::model::protocol::IPPROTO_TCP;
+use crate::model::socket_table::SocketTable;
 use crate::model::{
     Binding, Details, Endpoint, Families, Presence, Snapshot, Socket, Source, TcpState,
 };
