@@ -28,6 +28,7 @@ macro_rules! enum_table {
 
         impl $name {
             /// Every variant, in the order of the table.
+            #[allow(dead_code, reason = "not every such table is gone through")]
             $visibility const ALL: [$name; [$($name::$variant),+].len()] = [$($name::$variant),+];
 
             const fn row(self) -> &'static $row {

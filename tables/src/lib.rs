@@ -3,7 +3,6 @@
 //! This crate collects; it knows neither osquery's Thrift interface nor SQLite. Whoever talks to
 //! people or to osquery goes through [`Table`].
 
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod deadline;
 mod enum_table;
 mod formats;
@@ -12,7 +11,6 @@ mod linux;
 // All of it but the system calls is tested on any system.
 #[cfg(any(target_os = "macos", test))]
 mod macos;
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod model;
 pub mod process_open_sockets;
 mod table;

@@ -61,6 +61,16 @@ impl NumberCondition {
         condition
     }
 
+    pub(super) fn admits(&self, number: i64) -> bool {
+        (self.at_least..=self.at_most).contains(&number)
+            && self.any_of.as_ref().is_none_or(|list| list.binary_search(&number).is_ok())
+            && self.none_of.binary_search(&number).is_err()
+    }
+}
+
+/// What can be asked of the kernel.
+#[cfg(target_os = "linux")]
+impl NumberCondition {
     pub(super) fn is_open(&self) -> bool {
         *self == NumberCondition::default()
     }
@@ -76,12 +86,6 @@ impl NumberCondition {
             (Ok(first), Ok(last)) => first..=last,
             _ => RangeInclusive::new(1, 0),
         }
-    }
-
-    pub(super) fn admits(&self, number: i64) -> bool {
-        (self.at_least..=self.at_most).contains(&number)
-            && self.any_of.as_ref().is_none_or(|list| list.binary_search(&number).is_ok())
-            && self.none_of.binary_search(&number).is_err()
     }
 }
 

@@ -3,11 +3,8 @@
 use super::cells::{UNOWNED, net_namespace_text};
 use super::columns::Field;
 use super::condition::{NumberCondition, TextCondition};
-use crate::formats::linux::sock_diag::{Request, States};
-use crate::formats::macos::pcblist_n::PcbList;
 use crate::model::holders::Holder;
-use crate::model::socket_table::SocketTable;
-use crate::model::{Families, NetNamespace, Socket, TcpState};
+use crate::model::{Families, NetNamespace, Socket};
 use crate::{ColumnsUsed, QueryContext};
 
 /// What a row must be like to be asked for.
@@ -15,15 +12,15 @@ use crate::{ColumnsUsed, QueryContext};
 pub(crate) struct Filter {
     pid: NumberCondition,
     fd: NumberCondition,
-    socket: NumberCondition,
-    family: NumberCondition,
-    protocol: NumberCondition,
-    local_port: NumberCondition,
-    remote_port: NumberCondition,
-    state: TextCondition,
-    net_namespace: TextCondition,
+    pub(super) socket: NumberCondition,
+    pub(super) family: NumberCondition,
+    pub(super) protocol: NumberCondition,
+    pub(super) local_port: NumberCondition,
+    pub(super) remote_port: NumberCondition,
+    pub(super) state: TextCondition,
+    pub(super) net_namespace: TextCondition,
     columns_used: ColumnsUsed,
-    families: Families,
+    pub(super) families: Families,
     is_lookup: bool,
 }
 
@@ -95,76 +92,11 @@ impl Filter {
             && self.admits_net_namespace(socket.net_namespace)
     }
 
-    /// Whether a TCP socket in that state, with these ports, can be in the answer.
-    pub(crate) fn admits_tcp(&self, state: TcpState, local_port: u16, remote_port: u16) -> bool {
-        self.state.admits(state.name())
-            && self.local_port.admits(local_port.into())
-            && self.remote_port.admits(remote_port.into())
-    }
-
     /// Whether all that the query says is about who holds a socket, and about the socket's number: none
     /// of that changes as long as the socket is held.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux caches sockets"))]
     pub(crate) fn is_lookup(&self) -> bool {
         self.is_lookup
-    }
-
-    /// Whether sockets are asked for that are in no table of the kernel.
-    pub(crate) fn admits_unlisted(&self) -> bool {
-        self.families.contains(Families::UNLISTED)
-            && self.state.admits("")
-            && self.local_port.admits(0)
-            && self.remote_port.admits(0)
-            && self.admits_net_namespace(None)
-    }
-
-    /// The dump of all sockets of a table; None if there is none of it. What a user asked to see who
-    /// asked for everything is in it although `/proc/net` does not list it.
-    pub(crate) fn whole(&self, table: SocketTable) -> Option<Request> {
-        let request = Request::of(table)?;
-        let bound_only = self.families.contains(Families::UNLISTED);
-        Some(if bound_only {
-            request.in_states(States::LISTED.and_bound_inactive())
-        } else {
-            request
-        })
-    }
-
-    /// The dump of those of them that the kernel can tell to match.
-    pub(crate) fn request(&self, table: SocketTable) -> Option<Request> {
-        let admits = |state: TcpState| self.state.admits(state.name());
-        let mut states = States::admitting(admits);
-        if self.families.contains(Families::UNLISTED) && admits(TcpState::Closed) {
-            states = states.and_bound_inactive();
-        }
-        let request = Request::of(table)?.in_states(states);
-        Some(
-            request
-                .with_local_ports(self.local_port.ports())
-                .with_remote_ports(self.remote_port.ports()),
-        )
-    }
-
-    /// Whether a full scan lists every socket of every table that the user chose: no constraint narrows it.
-    pub(crate) fn lists_all_of_tables(&self) -> bool {
-        let numbers = [&self.family, &self.protocol, &self.local_port, &self.remote_port];
-        numbers.into_iter().all(NumberCondition::is_open)
-            && self.socket.is_open()
-            && self.state.is_open()
-            && self.net_namespace.is_open()
-    }
-
-    /// Whether the user has chosen to see its sockets.
-    pub(crate) fn admits_families_of(&self, table: SocketTable) -> bool {
-        self.families.contains(table.families())
-    }
-
-    /// Whether the table can have a socket that is asked for.
-    pub(crate) fn admits_table(&self, table: SocketTable) -> bool {
-        self.admits_families(table.families())
-            && self.family.admits(table.family() as i64)
-            && table.protocol().is_none_or(|protocol| self.protocol.admits(protocol.into()))
-            && table.state().is_none_or(|state| self.state.admits(state))
-            && (table.has_ports() || self.admits_no_ports())
     }
 
     /// Whether the user has chosen to see all of these.
@@ -172,17 +104,8 @@ impl Filter {
         self.families.contains(families)
     }
 
-    /// Whether the list can have a socket that is asked for.
-    #[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "only macOS has these lists"))]
-    pub(crate) fn admits_list(&self, list: PcbList) -> bool {
-        self.admits_families(list.families())
-            && list.family().iter().any(|&family| self.family.admits(family as i64))
-            && list.only_protocol().is_none_or(|protocol| self.protocol.admits(protocol.into()))
-            && (list == PcbList::Tcp || self.state.admits(""))
-            && (list.families() == Families::INET || self.admits_no_ports())
-    }
-
-    fn admits_no_ports(&self) -> bool {
+    /// Whether rows that show no ports are asked for.
+    pub(super) fn admits_no_ports(&self) -> bool {
         self.local_port.admits(0) && self.remote_port.admits(0)
     }
 
@@ -198,30 +121,6 @@ mod tests {
 
     fn constraint(field: Field, operator: Operator, text: &str) -> Constraint {
         Constraint { column: field as usize, operator, text: text.into() }
-    }
-
-    #[test]
-    fn a_table_whose_sockets_cannot_match_is_not_read() {
-        let files = |constraints: Vec<Constraint>| -> Vec<&'static str> {
-            let query = QueryContext { constraints, ..Default::default() };
-            let filter = Filter::new(&query, Families::default());
-            let all = SocketTable::ALL.into_iter();
-            all.filter(|&table| filter.admits_table(table)).map(SocketTable::name).collect()
-        };
-        let equals = |field, text| constraint(field, Operator::Equals, text);
-        let all = files(vec![]).len();
-        assert_eq!(all, 12);
-        assert_eq!(files(vec![equals(Field::Protocol, "6")]), ["tcp", "tcp6", "packet"]);
-        assert_eq!(files(vec![equals(Field::State, "LISTEN")]), ["tcp", "tcp6"]);
-        assert_eq!(files(vec![equals(Field::State, "NONE")]), ["tcp", "tcp6", "packet"]);
-        let without_states = files(vec![equals(Field::State, "")]);
-        assert_eq!(without_states.len(), all - 1);
-        assert!(!without_states.contains(&"packet"));
-        assert_eq!(files(vec![equals(Field::Family, "1")]), ["unix"]);
-        assert_eq!(
-            files(vec![equals(Field::Family, "10"), equals(Field::LocalPort, "53")]),
-            ["tcp6", "udp6", "udplite6", "raw6", "icmp6"]
-        );
     }
 
     #[test]

@@ -10,7 +10,6 @@ mod cells;
 mod columns;
 mod condition;
 mod correlate;
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod filter;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
