@@ -41,8 +41,7 @@ impl Rows for Kept {
 impl Strict {
     fn new(rows: Vec<Row>) -> Arc<Strict> {
         let filterable = ColumnOptions::ADDITIONAL | ColumnOptions::OPTIMIZED;
-        let column =
-            |name: &'static str, kind, options| Column { name: name.into(), kind, options };
+        let column = |name: &'static str, kind, options| Column { name, kind, options };
         let columns = [
             column("a", ColumnType::Integer, filterable),
             column("b", ColumnType::BigInt, ColumnOptions::INDEX),
@@ -367,7 +366,7 @@ fn an_error_of_the_table_is_the_error_of_the_query() {
     impl Table for Broken {
         fn columns(&self) -> &[Column] {
             static COLUMNS: [Column; 1] = [Column {
-                name: std::borrow::Cow::Borrowed("pid"),
+                name: "pid",
                 kind: ColumnType::Integer,
                 options: ColumnOptions::ADDITIONAL,
             }];
@@ -388,11 +387,8 @@ fn a_required_column_without_a_constraint_is_refused() {
     struct Demanding;
     impl Table for Demanding {
         fn columns(&self) -> &[Column] {
-            static COLUMNS: [Column; 1] = [Column {
-                name: std::borrow::Cow::Borrowed("path"),
-                kind: ColumnType::Text,
-                options: ColumnOptions::REQUIRED,
-            }];
+            static COLUMNS: [Column; 1] =
+                [Column { name: "path", kind: ColumnType::Text, options: ColumnOptions::REQUIRED }];
             &COLUMNS
         }
         fn generate(&self, _: &QueryContext) -> Result<Box<dyn Rows>, Error> {

@@ -50,7 +50,7 @@ bitflags! {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     /// Its name in SQL.
-    pub name: Cow<'static, str>,
+    pub name: &'static str,
     /// The type of its values.
     pub kind: ColumnType,
     /// What the planner may do with it.

@@ -99,7 +99,7 @@ impl Field {
 
     pub(super) fn column(self) -> Column {
         let &Spec { name, kind, options, .. } = self.row();
-        Column { name: name.into(), kind, options }
+        Column { name, kind, options }
     }
 
     /// What makes its cells.
@@ -144,7 +144,7 @@ mod tests {
         let (linux, macos) = rest.split_once("extended_schema(DARWIN").unwrap();
         for (platform, extended) in [(Linux, linux), (Macos, macos)] {
             let columns: Vec<Column> = Field::on(platform).map(Field::column).collect();
-            let coded = columns.iter().map(|it| (&*it.name, it.kind.name(), it.options));
+            let coded = columns.iter().map(|it| (it.name, it.kind.name(), it.options));
             let stated = stated(common).chain(stated(extended));
             assert_eq!(coded.collect::<Vec<_>>(), stated.collect::<Vec<_>>());
         }
