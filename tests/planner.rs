@@ -85,7 +85,7 @@ fn columns_declared(ops: &str) -> Vec<Column> {
             ("default", _) => ColumnOptions::INDEX,
             _ => panic!("no capture declares the columns as {ops:?}"),
         };
-        Column { name: name.into(), kind, options }
+        Column { name, kind, options }
     })
     .into()
 }
@@ -109,8 +109,7 @@ fn sockets(count: usize) -> Vec<Row> {
 
 /// The columns of osquery's `processes` that the queries read.
 fn processes(named: impl Iterator<Item = (i64, &'static str)>) -> Arc<Recorder> {
-    let column =
-        |(name, kind, options): (&'static str, _, _)| Column { name: name.into(), kind, options };
+    let column = |(name, kind, options): (&'static str, _, _)| Column { name, kind, options };
     let columns = [
         ("pid", ColumnType::BigInt, ColumnOptions::INDEX),
         ("name", ColumnType::Text, ColumnOptions::empty()),

@@ -41,8 +41,7 @@ impl Rows for Kept {
 impl Strict {
     fn new(rows: Vec<Row>) -> Arc<Strict> {
         let filterable = ColumnOptions::ADDITIONAL | ColumnOptions::OPTIMIZED;
-        let column =
-            |name: &'static str, kind, options| Column { name: name.into(), kind, options };
+        let column = |name: &'static str, kind, options| Column { name, kind, options };
         let columns = [
             column("a", ColumnType::Integer, filterable),
             column("b", ColumnType::BigInt, ColumnOptions::INDEX),
@@ -379,7 +378,7 @@ fn an_error_of_the_table_is_the_error_of_the_query() {
         }
         fn columns(&self) -> &[Column] {
             static COLUMNS: [Column; 1] = [Column {
-                name: std::borrow::Cow::Borrowed("pid"),
+                name: "pid",
                 kind: ColumnType::Integer,
                 options: ColumnOptions::ADDITIONAL,
             }];
@@ -406,11 +405,8 @@ fn a_required_column_without_a_constraint_is_refused() {
             "Rows of a test"
         }
         fn columns(&self) -> &[Column] {
-            static COLUMNS: [Column; 1] = [Column {
-                name: std::borrow::Cow::Borrowed("path"),
-                kind: ColumnType::Text,
-                options: ColumnOptions::REQUIRED,
-            }];
+            static COLUMNS: [Column; 1] =
+                [Column { name: "path", kind: ColumnType::Text, options: ColumnOptions::REQUIRED }];
             &COLUMNS
         }
         fn generate(&self, _: &QueryContext) -> Result<Box<dyn Rows>, Error> {

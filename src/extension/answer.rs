@@ -31,7 +31,7 @@ pub fn text(value: Value<'_>) -> String {
 /// The columns that the query reads, with their places.
 pub fn asked(columns: &[Column], used: ColumnsUsed) -> impl Iterator<Item = (usize, &str)> {
     let used = move |(place, _): &(usize, &Column)| used.contains(*place);
-    columns.iter().enumerate().filter(used).map(|(place, column)| (place, &*column.name))
+    columns.iter().enumerate().filter(used).map(|(place, column)| (place, column.name))
 }
 
 /// Rows, ready to be sent.

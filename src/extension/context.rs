@@ -160,7 +160,7 @@ mod tests {
     fn columns(count: usize) -> Vec<Column> {
         (0..count)
             .map(|index| Column {
-                name: format!("c{index}").into(),
+                name: format!("c{index}").leak(),
                 kind: ColumnType::Integer,
                 options: ColumnOptions::ADDITIONAL,
             })

@@ -48,7 +48,7 @@ impl ReadOnlyTable for TablePlugin {
                 tables::ColumnType::Text => ColumnType::Text,
             };
             let options = ColumnOptions::from_bits_retain(column.options.bits());
-            ColumnDef::new(&column.name, kind, options)
+            ColumnDef::new(column.name, kind, options)
         };
         self.table.columns().iter().map(column).collect()
     }
@@ -128,7 +128,7 @@ mod tests {
             ("port", Integer, ColumnOptions::empty()),
             ("path", Text, ColumnOptions::OPTIMIZED | ColumnOptions::HIDDEN),
         ]
-        .map(|(name, kind, options)| Column { name: name.into(), kind, options });
+        .map(|(name, kind, options)| Column { name, kind, options });
         Plugin::readonly_table(TablePlugin::new(
             "sample".to_owned(),
             Arc::new(Sample(columns.into())),

@@ -11,7 +11,7 @@ pub fn routes(columns: &[Column]) -> ExtensionPluginResponse {
     let route = |column: &Column| {
         BTreeMap::from([
             ("id".to_owned(), "column".to_owned()),
-            ("name".to_owned(), column.name.clone().into_owned()),
+            ("name".to_owned(), column.name.to_owned()),
             ("type".to_owned(), column.kind.name().to_owned()),
             ("op".to_owned(), column.options.bits().to_string()),
         ])

@@ -56,7 +56,7 @@ pub fn create_table(name: &str, columns: &[Column]) -> String {
         .map(|column| {
             let hidden =
                 if column.options.contains(ColumnOptions::HIDDEN) { " HIDDEN" } else { "" };
-            format!("  {} {}{hidden}", quoted(&column.name), column.kind.name())
+            format!("  {} {}{hidden}", quoted(column.name), column.kind.name())
         })
         .collect();
     format!("CREATE TABLE {} (\n{}\n)", quoted(name), columns.join(",\n"))
@@ -266,7 +266,7 @@ impl fmt::Display for Asked<'_> {
             return f.write_str("everything");
         }
         for (i, Constraint { column, operator, text }) in constraints.enumerate() {
-            let name = self.columns.get(*column).map_or("?", |column| &column.name);
+            let name = self.columns.get(*column).map_or("?", |column| column.name);
             let comma = if i == 0 { "" } else { ", " };
             write!(f, "{comma}{name} {operator:?} {text:?}")?;
         }
@@ -360,8 +360,8 @@ mod tests {
     #[test]
     fn names_are_quoted_and_hidden_columns_say_so() {
         let columns = [
-            Column { name: "a\"b".into(), kind: ColumnType::Text, options: ColumnOptions::INDEX },
-            Column { name: "c".into(), kind: ColumnType::BigInt, options: ColumnOptions::HIDDEN },
+            Column { name: "a\"b", kind: ColumnType::Text, options: ColumnOptions::INDEX },
+            Column { name: "c", kind: ColumnType::BigInt, options: ColumnOptions::HIDDEN },
         ];
         assert_eq!(
             create_table("t", &columns),

@@ -11,17 +11,25 @@ pub(crate) struct Deadline<'a> {
     cancelled: Option<&'a AtomicBool>,
 }
 
+impl Deadline<'_> {
+    /// That time from now. A time too long to be represented never ends.
+    pub(crate) fn after(time: Duration) -> Deadline<'static> {
+        Deadline { end: Instant::now().checked_add(time), cancelled: None }
+    }
+
+    pub(crate) fn has_passed(self) -> bool {
+        self.end.is_some_and(|end| Instant::now() >= end)
+            || self.cancelled.is_some_and(|cancelled| cancelled.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(any(target_os = "linux", test))]
 impl<'a> Deadline<'a> {
     pub(crate) const NEVER: Deadline<'static> = Deadline { end: None, cancelled: None };
 
     /// That moment, or never; or as soon as the flag is set.
     pub(crate) fn new(end: Option<Instant>, cancelled: &'a AtomicBool) -> Deadline<'a> {
         Deadline { end, cancelled: Some(cancelled) }
-    }
-
-    /// That time from now. A time too long to be represented never ends.
-    pub(crate) fn after(time: Duration) -> Deadline<'static> {
-        Deadline { end: Instant::now().checked_add(time), cancelled: None }
     }
 
     /// The earlier of this deadline and that time from now.
@@ -32,11 +40,6 @@ impl<'a> Deadline<'a> {
             (a, b) => a.or(b),
         };
         Deadline { end, ..self }
-    }
-
-    pub(crate) fn has_passed(self) -> bool {
-        self.end.is_some_and(|end| Instant::now() >= end)
-            || self.cancelled.is_some_and(|cancelled| cancelled.load(Ordering::Relaxed))
     }
 }
 

@@ -3,15 +3,14 @@
 //! This crate collects; it knows neither osquery's Thrift interface nor SQLite. Whoever talks to
 //! people or to osquery goes through [`Table`].
 
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod deadline;
+mod enum_table;
 mod formats;
 #[cfg(target_os = "linux")]
 mod linux;
 // All of it but the system calls is tested on any system.
 #[cfg(any(target_os = "macos", test))]
 mod macos;
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it only Linux needs"))]
 mod model;
 pub mod options;
 pub mod process_open_sockets;
@@ -20,13 +19,13 @@ mod water_level;
 
 use std::sync::Arc;
 
-pub use model::{Families, Source};
+pub use model::{Families, Source, User};
 pub use options::{Options, TableOption, Threads};
 use process_open_sockets::ProcessOpenSockets;
 
 pub use table::{
     Column, ColumnOptions, ColumnType, ColumnsUsed, Constraint, Error, Explanation, Operator,
-    QueryContext, RowUser, Rows, Table, User, Value,
+    QueryContext, RowUser, Rows, Table, Value,
 };
 pub use water_level::water_level;
 

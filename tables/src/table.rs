@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use bitflags::bitflags;
 
+use crate::model::User;
 use crate::options::TableOption;
 
 /// How a column's values are typed in SQL.
@@ -52,7 +53,7 @@ bitflags! {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     /// Its name in SQL.
-    pub name: Cow<'static, str>,
+    pub name: &'static str,
     /// The type of its values.
     pub kind: ColumnType,
     /// What the planner may do with it.
@@ -175,40 +176,6 @@ impl Default for QueryContext {
     }
 }
 
-/// Whom a row is charged to when an answer is too long: a user, by uid.
-///
-/// Uids from 100000 on count in blocks of 65,536: a block is what one user gets for user namespaces
-/// (subuid(5)), and the user could otherwise spread rows over as many uids.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct User(Option<u32>);
-
-impl User {
-    const FIRST_SUBORDINATE: u32 = 100_000;
-    const BLOCK: u32 = 65_536;
-    /// The superuser.
-    pub const ROOT: User = User(Some(0));
-
-    /// The user of that uid; all of whom the uid is not known are one.
-    pub fn of_uid(uid: Option<u32>) -> User {
-        User(uid.map(|uid| match uid.checked_sub(User::FIRST_SUBORDINATE) {
-            Some(above) => uid - above % User::BLOCK,
-            None => uid,
-        }))
-    }
-}
-
-impl std::fmt::Display for User {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            None => f.write_str("unknown uids"),
-            Some(first @ User::FIRST_SUBORDINATE..) => {
-                write!(f, "uids {first} to {}", first.saturating_add(User::BLOCK - 1))
-            }
-            Some(uid) => write!(f, "uid {uid}"),
-        }
-    }
-}
-
 /// Whom a row is charged to, and its place among the rows of that user: those with the lowest places are
 /// kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -280,19 +247,6 @@ mod tests {
         assert!(message(24).ends_with("ulimit -n) to 256 or more"), "{}", message(24));
         assert!(message(23).ends_with("(fs.file-max, kern.maxfiles)"), "{}", message(23));
         assert_eq!(message(13), "cannot read /proc: Permission denied (os error 13)");
-    }
-
-    #[test]
-    fn subordinate_uids_of_one_user_are_one() {
-        let user = |uid| User::of_uid(Some(uid));
-        assert_ne!(user(0), user(1000));
-        assert_ne!(user(99_999), user(100_000));
-        assert_eq!(user(100_000), user(165_535));
-        assert_ne!(user(165_535), user(165_536));
-        assert_eq!(user(u32::MAX), user(u32::MAX - 1));
-        assert_ne!(User::of_uid(None), user(0));
-        assert_eq!(user(1000).to_string(), "uid 1000");
-        assert_eq!(user(165_536).to_string(), "uids 165536 to 231071");
     }
 }
 

@@ -6,6 +6,7 @@ usage: core.py BINARY
 import concurrent.futures
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,33 +26,21 @@ from thrift.transport import TSocket, TTransport
 BINARY = os.path.abspath(sys.argv.pop())
 NAME = "process_open_sockets"
 ALTERNATIVE = "alt_process_open_sockets"
-COLUMNS = [
-    ("pid", "INTEGER", "12"),
-    ("fd", "BIGINT", "12"),
-    ("socket", "BIGINT", "12"),
-    ("family", "INTEGER", "12"),
-    ("protocol", "INTEGER", "12"),
-    ("local_address", "TEXT", "8"),
-    ("remote_address", "TEXT", "8"),
-    ("local_port", "INTEGER", "12"),
-    ("remote_port", "INTEGER", "12"),
-    ("path", "TEXT", "8"),
-    ("state", "TEXT", "12"),
-    ("net_namespace", "TEXT", "12"),
-    # Hidden from here on.
-    ("tid", "INTEGER", "24"),
-    ("owner_unknown", "TEXT", "24"),
-    ("type", "INTEGER", "24"),
-    ("uid", "BIGINT", "24"),
-    ("peer_socket", "BIGINT", "24"),
-    ("rx_queue", "BIGINT", "24"),
-    ("tx_queue", "BIGINT", "24"),
-    ("interface", "TEXT", "24"),
-    ("cgroup_path", "TEXT", "24"),
-    ("scope", "INTEGER", "24"),
-    ("descriptors", "INTEGER", "24"),
-    ("rows_omitted", "BIGINT", "24"),
-]
+
+
+def stated_columns():
+    """Name, type and options of each column that the specification states for Linux."""
+    numbers = {"additional": 4, "optimized": 8, "hidden": 16}
+    here = os.path.dirname(os.path.abspath(__file__))
+    with open(os.path.join(here, "../../tables/process_open_sockets.table"), encoding="utf-8") as file:
+        specification = file.read().split("extended_schema(DARWIN")[0]
+    for column in re.finditer(r'^ +Column\("(\w+)", (\w+), ".*", (.*)\),$', specification, re.MULTILINE):
+        name, kind, flags = column.groups()
+        options = sum(numbers[flag] for flag in re.findall(r"(\w+)=True", flags))
+        yield name, kind, str(options)
+
+
+COLUMNS = list(stated_columns())
 
 
 class Core:

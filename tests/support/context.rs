@@ -24,7 +24,7 @@ pub(crate) fn encode(query: &QueryContext, columns: &[Column]) -> String {
         .iter()
         .enumerate()
         .filter(|(index, _)| query.columns_used.contains(*index))
-        .map(|(_, column)| &*column.name)
+        .map(|(_, column)| column.name)
         .collect();
     names.sort_unstable();
     json!({

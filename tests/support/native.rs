@@ -42,7 +42,7 @@ impl Table for Native {
 }
 
 fn column(name: &'static str, kind: ColumnType, options: ColumnOptions) -> Column {
-    Column { name: name.into(), kind, options }
+    Column { name, kind, options }
 }
 
 fn text(text: &str) -> Value<'static> {

@@ -81,7 +81,7 @@ impl Numbers {
             ("nothing", ColumnType::Integer),
         ];
         let column = |(name, kind): (&'static str, _)| Column {
-            name: name.into(),
+            name,
             kind,
             options: ColumnOptions::OPTIMIZED,
         };

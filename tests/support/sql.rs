@@ -112,7 +112,7 @@ fn columns(routes: &ExtensionPluginResponse) -> Vec<Column> {
         .iter()
         .filter(|route| route["id"] == "column")
         .map(|route| Column {
-            name: route["name"].clone().into(),
+            name: route["name"].clone().leak(),
             kind: match route["type"].as_str() {
                 "INTEGER" => ColumnType::Integer,
                 "BIGINT" => ColumnType::BigInt,
@@ -177,7 +177,7 @@ impl Rows for Received {
 
     fn cell(&self, row: usize, column: usize) -> Value<'_> {
         let column = &self.columns[column];
-        let text = self.rows[row].get(&*column.name).map_or("", String::as_str);
+        let text = self.rows[row].get(column.name).map_or("", String::as_str);
         match column.kind {
             ColumnType::Text => Value::Text(text.into()),
             ColumnType::BigInt => number(text).map_or(Value::Null, Value::Integer),

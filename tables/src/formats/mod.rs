@@ -1,12 +1,11 @@
 //! Bytes → model, on any operating system: no input or output, no unsafe code.
 
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has them"))]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports, reason = "only Linux asks"))]
 pub(crate) mod linux;
-#[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "only macOS has them"))]
+#[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "only macOS asks"))]
 pub(crate) mod macos;
 
 /// Cuts N bytes off the front; None if there are not so many.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has such forms"))]
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     let (taken, rest) = bytes.split_first_chunk()?;
     *bytes = rest;

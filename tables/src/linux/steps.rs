@@ -17,8 +17,8 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::process::Pid;
 use rustix::thread::gettid;
 
-use crate::User;
 use crate::formats::linux::proc_status;
+use crate::model::User;
 
 /// The processes that blocked a step of any scan, and do still or did a while ago.
 #[derive(Debug, Default)]

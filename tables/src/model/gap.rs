@@ -2,47 +2,109 @@
 
 use std::fmt;
 
-/// What kind of thing could not be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "each system has some of its own")]
-pub(crate) enum GapKind {
-    /// The file descriptors of a process: its sockets look as if nobody held them.
-    Fds,
-    /// A process that blocks reads of it, or that is expected to.
-    Blocked,
-    /// Processes of others, in a mount of proc with hidepid.
-    Hidepid,
-    /// Processes outside the PID namespace of the mount of proc.
-    PidNamespace,
-    /// The network namespace of a process: its sockets may be missing.
-    NetNamespace,
-    /// A network namespace that is mounted and that no process was seen in: its sockets are missing.
-    MountedNetNamespace,
-    /// Not all mounts were read: namespaces that are only mounted may be missing.
-    Mounts,
-    /// The number of a network namespace: its sockets have no net_namespace.
-    NetNamespaceNumber,
-    /// A namespace that all processes had left when its files were to be read, if it was not gone with
-    /// them.
-    Left,
-    /// A file of sockets, or its end.
-    SocketFile,
-    /// A table of which the kernel has no dump, where nothing else may be asked.
-    NoDump,
-    /// A line of such a file.
-    Line,
-    /// A line that somebody wrote into the path of a UNIX socket, about a socket of another kind.
-    Forged,
-    /// The scan's deadline passed before everything was read.
-    Deadline,
-    /// This process, or the host, had no descriptor left for what a scan opens (EMFILE, ENFILE).
-    Descriptors,
-    /// A list of sockets of macOS, or its end.
-    PcbList,
-    /// Such a list, of which the kernel shows nothing, or far less than it counts.
-    Withheld,
-    /// What macOS tells of a socket, in a form that is not known.
-    Record,
+use crate::enum_table::enum_table;
+
+enum_table! {
+    /// What kind of thing could not be read.
+    pub(crate) enum GapKind: Text {
+        /// The file descriptors of a process: its sockets look as if nobody held them.
+        Fds = gap(
+            "processes whose file descriptors could not be read",
+            "they are not shown as holders",
+        ),
+        /// A process that blocks reads of it, or that is expected to.
+        Blocked = gap(
+            "processes skipped since reads of /proc/<pid> are blocked, most likely by an execve that waits \
+             for a FUSE or network file system",
+            "they are not shown as holders, unless BPF shows them; end the process or its file server",
+        ),
+        /// Processes of others, in a mount of proc with hidepid.
+        Hidepid = gap(
+            "mounts of proc with hidepid, which do not show the processes of others",
+            "their sockets have pid -1",
+        ),
+        /// Processes outside the PID namespace of the mount of proc.
+        PidNamespace = gap(
+            "mounts of proc that are not of the first PID namespace",
+            "sockets of processes outside it have pid -1",
+        ),
+        /// The network namespace of a process: its sockets may be missing.
+        NetNamespace = gap(
+            "processes whose network namespace could not be told",
+            "sockets of a namespace that no other process is in are missing",
+        ),
+        /// A network namespace that is mounted and that no process was seen in: its sockets are missing.
+        MountedNetNamespace = gap(
+            "network namespaces without processes that could not be entered",
+            "their sockets are missing",
+        ),
+        /// Not all mounts were read: namespaces that are only mounted may be missing.
+        Mounts = gap(
+            "lists of mounts that take too long to read",
+            "network namespaces that are mounted there and have no process may be missing",
+        ),
+        /// The number of a network namespace: its sockets have no net_namespace.
+        NetNamespaceNumber = gap(
+            "network namespaces whose number could not be read",
+            "their sockets have an empty net_namespace",
+        ),
+        /// A namespace that all processes had left when its files were to be read, if it was not gone with
+        /// them.
+        Left = gap(
+            "network namespaces that all processes left during the scan",
+            "if they are still there, their sockets are missing",
+        ),
+        /// A file of sockets, or its end.
+        SocketFile = gap("files of sockets not read to their end", "sockets are missing"),
+        /// A table of which the kernel has no dump, where nothing else may be asked.
+        NoDump = gap(
+            "tables that netlink does not give",
+            "their sockets are missing; --source auto reads /proc/net for them",
+        ),
+        /// A line of such a file.
+        Line = gap(
+            "malformed lines",
+            "each may be a socket that is missing, or the rest of a UNIX path with a newline",
+        ),
+        /// A line that somebody wrote into the path of a UNIX socket, about a socket of another kind.
+        Forged = gap(
+            "lines forged in the path of a UNIX socket, about a socket of another kind",
+            "they are left out",
+        ),
+        /// The scan's deadline passed before everything was read.
+        Deadline = gap(
+            "steps of a scan that its deadline cut off",
+            "sockets or holders are missing; raise --scan-timeout or add a constraint on pid",
+        ),
+        /// This process, or the host, had no descriptor left for what a scan opens (EMFILE, ENFILE).
+        Descriptors = gap(
+            "steps of a scan for which no file descriptor was left",
+            "sockets or holders are missing; raise the limit of open files (RLIMIT_NOFILE: \
+             LimitNOFILE in systemd, ulimit -n) to 256 or more",
+        ),
+        /// A list of sockets of macOS, or its end.
+        PcbList = gap(
+            "lists of sockets not read to their end",
+            "sockets that no process holds, and of others what only the lists tell, are missing",
+        ),
+        /// Such a list, of which the kernel shows nothing, or far less than it counts.
+        Withheld = gap(
+            "lists of sockets of which the kernel shows nothing, or far less than it counts",
+            "sockets that no readable process holds, and of others what only the lists tell, are missing",
+        ),
+        /// What macOS tells of a socket, in a form that is not known.
+        Record = gap("sockets of a form that is not known", "they are missing"),
+    }
+}
+
+/// What the log says of a kind.
+struct Text {
+    what: &'static str,
+    effect: &'static str,
+}
+
+const fn gap(what: &'static str, effect: &'static str) -> Text {
+    Text { what, effect }
 }
 
 /// All that could not be read of one kind.
@@ -68,78 +130,7 @@ impl Gap {
 
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, effect) = match self.kind {
-            GapKind::Fds => (
-                "processes whose file descriptors could not be read",
-                "they are not shown as holders",
-            ),
-            GapKind::Blocked => (
-                "processes skipped since reads of /proc/<pid> are blocked, most likely by an execve that waits \
-                 for a FUSE or network file system",
-                "they are not shown as holders, unless BPF shows them; end the process or its file server",
-            ),
-            GapKind::Hidepid => (
-                "mounts of proc with hidepid, which do not show the processes of others",
-                "their sockets have pid -1",
-            ),
-            GapKind::PidNamespace => (
-                "mounts of proc that are not of the first PID namespace",
-                "sockets of processes outside it have pid -1",
-            ),
-            GapKind::NetNamespace => (
-                "processes whose network namespace could not be told",
-                "sockets of a namespace that no other process is in are missing",
-            ),
-            GapKind::MountedNetNamespace => (
-                "network namespaces without processes that could not be entered",
-                "their sockets are missing",
-            ),
-            GapKind::Mounts => (
-                "lists of mounts that take too long to read",
-                "network namespaces that are mounted there and have no process may be missing",
-            ),
-            GapKind::NetNamespaceNumber => (
-                "network namespaces whose number could not be read",
-                "their sockets have an empty net_namespace",
-            ),
-            GapKind::Left => (
-                "network namespaces that all processes left during the scan",
-                "if they are still there, their sockets are missing",
-            ),
-            GapKind::SocketFile => {
-                ("files of sockets not read to their end", "sockets are missing")
-            }
-            GapKind::NoDump => (
-                "tables that netlink does not give",
-                "their sockets are missing; --source auto reads /proc/net for them",
-            ),
-            GapKind::Line => (
-                "malformed lines",
-                "each may be a socket that is missing, or the rest of a UNIX path with a newline",
-            ),
-            GapKind::Forged => (
-                "lines forged in the path of a UNIX socket, about a socket of another kind",
-                "they are left out",
-            ),
-            GapKind::PcbList => (
-                "lists of sockets not read to their end",
-                "sockets that no process holds, and of others what only the lists tell, are missing",
-            ),
-            GapKind::Withheld => (
-                "lists of sockets of which the kernel shows nothing, or far less than it counts",
-                "sockets that no readable process holds, and of others what only the lists tell, are missing",
-            ),
-            GapKind::Record => ("sockets of a form that is not known", "they are missing"),
-            GapKind::Descriptors => (
-                "steps of a scan for which no file descriptor was left",
-                "sockets or holders are missing; raise the limit of open files (RLIMIT_NOFILE: \
-                 LimitNOFILE in systemd, ulimit -n) to 256 or more",
-            ),
-            GapKind::Deadline => (
-                "steps of a scan that its deadline cut off",
-                "sockets or holders are missing; raise --scan-timeout or add a constraint on pid",
-            ),
-        };
+        let Text { what, effect } = self.kind.row();
         write!(f, "{what}: {} (first: {}); {effect}", self.count, self.first)
     }
 }
@@ -166,25 +157,7 @@ impl Gaps {
         }
     }
 
-    /// Whether some of them mean that sockets were not read.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "asked of Linux's tables"))]
-    pub(crate) fn has_missing_sockets(&self) -> bool {
-        self.has(GapKind::SocketFile) || self.has(GapKind::NoDump) || self.has(GapKind::Left)
-    }
-
-    /// Whether some of them mean that network namespaces may not have been found.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has them"))]
-    pub(crate) fn has_missing_namespaces(&self) -> bool {
-        let kinds = [
-            GapKind::NetNamespace,
-            GapKind::MountedNetNamespace,
-            GapKind::Mounts,
-            GapKind::Deadline,
-        ];
-        kinds.into_iter().any(|kind| self.has(kind))
-    }
-
-    #[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "asked of macOS's lists"))]
+    #[cfg(any(target_os = "macos", test))]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -195,6 +168,25 @@ impl Gaps {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Gap> {
         self.0.iter()
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Gaps {
+    /// Whether some of them mean that sockets were not read.
+    pub(crate) fn has_missing_sockets(&self) -> bool {
+        self.has(GapKind::SocketFile) || self.has(GapKind::NoDump) || self.has(GapKind::Left)
+    }
+
+    /// Whether some of them mean that network namespaces may not have been found.
+    pub(crate) fn has_missing_namespaces(&self) -> bool {
+        let kinds = [
+            GapKind::NetNamespace,
+            GapKind::MountedNetNamespace,
+            GapKind::Mounts,
+            GapKind::Deadline,
+        ];
+        kinds.into_iter().any(|kind| self.has(kind))
     }
 }
 

@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use self::fd_set::FdSet;
-use crate::model::Socket;
-use crate::{User, water_level};
+use super::socket::Socket;
+use crate::model::User;
+use crate::water_level::water_level;
 
 /// How many descriptors of one socket a process has rows for, unless all are asked for.
 pub(crate) const DEFAULT_DESCRIPTORS_PER_SOCKET: u32 = 100;
@@ -171,8 +172,8 @@ impl HolderCollector {
         });
     }
 
-    /// Forgets the holders of a socket.
-    #[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "macOS reuses handles"))]
+    /// Forgets the holders of a socket: macOS reuses handles.
+    #[cfg(any(target_os = "macos", test))]
     pub(crate) fn remove_socket(&mut self, inode: u64) {
         self.list.retain(|holder| holder.inode != inode);
         self.beyond.retain(|group, _| group.inode != inode);

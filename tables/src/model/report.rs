@@ -1,7 +1,7 @@
 //! What a scan could not read, and what it did.
 
-use crate::model::Work;
-use crate::model::gap::Gaps;
+use super::gap::Gaps;
+use super::work::Work;
 
 /// What a scan could not read, and how much it did.
 #[derive(Debug, Default)]

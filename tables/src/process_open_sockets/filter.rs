@@ -1,34 +1,26 @@
 //! The query's constraints as conditions on what is to be collected.
-//!
-//! A condition may let through more than the query asks for, never less: whatever cannot be read
-//! as a number is no condition, and several `=` of one column mean any of them, whether they came
-//! from an `IN` or from an `AND`.
 
-use std::ops::RangeInclusive;
-
-use crate::{ColumnsUsed, Constraint, Operator, QueryContext};
-
-use super::Field;
-use crate::formats::linux::sock_diag::{Request, States};
-use crate::formats::macos::pcblist_n::PcbList;
+use super::cells::{UNOWNED, net_namespace_text};
+use super::columns::Field;
+use super::condition::{NumberCondition, TextCondition};
 use crate::model::holders::Holder;
-use crate::model::socket_table::SocketTable;
-use crate::model::{Families, NetNamespace, Socket, TcpState};
+use crate::model::{Families, NetNamespace, Socket};
+use crate::{ColumnsUsed, QueryContext};
 
 /// What a row must be like to be asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter {
     pid: NumberCondition,
     fd: NumberCondition,
-    socket: NumberCondition,
-    family: NumberCondition,
-    protocol: NumberCondition,
-    local_port: NumberCondition,
-    remote_port: NumberCondition,
-    state: TextCondition,
-    net_namespace: TextCondition,
+    pub(super) socket: NumberCondition,
+    pub(super) family: NumberCondition,
+    pub(super) protocol: NumberCondition,
+    pub(super) local_port: NumberCondition,
+    pub(super) remote_port: NumberCondition,
+    pub(super) state: TextCondition,
+    pub(super) net_namespace: TextCondition,
     columns_used: ColumnsUsed,
-    families: Families,
+    pub(super) families: Families,
     is_lookup: bool,
 }
 
@@ -100,76 +92,11 @@ impl Filter {
             && self.admits_net_namespace(socket.net_namespace)
     }
 
-    /// Whether a TCP socket in that state, with these ports, can be in the answer.
-    pub(crate) fn admits_tcp(&self, state: TcpState, local_port: u16, remote_port: u16) -> bool {
-        self.state.admits(state.name())
-            && self.local_port.admits(local_port.into())
-            && self.remote_port.admits(remote_port.into())
-    }
-
     /// Whether all that the query says is about who holds a socket, and about the socket's number: none
     /// of that changes as long as the socket is held.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux caches sockets"))]
     pub(crate) fn is_lookup(&self) -> bool {
         self.is_lookup
-    }
-
-    /// Whether sockets are asked for that are in no table of the kernel.
-    pub(crate) fn admits_unlisted(&self) -> bool {
-        self.families.contains(Families::UNLISTED)
-            && self.state.admits("")
-            && self.local_port.admits(0)
-            && self.remote_port.admits(0)
-            && self.admits_net_namespace(None)
-    }
-
-    /// The dump of all sockets of a table; None if there is none of it. What a user asked to see who
-    /// asked for everything is in it although `/proc/net` does not list it.
-    pub(crate) fn whole(&self, table: SocketTable) -> Option<Request> {
-        let request = Request::of(table)?;
-        let bound_only = self.families.contains(Families::UNLISTED);
-        Some(if bound_only {
-            request.in_states(States::LISTED.and_bound_inactive())
-        } else {
-            request
-        })
-    }
-
-    /// The dump of those of them that the kernel can tell to match.
-    pub(crate) fn request(&self, table: SocketTable) -> Option<Request> {
-        let admits = |state: TcpState| self.state.admits(state.name());
-        let mut states = States::admitting(admits);
-        if self.families.contains(Families::UNLISTED) && admits(TcpState::Closed) {
-            states = states.and_bound_inactive();
-        }
-        let request = Request::of(table)?.in_states(states);
-        Some(
-            request
-                .with_local_ports(self.local_port.ports())
-                .with_remote_ports(self.remote_port.ports()),
-        )
-    }
-
-    /// Whether a full scan lists every socket of every table that the user chose: no constraint narrows it.
-    pub(crate) fn lists_all_of_tables(&self) -> bool {
-        let numbers = [&self.family, &self.protocol, &self.local_port, &self.remote_port];
-        numbers.into_iter().all(NumberCondition::is_open)
-            && self.socket.is_open()
-            && self.state.is_open()
-            && self.net_namespace.is_open()
-    }
-
-    /// Whether the user has chosen to see its sockets.
-    pub(crate) fn admits_families_of(&self, table: SocketTable) -> bool {
-        self.families.contains(table.families())
-    }
-
-    /// Whether the table can have a socket that is asked for.
-    pub(crate) fn admits_table(&self, table: SocketTable) -> bool {
-        self.admits_families(table.families())
-            && self.family.admits(table.family() as i64)
-            && table.protocol().is_none_or(|protocol| self.protocol.admits(protocol.into()))
-            && table.state().is_none_or(|state| self.state.admits(state))
-            && (table.has_ports() || self.admits_no_ports())
     }
 
     /// Whether the user has chosen to see all of these.
@@ -177,17 +104,8 @@ impl Filter {
         self.families.contains(families)
     }
 
-    /// Whether the list can have a socket that is asked for.
-    #[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "only macOS has these lists"))]
-    pub(crate) fn admits_list(&self, list: PcbList) -> bool {
-        self.admits_families(list.families())
-            && list.family().iter().any(|&family| self.family.admits(family as i64))
-            && list.only_protocol().is_none_or(|protocol| self.protocol.admits(protocol.into()))
-            && (list == PcbList::Tcp || self.state.admits(""))
-            && (list.families() == Families::INET || self.admits_no_ports())
-    }
-
-    fn admits_no_ports(&self) -> bool {
+    /// Whether rows that show no ports are asked for.
+    pub(super) fn admits_no_ports(&self) -> bool {
         self.local_port.admits(0) && self.remote_port.admits(0)
     }
 
@@ -196,232 +114,13 @@ impl Filter {
     }
 }
 
-/// pid and fd of the row of a socket that nobody holds.
-pub(crate) const UNOWNED: i64 = -1;
-
-/// The cell that shows a namespace.
-pub(crate) fn net_namespace_text(namespace: Option<NetNamespace>) -> String {
-    namespace.map_or_else(String::new, |NetNamespace(number)| number.to_string())
-}
-
-/// What the constraints on a number column let through.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct NumberCondition {
-    any_of: Option<Vec<i64>>,
-    none_of: Vec<i64>,
-    at_least: i64,
-    at_most: i64,
-}
-
-impl Default for NumberCondition {
-    fn default() -> Self {
-        NumberCondition { any_of: None, none_of: Vec::new(), at_least: i64::MIN, at_most: i64::MAX }
-    }
-}
-
-impl NumberCondition {
-    fn new<'a>(constraints: impl Iterator<Item = &'a Constraint>) -> Self {
-        let mut condition = NumberCondition::default();
-        let mut equals: Option<Vec<Option<i64>>> = None;
-        for constraint in constraints {
-            let number: Option<i64> = constraint.text.parse().ok();
-            match (constraint.operator, number) {
-                (Operator::Equals | Operator::Is, number) => {
-                    equals.get_or_insert_default().push(number);
-                }
-                (_, None) => {}
-                (Operator::NotEquals | Operator::IsNot, Some(number)) => {
-                    condition.none_of.push(number);
-                }
-                (Operator::GreaterThan, Some(number)) => {
-                    condition.at_least = condition.at_least.max(number.saturating_add(1));
-                }
-                (Operator::GreaterThanOrEquals, Some(number)) => {
-                    condition.at_least = condition.at_least.max(number);
-                }
-                (Operator::LessThan, Some(number)) => {
-                    condition.at_most = condition.at_most.min(number.saturating_sub(1));
-                }
-                (Operator::LessThanOrEquals, Some(number)) => {
-                    condition.at_most = condition.at_most.min(number);
-                }
-                (Operator::Other(_), Some(_)) => {}
-            }
-        }
-        condition.any_of = equals.and_then(|numbers| numbers.into_iter().collect());
-        for list in condition.any_of.iter_mut().chain([&mut condition.none_of]) {
-            list.sort_unstable();
-            list.dedup();
-        }
-        condition
-    }
-
-    fn is_open(&self) -> bool {
-        *self == NumberCondition::default()
-    }
-
-    /// The ports from the first one that it lets through to the last.
-    fn ports(&self) -> RangeInclusive<u16> {
-        let listed = |end: fn(&[i64]) -> Option<&i64>, or| {
-            self.any_of.as_deref().map_or(or, |list| end(list).copied().unwrap_or(or))
-        };
-        let first = self.at_least.max(listed(<[i64]>::first, i64::MIN)).max(0);
-        let last = self.at_most.min(listed(<[i64]>::last, i64::MAX));
-        match (u16::try_from(first), u16::try_from(last.min(u16::MAX.into()))) {
-            (Ok(first), Ok(last)) => first..=last,
-            _ => RangeInclusive::new(1, 0),
-        }
-    }
-
-    fn admits(&self, number: i64) -> bool {
-        (self.at_least..=self.at_most).contains(&number)
-            && self.any_of.as_ref().is_none_or(|list| list.binary_search(&number).is_ok())
-            && self.none_of.binary_search(&number).is_err()
-    }
-}
-
-/// What the constraints on a text column let through.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct TextCondition {
-    any_of: Option<Vec<String>>,
-    none_of: Vec<String>,
-}
-
-impl TextCondition {
-    fn new<'a>(constraints: impl Iterator<Item = &'a Constraint>) -> Self {
-        let mut condition = TextCondition::default();
-        for constraint in constraints {
-            match constraint.operator {
-                Operator::Equals | Operator::Is => {
-                    condition.any_of.get_or_insert_default().push(constraint.text.clone());
-                }
-                Operator::NotEquals | Operator::IsNot => {
-                    condition.none_of.push(constraint.text.clone());
-                }
-                _ => {}
-            }
-        }
-        condition
-    }
-
-    fn is_open(&self) -> bool {
-        self.any_of.is_none() && self.none_of.is_empty()
-    }
-
-    fn admits(&self, text: &str) -> bool {
-        self.any_of.as_ref().is_none_or(|list| list.iter().any(|listed| may_be_equal(listed, text)))
-            && !self.none_of.iter().any(|listed| listed == text)
-    }
-}
-
-/// Whether some comparison that SQL can make finds the texts equal.
-///
-/// osquery does not say how the query compares: as text, with a collation such as NOCASE or RTRIM,
-/// or, with a number on the other side, as numbers.
-fn may_be_equal(a: &str, b: &str) -> bool {
-    let number = |text: &str| text.trim_ascii().parse::<f64>().ok();
-    a.trim_end_matches(' ').eq_ignore_ascii_case(b.trim_end_matches(' '))
-        || number(a).is_some_and(|a| number(b) == Some(a))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use crate::{Constraint, Operator};
 
     fn constraint(field: Field, operator: Operator, text: &str) -> Constraint {
         Constraint { column: field as usize, operator, text: text.into() }
-    }
-
-    fn numbers(constraints: &[(Operator, &str)]) -> NumberCondition {
-        let constraints: Vec<_> = constraints
-            .iter()
-            .map(|(operator, text)| constraint(Field::Pid, *operator, text))
-            .collect();
-        NumberCondition::new(constraints.iter())
-    }
-
-    fn texts(constraints: &[(Operator, &str)]) -> TextCondition {
-        let constraints: Vec<_> = constraints
-            .iter()
-            .map(|(operator, text)| constraint(Field::State, *operator, text))
-            .collect();
-        TextCondition::new(constraints.iter())
-    }
-
-    #[test]
-    fn several_equals_mean_any_of_them() {
-        let condition = numbers(&[(Operator::Equals, "3"), (Operator::Equals, "1")]);
-        assert!(condition.admits(1) && condition.admits(3) && !condition.admits(2));
-    }
-
-    #[test]
-    fn one_unreadable_member_lifts_the_whole_list() {
-        for text in ["abc", "3.5", "1.0", " 3 ", "", "9223372036854775808", "0x1"] {
-            let condition = numbers(&[(Operator::Equals, "1"), (Operator::Equals, text)]);
-            assert_eq!(condition, NumberCondition::default(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn an_unreadable_bound_is_no_bound() {
-        assert_eq!(numbers(&[(Operator::LessThan, "abc")]), NumberCondition::default());
-    }
-
-    #[test]
-    fn bounds_at_the_ends_of_the_range_lose_nothing() {
-        let largest = i64::MAX.to_string();
-        assert!(numbers(&[(Operator::LessThanOrEquals, &largest)]).admits(i64::MAX));
-        assert!(numbers(&[(Operator::LessThan, &largest)]).admits(i64::MAX - 1));
-        let smallest = i64::MIN.to_string();
-        assert!(numbers(&[(Operator::GreaterThan, &smallest)]).admits(i64::MIN + 1));
-    }
-
-    #[test]
-    fn a_limit_filed_under_a_column_is_no_constraint_on_it() {
-        let condition = numbers(&[(Operator::from_code(Operator::LIMIT), "5")]);
-        assert_eq!(condition, NumberCondition::default());
-        let condition = texts(&[(Operator::from_code(Operator::OFFSET), "5")]);
-        assert_eq!(condition, TextCondition::default());
-    }
-
-    #[test]
-    fn text_equality_is_as_lenient_as_any_collation_and_inequality_as_strict() {
-        let condition = texts(&[(Operator::Equals, "listen  ")]);
-        assert!(condition.admits("LISTEN") && !condition.admits("LAST_ACK"));
-        let condition = texts(&[(Operator::NotEquals, "listen")]);
-        assert!(condition.admits("LISTEN"));
-        assert!(!texts(&[(Operator::NotEquals, "LISTEN")]).admits("LISTEN"));
-    }
-
-    #[test]
-    fn a_text_of_digits_may_be_compared_as_a_number() {
-        let condition = texts(&[(Operator::Equals, " 4026531840.0")]);
-        assert!(condition.admits("4026531840") && !condition.admits("4026531841"));
-    }
-
-    #[test]
-    fn a_table_whose_sockets_cannot_match_is_not_read() {
-        let files = |constraints: Vec<Constraint>| -> Vec<&'static str> {
-            let query = QueryContext { constraints, ..Default::default() };
-            let filter = Filter::new(&query, Families::default());
-            let all = SocketTable::ALL.into_iter();
-            all.filter(|&table| filter.admits_table(table)).map(SocketTable::name).collect()
-        };
-        let equals = |field, text| constraint(field, Operator::Equals, text);
-        let all = files(vec![]).len();
-        assert_eq!(all, 12);
-        assert_eq!(files(vec![equals(Field::Protocol, "6")]), ["tcp", "tcp6", "packet"]);
-        assert_eq!(files(vec![equals(Field::State, "LISTEN")]), ["tcp", "tcp6"]);
-        assert_eq!(files(vec![equals(Field::State, "NONE")]), ["tcp", "tcp6", "packet"]);
-        let without_states = files(vec![equals(Field::State, "")]);
-        assert_eq!(without_states.len(), all - 1);
-        assert!(!without_states.contains(&"packet"));
-        assert_eq!(files(vec![equals(Field::Family, "1")]), ["unix"]);
-        assert_eq!(
-            files(vec![equals(Field::Family, "10"), equals(Field::LocalPort, "53")]),
-            ["tcp6", "udp6", "udplite6", "raw6", "icmp6"]
-        );
     }
 
     #[test]
@@ -436,33 +135,5 @@ mod tests {
         assert!(filter(&["7", "-1"]).admits_unowned());
         assert!(!filter(&["7"]).admits_unowned());
         assert_eq!(filter(&[]).listed_pids(), None);
-    }
-
-    fn any_operator() -> impl Strategy<Value = Operator> {
-        (0..80u8).prop_map(Operator::from_code)
-    }
-
-    proptest! {
-        #[test]
-        fn no_number_is_lost_that_sql_would_keep(
-            constraints in prop::collection::vec((any_operator(), -4..4i64), 0..4),
-            number in -5..5i64,
-        ) {
-            let kept_by_sql = constraints.iter().all(|(operator, bound)| match operator {
-                Operator::Equals | Operator::Is => number == *bound,
-                Operator::NotEquals | Operator::IsNot => number != *bound,
-                Operator::GreaterThan => number > *bound,
-                Operator::GreaterThanOrEquals => number >= *bound,
-                Operator::LessThan => number < *bound,
-                Operator::LessThanOrEquals => number <= *bound,
-                Operator::Other(_) => true,
-            });
-            let texts: Vec<_> =
-                constraints.iter().map(|(operator, bound)| (*operator, bound.to_string())).collect();
-            let texts: Vec<_> = texts.iter().map(|(operator, text)| (*operator, &text[..])).collect();
-            if kept_by_sql {
-                prop_assert!(numbers(&texts).admits(number));
-            }
-        }
     }
 }

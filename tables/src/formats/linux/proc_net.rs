@@ -14,7 +14,8 @@ use nom::combinator::{map_opt, rest};
 use nom::sequence::{preceded, separated_pair, terminated};
 use nom::{IResult, Parser};
 
-use crate::model::socket_table::{IPPROTO_TCP, SocketTable};
+use crate::model::protocol::IPPROTO_TCP;
+use crate::model::socket_table::SocketTable;
 use crate::model::{Binding, Details, Endpoint, Family, Interface, Socket, TcpState, socket_type};
 
 /// A line that is not of its file's form.

@@ -21,7 +21,7 @@ use nom::{IResult, Parser};
 
 use self::group::Group;
 use super::xnu::{Malformed, SYSPROTO_CONTROL, SYSPROTO_EVENT};
-use crate::model::socket_table::{IPPROTO_TCP, IPPROTO_UDP};
+use crate::model::protocol::{IPPROTO_TCP, IPPROTO_UDP};
 use crate::model::{Binding, DarwinDetails, Families, Family, OwnerUnknown, Socket, TcpState};
 
 /// A list that the kernel has.

@@ -3,11 +3,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::binding::Binding;
+use crate::model::details::Details;
 
 fn collector(per_socket: Option<u32>) -> HolderCollector {
     HolderCollector::new(HolderLimits { per_socket, max: None })
 }
-use crate::model::{Binding, Details};
 
 fn holder(inode: u64, pid: i32, fd: i32) -> Holder {
     Holder { inode, pid, fd, tid: None }

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "bench")]
 pub(crate) mod bench;
+mod filter;
 mod plan;
 mod scan;
 mod search;

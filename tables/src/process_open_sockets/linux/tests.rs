@@ -14,7 +14,8 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use crate::linux::quiet::{in_quiet_namespace, say_left_out, say_without_bpf, sockets};
 use crate::model::gap::GapKind;
 use crate::model::{Families, Source};
-use crate::process_open_sockets::{Field, Options, ProcessOpenSockets, filter, sys};
+use crate::process_open_sockets::columns::Field;
+use crate::process_open_sockets::{Options, ProcessOpenSockets, filter, sys};
 use crate::{Constraint, Operator, QueryContext, Rows, Table, Value};
 
 /// A table of that source, which remembers for so long.
@@ -132,90 +133,111 @@ fn is_bpf_used() -> bool {
         .is_some()
 }
 
+/// The rows of a source, which are compared with its answers to constraints.
+struct Comparison {
+    source: Source,
+    table: ProcessOpenSockets,
+    all: Vec<Vec<String>>,
+    compared: usize,
+}
+
+impl Comparison {
+    fn new(source: Source) -> Comparison {
+        let table = table(source, Duration::ZERO);
+        let all = rows(&table, &[here()]);
+        Comparison { source, table, all, compared: 0 }
+    }
+
+    /// What is in the column, each once.
+    fn values(&self, field: Field) -> Vec<String> {
+        let mut values: Vec<String> =
+            self.all.iter().map(|row| row[field as usize].clone()).collect();
+        values.sort();
+        values.dedup();
+        values
+    }
+
+    /// Asserts that the answer to these constraints has the rows that they keep.
+    fn holds(&mut self, constraints: &[(Field, Operator, String)]) {
+        let kept = |rows: &[Vec<String>]| -> Vec<Vec<String>> {
+            rows.iter().filter(|row| is_kept(row, constraints)).cloned().collect()
+        };
+        let mut expected = kept(&self.all);
+        self.compared += expected.len();
+        let mut asked: Vec<_> =
+            constraints.iter().map(|(field, operator, text)| is(*field, *operator, text)).collect();
+        asked.push(here());
+        // More than asked for may come: SQLite looks at every row again.
+        let mut came = kept(&rows(&self.table, &asked));
+        if came != expected {
+            // A connection of an earlier source is over by now, perhaps.
+            self.all = rows(&self.table, &[here()]);
+            expected = kept(&self.all);
+            came = kept(&rows(&self.table, &asked));
+        }
+        assert_eq!(came, expected, "{:?} {asked:?}", self.source);
+    }
+}
+
+/// Whether SQLite keeps the row under these constraints.
+fn is_kept(row: &[String], constraints: &[(Field, Operator, String)]) -> bool {
+    constraints.iter().all(|(field, operator, text)| {
+        let cell = &row[*field as usize];
+        let number = |text: &str| text.parse::<i64>().unwrap();
+        match operator {
+            Operator::Equals => cell == text,
+            Operator::NotEquals => cell != text,
+            Operator::LessThanOrEquals => number(cell) <= number(text),
+            _ => number(cell) > number(text),
+        }
+    })
+}
+
+/// Compares the answers of a source to constraints of each kind.
+fn compare_constraints(source: Source) {
+    let (equals, not, most, more) =
+        (Operator::Equals, Operator::NotEquals, Operator::LessThanOrEquals, Operator::GreaterThan);
+    let mine = || (Field::Pid, equals, std::process::id().to_string());
+    // The kernel forgets connections that are over after a minute.
+    let _zoo = zoo();
+    let mut comparison = Comparison::new(source);
+    let numbers = [Field::Family, Field::Protocol, Field::LocalPort, Field::RemotePort];
+    let of_numbers = numbers.map(|field| comparison.values(field));
+    let [states, inodes] = [Field::State, Field::Socket].map(|field| comparison.values(field));
+    for (field, values) in numbers.into_iter().zip(of_numbers) {
+        for value in values {
+            for operator in [equals, not, most, more] {
+                comparison.holds(&[(field, operator, value.clone())]);
+            }
+            comparison.holds(&[(field, equals, value), mine()]);
+        }
+    }
+    for state in states {
+        comparison.holds(&[(Field::State, equals, state.clone())]);
+        comparison.holds(&[(Field::State, not, state.clone())]);
+        comparison
+            .holds(&[(Field::State, equals, state.clone()), (Field::Pid, equals, "-1".into())]);
+        comparison.holds(&[(Field::State, equals, state), mine()]);
+    }
+    for inode in inodes {
+        comparison.holds(&[(Field::Socket, equals, inode.clone())]);
+        comparison.holds(&[(Field::Socket, equals, inode), mine()]);
+    }
+    assert!(comparison.compared > 1000, "{source:?}: {}", comparison.compared);
+}
+
 const TEST_OF_CONSTRAINTS: &str = "no_constraint_changes_the_answer_of_any_source";
 
 #[test]
 fn no_constraint_changes_the_answer_of_any_source() {
     in_quiet_namespace(module_path!(), TEST_OF_CONSTRAINTS, || {
-        let me = std::process::id();
         for source in [Source::Auto, Source::Procfs, Source::Netlink, Source::Bpf] {
             if source == Source::Bpf && !is_bpf_used() {
-                say_without_bpf(
-                    TEST_OF_CONSTRAINTS,
-                    "BPF is not used; the tests of bpf print the error",
-                );
+                let reason = "BPF is not used; the tests of bpf print the error";
+                say_without_bpf(TEST_OF_CONSTRAINTS, reason);
                 continue;
             }
-            // The kernel forgets connections that are over after a minute.
-            let _zoo = zoo();
-            let table = table(source, Duration::ZERO);
-            let mut all = rows(&table, &[here()]);
-            let shown = all.clone();
-            let values = |field: Field| {
-                let mut values: Vec<String> =
-                    shown.iter().map(|row| row[field as usize].clone()).collect();
-                values.sort();
-                values.dedup();
-                values
-            };
-            let mut compared = 0;
-            let mut holds = |constraints: &[(Field, Operator, String)]| {
-                let keeps = |row: &&Vec<String>| {
-                    constraints.iter().all(|(field, operator, text)| {
-                        let cell = &row[*field as usize];
-                        let number = |text: &str| text.parse::<i64>().unwrap();
-                        match operator {
-                            Operator::Equals => cell == text,
-                            Operator::NotEquals => cell != text,
-                            Operator::LessThanOrEquals => number(cell) <= number(text),
-                            _ => number(cell) > number(text),
-                        }
-                    })
-                };
-                let mut expected: Vec<_> = all.iter().filter(keeps).cloned().collect();
-                compared += expected.len();
-                let mut asked: Vec<_> = constraints
-                    .iter()
-                    .map(|(field, operator, text)| is(*field, *operator, text))
-                    .collect();
-                asked.push(here());
-                let mut came = rows(&table, &asked);
-                // More than asked for may come: SQLite looks at every row again.
-                came.retain(|row| keeps(&row));
-                if came != expected {
-                    // A connection of an earlier source is over by now, perhaps.
-                    all = rows(&table, &[here()]);
-                    expected = all.iter().filter(keeps).cloned().collect();
-                    came = rows(&table, &asked);
-                    came.retain(|row| keeps(&row));
-                }
-                assert_eq!(came, expected, "{source:?} {asked:?}");
-            };
-            let (equals, not, most, more) = (
-                Operator::Equals,
-                Operator::NotEquals,
-                Operator::LessThanOrEquals,
-                Operator::GreaterThan,
-            );
-            for field in [Field::Family, Field::Protocol, Field::LocalPort, Field::RemotePort] {
-                for value in values(field) {
-                    for operator in [equals, not, most, more] {
-                        holds(&[(field, operator, value.clone())]);
-                    }
-                    holds(&[(field, equals, value.clone()), (Field::Pid, equals, me.to_string())]);
-                }
-            }
-            for state in values(Field::State) {
-                holds(&[(Field::State, equals, state.clone())]);
-                holds(&[(Field::State, not, state.clone())]);
-                holds(&[(Field::State, equals, state.clone()), (Field::Pid, equals, "-1".into())]);
-                holds(&[(Field::State, equals, state), (Field::Pid, equals, me.to_string())]);
-            }
-            for inode in values(Field::Socket) {
-                holds(&[(Field::Socket, equals, inode.clone())]);
-                holds(&[(Field::Socket, equals, inode), (Field::Pid, equals, me.to_string())]);
-            }
-            assert!(compared > 1000, "{compared}");
+            compare_constraints(source);
         }
     });
 }

@@ -5,6 +5,7 @@
 //! without a descriptor, the user who made a socket, and the process that used it last. macOS 27 keeps
 //! them from most programs, and what was read by libproc stays true then.
 
+mod filter;
 mod scan;
 #[cfg(test)]
 mod tests;

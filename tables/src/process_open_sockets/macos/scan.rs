@@ -12,7 +12,7 @@ use crate::macos::{libproc, sysctl};
 use crate::model::gap::{GapKind, Gaps};
 use crate::model::holders::{Holder, HolderCollector, HolderLimits};
 use crate::model::{Binding, DarwinDetails, Families, Presence, Snapshot, Socket, Uids, Work};
-use crate::process_open_sockets::Field;
+use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::filter::Filter;
 use crate::{Error, User};
 

@@ -15,7 +15,7 @@ use crate::macos::calls::{Calls, EBADF, ENOENT, ENOMEM, ENOTSOCK, ESRCH};
 use crate::model::Families;
 use crate::model::gap::{GapKind, Gaps};
 use crate::model::holders::HolderLimits;
-use crate::process_open_sockets::Field;
+use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::correlate::correlate;
 use crate::process_open_sockets::filter::Filter;
 use crate::{ColumnsUsed, Constraint, Error, Operator, QueryContext, Rows, Value};
@@ -381,7 +381,7 @@ const DENIED: (GapKind, u64, &str) =
 
 #[test]
 fn a_mac_gives_a_row_for_each_holder_and_for_each_socket_without_one() {
-    let answered = ask_about(mac(), &QueryContext::default(), ALL, &Field::MACOS);
+    let answered = ask_about(mac(), &QueryContext::default(), ALL, &Field::on_macos());
     assert_eq!(
         answered.rows,
         [

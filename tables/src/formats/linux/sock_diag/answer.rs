@@ -16,7 +16,7 @@ use super::request::{
     AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, DiagTable, Request,
 };
 use super::{Malformed, attributes, take};
-use crate::model::socket_table::{IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_TCP};
+use crate::model::protocol::{IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_TCP};
 use crate::model::{
     Binding, Details, Endpoint, Interface, SctpState, Socket, TcpState, VsockAddress, socket_type,
 };

@@ -15,7 +15,6 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-#[cfg_attr(not(target_os = "linux"), allow(unused_imports, reason = "only Linux asks"))]
 pub(crate) use answer::{Listed, unix_name};
 pub(crate) use request::{Request, States};
 

@@ -4,7 +4,8 @@
 use std::ops::RangeInclusive;
 
 use super::{ATTRIBUTE_HEADER, MESSAGE_HEADER, SOCK_DIAG_BY_FAMILY};
-use crate::model::socket_table::{Crowded, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_TCP, SocketTable};
+use crate::model::protocol::{IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_TCP};
+use crate::model::socket_table::{Crowded, SocketTable};
 use crate::model::{Family, TcpState};
 
 /// What a dump is asked for.
@@ -95,15 +96,18 @@ const EVERY_PORT: RangeInclusive<u16> = 0..=u16::MAX;
 impl Request {
     /// For the sockets of a table; those of TCP that `/proc/net` lists. None for ping sockets.
     pub(crate) fn of(table: SocketTable) -> Option<Request> {
+        if !table.has_dump() {
+            return None;
+        }
         let crowded = table.crowded();
-        let v6 = table.family() == Family::Inet6;
-        let table = match table {
-            SocketTable::Icmp | SocketTable::Icmp6 => return None,
-            SocketTable::Unix => DiagTable::Unix,
-            SocketTable::Packet => DiagTable::Packet,
-            SocketTable::Netlink => DiagTable::Netlink,
-            SocketTable::Vsock => DiagTable::Vsock,
-            _ => DiagTable::Inet { v6, protocol: table.protocol()? },
+        let table = match (table.family(), table.protocol()) {
+            (Family::Inet, Some(protocol)) => DiagTable::Inet { v6: false, protocol },
+            (Family::Inet6, Some(protocol)) => DiagTable::Inet { v6: true, protocol },
+            (Family::Unix, _) => DiagTable::Unix,
+            (Family::Packet, _) => DiagTable::Packet,
+            (Family::Netlink, _) => DiagTable::Netlink,
+            (Family::Vsock, _) => DiagTable::Vsock,
+            (Family::Inet | Family::Inet6 | Family::Ndrv | Family::System, _) => return None,
         };
         Some(Request {
             table,

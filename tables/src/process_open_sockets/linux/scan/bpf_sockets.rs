@@ -12,7 +12,7 @@ use crate::model::holders::{Holder, HolderCollector, HolderLimits};
 use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
 use crate::model::{NetNamespace, Socket};
-use crate::process_open_sockets::Field;
+use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::filter::Filter;
 
 /// Holders, and sockets that came with them.

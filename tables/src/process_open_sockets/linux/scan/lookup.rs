@@ -17,7 +17,7 @@ use crate::model::gap::Gaps;
 use crate::model::holders::{Holder, HolderCollector, Holders};
 use crate::model::report::Report;
 use crate::model::{Snapshot, Socket};
-use crate::process_open_sockets::Field;
+use crate::process_open_sockets::columns::Field;
 
 /// How often the descriptors of a process are read again that closed a socket before its table was read.
 const ATTEMPTS: usize = 4;

@@ -31,7 +31,7 @@ use crate::model::gap::GapKind;
 use crate::model::holders::{Holder, HolderCollector, Holders};
 use crate::model::socket_table::SocketTable;
 use crate::model::{Snapshot, Socket, Uids};
-use crate::process_open_sockets::Field;
+use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::filter::Filter;
 
 /// What every step of a scan may read.

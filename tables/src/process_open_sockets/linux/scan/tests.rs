@@ -18,13 +18,15 @@ use crate::linux::proc_root::ProcRoot;
 use crate::linux::quiet::{in_quiet_namespace, say_left_out, say_without_bpf};
 use crate::model::gap::Gaps;
 use crate::model::holders::{Holder, Holders};
-use crate::model::socket_table::{IPPROTO_TCP, SocketTable};
+use crate::model::protocol::IPPROTO_TCP;
+use crate::model::socket_table::SocketTable;
 use crate::model::{
     Binding, Details, Endpoint, Families, Presence, Snapshot, Socket, Source, TcpState,
 };
+use crate::process_open_sockets::Options;
+use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::filter::Filter;
 use crate::process_open_sockets::sys::Collector;
-use crate::process_open_sockets::{Field, Options};
 use crate::{Constraint, Operator, QueryContext};
 
 const ALL: Families = Families::all().difference(Families::UNLISTED);

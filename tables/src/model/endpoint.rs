@@ -1,0 +1,27 @@
+//! The ends of a socket.
+
+use std::net::IpAddr;
+
+/// An address and port as a socket has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Endpoint {
+    pub(crate) address: IpAddr,
+    /// A port; for raw sockets the IP protocol, for ICMP sockets the identifier.
+    pub(crate) port: u16,
+}
+
+/// An address of AF_VSOCK (vsock(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct VsockAddress {
+    /// Which machine: 2 is the host, 4294967295 any.
+    pub(crate) cid: u32,
+    pub(crate) port: u32,
+}
+
+/// What a socket is bound and connected to: within one table of a namespace, another socket with the same
+/// endpoints has taken its place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum EndpointKey {
+    Inet(Endpoint, Endpoint),
+    Unix(Box<[u8]>),
+}

@@ -1,0 +1,153 @@
+//! Sockets as the kernel lists them.
+
+use std::hash::{Hash, Hasher};
+
+use super::binding::Binding;
+use super::details::Details;
+use super::endpoint::{Endpoint, EndpointKey};
+use super::family::Family;
+use super::net_namespace::NetNamespace;
+use super::owner_unknown::OwnerUnknown;
+use super::protocol::{IPPROTO_IP, IPPROTO_SCTP};
+use super::tcp_state::TcpState;
+
+/// A socket as one of the kernel's tables lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Socket {
+    /// Its number. On Linux that in sockfs, which `socket:[inode]` links name; 0 if it has no file:
+    /// TIME_WAIT, SYN_RECV, not yet accepted, orphaned. On macOS the handle by which the kernel calls
+    /// the socket in front of programs; 0 if it has no socket.
+    pub(crate) inode: u64,
+    /// None if the number of its namespace could not be read.
+    pub(crate) net_namespace: Option<NetNamespace>,
+    pub(crate) binding: Binding,
+    pub(crate) details: Details,
+}
+
+/// Without the details, which differ between sources and change while the socket stays the same:
+/// the hash is the row's identity.
+impl Hash for Socket {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.inode, self.net_namespace, &self.binding).hash(state);
+    }
+}
+
+impl Socket {
+    /// AF_*; None if it is not known.
+    pub(crate) fn family(&self) -> Option<u8> {
+        Some(match &self.binding {
+            Binding::Inet { v6, .. } => Family::of_inet(*v6) as u8,
+            Binding::Sctp { local, .. } => Family::of_inet(local.address.is_ipv6()) as u8,
+            Binding::Unix { .. } => Family::Unix as u8,
+            Binding::Packet { .. } => Family::Packet as u8,
+            Binding::Netlink { .. } => Family::Netlink as u8,
+            Binding::Vsock { .. } => Family::Vsock as u8,
+            Binding::System { .. } => Family::System as u8,
+            Binding::Ndrv { .. } => Family::Ndrv as u8,
+            Binding::Unlisted { family, .. } => return *family,
+        })
+    }
+
+    /// None if it is not known.
+    pub(crate) fn protocol(&self) -> Option<u16> {
+        match self.binding {
+            Binding::Inet { protocol, .. }
+            | Binding::Packet { protocol }
+            | Binding::System { protocol, .. }
+            | Binding::Ndrv { protocol } => Some(protocol),
+            Binding::Sctp { .. } => Some(IPPROTO_SCTP),
+            Binding::Unix { .. } | Binding::Vsock { .. } => Some(IPPROTO_IP),
+            Binding::Netlink { protocol, .. } => Some(protocol.into()),
+            Binding::Unlisted { protocol, .. } => protocol,
+        }
+    }
+
+    /// Its address and port, if it is of IPv4 or IPv6.
+    pub(crate) fn local(&self) -> Option<Endpoint> {
+        match self.binding {
+            Binding::Inet { local, .. } | Binding::Sctp { local, .. } => Some(local),
+            _ => None,
+        }
+    }
+
+    /// Those at the other end.
+    pub(crate) fn remote(&self) -> Option<Endpoint> {
+        match self.binding {
+            Binding::Inet { remote, .. } | Binding::Sctp { remote, .. } => Some(remote),
+            _ => None,
+        }
+    }
+
+    /// Its port; 0 if it has none. One of 32 bits comes as the signed number of the same bits, since
+    /// osquery's column has no room for more.
+    pub(crate) fn local_port(&self) -> i32 {
+        match self.binding {
+            Binding::Netlink { port, .. } => port.cast_signed(),
+            Binding::Vsock { local, .. } => local.port.cast_signed(),
+            _ => self.local().map_or(0, |local| local.port.into()),
+        }
+    }
+
+    /// The port at the other end, likewise.
+    pub(crate) fn remote_port(&self) -> i32 {
+        match self.binding {
+            Binding::Netlink { remote_port, .. } => remote_port.cast_signed(),
+            Binding::Vsock { remote, .. } => remote.port.cast_signed(),
+            _ => self.remote().map_or(0, |remote| remote.port.into()),
+        }
+    }
+
+    /// Whether it is bound or connected to an IP address.
+    pub(crate) fn has_address(&self) -> bool {
+        let ends = [self.local(), self.remote()];
+        ends.into_iter().flatten().any(|endpoint| !endpoint.address.is_unspecified())
+    }
+
+    /// Its endpoints; None if it has none that another socket could take over.
+    pub(crate) fn endpoint_key(&self) -> Option<EndpointKey> {
+        match &self.binding {
+            Binding::Inet { local, remote, .. } | Binding::Sctp { local, remote, .. } => {
+                (local.port != 0).then_some(EndpointKey::Inet(*local, *remote))
+            }
+            Binding::Unix { path } if !path.is_empty() => Some(EndpointKey::Unix(path.clone())),
+            _ => None,
+        }
+    }
+
+    /// Whether it has a port at the other end.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.remote().is_some_and(|remote| remote.port != 0)
+    }
+
+    /// Why nobody can hold it; None if somebody could.
+    pub(crate) fn is_without_file(&self) -> Option<OwnerUnknown> {
+        if self.inode != 0 {
+            return None;
+        }
+        Some(match self.binding {
+            Binding::Inet { state: Some(state), .. } => match state {
+                TcpState::TimeWait => OwnerUnknown::TimeWait,
+                TcpState::SynRecv => OwnerUnknown::SynRecv,
+                TcpState::Established | TcpState::CloseWait => OwnerUnknown::AcceptQueue,
+                _ => OwnerUnknown::Orphan,
+            },
+            Binding::Unix { .. } => OwnerUnknown::AcceptQueue,
+            _ => OwnerUnknown::NoProcess,
+        })
+    }
+
+    /// The state as osquery prints it: empty for UDP, raw and UNIX sockets, and what else has none.
+    pub(crate) fn state(&self) -> &'static str {
+        match self.binding {
+            Binding::Inet { state, .. } => state.map_or("", TcpState::name),
+            Binding::Sctp { state, .. } => state.name(),
+            Binding::Vsock { state, .. } => state.map_or("", TcpState::name),
+            Binding::Packet { .. } => "NONE",
+            Binding::Unix { .. }
+            | Binding::Netlink { .. }
+            | Binding::System { .. }
+            | Binding::Ndrv { .. }
+            | Binding::Unlisted { .. } => "",
+        }
+    }
+}

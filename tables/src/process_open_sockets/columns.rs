@@ -1,0 +1,152 @@
+//! The columns of the table, one row each.
+
+use std::sync::LazyLock;
+
+use super::cells::{self, Cell};
+use crate::enum_table::enum_table;
+use crate::{Column, ColumnOptions, ColumnType};
+
+use Cell::{OfRow, OfSocket};
+use ColumnType::{BigInt, Integer, Text};
+use Platforms::{All, Linux, Macos};
+
+/// What is stated of a column.
+struct Spec {
+    name: &'static str,
+    kind: ColumnType,
+    options: ColumnOptions,
+    platforms: Platforms,
+    cell: Cell,
+}
+
+/// The platforms that have a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Platforms {
+    All,
+    Linux,
+    Macos,
+}
+
+/// A constraint on the column saves work; on the others it would only cost the planner a request for
+/// each value that a join compares with.
+const FILTERABLE: ColumnOptions = ColumnOptions::ADDITIONAL.union(ColumnOptions::OPTIMIZED);
+const OTHER: ColumnOptions = ColumnOptions::OPTIMIZED;
+/// What osquery's own table does not have is there for queries that name it.
+const HIDDEN: ColumnOptions = OTHER.union(ColumnOptions::HIDDEN);
+
+enum_table! {
+    /// A column. Not every platform has all; the hidden ones follow those of `SELECT *`.
+    ///
+    /// `tables/process_open_sockets.table` says what each holds.
+    pub(super) enum Field: Spec {
+        Pid           = spec("pid",            Integer, FILTERABLE, All,   OfRow(cells::pid)),
+        Fd            = spec("fd",             BigInt,  FILTERABLE, All,   OfRow(cells::fd)),
+        Socket        = spec("socket",         BigInt,  FILTERABLE, All,   OfSocket(cells::socket)),
+        Family        = spec("family",         Integer, FILTERABLE, All,   OfSocket(cells::family)),
+        Protocol      = spec("protocol",       Integer, FILTERABLE, All,   OfSocket(cells::protocol)),
+        LocalAddress  = spec("local_address",  Text,    OTHER,      All,   OfSocket(cells::local_address)),
+        RemoteAddress = spec("remote_address", Text,    OTHER,      All,   OfSocket(cells::remote_address)),
+        LocalPort     = spec("local_port",     Integer, FILTERABLE, All,   OfSocket(cells::local_port)),
+        RemotePort    = spec("remote_port",    Integer, FILTERABLE, All,   OfSocket(cells::remote_port)),
+        Path          = spec("path",           Text,    OTHER,      All,   OfSocket(cells::path)),
+        State         = spec("state",          Text,    FILTERABLE, All,   OfSocket(cells::state)),
+        NetNamespace  = spec("net_namespace",  Text,    FILTERABLE, Linux, OfSocket(cells::net_namespace)),
+        Tid           = spec("tid",            Integer, HIDDEN,     Linux, OfRow(cells::tid)),
+        OwnerUnknown  = spec("owner_unknown",  Text,    HIDDEN,     All,   OfRow(cells::owner_unknown)),
+        Type          = spec("type",           Integer, HIDDEN,     All,   OfSocket(cells::socket_type)),
+        Uid           = spec("uid",            BigInt,  HIDDEN,     All,   OfSocket(cells::uid)),
+        PeerSocket    = spec("peer_socket",    BigInt,  HIDDEN,     All,   OfRow(cells::peer_socket)),
+        RxQueue       = spec("rx_queue",       BigInt,  HIDDEN,     All,   OfSocket(cells::rx_queue)),
+        TxQueue       = spec("tx_queue",       BigInt,  HIDDEN,     All,   OfSocket(cells::tx_queue)),
+        Interface     = spec("interface",      Text,    HIDDEN,     All,   OfSocket(cells::interface)),
+        CgroupPath    = spec("cgroup_path",    Text,    HIDDEN,     Linux, OfRow(cells::cgroup_path)),
+        Scope         = spec("scope",          Integer, HIDDEN,     Linux, OfRow(cells::scope)),
+        LastPid       = spec("last_pid",       Integer, HIDDEN,     Macos, OfRow(cells::last_pid)),
+        Control       = spec("control",        Text,    HIDDEN,     Macos, OfSocket(cells::control)),
+        Descriptors   = spec("descriptors",    Integer, HIDDEN,     All,   OfRow(cells::descriptors)),
+        RowsOmitted   = spec("rows_omitted",   BigInt,  HIDDEN,     All,   OfRow(cells::rows_omitted)),
+    }
+}
+
+const fn spec(
+    name: &'static str,
+    kind: ColumnType,
+    options: ColumnOptions,
+    platforms: Platforms,
+    cell: Cell,
+) -> Spec {
+    Spec { name, kind, options, platforms, cell }
+}
+
+impl Field {
+    /// The columns of this platform, in the order of the table.
+    pub(super) fn here() -> &'static [Field] {
+        static HERE: LazyLock<Vec<Field>> = LazyLock::new(|| {
+            Field::on(if cfg!(target_os = "macos") { Macos } else { Linux }).collect()
+        });
+        &HERE
+    }
+
+    fn on(platform: Platforms) -> impl Iterator<Item = Field> {
+        let is_there = move |field: &Field| [All, platform].contains(&field.row().platforms);
+        Field::ALL.into_iter().filter(is_there)
+    }
+
+    /// Its number, by which queries name it; None if this platform does not have it.
+    pub(super) fn place(self) -> Option<usize> {
+        Field::here().iter().position(|&field| field == self)
+    }
+
+    pub(super) fn column(self) -> Column {
+        let &Spec { name, kind, options, .. } = self.row();
+        Column { name, kind, options }
+    }
+
+    /// What makes its cells.
+    pub(super) fn cell(self) -> Cell {
+        self.row().cell
+    }
+}
+
+#[cfg(test)]
+impl Field {
+    /// The columns on macOS.
+    pub(super) fn on_macos() -> Vec<Field> {
+        Field::on(Macos).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Name, type and options of each `Column(…)` line.
+    fn stated(specification: &str) -> impl Iterator<Item = (&str, &str, ColumnOptions)> {
+        let lines = specification.lines().map(str::trim);
+        lines.filter_map(|line| line.strip_prefix("Column(\"")).map(|column| {
+            let (name, rest) = column.split_once("\", ").unwrap();
+            let (kind, rest) = rest.split_once(", \"").unwrap();
+            let (_, flags) = rest.rsplit_once("\", ").unwrap();
+            let options = [
+                ("additional=True", ColumnOptions::ADDITIONAL),
+                ("optimized=True", ColumnOptions::OPTIMIZED),
+                ("hidden=True", ColumnOptions::HIDDEN),
+            ];
+            let set = options.into_iter().filter(|(flag, _)| flags.contains(flag));
+            (name, kind, set.map(|(_, option)| option).collect())
+        })
+    }
+
+    #[test]
+    fn each_platform_has_the_columns_that_are_stated_for_it() {
+        let specification = include_str!("../../process_open_sockets.table");
+        let (common, rest) = specification.split_once("extended_schema(LINUX").unwrap();
+        let (linux, macos) = rest.split_once("extended_schema(DARWIN").unwrap();
+        for (platform, extended) in [(Linux, linux), (Macos, macos)] {
+            let columns: Vec<Column> = Field::on(platform).map(Field::column).collect();
+            let coded = columns.iter().map(|it| (it.name, it.kind.name(), it.options));
+            let stated = stated(common).chain(stated(extended));
+            assert_eq!(coded.collect::<Vec<_>>(), stated.collect::<Vec<_>>());
+        }
+    }
+}
