@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use self::fd_set::FdSet;
 use super::socket::Socket;
-use crate::model::User;
+use crate::model::user::User;
 use crate::water_level::water_level;
 
 /// How many descriptors of one socket a process has rows for, unless all are asked for.
