@@ -9,9 +9,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Names the attack in the process that is to carry it out.
-const ATTACK: &str = "ATTACK";
+pub(super) const ATTACK: &str = "ATTACK";
 /// The user of that process, if it is not [`NOBODY`].
-const ATTACK_USER: &str = "ATTACK_USER";
+pub(super) const ATTACK_USER: &str = "ATTACK_USER";
 /// The user that an attacker is.
 pub(super) const NOBODY: u32 = 65534;
 /// An attacker ends after so many seconds: 20 scans of each source take less on a busy machine.

@@ -3,12 +3,14 @@
 //! It runs in a process of its own. It ends when the attack ends, at the latest after [`HOLD`]; then the
 //! kernel aborts the connection and every blocked call returns.
 
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
@@ -82,8 +84,19 @@ fn open(device: &str) -> std::io::Result<fs::File> {
     fs::File::options().read(true).write(true).open(device)
 }
 
-/// Mounts FUSE on that directory in the mount namespace of the caller, and starts its server.
+/// Mounts FUSE on that directory in the mount namespace of the caller, and starts its server. FLUSH gets no
+/// answer.
 pub(super) fn mount(device: &str, directory: &str, more_options: &str) -> Server {
+    mount_slow(device, directory, more_options, None)
+}
+
+/// The same with a server that answers FLUSH after that time.
+pub(super) fn mount_slow(
+    device: &str,
+    directory: &str,
+    more_options: &str,
+    hold: Option<Duration>,
+) -> Server {
     let device = open(device).unwrap();
     let fd = device.as_raw_fd();
     let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0{more_options}");
@@ -93,7 +106,7 @@ pub(super) fn mount(device: &str, directory: &str, more_options: &str) -> Server
     // SAFETY: the strings end with a NUL and outlive the call.
     let result = unsafe { libc::mount(kind, directory, kind, flags, options.cast()) };
     assert_eq!(result, 0, "mount: {}", std::io::Error::last_os_error());
-    Server::start(device)
+    Server::start(device, hold)
 }
 
 /// A running server, in the process that started it. No other process has the device open.
@@ -103,13 +116,13 @@ pub(super) struct Server {
 }
 
 impl Server {
-    fn start(device: fs::File) -> Server {
+    fn start(device: fs::File, hold: Option<Duration>) -> Server {
         let (flushes, report) = std::io::pipe().unwrap();
         let pid = fork();
         if pid == 0 {
             // SAFETY: alarm(2) has no memory to be careful of; SIGALRM ends the process.
             unsafe { libc::alarm(HOLD) };
-            serve(device, report);
+            serve(device, hold, report);
         }
         Server { pid, flushes }
     }
@@ -127,15 +140,26 @@ pub(super) fn stop_answers(directory: &str) {
 }
 
 /// Answers until the attack is over.
-fn serve(mut device: fs::File, mut flushes: PipeWriter) -> ! {
+fn serve(mut device: fs::File, hold: Option<Duration>, mut flushes: PipeWriter) -> ! {
     let stdin = std::io::stdin();
     let mut answers = true;
     let mut bytes = vec![0; 1 << 20];
+    // Answers to FLUSH, and when they are due.
+    let mut held: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     loop {
         let mut fds = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(&device, PollFlags::IN)];
-        let polled = poll(&mut fds, None);
+        let due = held.front().map(|(due, _)| due.saturating_duration_since(Instant::now()));
+        let polled = poll(&mut fds, due.map(|due| due.try_into().unwrap()).as_ref());
+        let is_request = !fds[1].revents().is_empty();
         if polled.is_ok() && !fds[0].revents().is_empty() {
             leave();
+        }
+        while held.front().is_some_and(|(due, _)| *due <= Instant::now()) {
+            // The process may have ended meanwhile: then the kernel does not take the answer.
+            held.pop_front().map(|(_, answer)| device.write(&answer));
+        }
+        if polled.is_err() || !is_request {
+            continue;
         }
         let Ok(length) = device.read(&mut bytes) else { leave() };
         let request = Request(&bytes[..length]);
@@ -143,8 +167,12 @@ fn serve(mut device: fs::File, mut flushes: PipeWriter) -> ! {
         if !answers {
             continue;
         }
-        if request.opcode() == FLUSH {
-            flushes.write_all(&[1]).unwrap();
+        match (request.opcode(), hold) {
+            (FLUSH, None) => flushes.write_all(&[1]).unwrap(),
+            (FLUSH, Some(hold)) => {
+                held.push_back((Instant::now() + hold, request.answer_with(0, &[])));
+            }
+            _ => {}
         }
         if let Some(answer) = request.answer() {
             device.write_all(&answer).unwrap();
@@ -183,9 +211,13 @@ impl Request<'_> {
             RELEASE | RELEASEDIR => (0, Vec::new()),
             _ => (libc::ENOSYS, Vec::new()),
         };
+        Some(self.answer_with(error, &body))
+    }
+
+    fn answer_with(&self, error: i32, body: &[u8]) -> Vec<u8> {
         let length = u32::try_from(16 + body.len()).unwrap();
         let error = (-error).to_ne_bytes();
-        Some([&length.to_ne_bytes()[..], &error, &self.0[8..16], &body].concat())
+        [&length.to_ne_bytes()[..], &error, &self.0[8..16], body].concat()
     }
 }
 

@@ -18,6 +18,7 @@ mod namespaces;
 mod rotation;
 pub(crate) mod runner;
 mod scan;
+mod short_blocks;
 mod tally;
 mod threads;
 
@@ -39,6 +40,7 @@ fn attacks() -> Vec<Attack> {
         names::ATTACKS,
         namespaces::ATTACKS,
         rotation::ATTACKS,
+        short_blocks::ATTACKS,
         threads::ATTACKS,
     ]
     .concat()
@@ -56,6 +58,7 @@ pub(crate) fn tests() -> Vec<Test> {
         names::TESTS,
         namespaces::TESTS,
         rotation::TESTS,
+        short_blocks::TESTS,
         threads::TESTS,
     ]
     .concat()

@@ -2,8 +2,9 @@
 //!
 //! A scan runs in a thread of its own. If one of its [steps](super::steps) is blocked, the scan is abandoned:
 //! its thread stays behind until the step ends, other processes that are blocked are looked for, and the scan is
-//! made once more without them. When blocked steps have taken [`BUDGET`] together, the last attempt makes no
-//! step at all.
+//! made once more without them. A step that is blocked for less time counts for its process and its user, who are
+//! skipped from then on if it is much: see `blocked`. When blocked steps have taken [`BUDGET`] together, no further
+//! step is made.
 //!
 //! The alternative is a worker process that is killed and started again. It would have to pass on every row,
 //! load the BPF program after each restart, and take the memory of a second process; and a scan that is
@@ -17,21 +18,26 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::proc_root::{ProcRoot, Process};
-use super::steps::{BlockedProcesses, Identity, PROCESSES_OF_A_USER, Steps};
+use super::blocked::{BlockedProcesses, PROCESS_LIMIT};
+use super::proc_root::ProcRoot;
+use super::steps::Steps;
 use super::workers::Workers;
 use crate::{Error, User};
 
-/// A step that is blocked for that long is abandoned.
-const STEP_LIMIT: Duration = Duration::from_secs(1);
-/// All blocked steps of a scan together are waited for so long.
+/// All blocked steps of a scan together are waited for so long, and no longer than half of its timeout: the rest
+/// is for an attempt without them.
 const BUDGET: Duration = Duration::from_secs(3);
-/// With that many blocked processes no step is made any more: each has a thread wait.
-const MAX_BLOCKED: usize = 32;
+/// While so many abandoned attempts have not ended, no step is made: one that is blocked keeps the threads,
+/// descriptors and sockets of its attempt.
+const MAX_STUCK: usize = 16;
 /// More attempts do not run at a time, those that were abandoned among them.
 const MAX_RUNNING: usize = 64;
+/// More threads do not look for blocked processes, those that are blocked among them.
+const MAX_SEARCHERS: usize = 32;
+/// So many processes of a user are read at the same time in that search.
+const PROCESSES_OF_A_USER: usize = 2;
 /// How often it is looked whether a step is blocked.
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
 /// How long after its deadline a scan is still waited for. It ends by itself, unless the kernel holds it.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -42,6 +48,15 @@ pub(crate) struct Attempts {
     workers: Arc<Workers>,
     /// Each attempt that has not ended, abandoned or not, has a clone.
     running: Arc<()>,
+    /// Each scan has a clone, which waits for one attempt at a time.
+    scans: Arc<()>,
+    /// Each thread that looks for blocked processes has a clone.
+    searchers: Arc<()>,
+}
+
+/// How many others have a clone.
+fn clones(of: &Arc<()>) -> usize {
+    Arc::strong_count(of) - 1
 }
 
 impl Attempts {
@@ -59,15 +74,15 @@ impl Attempts {
         let start = Instant::now();
         // A time too long to be represented never ends.
         let end = start.checked_add(timeout);
-        let scan = Arc::new(scan);
-        let mut budget = BUDGET;
+        let (scan, _counted) = (Arc::new(scan), Arc::clone(&self.scans));
+        let mut budget = BUDGET.min(timeout / 2);
         loop {
-            let running = Arc::strong_count(&self.running) - 1;
+            let running = clones(&self.running);
             if running >= MAX_RUNNING {
                 return Err(Error::Blocked { scans: running });
             }
-            let is_allowed = !budget.is_zero() && self.blocked.steps() < MAX_BLOCKED;
-            let steps = Arc::new(Steps::new(Arc::clone(&self.blocked), is_allowed));
+            let budget_now = if self.stuck() < MAX_STUCK { budget } else { Duration::ZERO };
+            let steps = Arc::new(Steps::new(Arc::clone(&self.blocked), procfs, budget_now));
             let (send, result) = sync_channel(1);
             let attempt = {
                 let (scan, steps) = (Arc::clone(&scan), Arc::clone(&steps));
@@ -81,40 +96,42 @@ impl Attempts {
                 }
             };
             self.workers.run(attempt).map_err(|source| Error::Thread { source })?;
-            let mut blocked = Wait::new(budget);
-            while !is_allowed || !blocked.is_too_long(&steps) {
+            while !is_too_long(steps.observe(), budget) {
                 match result.recv_timeout(POLL_INTERVAL) {
-                    Ok(Ok(result)) => {
-                        // Processes that blocked it for a while are remembered.
-                        steps.abandon(|pid| identify(procfs, pid));
-                        return result;
-                    }
+                    Ok(Ok(result)) => return result,
                     Ok(Err(panic)) => resume_unwind(panic),
                     Err(_) => {}
                 }
                 if start.elapsed().saturating_sub(timeout) > GRACE {
-                    steps.abandon(|pid| identify(procfs, pid));
+                    steps.abandon();
                     return Err(Error::Timeout { after: start.elapsed() });
                 }
             }
-            steps.abandon(|pid| identify(procfs, pid));
-            budget = budget.saturating_sub(blocked.total);
+            steps.abandon();
+            budget = budget.saturating_sub(steps.blocked_time());
             budget = budget.saturating_sub(self.find_blocked(procfs, budget));
         }
+    }
+
+    /// How many attempts have not ended although no scan waits for them.
+    fn stuck(&self) -> usize {
+        // The calling scan has no attempt now.
+        clones(&self.running).saturating_sub(clones(&self.scans).saturating_sub(1))
     }
 
     /// Makes a step for every process, as far as there is time for it, those of different users at the same
     /// time: all users who block steps are known after one wait. Returns for how long steps were blocked.
     fn find_blocked(&self, procfs: &Path, budget: Duration) -> Duration {
-        let steps = Arc::new(Steps::new(Arc::clone(&self.blocked), true));
+        let steps = Arc::new(Steps::new(Arc::clone(&self.blocked), procfs, budget));
         let root = ProcRoot::open_for(procfs, Arc::clone(&steps));
         let Some(root) = root.ok().filter(|_| !budget.is_zero()).map(Arc::new) else {
             return Duration::ZERO;
         };
         let queue = Arc::new(Mutex::new(Queue::of_all(&root)));
         let (running, all_ended) = sync_channel::<()>(0);
-        for _ in self.blocked.steps()..MAX_BLOCKED {
-            let (root, queue, running) = (Arc::clone(&root), Arc::clone(&queue), running.clone());
+        for _ in clones(&self.searchers)..MAX_SEARCHERS {
+            let (root, queue) = (Arc::clone(&root), Arc::clone(&queue));
+            let counted = (running.clone(), Arc::clone(&self.searchers));
             let read_all = move |done: &dyn Fn()| {
                 let lock = || queue.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut next = lock().next(None);
@@ -124,7 +141,7 @@ impl Attempts {
                     next = lock().next(Some(user));
                 }
                 done();
-                drop(running);
+                drop(counted);
             };
             if self.workers.run(read_all).is_err() {
                 break;
@@ -132,51 +149,19 @@ impl Attempts {
         }
         drop(running);
         let start = Instant::now();
-        let mut blocked = Wait::new(budget);
-        while !blocked.is_too_long(&steps) && start.elapsed() < 2 * STEP_LIMIT {
+        while !is_too_long(steps.observe(), budget) && start.elapsed() < 2 * PROCESS_LIMIT {
             if all_ended.recv_timeout(POLL_INTERVAL) == Err(RecvTimeoutError::Disconnected) {
                 break;
             }
         }
-        steps.abandon(|pid| identify(procfs, pid));
-        blocked.total
+        steps.abandon();
+        steps.blocked_time()
     }
 }
 
-fn identify(procfs: &Path, pid: i32) -> Identity {
-    let root = ProcRoot::open(procfs).ok();
-    let user = User::of_uid(root.as_ref().and_then(|root| root.real_uid(pid)));
-    let directory = root.and_then(|root| root.process(pid).ok().map(Process::into_directory));
-    Identity { user, directory }
-}
-
-/// How long steps of an attempt are blocked.
-struct Wait {
-    budget: Duration,
-    total: Duration,
-    last: Instant,
-    /// Whether a step was blocked when it was looked last.
-    was_blocked: bool,
-}
-
-impl Wait {
-    fn new(budget: Duration) -> Wait {
-        Wait { budget, total: Duration::ZERO, last: Instant::now(), was_blocked: false }
-    }
-
-    /// Whether a step is blocked for so long, or all were together, that they are not waited for any more.
-    fn is_too_long(&mut self, steps: &Steps) -> bool {
-        let longest = steps.observe();
-        let since_last = self.last.elapsed();
-        self.last = Instant::now();
-        self.total += match longest {
-            Some(time) if !self.was_blocked => time,
-            Some(_) => since_last,
-            None => Duration::ZERO,
-        };
-        self.was_blocked = longest.is_some();
-        longest.is_some_and(|time| time >= STEP_LIMIT) || self.total >= self.budget
-    }
+/// Whether a step that has been blocked for so long is not waited for any more.
+fn is_too_long(longest: Option<Duration>, budget: Duration) -> bool {
+    longest.is_some_and(|longest| longest >= PROCESS_LIMIT.min(budget))
 }
 
 /// The processes of all users, of each user a few at a time.
@@ -314,13 +299,48 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_with_too_many_blocked_steps_makes_none() {
+    fn a_scan_whose_steps_are_blocked_for_too_long_makes_none() {
         let processes = [11, 12, 13, 14, 15, 16].map(|pid| (pid, 1000 + pid as u32));
         let (tree, pids) = (tree(&processes), processes.map(|(pid, _)| pid));
         let (of, gate) = (Attempts::default(), Arc::default());
         assert_eq!(scan(&of, &tree, &pids, &pids[1..], &gate), [0; 0]);
         // Each blocked step takes a second of three, and a little more.
         assert!((2..=3).contains(&of.blocked.steps()), "{of:?}");
+        assert_eq!(of.stuck(), of.blocked.steps());
+        gate.open();
+    }
+
+    #[test]
+    fn a_scan_makes_no_step_while_too_many_attempts_are_stuck() {
+        let (tree, of) = (tree(&[(10, 1000)]), Attempts::default());
+        let read = || scan(&of, &tree, &[10], &[], &Arc::default());
+        let stuck = vec![Arc::clone(&of.running); MAX_STUCK];
+        assert_eq!(read(), [0; 0]);
+        drop(stuck);
+        assert_eq!(read(), [10]);
+    }
+
+    #[test]
+    fn blocked_steps_take_no_more_than_half_of_the_timeout() {
+        let (tree, of) = (tree(&[(10, 1000), (11, 1001)]), Attempts::default());
+        let gate = Arc::<Gate>::default();
+        let (path, waiting) = (tree.path().to_owned(), Arc::clone(&gate));
+        let attempts = Arc::new(Mutex::new(Vec::new()));
+        let began = Arc::clone(&attempts);
+        let read = move |steps: Arc<Steps>, _| {
+            began.lock().unwrap().push(Instant::now());
+            let root = ProcRoot::open_for(&path, steps)?;
+            let step = root.step(10).ok();
+            if step.is_some() {
+                waiting.wait();
+            }
+            Ok(step.is_some() || root.step(11).is_ok())
+        };
+        let timeout = Duration::from_millis(400);
+        assert!(!of.run(timeout, tree.path(), read).unwrap());
+        let attempts = attempts.lock().unwrap();
+        assert_eq!(attempts.len(), 2);
+        assert!(attempts[1] - attempts[0] >= timeout / 2);
         gate.open();
     }
 
@@ -335,7 +355,7 @@ mod tests {
             let root = ProcRoot::open_for(&path, steps)?;
             let _step = root.step(10).ok();
             let start = Instant::now();
-            while start.elapsed() < 2 * STEP_LIMIT {
+            while start.elapsed() < 2 * PROCESS_LIMIT {
                 std::hint::spin_loop();
             }
             Ok(())
@@ -380,28 +400,32 @@ mod tests {
                 std::thread::sleep(time);
                 Some(*pid)
             };
-            let read = pids.iter().filter_map(read).collect();
-            // Longer than it takes to look whether a step is blocked.
-            std::thread::sleep(3 * POLL_INTERVAL);
-            Ok(read)
+            Ok(pids.iter().filter_map(read).collect())
         };
         (of.run(LONG, tree.path(), scan).unwrap(), attempts.load(Ordering::Relaxed))
     }
 
-    #[test]
-    fn steps_that_block_for_less_than_the_limit_are_bounded_together() {
-        let processes: Vec<(i32, u32)> = (10..50).map(|pid| (pid, 1000)).collect();
+    /// Scans these processes until none of the user's is read, each blocked for so long; twice.
+    fn is_skipped_after(time: Duration, most: usize) {
+        let processes: Vec<(i32, u32)> = (10..50).map(|pid| (pid, 1000)).chain([(50, 7)]).collect();
         let pids: Vec<i32> = processes.iter().map(|(pid, _)| *pid).collect();
         let (tree, of) = (tree(&processes), Attempts::default());
-        let start = Instant::now();
-        let (read, _) = slow_scan(&of, &tree, &pids, Duration::from_millis(900));
-        // All of them would take 36 s.
-        assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
-        assert!(read.is_empty(), "{read:?}");
+        let (read, attempts) = slow_scan(&of, &tree, &pids, time);
+        assert!(read.len() <= most + 1, "{read:?}");
+        // That of the other user is read.
+        assert_eq!((read.last(), attempts), (Some(&50), 1));
         // The user is known by now.
-        let start = Instant::now();
-        assert_eq!(slow_scan(&of, &tree, &pids, Duration::from_millis(900)), (vec![], 1));
-        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        assert_eq!(slow_scan(&of, &tree, &pids, time), (vec![50], 1));
+    }
+
+    #[test]
+    fn steps_that_block_for_less_than_the_limit_are_bounded_together() {
+        is_skipped_after(Duration::from_millis(700), 2);
+    }
+
+    #[test]
+    fn short_steps_that_block_are_bounded_together() {
+        is_skipped_after(Duration::from_millis(90), 14);
     }
 
     #[test]

@@ -8,13 +8,13 @@
 //! more threads as it finds more to do, and a process with many descriptors is shared among them.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Scope};
 
 use rustix::fs::{AtFlags, Statx, StatxFlags, fstat, getxattr, statx};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::path::DecInt;
 
 use super::cores;
@@ -347,9 +347,8 @@ pub(crate) fn protocol_name<T>(
     let process = root.process(owner.pid).ok()?;
     let socket = process.pin(path_of(owner)).ok()?;
     // It can be another file by now, whose server may hang or choose the inode number.
-    let is_of_sockfs = |file: &Statx| {
-        *SOCKFS_DEVICE.get_or_init(sockfs_device) == Some((file.stx_dev_major, file.stx_dev_minor))
-    };
+    let sockfs = root.counted(sockfs_device()).ok()?;
+    let is_of_sockfs = |file: &Statx| sockfs == (file.stx_dev_major, file.stx_dev_minor);
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let file = statx(&socket, "", flags, StatxFlags::INO).ok()?;
     if file.stx_ino != owner.inode || !is_of_sockfs(&file) {
@@ -362,12 +361,16 @@ pub(crate) fn protocol_name<T>(
     name.get(..length)?.split(|&byte| byte == 0).next().map(read)
 }
 
-/// The device number of the file system of sockets.
-static SOCKFS_DEVICE: OnceLock<Option<(u32, u32)>> = OnceLock::new();
-
-fn sockfs_device() -> Option<(u32, u32)> {
-    let device = fstat(UnixDatagram::unbound().ok()?).ok()?.st_dev;
-    Some((rustix::fs::major(device), rustix::fs::minor(device)))
+/// The device number of the file system of sockets. A failure, as for want of a descriptor, is not kept.
+fn sockfs_device() -> rustix::io::Result<(u32, u32)> {
+    static DEVICE: OnceLock<(u32, u32)> = OnceLock::new();
+    if let Some(device) = DEVICE.get() {
+        return Ok(*device);
+    }
+    let (family, kind) = (AddressFamily::UNIX, SocketType::DGRAM);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    let device = fstat(socket)?.st_dev;
+    Ok(*DEVICE.get_or_init(|| (rustix::fs::major(device), rustix::fs::minor(device))))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Asks the Linux kernel, for any table.
 
 pub(crate) mod attempts;
+mod blocked;
 pub(crate) mod bpf;
 pub(crate) mod cgroup;
 mod dump_retry;
@@ -11,6 +12,7 @@ mod proc_net;
 pub(crate) mod proc_root;
 #[cfg(test)]
 pub(crate) mod quiet;
+mod sleep;
 pub(crate) mod sock_diag;
 pub(crate) mod steps;
 mod workers;

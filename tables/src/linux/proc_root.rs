@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, RawDir, Statx, StatxFlags, fstat, fstatfs,
@@ -15,7 +16,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::steps::{BlockedProcesses, Step, Steps};
+use super::blocked::BlockedProcesses;
+use super::steps::{Step, Steps};
 use crate::deadline::Deadline;
 use crate::formats::linux::{proc_link, proc_status};
 use crate::model::gap::GapKind;
@@ -38,7 +40,7 @@ impl ProcRoot {
     /// For reads that are not part of a scan.
     pub(crate) fn open(path: &Path) -> Result<ProcRoot, Error> {
         let blocked: Arc<BlockedProcesses> = Arc::default();
-        ProcRoot::open_for(path, Arc::new(Steps::new(blocked, true)))
+        ProcRoot::open_for(path, Arc::new(Steps::new(blocked, path, Duration::MAX)))
     }
 
     /// What a process can block is among these steps.
@@ -236,10 +238,6 @@ pub(crate) struct Process<'a> {
 }
 
 impl<'a> Process<'a> {
-    pub(crate) fn into_directory(self) -> OwnedFd {
-        self.directory
-    }
-
     /// Its threads; None if it has but one.
     pub(crate) fn tasks(&self) -> Option<Tasks<'a>> {
         // A directory has a link for itself, one for its name, and one for each directory in it.

@@ -8,148 +8,29 @@
 //! without that process: see `attempts`. The thread that is blocked stays, until the step ends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags, openat};
-use rustix::process::Pid;
-use rustix::thread::gettid;
-
-use crate::formats::linux::proc_status;
+use super::blocked::{BlockedProcesses, Identity, PROCESS_LIMIT};
+use super::sleep::Moment;
 use crate::model::User;
 
-/// The processes that blocked a step of any scan, and do still or did a while ago.
-#[derive(Debug, Default)]
-pub(crate) struct BlockedProcesses {
-    /// How many there are, so that a scan with none to skip does not wait for the lock.
-    count: AtomicUsize,
-    processes: Mutex<BTreeMap<i32, Blocked>>,
-}
-
-#[derive(Debug)]
-struct Blocked {
-    process: Identity,
-    /// How many blocked steps have not ended.
-    steps: usize,
-    /// How often it was found to block.
-    times: u32,
-    /// When the last step ended, if all have.
-    ended: Option<Instant>,
-}
-
-/// A process, to be known again.
-#[derive(Debug)]
-pub(crate) struct Identity {
-    pub(crate) user: User,
-    /// Its directory, which leads nowhere once the process has ended.
-    pub(crate) directory: Option<OwnedFd>,
-}
-
-/// So many processes of a user are waited for. After them the user's other processes are skipped: they can
-/// be blocked on purpose. Processes of root are always read.
-pub(crate) const PROCESSES_OF_A_USER: usize = 2;
-/// How long a process counts for that after its last step.
-const MINUTE: Duration = Duration::from_secs(60);
-/// More are not remembered: each takes a file descriptor.
-const MAX_REMEMBERED: usize = 64;
-
-impl Blocked {
-    /// For how long it is skipped after its last step: the longer the more often it blocked.
-    fn pause(&self) -> Duration {
-        match self.times {
-            0 | 1 => Duration::from_secs(1),
-            2 => Duration::from_secs(8),
-            _ => MINUTE,
-        }
-    }
-
-    fn has_ended_for(&self, time: Duration, now: Instant) -> bool {
-        let is_over = |ended| now.saturating_duration_since(ended) >= time;
-        self.steps == 0 && self.ended.is_none_or(is_over)
-    }
-
-    /// Whether the process itself has ended. Its pid can be that of another one then.
-    fn is_gone(&self) -> bool {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let open = |directory| openat(directory, "status", flags, Mode::empty());
-        self.steps == 0 && self.process.directory.as_ref().is_some_and(|it| open(it).is_err())
-    }
-}
-
-impl BlockedProcesses {
-    fn processes(&self) -> MutexGuard<'_, BTreeMap<i32, Blocked>> {
-        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many steps are blocked now: each has a thread wait.
-    pub(crate) fn steps(&self) -> usize {
-        if self.count.load(Ordering::Relaxed) == 0 {
-            return 0;
-        }
-        self.processes().values().map(|process| process.steps).sum()
-    }
-
-    /// Adds a process that blocks a step, or that blocked one which has ended by now.
-    fn insert(&self, pid: i32, process: Identity, has_ended: bool) {
-        let mut processes = self.processes();
-        let now = Instant::now();
-        processes.retain(|_, process| !process.has_ended_for(10 * MINUTE, now));
-        let known = processes.remove(&pid).filter(|known| !known.is_gone());
-        let mut blocked = known.unwrap_or(Blocked { process, steps: 0, times: 0, ended: None });
-        blocked.times += 1;
-        blocked.steps += usize::from(!has_ended);
-        blocked.ended = Some(now);
-        if processes.len() >= MAX_REMEMBERED {
-            let oldest = processes.iter().filter(|(_, process)| process.steps == 0);
-            if let Some(pid) = oldest.min_by_key(|(_, process)| process.ended).map(|(pid, _)| *pid)
-            {
-                processes.remove(&pid);
-            }
-        }
-        processes.insert(pid, blocked);
-        self.count.store(processes.len(), Ordering::Relaxed);
-    }
-
-    fn end_step(&self, pid: i32) {
-        if let Some(process) = self.processes().get_mut(&pid) {
-            process.steps = process.steps.saturating_sub(1);
-            process.ended = Some(Instant::now());
-        }
-    }
-
-    /// Whether a read of that process is expected to block.
-    fn is_expected_of(&self, pid: i32, user_of: impl FnOnce(i32) -> User) -> bool {
-        if self.count.load(Ordering::Relaxed) == 0 {
-            return false;
-        }
-        let now = Instant::now();
-        let mut processes = self.processes();
-        if let Some(process) = processes.get(&pid) {
-            if process.is_gone() {
-                processes.remove(&pid);
-                self.count.store(processes.len(), Ordering::Relaxed);
-            } else if !process.has_ended_for(process.pause(), now) {
-                return true;
-            }
-        }
-        let mut counts: BTreeMap<User, usize> = BTreeMap::new();
-        for process in processes.values().filter(|process| !process.has_ended_for(MINUTE, now)) {
-            *counts.entry(process.process.user).or_default() += 1;
-        }
-        drop(processes);
-        counts.retain(|user, count| *user != User::ROOT && *count >= PROCESSES_OF_A_USER);
-        !counts.is_empty() && counts.contains_key(&user_of(pid))
-    }
-}
+/// A step that takes less time is not measured.
+const SHORT: Duration = Duration::from_millis(1);
+/// A step in progress for less time is not looked at.
+const YOUNG: Duration = Duration::from_millis(10);
+/// A process is remembered if a step of it is blocked for so long when the attempt ends.
+const SLOW: Duration = Duration::from_millis(300);
 
 /// The steps of one attempt to scan.
 #[derive(Debug)]
 pub(crate) struct Steps {
     blocked: Arc<BlockedProcesses>,
-    /// Whether steps are made at all; if not, every process is skipped.
-    allowed: bool,
+    procfs: PathBuf,
+    /// Once steps were blocked for so long together, no step is made: every process is skipped.
+    budget: Duration,
     abandoned: AtomicBool,
     state: Mutex<State>,
 }
@@ -159,28 +40,40 @@ struct State {
     last: u64,
     /// One for each thread at most.
     in_progress: Vec<InProgress>,
-    /// Processes that blocked a step for a while.
-    slow: BTreeSet<i32>,
     skipped: BTreeSet<i32>,
+    /// For how long any step was blocked.
+    time: Time,
+    /// The same of each process that blocked one.
+    processes: BTreeMap<i32, Time>,
 }
 
 #[derive(Debug)]
 struct InProgress {
     id: u64,
     pid: i32,
-    thread: Pid,
     since: Instant,
-    /// How many times in a row its thread was seen waiting.
-    waiting: u32,
-    /// Whether the process is among the blocked ones because of this step.
-    is_blocked: bool,
+    start: Moment,
+    /// Set once it was seen blocked, when the pid is that process's for sure.
+    process: Option<Identity>,
+    /// For how long it has been blocked.
+    blocked: Duration,
+    /// Whose process is among the blocked ones because of this step.
+    remembered: Option<User>,
 }
 
-impl InProgress {
-    /// A thread that waits for a processor is not blocked, nor is one that waits only now and then.
-    fn is_slow(&self) -> bool {
-        const TIMES: u32 = 3;
-        self.waiting >= TIMES
+/// A sum of times, of which those that overlap count once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Time {
+    sum: Duration,
+    until: Option<Instant>,
+}
+
+impl Time {
+    /// Adds that time before `now`.
+    fn add(&mut self, time: Duration, now: Instant) {
+        let since_last = self.until.map(|until| now.saturating_duration_since(until));
+        self.sum += since_last.map_or(time, |since_last| time.min(since_last));
+        self.until = self.until.max(Some(now));
     }
 }
 
@@ -189,11 +82,15 @@ impl InProgress {
 pub(crate) struct Step<'a> {
     steps: &'a Steps,
     id: u64,
+    since: Instant,
+    start: Moment,
 }
 
 impl Steps {
-    pub(crate) fn new(blocked: Arc<BlockedProcesses>, allowed: bool) -> Steps {
-        Steps { blocked, allowed, abandoned: AtomicBool::new(false), state: Mutex::default() }
+    /// For processes below this mount of proc.
+    pub(crate) fn new(blocked: Arc<BlockedProcesses>, procfs: &Path, budget: Duration) -> Steps {
+        let (abandoned, state) = (AtomicBool::new(false), Mutex::default());
+        Steps { blocked, procfs: procfs.into(), budget, abandoned, state }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -202,19 +99,22 @@ impl Steps {
 
     /// Begins a step that the process can block; None if the process is skipped.
     pub(crate) fn begin(&self, pid: i32, user_of: impl FnOnce(i32) -> User) -> Option<Step<'_>> {
-        let is_skipped = !self.allowed
-            || self.abandoned.load(Ordering::Relaxed)
-            || self.blocked.is_expected_of(pid, user_of);
+        let since = Instant::now();
+        let is_expected = self.blocked.is_expected_of(pid, user_of, since);
+        let start = Moment::before(since);
         let mut state = self.state();
-        if is_skipped {
+        // It is set under the lock: an abandoned attempt begins no step.
+        let is_over = state.time.sum >= self.budget || self.abandoned.load(Ordering::Relaxed);
+        if is_expected || is_over {
             state.skipped.insert(pid);
             return None;
         }
         state.last += 1;
-        let (id, thread, since) = (state.last, gettid(), Instant::now());
-        let step = InProgress { id, pid, thread, since, waiting: 0, is_blocked: false };
+        let id = state.last;
+        let (process, blocked, remembered) = (None, Duration::ZERO, None);
+        let step = InProgress { id, pid, since, start, process, blocked, remembered };
         state.in_progress.push(step);
-        Some(Step { steps: self, id })
+        Some(Step { steps: self, id, since, start })
     }
 
     /// Set once the attempt is abandoned: it then ends as soon as it can.
@@ -227,51 +127,208 @@ impl Steps {
         self.state().skipped.clone()
     }
 
-    /// For how long the step has been blocked that has been for the longest. To be called at regular
-    /// intervals.
+    /// For how long the step has been blocked that has been for the longest, if one is. To be called at short
+    /// intervals: it counts the time of steps in progress.
     pub(crate) fn observe(&self) -> Option<Duration> {
-        let now = Instant::now();
+        let mut state = self.state();
         let mut longest = None;
-        for step in &mut self.state().in_progress {
-            step.waiting = if is_waiting(step.thread) { step.waiting + 1 } else { 0 };
-            if step.is_slow() {
-                longest = longest.max(Some(now.saturating_duration_since(step.since)));
-            }
+        // While it is counted, it is not among the others.
+        let mut in_progress = std::mem::take(&mut state.in_progress);
+        for step in &mut in_progress {
+            let age = step.since.elapsed();
+            let Some(asleep) = (age >= YOUNG).then(|| step.start.sleeps_since()).flatten() else {
+                continue;
+            };
+            step.blocked = asleep.min(age);
+            longest = longest.max(Some(step.blocked));
+            self.count(&mut state, step, Instant::now(), true);
         }
+        state.in_progress = in_progress;
         longest
     }
 
-    /// Has the attempt end as soon as it can. The processes that blocked a step of it are remembered.
-    pub(crate) fn abandon(&self, identify: impl Fn(i32) -> Identity) {
-        self.abandoned.store(true, Ordering::Relaxed);
+    /// Counts a step that is blocked, or was until now.
+    fn count(&self, state: &mut State, step: &mut InProgress, now: Instant, is_in_progress: bool) {
+        let of_process = state.processes.entry(step.pid).or_default();
+        let before = of_process.sum;
+        of_process.add(step.blocked, now);
+        let after = of_process.sum;
+        state.time.add(step.blocked, now);
+        let process = step.process.get_or_insert_with(|| Identity::of(&self.procfs, step.pid));
+        let limited = after.min(PROCESS_LIMIT).saturating_sub(before);
+        if !limited.is_zero() {
+            self.blocked.add_time(process.user, limited, now);
+        }
+        // One that blocks a step in progress for so long has the attempt abandoned.
+        if after >= PROCESS_LIMIT && !is_in_progress {
+            of_process.sum = Duration::ZERO;
+            if let Some(process) = step.process.take() {
+                self.blocked.insert(step.pid, process, true, now);
+            }
+        }
+    }
+
+    /// Has the attempt end as soon as it can. The processes that block a step of it are remembered.
+    pub(crate) fn abandon(&self) {
+        let now = Instant::now();
         let mut state = self.state();
-        for step in state.in_progress.iter_mut().filter(|step| step.is_slow()) {
-            step.is_blocked = true;
-            self.blocked.insert(step.pid, identify(step.pid), false);
+        self.abandoned.store(true, Ordering::Relaxed);
+        for step in state.in_progress.iter_mut().filter(|step| step.blocked >= SLOW) {
+            if let Some(process) = step.process.take() {
+                step.remembered = Some(process.user);
+                self.blocked.insert(step.pid, process, false, now);
+            }
         }
-        for pid in std::mem::take(&mut state.slow) {
-            self.blocked.insert(pid, identify(pid), true);
-        }
+    }
+
+    /// For how long any step was blocked.
+    pub(crate) fn blocked_time(&self) -> Duration {
+        self.state().time.sum
     }
 }
 
 impl Drop for Step<'_> {
     fn drop(&mut self) {
+        let age = self.since.elapsed();
+        let blocked = if age >= SHORT { self.start.slept().min(age) } else { Duration::ZERO };
         let mut state = self.steps.state();
         let Some(index) = state.in_progress.iter().position(|step| step.id == self.id) else {
             return;
         };
-        let step = state.in_progress.swap_remove(index);
-        if step.is_blocked {
-            self.steps.blocked.end_step(step.pid);
-        } else if step.is_slow() {
-            state.slow.insert(step.pid);
+        let mut step = state.in_progress.swap_remove(index);
+        if let Some(user) = step.remembered {
+            self.steps.blocked.end_step(step.pid, user, Instant::now());
+        } else if blocked >= SHORT {
+            step.blocked = blocked;
+            self.steps.count(&mut state, &mut step, Instant::now(), false);
         }
     }
 }
 
-/// Whether a thread of this process sleeps. One whose state cannot be read is taken to.
-fn is_waiting(thread: Pid) -> bool {
-    let path = format!("/proc/self/task/{}/status", thread.as_raw_nonzero());
-    std::fs::read(path).map_or(true, |status| !proc_status::is_running(&status))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn steps(budget: Duration) -> Steps {
+        Steps::new(Arc::default(), "/nowhere".as_ref(), budget)
+    }
+
+    fn user(_: i32) -> User {
+        User::of_uid(Some(1000))
+    }
+
+    /// A step of that process that has been blocked for so long.
+    fn step(pid: i32, blocked: Duration) -> InProgress {
+        let since = Instant::now();
+        let start = Moment::before(since);
+        InProgress { id: 0, pid, since, start, process: None, blocked, remembered: None }
+    }
+
+    #[test]
+    fn times_that_overlap_count_once() {
+        let (mut time, start) = (Time::default(), Instant::now());
+        let after = |seconds| start + seconds * SECOND;
+        time.add(2 * SECOND, after(2));
+        time.add(SECOND, after(2));
+        time.add(2 * SECOND, after(3));
+        time.add(SECOND, after(10));
+        // One that was taken before the last one.
+        time.add(SECOND, after(9));
+        assert_eq!((time.sum, time.until), (4 * SECOND, Some(after(10))));
+    }
+
+    #[test]
+    fn without_a_budget_every_process_is_skipped() {
+        let steps = steps(Duration::ZERO);
+        assert!(steps.begin(7, user).is_none());
+        assert_eq!(steps.skipped(), BTreeSet::from([7]));
+    }
+
+    #[test]
+    fn steps_end_once_the_budget_is_used_up() {
+        let (steps, now) = (steps(SECOND), Instant::now());
+        let count = |pid, blocked, now| {
+            steps.count(&mut steps.state(), &mut step(pid, blocked), now, false);
+        };
+        count(7, SECOND - SHORT, now);
+        // It overlaps the first.
+        count(8, SHORT, now);
+        assert!(steps.begin(9, user).is_some());
+        count(8, SHORT, now + SHORT);
+        assert!(steps.begin(9, user).is_none());
+        assert_eq!(steps.skipped(), BTreeSet::from([9]));
+    }
+
+    #[test]
+    fn a_process_is_skipped_once_its_steps_were_blocked_for_a_second() {
+        let (steps, now) = (steps(Duration::MAX), Instant::now());
+        let count = |blocked, now, is_in_progress| {
+            steps.count(&mut steps.state(), &mut step(7, blocked), now, is_in_progress);
+        };
+        count(PROCESS_LIMIT - SHORT, now, false);
+        assert!(steps.begin(7, user).is_some());
+        // The limit is reached while a step is in progress; it counts when that ends.
+        count(SHORT, now + SHORT, true);
+        assert!(steps.begin(7, user).is_some());
+        count(SHORT, now + SHORT, false);
+        assert!(steps.begin(7, user).is_none() && steps.begin(8, user).is_some());
+    }
+
+    #[test]
+    fn a_process_counts_for_its_user_for_no_more_than_a_second() {
+        let (steps, now) = (steps(Duration::MAX), Instant::now());
+        let count = |pid| {
+            steps.count(&mut steps.state(), &mut step(pid, 600 * SECOND), now, true);
+        };
+        // The user of these processes cannot be read.
+        let unknown = |_| User::of_uid(None);
+        count(7);
+        count(7);
+        assert!(steps.begin(8, unknown).is_some());
+        count(9);
+        assert!(steps.begin(8, unknown).is_none() && steps.begin(8, user).is_some());
+    }
+
+    #[test]
+    fn an_abandoned_attempt_begins_no_step() {
+        let steps = steps(Duration::MAX);
+        assert!(steps.begin(7, user).is_some());
+        steps.abandon();
+        assert!(steps.begin(7, user).is_none());
+    }
+
+    #[test]
+    fn a_step_that_is_not_blocked_counts_nothing() {
+        let steps = steps(Duration::MAX);
+        let step = steps.begin(7, user);
+        let start = Instant::now();
+        while start.elapsed() < 3 * YOUNG {
+            assert_eq!(steps.observe(), None);
+        }
+        drop(step);
+        assert!(steps.blocked_time() < YOUNG, "{:?}", steps.blocked_time());
+    }
+
+    #[test]
+    fn a_step_in_progress_is_counted_once() {
+        let steps = steps(Duration::MAX);
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let steps = &steps;
+            scope.spawn(move || {
+                let _step = steps.begin(7, user);
+                released.recv().unwrap_or_default();
+            });
+            let start = Instant::now();
+            while steps.observe() < Some(Duration::from_millis(100)) {
+                assert!(start.elapsed() < 20 * SECOND);
+            }
+            drop(release);
+        });
+        let blocked = steps.blocked_time();
+        assert!((Duration::from_millis(100)..20 * SECOND).contains(&blocked), "{blocked:?}");
+        assert!(steps.state().processes.values().all(|time| time.sum == blocked));
+    }
 }

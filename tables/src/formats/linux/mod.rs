@@ -6,5 +6,6 @@ pub(crate) mod proc_link;
 pub(crate) mod proc_net;
 pub(crate) mod proc_status;
 pub(crate) mod proto_name;
+pub(crate) mod schedstat;
 pub(crate) mod sock_diag;
 pub(crate) mod sockstat;

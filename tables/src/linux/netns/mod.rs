@@ -208,8 +208,12 @@ impl Namespaces {
         const MAX_MOUNTS: usize = 8;
         let mut found: BTreeMap<NetNamespace, Vec<NetnsHandle>> = BTreeMap::new();
         let mut seen = HashSet::new();
-        let deadline = deadline.or_after(MOUNTS_BUDGET);
+        let budget = deadline.or_after(MOUNTS_BUDGET);
         for pid in root.own_pid().into_iter().chain(pids) {
+            if deadline.has_passed() {
+                report.gaps.add(GapKind::Mounts, || root.path().display().to_string());
+                break;
+            }
             let Ok(process) = root.process(pid) else { continue };
             // Which mounts it sees, and from where. A process whose link cannot be read mostly sees the
             // mounts of others.
@@ -218,7 +222,7 @@ impl Namespaces {
             if !mounts.is_some_and(|mounts| seen.insert((mounts, top))) {
                 continue;
             }
-            let Ok((text, is_whole)) = process.read_until("mountinfo", deadline) else { continue };
+            let Ok((text, is_whole)) = process.read_until("mountinfo", budget) else { continue };
             if !is_whole {
                 report.gaps.add(GapKind::Mounts, || {
                     format!("{}/mountinfo", NetnsHandle::Process(pid).path(root))
@@ -262,8 +266,8 @@ impl Namespaces {
                 Ok((key, open)) => {
                     return self.insert(key, Some(number), Some(open), way, report, visit);
                 }
-                // It is unmounted already.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // It is unmounted already. That of a process that has ended may be mounted elsewhere still.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && way.is_there(root) => {}
                 Err(error) => failed = Some(format!("{}: {error}", way.path(root))),
             }
         }
@@ -556,5 +560,37 @@ mod tests {
         fs::remove_file(path("1/net")).unwrap();
         symlink(path("new"), path("1/net")).unwrap();
         assert_eq!(namespace.open(&root, "net/tcp").unwrap_err(), Errno::SRCH);
+    }
+
+    fn counts(report: &Report) -> Vec<(GapKind, u64)> {
+        report.gaps.iter().map(|gap| (gap.kind, gap.count)).collect()
+    }
+
+    #[test]
+    fn mounts_are_not_read_after_the_deadline() {
+        let root = ProcRoot::open("/proc".as_ref()).unwrap();
+        let mut report = Report::default();
+        let (namespaces, over) = (Namespaces::default(), Deadline::after(Duration::ZERO));
+        let found = namespaces.find_mounts(&root, [1, 2].into_iter(), over, &mut report);
+        assert!(found.is_empty(), "{found:?}");
+        assert_eq!(counts(&report), [(GapKind::Mounts, 1)]);
+    }
+
+    #[test]
+    fn a_mount_is_missing_if_the_process_that_sees_it_has_ended() {
+        let root = ProcRoot::open("/proc".as_ref()).unwrap();
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let own = std::process::id();
+        for (pid, expected) in
+            [(own, vec![]), (ended.id(), vec![(GapKind::MountedNetNamespace, 1)])]
+        {
+            let point = MountPoint { path: b"/not/there".to_vec(), is_served: false };
+            let ways = vec![NetnsHandle::Mount(i32::try_from(pid).unwrap(), point)];
+            let mut report = Report::default();
+            let mut namespaces = Namespaces::default();
+            namespaces.add_entered(&root, NetNamespace(1), ways, &mut report, &mut |_, _| {});
+            assert_eq!(counts(&report), expected);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::deadline::Deadline;
 use crate::formats::linux::proto_name::Candidates;
 use crate::linux::fds;
 use crate::linux::netns::SocketSource;
@@ -14,6 +15,7 @@ use crate::model::{Binding, Socket};
 /// What is looked for.
 pub(super) struct Search<'a> {
     root: &'a ProcRoot,
+    deadline: Deadline<'a>,
     owners: &'a Holders,
     /// The tables that are looked into.
     admitted: Vec<SocketTable>,
@@ -33,12 +35,13 @@ impl<'a> Search<'a> {
     /// For all sockets that these hold, in certain tables.
     pub(super) fn of(
         root: &'a ProcRoot,
+        deadline: Deadline<'a>,
         owners: &'a Holders,
         admits: impl Fn(SocketTable) -> bool,
     ) -> Self {
         let admitted = SocketTable::ALL.into_iter().filter(|&table| admits(table)).collect();
         let (missing, counts, found) = (HashMap::new(), [0; _], HashSet::new());
-        let mut search = Search { root, owners, admitted, missing, counts, found };
+        let mut search = Search { root, deadline, owners, admitted, missing, counts, found };
         for inode in owners.inodes() {
             search.missing.insert(inode, None);
             search.count(None, 1);
@@ -54,6 +57,10 @@ impl<'a> Search<'a> {
         let unknown = self.missing.iter().filter(|(_, candidates)| candidates.is_none());
         let unknown: Vec<u64> = unknown.map(|(inode, _)| *inode).collect();
         for inode in unknown {
+            // Without its protocol a socket is looked for in all tables, as far as these are read.
+            if self.deadline.has_passed() {
+                break;
+            }
             let told = candidates(self.root, self.owners.of(inode), |_, candidates| candidates);
             if let Some(told) = told {
                 self.count(None, -1);

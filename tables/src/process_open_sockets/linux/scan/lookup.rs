@@ -224,7 +224,7 @@ impl Scan<'_> {
         let is_admitted = |table| self.plan.tables.contains(&table);
         let mut run = SearchRun {
             scan: self,
-            search: Search::of(self.root, holders, is_admitted),
+            search: Search::of(self.root, self.deadline, holders, is_admitted),
             sessions: self.sessions(),
             lookup: cache.look_up(self.plan.uses_cache),
             searched: HashSet::new(),

@@ -29,6 +29,10 @@ impl Scan<'_> {
         // Sorted, so that an answer looks like the last one.
         let mut unlisted = BTreeMap::new();
         for inode in inodes {
+            // A scan counts that its deadline has passed when it ends.
+            if self.deadline.has_passed() {
+                break;
+            }
             let described = candidates(self.root, holders.of(inode), |name, candidates| {
                 let is_hidden = |table: SocketTable| {
                     candidates.contains(table) && !filter.admits_families_of(table)

@@ -1,0 +1,145 @@
+//! Processes that block the reads of their files in `/proc` for less than a second each, as in `blocking`, again
+//! and again.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::{WaitOptions, wait};
+
+use super::attacker::{
+    ATTACK, ATTACK_USER, Attacker, NOBODY, enter_user_namespace, fork, is_over, leave, report_ready,
+};
+use super::blocking::{Bystander, TIME, is_alive, prepare};
+use super::fuse;
+use super::namespaces::mount;
+use super::scan::{BPF, NETLINK, NamedSource, PROCFS, answer, table};
+use super::{Attack, Test};
+
+pub(super) const ATTACKS: &[Attack] =
+    &[("exec-loops", exec_loops), ("exec-once", exec_once), ("short-lived", short_lived)];
+
+pub(super) const TESTS: &[Test] = &[
+    ("exec_loops_delay_no_answer_and_hide_no_holder_with_bpf", || stands("exec-loops", BPF)),
+    ("exec_loops_delay_no_answer_and_hide_no_holder_with_netlink", || {
+        stands("exec-loops", NETLINK);
+    }),
+    ("exec_loops_delay_no_answer_and_hide_no_holder_with_procfs", || stands("exec-loops", PROCFS)),
+    ("short_lived_execs_delay_no_answer_and_hide_no_holder_with_bpf", || {
+        stands("short-lived", BPF);
+    }),
+    ("short_lived_execs_delay_no_answer_and_hide_no_holder_with_netlink", || {
+        stands("short-lived", NETLINK);
+    }),
+    ("short_lived_execs_delay_no_answer_and_hide_no_holder_with_procfs", || {
+        stands("short-lived", PROCFS);
+    }),
+];
+
+/// How many processes call execve(2) again and again, and how long each waits in it.
+const LOOPS: u32 = 40;
+const LOOP_HOLD: Duration = Duration::from_millis(150);
+/// How many processes of those there are that end after an execve(2), and how long each waits in it.
+const SHORT_LIVED: u32 = 20;
+const SHORT_LIVED_HOLD: Duration = Duration::from_millis(900);
+/// The user of the process whose rows may not change.
+const BYSTANDER: u32 = NOBODY - 100;
+/// How often the table is scanned during an attack, which the file server lets last 20 s.
+const ANSWERS: usize = 4;
+
+/// Every answer comes within [`TIME`], and has the holder of another user's sockets.
+fn stands(attack: &str, (name, source): NamedSource) {
+    let loops = if attack == "exec-loops" { "exec_loops" } else { "short_lived_execs" };
+    let test = format!("{loops}_delay_no_answer_and_hide_no_holder_with_{name}");
+    let Some(device) = prepare(&test, (name, source)) else { return };
+    let bystander = Bystander::start_as(BYSTANDER);
+    let table = table(source);
+    let before = bystander.rows(&answer(&table, &[]));
+    assert_eq!(before.len(), 6, "{before:#?}");
+    let directory = tempfile::tempdir().unwrap();
+    let attacker = Attacker::start(attack, &[&device.path(), directory.path().to_str().unwrap()]);
+    let server = attacker.facts()[0].parse().unwrap();
+    let mut wrong = Vec::new();
+    for number in 1..=ANSWERS {
+        for query in [&[][..], &[("pid", &*bystander.pid())]] {
+            let start = Instant::now();
+            let during = bystander.rows(&answer(&table, query));
+            let time = start.elapsed();
+            println!("{name}, {attack}, answer {number} to {query:?}: {:.2} s", time.as_secs_f64());
+            if time > TIME {
+                wrong.push(format!("answer {number} to {query:?}: {time:?}"));
+            }
+            if during != before {
+                wrong.push(format!("answer {number} to {query:?} has {during:#?}"));
+            }
+        }
+    }
+    wrong.extend((!is_alive(server)).then(|| "the attack ended before the answers".to_owned()));
+    assert_eq!(wrong, [""; 0]);
+}
+
+/// Mounts FUSE with a server that lets execve(2) wait for so long; returns the server's pid.
+fn mount_slow(arguments: &[String], hold: Duration) -> i32 {
+    let [device, directory] = arguments else { panic!("{arguments:?}") };
+    enter_user_namespace(libc::CLONE_NEWNS);
+    mount(&["--make-rprivate", "/"]);
+    fuse::mount_slow(device, directory, "", Some(hold)).pid
+}
+
+/// `device` and `directory`.
+fn exec_loops(arguments: &[String]) -> ! {
+    let server = mount_slow(arguments, LOOP_HOLD);
+    for _ in 0..LOOPS {
+        if fork() == 0 {
+            exec_again(&arguments[1]);
+        }
+    }
+    report_ready(&server.to_string());
+    super::attacker::park()
+}
+
+/// `directory`: what each process of the loops executes.
+fn exec_once(arguments: &[String]) -> ! {
+    if is_over() {
+        leave();
+    }
+    exec_again(&arguments[0])
+}
+
+/// Executes this program once more, until the test or the file server ends.
+fn exec_again(directory: &str) -> ! {
+    if let Ok(_file) = fs::File::open(format!("{directory}/{}", fuse::FILE)) {
+        let mut again = Command::new("/proc/self/exe");
+        // It has no privileges to give up any more.
+        again.arg(directory).env(ATTACK, "exec-once").env(ATTACK_USER, "0");
+        let error = again.exec();
+        eprintln!("exec: {error}");
+    }
+    leave()
+}
+
+/// `device` and `directory`. When a process ends, another starts.
+fn short_lived(arguments: &[String]) -> ! {
+    let server = mount_slow(arguments, SHORT_LIVED_HOLD);
+    let start = || {
+        if fork() == 0 {
+            let file = fs::File::open(format!("{}/{}", arguments[1], fuse::FILE));
+            if file.is_ok() {
+                eprintln!("exec: {}", Command::new("true").exec());
+            }
+            leave();
+        }
+    };
+    (0..SHORT_LIVED).for_each(|_| start());
+    report_ready(&server.to_string());
+    while !is_over() {
+        let ended = wait(WaitOptions::empty()).unwrap();
+        // The server ends last: then the attack is over.
+        match ended {
+            Some((pid, _)) if pid.as_raw_pid() == server => leave(),
+            _ => start(),
+        }
+    }
+    leave()
+}
