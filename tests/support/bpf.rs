@@ -18,7 +18,7 @@ pub(crate) fn with_bpf<T>(test: &str, scans: impl FnOnce() -> T) -> (T, bool) {
 pub(crate) fn is_used_or_say(test: &str, lines: &[String]) -> bool {
     // On level Debug the table logs what an older kernel cannot do for one process.
     let is_debug = |line: &str| line.starts_with("DEBUG") || line.contains(": debug: ");
-    let is_failure = |line: &&String| line.contains("without BPF") && !is_debug(line);
+    let is_failure = |line: &&String| line.contains("using netlink and /proc") && !is_debug(line);
     let failure = lines.iter().find(is_failure);
     let is_loaded = lines.iter().any(|line| line.contains("a BPF program is loaded"));
     if is_loaded && failure.is_none() {

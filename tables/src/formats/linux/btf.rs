@@ -27,7 +27,7 @@ pub(crate) struct Place {
     pub(crate) size: u32,
 }
 
-/// Why the types do not tell what is asked.
+/// Why the types do not answer a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum BtfError {
     /// It does not begin as BTF does, or is of another byte order or version.
@@ -56,27 +56,34 @@ pub(crate) enum BtfError {
 impl fmt::Display for BtfError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BtfError::NotBtf => write!(f, "not BTF of this machine's byte order, version 1"),
-            BtfError::Damaged => write!(f, "damaged BTF"),
-            BtfError::NoStructure(name) => write!(f, "no struct {name}"),
-            BtfError::NoFunction(name) => write!(f, "no function {name}"),
+            BtfError::NotBtf => {
+                write!(
+                    f,
+                    "the kernel's types are not BTF of version 1 in this machine's byte order"
+                )
+            }
+            BtfError::Damaged => write!(f, "the kernel's types are damaged BTF"),
+            BtfError::NoStructure(name) => write!(f, "the kernel's types have no struct {name}"),
+            BtfError::NoFunction(name) => write!(f, "the kernel's types have no function {name}"),
             BtfError::NoMember { structure, member } => {
-                write!(f, "struct {structure} has no member {member}")
+                write!(f, "the kernel's struct {structure} has no member {member}")
             }
             BtfError::BitField { structure, member } => {
-                write!(f, "member {member} of struct {structure} is a bit field")
+                write!(f, "member {member} of the kernel's struct {structure} is a bit field")
             }
             BtfError::Size { structure, member, size } => {
-                write!(f, "member {member} of struct {structure} has {size} bytes")
+                write!(f, "member {member} of the kernel's struct {structure} has {size} bytes")
             }
         }
     }
 }
 
-const INT: u32 = 1;
-const PTR: u32 = 2;
+impl std::error::Error for BtfError {}
+
+pub(super) const INT: u32 = 1;
+pub(super) const PTR: u32 = 2;
 const ARRAY: u32 = 3;
-const STRUCT: u32 = 4;
+pub(super) const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 const ENUM: u32 = 6;
 const FWD: u32 = 7;
@@ -84,8 +91,8 @@ const TYPEDEF: u32 = 8;
 const VOLATILE: u32 = 9;
 const CONST: u32 = 10;
 const RESTRICT: u32 = 11;
-const FUNC: u32 = 12;
-const FUNC_PROTO: u32 = 13;
+pub(super) const FUNC: u32 = 12;
+pub(super) const FUNC_PROTO: u32 = 13;
 const VAR: u32 = 14;
 const DATASEC: u32 = 15;
 const FLOAT: u32 = 16;
@@ -185,13 +192,15 @@ impl<'a> Btf<'a> {
     }
 
     /// Where a member of a structure lies. `path` names it, with dots between, through members that are
-    /// structures themselves; nameless ones are looked through.
+    /// structures themselves, or arrays of structures: then it is in the first of them. Nameless members are
+    /// looked through.
     pub(crate) fn member(&self, structure: &str, path: &str) -> Result<Place, BtfError> {
         let mut number = self.structure(structure)?;
         let named = || (structure.to_owned(), path.to_owned());
         let mut bits: u32 = 0;
         for name in path.split('.') {
-            let found = self.find(number, name.as_bytes(), 0).ok_or(BtfError::Damaged)?;
+            let within = self.without_array(number).ok_or(BtfError::Damaged)?;
+            let found = self.find(within, name.as_bytes(), 0).ok_or(BtfError::Damaged)?;
             let Some(found) = found else {
                 let (structure, member) = named();
                 return Err(BtfError::NoMember { structure, member });
@@ -242,6 +251,12 @@ impl<'a> Btf<'a> {
             }
         }
         Some(None)
+    }
+
+    /// The elements of an array; another type itself.
+    fn without_array(&self, number: u32) -> Option<u32> {
+        let found = self.resolved(number)?;
+        if found.kind == ARRAY { word(&mut &*found.rest) } else { Some(number) }
     }
 
     fn get(&self, number: u32) -> Option<Type<'a>> {
@@ -331,197 +346,4 @@ fn word(bytes: &mut &[u8]) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Types as the kernel writes them, in the order in which they are added.
-    #[derive(Default)]
-    struct Builder {
-        types: Vec<u32>,
-        strings: Vec<u8>,
-        count: u32,
-    }
-
-    /// Name, type, and offset in bits, or with `struct`'s flag also the size of a bit field.
-    type Members<'a> = &'a [(&'a str, u32, u32)];
-
-    impl Builder {
-        fn new() -> Builder {
-            Builder { strings: vec![0], ..Builder::default() }
-        }
-
-        fn name(&mut self, name: &str) -> u32 {
-            if name.is_empty() {
-                return 0;
-            }
-            let place = self.strings.len() as u32;
-            self.strings.extend(name.as_bytes());
-            self.strings.push(0);
-            place
-        }
-
-        fn add(&mut self, name: &str, info: u32, size_or_type: u32, rest: &[u32]) -> u32 {
-            let name = self.name(name);
-            self.types.extend([name, info, size_or_type]);
-            self.types.extend(rest);
-            self.count += 1;
-            self.count
-        }
-
-        fn int(&mut self, name: &str, size: u32) -> u32 {
-            self.add(name, INT << 24, size, &[size * 8])
-        }
-
-        fn compound(&mut self, info: u32, name: &str, size: u32, members: Members) -> u32 {
-            let mut rest = Vec::new();
-            for &(name, kind, offset) in members {
-                let name = self.name(name);
-                rest.extend([name, kind, offset]);
-            }
-            self.add(name, info | members.len() as u32, size, &rest)
-        }
-
-        fn structure(&mut self, name: &str, size: u32, members: Members) -> u32 {
-            self.compound(STRUCT << 24, name, size, members)
-        }
-
-        fn bytes(&self) -> Vec<u8> {
-            let types = self.types.len() as u32 * 4;
-            let mut bytes = 0xeb9f_u16.to_ne_bytes().to_vec();
-            // Version and flags, then the lengths of the header and of the sections with their offsets.
-            bytes.extend([1, 0]);
-            let numbers = [24, 0, types, types, self.strings.len() as u32];
-            for number in numbers.iter().chain(&self.types) {
-                bytes.extend(number.to_ne_bytes());
-            }
-            bytes.extend(&self.strings);
-            bytes
-        }
-    }
-
-    /// `typedef unsigned int u32; struct inner { u32 a; unsigned char b[6]; };
-    /// struct outer { struct outer *next; const u32 plain; union { struct { char x; u32 deep; }; struct inner
-    /// other; }; struct inner inner; u32 low:4, high:28; }; int f(void);`
-    fn few_types() -> Vec<u8> {
-        let mut btf = Builder::new();
-        let int = btf.int("unsigned int", 4);
-        let char = btf.int("char", 1);
-        let u32 = btf.add("u32", TYPEDEF << 24, int, &[]);
-        let constant = btf.add("", CONST << 24, u32, &[]);
-        let array = btf.add("", ARRAY << 24, 0, &[char, int, 6]);
-        let inner = btf.structure("inner", 12, &[("a", u32, 0), ("b", array, 32)]);
-        let pointer = btf.add("", PTR << 24, 11, &[]);
-        let nameless = btf.structure("", 8, &[("x", char, 0), ("deep", u32, 32)]);
-        let union = btf.compound(UNION << 24, "", 12, &[("", nameless, 0), ("other", inner, 0)]);
-        let _enumeration = btf.add("kind", ENUM << 24 | 1, 4, &[0, 7]);
-        let outer = btf.compound(
-            1 << 31 | STRUCT << 24,
-            "outer",
-            48,
-            &[
-                ("next", pointer, 0),
-                ("plain", constant, 64),
-                ("", union, 96),
-                ("inner", inner, 192),
-                ("low", int, 4 << 24 | 288),
-                ("high", int, 28 << 24 | 292),
-            ],
-        );
-        assert_eq!(outer, 11);
-        let prototype = btf.add("", FUNC_PROTO << 24, int, &[]);
-        btf.add("f", FUNC << 24, prototype, &[]);
-        btf.bytes()
-    }
-
-    const NAMES: [&str; 3] = ["inner", "outer", "f"];
-
-    #[test]
-    fn a_member_is_found_through_names_and_nameless_structures() {
-        let bytes = few_types();
-        let btf = Btf::parse(&bytes, &NAMES).unwrap();
-        for (path, offset, size) in [
-            ("next", 0, 8),
-            ("plain", 8, 4),
-            ("x", 12, 1),
-            ("deep", 16, 4),
-            ("other", 12, 12),
-            ("other.b", 16, 6),
-            ("inner", 24, 12),
-            ("inner.a", 24, 4),
-            ("inner.b", 28, 6),
-        ] {
-            assert_eq!(btf.member("outer", path), Ok(Place { offset, size }), "{path}");
-        }
-        assert_eq!(btf.function("f"), Ok(13));
-        assert_eq!(btf.size_of("inner"), Ok(12));
-    }
-
-    #[test]
-    fn what_is_not_as_it_is_asked_for_is_named() {
-        let bytes = few_types();
-        let btf = Btf::parse(&bytes, &NAMES).unwrap();
-        let named = |member: &str| ("outer".to_owned(), member.to_owned());
-        let no_member = |member| {
-            let (structure, member) = named(member);
-            Err(BtfError::NoMember { structure, member })
-        };
-        assert_eq!(btf.member("outer", "last"), no_member("last"));
-        assert_eq!(btf.member("outer", "plain.a"), no_member("plain.a"));
-        assert_eq!(btf.member("outer", "next.plain"), no_member("next.plain"));
-        let (structure, member) = named("low");
-        assert_eq!(btf.member("outer", "low"), Err(BtfError::BitField { structure, member }));
-        let (structure, member) = named("inner.b");
-        let size = Err(BtfError::Size { structure, member, size: 6 });
-        assert_eq!(btf.sized("outer", "inner.b", 4), size);
-        assert_eq!(btf.sized("outer", "inner.b", 6), Ok(28));
-        let missing = Err(BtfError::NoStructure("other".into()));
-        assert_eq!(btf.member("other", "a"), missing);
-        assert_eq!(btf.function("outer"), Err(BtfError::NoFunction("outer".into())));
-    }
-
-    #[test]
-    fn other_bytes_are_no_types_and_cut_ones_are_damaged() {
-        let bytes = few_types();
-        let mut swapped = bytes.clone();
-        swapped.swap(0, 1);
-        assert_eq!(Btf::parse(&swapped, &NAMES).err(), Some(BtfError::NotBtf));
-        for length in 0..bytes.len() {
-            let error = Btf::parse(&bytes[..length], &NAMES).err();
-            let expected = if length < 4 { BtfError::NotBtf } else { BtfError::Damaged };
-            assert_eq!(error, Some(expected), "{length}");
-        }
-    }
-
-    #[test]
-    fn types_that_lead_in_a_circle_are_damaged() {
-        let mut btf = Builder::new();
-        // Each is a name of the other.
-        btf.add("a", TYPEDEF << 24, 2, &[]);
-        btf.add("b", TYPEDEF << 24, 1, &[]);
-        btf.structure("s", 4, &[("member", 1, 0), ("", 3, 0)]);
-        let bytes = btf.bytes();
-        let btf = Btf::parse(&bytes, &["s"]).unwrap();
-        assert_eq!(btf.member("s", "member"), Err(BtfError::Damaged));
-        assert_eq!(btf.member("s", "other"), Err(BtfError::Damaged));
-    }
-
-    proptest! {
-        #[test]
-        fn no_change_to_the_bytes_is_trusted(
-            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
-        ) {
-            let mut bytes = few_types();
-            for (place, byte) in changes {
-                let place = place.index(bytes.len());
-                bytes[place] = byte;
-            }
-            if let Ok(btf) = Btf::parse(&bytes, &NAMES) {
-                for path in ["plain", "deep", "other.b", "inner.a", "low"] {
-                    let _ = btf.member("outer", path);
-                }
-                let _ = btf.function("f");
-            }
-        }
-    }
-}
+mod tests;

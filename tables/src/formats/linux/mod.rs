@@ -1,6 +1,9 @@
-//! What Linux prints in /proc and sends over netlink.
+//! What Linux prints in /proc and sends over netlink, its types, and what our BPF program writes.
 
+pub(crate) mod bpf_record;
 pub(crate) mod btf;
+#[cfg(test)]
+pub(crate) mod btf_builder;
 pub(crate) mod mountinfo;
 pub(crate) mod proc_link;
 pub(crate) mod proc_net;

@@ -10,34 +10,20 @@
 //! No group says which process holds the socket, only which used it last.
 
 mod group;
-
-use std::ffi::CStr;
-use std::num::NonZeroU64;
+mod list;
+mod pcb;
+mod record;
 
 use nom::bytes::complete::take;
-use nom::combinator::{map, rest, verify};
+use nom::combinator::map;
 use nom::number::complete::{le_u32, le_u64};
 use nom::{IResult, Parser};
 
 use self::group::Group;
-use super::xnu::{Malformed, SYSPROTO_CONTROL, SYSPROTO_EVENT};
-use crate::model::protocol::{IPPROTO_TCP, IPPROTO_UDP};
-use crate::model::{Binding, DarwinDetails, Families, Family, OwnerUnknown, Socket, TcpState};
-
-/// A list that the kernel has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum PcbList {
-    Tcp,
-    Udp,
-    /// Raw sockets, and the datagram sockets of ICMP and ICMPv6.
-    Raw,
-    /// Since macOS 13.
-    LocalStream,
-    /// Since macOS 13.
-    LocalDgram,
-    Kctl,
-    Kevt,
-}
+pub(crate) use self::list::PcbList;
+pub(crate) use self::pcb::Pcb;
+use self::record::{XSO_EVT, XSO_INPCB, XSO_KCB, XSO_UNPCB, record};
+use super::xnu::Malformed;
 
 /// What a list says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,68 +48,7 @@ pub(crate) enum End {
     Cut,
 }
 
-/// A socket of a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pcb {
-    pub(crate) socket: Socket,
-    pub(crate) details: DarwinDetails,
-    /// Different for every socket of a list since boot, even where the handle comes again; None for those of
-    /// user space and of AF_SYSTEM.
-    pub(crate) generation: Option<NonZeroU64>,
-    /// The handle of the protocol's part of the socket, which can be a peer's peer.
-    pub(crate) pcb: u64,
-    /// That of the UNIX socket at the other end, or 0.
-    pub(crate) peer_pcb: u64,
-}
-
-impl Pcb {
-    /// Whether a descriptor can be its, or can become it: a connection is accepted some time, and between the
-    /// queue and its descriptor it looks like an orphan.
-    pub(crate) fn may_be_held(&self) -> bool {
-        let may = match self.details.without_fd {
-            None | Some(OwnerUnknown::SynRecv | OwnerUnknown::AcceptQueue) => true,
-            Some(OwnerUnknown::Orphan) => match self.socket.binding {
-                Binding::Inet { state: Some(state), .. } => {
-                    matches!(state, TcpState::Established | TcpState::CloseWait)
-                }
-                _ => true,
-            },
-            Some(_) => false,
-        };
-        may && self.socket.inode != 0
-    }
-}
-
-/// The kinds of the record with which a socket begins.
-const XSO_INPCB: u32 = 0x10;
-const XSO_KCB: u32 = 0x80;
-const XSO_EVT: u32 = 0x100;
-const XSO_UNPCB: u32 = 0x200;
-
 impl PcbList {
-    pub(crate) const ALL: [PcbList; 7] = [
-        PcbList::Tcp,
-        PcbList::Udp,
-        PcbList::Raw,
-        PcbList::LocalStream,
-        PcbList::LocalDgram,
-        PcbList::Kctl,
-        PcbList::Kevt,
-    ];
-
-    /// Its name for sysctlbyname(3).
-    pub(crate) fn name(self) -> &'static CStr {
-        match self {
-            PcbList::Tcp => c"net.inet.tcp.pcblist_n",
-            PcbList::Udp => c"net.inet.udp.pcblist_n",
-            PcbList::Raw => c"net.inet.raw.pcblist_n",
-            PcbList::LocalStream => c"net.local.stream.pcblist_n",
-            PcbList::LocalDgram => c"net.local.dgram.pcblist_n",
-            PcbList::Kctl => c"net.systm.kctl.pcblist",
-            PcbList::Kevt => c"net.systm.kevt.pcblist",
-        }
-    }
-
     /// Reads a value; malformed is one that does not begin as a list does.
     ///
     /// What is not complete is left out, and what came into the list while it was written: its socket may
@@ -155,45 +80,6 @@ impl PcbList {
             listing.end = End::Whole;
         }
         Ok(listing)
-    }
-
-    /// What a user has to choose to see its sockets.
-    pub(crate) fn families(self) -> Families {
-        match self {
-            PcbList::Tcp | PcbList::Udp | PcbList::Raw => Families::INET,
-            PcbList::LocalStream | PcbList::LocalDgram => Families::UNIX,
-            PcbList::Kctl | PcbList::Kevt => Families::SYSTEM,
-        }
-    }
-
-    /// Whether the headers of both count the sockets of both, as those of UNIX sockets do.
-    pub(crate) fn shares_count_with(self, other: PcbList) -> bool {
-        self == other || (self.families(), other.families()) == (Families::UNIX, Families::UNIX)
-    }
-
-    /// The families that its sockets can have.
-    pub(crate) fn family(self) -> &'static [Family] {
-        match self {
-            PcbList::Tcp | PcbList::Udp | PcbList::Raw => &[Family::Inet, Family::Inet6],
-            PcbList::LocalStream | PcbList::LocalDgram => &[Family::Unix],
-            PcbList::Kctl | PcbList::Kevt => &[Family::System],
-        }
-    }
-
-    /// The protocol of all its sockets; None where each has its own.
-    pub(crate) fn only_protocol(self) -> Option<u16> {
-        (self != PcbList::Raw).then(|| self.protocol())
-    }
-
-    /// The protocol of a socket that says nothing of it.
-    fn protocol(self) -> u16 {
-        match self {
-            PcbList::Tcp => IPPROTO_TCP,
-            PcbList::Udp => IPPROTO_UDP,
-            PcbList::Raw | PcbList::LocalStream | PcbList::LocalDgram => 0,
-            PcbList::Kctl => SYSPROTO_CONTROL,
-            PcbList::Kevt => SYSPROTO_EVENT,
-        }
     }
 }
 
@@ -246,23 +132,6 @@ impl Header {
                 _ => unread.len() == self.length && next == 0,
             }
     }
-}
-
-/// A record without its length and kind.
-#[derive(Clone, Copy, Debug)]
-struct Record<'a> {
-    kind: u32,
-    fields: &'a [u8],
-}
-
-fn record(unread: &[u8]) -> IResult<&[u8], Record<'_>> {
-    const HEAD: u32 = 8;
-    let (_, length) = verify(le_u32, |&length| length >= HEAD).parse(unread)?;
-    let (padded, record) = take(length).parse(unread)?;
-    let padding = record.len().next_multiple_of(8) - record.len();
-    let (unread, _) = take(padding.min(padded.len())).parse(padded)?;
-    let (_, (_length, kind, fields)) = (le_u32, le_u32, rest).parse(record)?;
-    Ok((unread, Record { kind, fields }))
 }
 
 #[cfg(test)]

@@ -60,9 +60,32 @@ pub(super) struct Assembler {
     labels: Vec<Option<usize>>,
 }
 
-/// A jump or an access farther than an instruction can say, or a jump to nowhere.
+/// A jump that no instruction can make. Instructions are counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooFar;
+pub(super) enum AssembleError {
+    /// Its label was not put anywhere.
+    NoTarget { from: usize },
+    /// No program here has a loop.
+    Backward { from: usize, to: usize },
+    /// A jump has 16 bits for its distance.
+    TooFar { from: usize, to: usize },
+}
+
+impl fmt::Display for AssembleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AssembleError::NoTarget { from } => write!(f, "instruction {from} jumps nowhere"),
+            AssembleError::Backward { from, to } => {
+                write!(f, "instruction {from} jumps back to instruction {to}")
+            }
+            AssembleError::TooFar { from, to } => {
+                write!(f, "the jump from instruction {from} to {to} exceeds 16 bits")
+            }
+        }
+    }
+}
+
+impl std::error::Error for AssembleError {}
 
 const LD_MEM: u8 = 0x61;
 const ST_IMM: u8 = 0x62;
@@ -165,13 +188,16 @@ impl Assembler {
     }
 
     /// The program, with its jumps filled in.
-    pub(super) fn finish(mut self) -> Result<Vec<Instruction>, TooFar> {
+    pub(super) fn finish(mut self) -> Result<Vec<Instruction>, AssembleError> {
         for (from, label) in self.jumps {
-            let to = self.labels.get(label.0).copied().flatten().ok_or(TooFar)?;
-            // A jump counts from the instruction after it, and none leads back.
-            let offset = to.checked_sub(from + 1).and_then(|offset| i16::try_from(offset).ok());
-            let instruction = self.instructions.get_mut(from).ok_or(TooFar)?;
-            instruction.offset = offset.ok_or(TooFar)?;
+            let to = self.labels.get(label.0).copied().flatten();
+            let to = to.ok_or(AssembleError::NoTarget { from })?;
+            // A jump counts from the instruction after it.
+            let distance = to.checked_sub(from + 1).ok_or(AssembleError::Backward { from, to })?;
+            let offset = i16::try_from(distance).map_err(|_| AssembleError::TooFar { from, to })?;
+            if let Some(instruction) = self.instructions.get_mut(from) {
+                instruction.offset = offset;
+            }
         }
         Ok(self.instructions)
     }
@@ -268,25 +294,38 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_that_leads_nowhere_back_or_too_far_is_refused() {
-        let mut nowhere = Assembler::default();
-        let label = nowhere.label();
-        nowhere.jump(label);
-        assert_eq!(nowhere.finish(), Err(TooFar));
+    fn a_jump_to_a_label_without_a_place_is_refused() {
+        let mut code = Assembler::default();
+        let label = code.label();
+        code.exit();
+        code.jump(label);
+        assert_eq!(code.finish(), Err(AssembleError::NoTarget { from: 1 }));
+    }
 
-        let mut back = Assembler::default();
-        let label = back.label();
-        back.put(label);
-        back.jump(label);
-        assert_eq!(back.finish(), Err(TooFar));
+    #[test]
+    fn a_jump_back_is_refused() {
+        let mut code = Assembler::default();
+        let label = code.label();
+        code.put(label);
+        code.exit();
+        code.jump(label);
+        assert_eq!(code.finish(), Err(AssembleError::Backward { from: 1, to: 0 }));
+    }
 
-        let mut far = Assembler::default();
-        let label = far.label();
-        far.jump(label);
-        for _ in 0..=i16::MAX {
-            far.exit();
-        }
-        far.put(label);
-        assert_eq!(far.finish(), Err(TooFar));
+    #[test]
+    fn a_jump_farther_than_16_bits_is_refused() {
+        let far = |instructions: i16| {
+            let mut code = Assembler::default();
+            let label = code.label();
+            code.jump(label);
+            for _ in 0..instructions {
+                code.exit();
+            }
+            code.exit();
+            code.put(label);
+            code.finish().map(|instructions| instructions.len())
+        };
+        assert_eq!(far(i16::MAX - 1), Ok(32_768));
+        assert_eq!(far(i16::MAX), Err(AssembleError::TooFar { from: 0, to: 32_769 }));
     }
 }

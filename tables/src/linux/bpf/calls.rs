@@ -1,18 +1,61 @@
-//! The system call bpf(2), for as much as is needed of it.
+//! The commands of the system call bpf(2) that the program needs.
 
 use std::ffi::c_long;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
 
 use super::assembler::Instruction;
 
 /// Commands, from `enum bpf_cmd` in `include/uapi/linux/bpf.h`.
-#[derive(Clone, Copy)]
-enum Command {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
     ProgLoad = 5,
     LinkCreate = 28,
     IterCreate = 33,
 }
+
+/// A command that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CallError {
+    pub(crate) command: Command,
+    pub(crate) errno: Errno,
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Command::ProgLoad => "BPF_PROG_LOAD",
+            Command::LinkCreate => "BPF_LINK_CREATE",
+            Command::IterCreate => "BPF_ITER_CREATE",
+        })
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CallError { command, errno } = self;
+        let hint = match (command, *errno) {
+            (_, Errno::PERM) => {
+                ": grant CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, in the first user namespace"
+            }
+            (_, Errno::NOSYS) => ": the kernel was built without CONFIG_BPF_SYSCALL",
+            (Command::ProgLoad, Errno::ACCESS | Errno::INVAL) => {
+                ": the kernel's verifier refuses the program, which needs Linux 5.11 or later, and lockdown \
+                 not in its confidentiality mode; the verifier's reason is logged at level debug"
+            }
+            (Command::LinkCreate, Errno::TOOBIG) => {
+                ": the iterator visits one process only from Linux 6.1 on"
+            }
+            _ => "",
+        };
+        write!(f, "bpf({command}) failed: {errno}{hint}")
+    }
+}
+
+impl std::error::Error for CallError {}
 
 /// `BPF_TRACE_ITER`, how the program is attached.
 const TRACE_ITER: u32 = 28;
@@ -78,17 +121,21 @@ struct IterCreate {
     flags: u32,
 }
 
-/// Has the kernel check and keep a program that is run by an iterator; `function` is the number of the one
-/// that it takes the place of. What the check says goes into `log`, NUL at the end.
-pub(super) fn load(program: &[Instruction], function: u32, log: &mut [u8]) -> io::Result<OwnedFd> {
+/// Has the kernel verify and keep a program that an iterator runs; `function` is the BTF number of the function
+/// that it takes the place of. What the verifier reports goes into `log`, with NUL at the end.
+pub(super) fn load(
+    program: &[Instruction],
+    function: u32,
+    log: &mut [u8],
+) -> Result<OwnedFd, CallError> {
     const PROG_TYPE_TRACING: u32 = 26;
-    // To look into sockets is for programs under a licence that goes with the GPL.
+    // Only programs under a licence that is compatible with the GPL may look into sockets.
     const LICENCE: &[u8; 13] = b"Dual MIT/GPL\0";
-    let mut prog_name = [0; 16];
-    for (to, from) in prog_name.iter_mut().zip(*b"open_sockets") {
-        *to = from;
-    }
-    let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    const NAME: [u8; 16] = *b"open_sockets\0\0\0\0";
+    /// The kernel stops verifying when a signal comes.
+    const ATTEMPTS: usize = 5;
+    let command = Command::ProgLoad;
+    let too_long = |_| CallError { command, errno: Errno::TOOBIG };
     let attributes = ProgLoad {
         prog_type: PROG_TYPE_TRACING,
         insn_cnt: u32::try_from(program.len()).map_err(too_long)?,
@@ -97,38 +144,37 @@ pub(super) fn load(program: &[Instruction], function: u32, log: &mut [u8]) -> io
         log_level: u32::from(!log.is_empty()),
         log_size: u32::try_from(log.len()).map_err(too_long)?,
         log_buf: if log.is_empty() { 0 } else { log.as_mut_ptr().expose_provenance() as u64 },
-        prog_name,
+        prog_name: NAME,
         expected_attach_type: TRACE_ITER,
         attach_btf_id: function,
         ..ProgLoad::default()
     };
-    // The check is given up where a signal comes.
-    const TRIED: usize = 5;
-    for _ in 1..TRIED {
-        match call(Command::ProgLoad, &attributes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            done => return done,
+    let mut loaded = call(command, &attributes);
+    for _ in 1..ATTEMPTS {
+        if !matches!(loaded, Err(CallError { errno: Errno::AGAIN, .. })) {
+            break;
         }
+        loaded = call(command, &attributes);
     }
-    call(Command::ProgLoad, &attributes)
+    loaded
 }
 
-/// What the kernel's check says of a program that was refused.
-pub(super) fn why_refused(program: &[Instruction], function: u32) -> String {
-    const MOST: usize = 1 << 20;
-    let mut log = vec![0; MOST];
+/// What the verifier reports of a program that was refused.
+pub(super) fn verifier_log(program: &[Instruction], function: u32) -> String {
+    const SIZE: usize = 1 << 20;
+    let mut log = vec![0; SIZE];
     match load(program, function, &mut log) {
-        Ok(_) => "the kernel took the program the second time".into(),
+        Ok(_) => "the kernel takes the program the second time".into(),
         Err(error) => {
             let end = log.iter().position(|&byte| byte == 0).unwrap_or_default();
             let text = String::from_utf8_lossy(log.get(..end).unwrap_or_default());
-            format!("the kernel's check of the program: {error}\n{text}")
+            format!("{error}\n{text}")
         }
     }
 }
 
 /// Ties a program to an iterator over the descriptors of all tasks, or of one process.
-pub(super) fn link(program: BorrowedFd<'_>, pid: Option<i32>) -> io::Result<OwnedFd> {
+pub(super) fn link(program: BorrowedFd<'_>, pid: Option<i32>) -> Result<OwnedFd, CallError> {
     let task =
         TaskInfo { tid: 0, pid: pid.unwrap_or_default().cast_unsigned(), pid_fd: 0, padding: 0 };
     let mut attributes =
@@ -140,8 +186,8 @@ pub(super) fn link(program: BorrowedFd<'_>, pid: Option<i32>) -> io::Result<Owne
     call(Command::LinkCreate, &attributes)
 }
 
-/// A file that runs the program while it is read, and gives what the program writes.
-pub(super) fn iterator(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// A file that runs the program while it is read, and has what the program writes.
+pub(super) fn iterator(link: BorrowedFd<'_>) -> Result<OwnedFd, CallError> {
     call(Command::IterCreate, &IterCreate { link_fd: number(link), flags: 0 })
 }
 
@@ -149,10 +195,10 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
 
-/// Does what the command says and returns the file that it makes, which is closed on exec.
+/// Runs a command and returns the file descriptor that it makes, which is closed on exec.
 #[allow(unsafe_code)]
-fn call<T>(command: Command, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads as many bytes of the attributes as it is told they have, and reads and
+fn call<T>(command: Command, attributes: &T) -> Result<OwnedFd, CallError> {
+    // SAFETY: the kernel reads as many bytes of the attributes as it is given the size of, and reads and
     // writes what they point to, which lives in the callers above until the call is over, and whose
     // pointers these have exposed.
     let made = unsafe {
@@ -163,10 +209,42 @@ fn call<T>(command: Command, attributes: &T) -> io::Result<OwnedFd> {
             size_of::<T>(),
         )
     };
-    if made < 0 {
-        return Err(io::Error::last_os_error());
+    match RawFd::try_from(made) {
+        // SAFETY: each of these commands returns a new file descriptor, which nothing else owns.
+        Ok(made) if made >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(made) }),
+        Ok(_) | Err(_) => {
+            let errno = Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL);
+            Err(CallError { command, errno })
+        }
     }
-    let made = RawFd::try_from(made).map_err(io::Error::other)?;
-    // SAFETY: each of these commands returns a new file descriptor, which nobody else knows.
-    Ok(unsafe { OwnedFd::from_raw_fd(made) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_capability_is_named_with_the_command() {
+        let error = CallError { command: Command::ProgLoad, errno: Errno::PERM };
+        assert_eq!(
+            error.to_string(),
+            "bpf(BPF_PROG_LOAD) failed: Operation not permitted (os error 1): grant CAP_BPF and CAP_PERFMON, \
+             or CAP_SYS_ADMIN, in the first user namespace"
+        );
+    }
+
+    #[test]
+    fn an_error_without_a_known_remedy_has_the_command_and_the_errno() {
+        let error = CallError { command: Command::IterCreate, errno: Errno::NOMEM };
+        let text = "bpf(BPF_ITER_CREATE) failed: Cannot allocate memory (os error 12)";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn a_program_without_instructions_is_refused_by_that_command() {
+        let error = load(&[], 0, &mut []).unwrap_err();
+        // Without the capability, before the kernel looks at the program.
+        assert_eq!(error.command, Command::ProgLoad);
+        assert!([Errno::INVAL, Errno::TOOBIG, Errno::PERM, Errno::NOSYS].contains(&error.errno));
+    }
 }

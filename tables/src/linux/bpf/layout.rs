@@ -1,183 +1,302 @@
-//! Where this kernel keeps what the program reads.
+//! Where the running kernel keeps what the program reads: the offsets of members of its structures.
+//!
+//! The rows below are the only list of these members, one row each: the field with the offset, then the
+//! structure, the path and the size of the member. A group of rows is what one step of the program needs.
+
+use std::fmt;
 
 use crate::formats::linux::btf::{Btf, BtfError};
 
-/// Offsets of members, each from the beginning of the structure that its name begins with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Layout {
-    /// The number of the function that the program takes the place of.
-    pub(super) function: u32,
-    /// Whether it goes rightly through the threads of one process. Before Linux 6.7 it passes over some that
-    /// have a table of their own, and over the second where the first has ended.
-    pub(super) tells_threads: bool,
-    pub(super) context_meta: i16,
-    pub(super) context_task: i16,
-    pub(super) context_fd: i16,
-    pub(super) context_file: i16,
-    pub(super) meta_seq: i16,
-    pub(super) task_tgid: i16,
-    pub(super) task_pid: i16,
-    pub(super) task_files: i16,
-    pub(super) task_group_leader: i16,
-    pub(super) task_thread_pid: i16,
-    /// In how deep a PID namespace it is; the first has level 0.
-    pub(super) pid_level: i16,
-    /// Its pids in all namespaces from the first one on, and how far they are apart.
-    pub(super) pid_numbers: i16,
-    pub(super) upid_size: i16,
-    pub(super) file_inode: i16,
-    pub(super) inode_number: i16,
-    pub(super) socket_sk: i16,
-    /// From a socket to the number of its inode.
-    pub(super) socket_inode_number: i16,
-    pub(super) net_inum: i16,
-    pub(super) sock_family: i16,
-    pub(super) sock_state: i16,
-    pub(super) sock_num: i16,
-    pub(super) sock_dport: i16,
-    pub(super) sock_rcv_saddr: i16,
-    pub(super) sock_daddr: i16,
-    /// Local and remote; None if the kernel has no IPv6.
-    pub(super) sock_v6: Option<(i16, i16)>,
-    pub(super) sock_net: i16,
-    pub(super) sock_bound_dev_if: i16,
-    pub(super) sock_node_pprev: i16,
-    pub(super) sock_type: i16,
-    pub(super) sock_protocol: i16,
-    pub(super) sock_uid: i16,
-    pub(super) sock_socket: i16,
-    pub(super) sock_ack_backlog: i16,
-    pub(super) sock_max_ack_backlog: i16,
-    pub(super) sock_rmem_alloc: i16,
-    pub(super) sock_wmem_alloc: i16,
-    pub(super) sock_queue_length: i16,
-    pub(super) sock_queue_next: i16,
-    pub(super) sk_buff_len: i16,
-    /// From a socket to its control group, from there to the node, and to that one's number; None before
-    /// Linux 5.15.
-    pub(super) cgroup: Option<(i16, i16, i16)>,
-    pub(super) tcp_rcv_nxt: i16,
-    pub(super) tcp_copied_seq: i16,
-    pub(super) tcp_write_seq: i16,
-    pub(super) tcp_snd_una: i16,
-    pub(super) udp_forward_deficit: i16,
-    pub(super) unix_addr: i16,
-    pub(super) unix_peer: i16,
-    /// None before Linux 6.17.
-    pub(super) unix_inq_len: Option<i16>,
-    pub(super) unix_address_len: i16,
-    pub(super) unix_address_name: i16,
-    /// Of a packet socket the ethertype and the interface; None if that is a module's.
-    pub(super) packet: Option<(i16, i16)>,
+/// A question to the kernel's types, with one number as the answer.
+#[derive(Clone, Copy, Debug)]
+enum Member {
+    /// The offset of a member that has this size in bytes.
+    Sized { structure: &'static str, path: &'static str, size: u32 },
+    /// The offset of a member of any size.
+    Start { structure: &'static str, path: &'static str },
+    /// The size of a structure.
+    SizeOf { structure: &'static str },
 }
 
-/// The structures and the functions that tell it.
-pub(super) const NAMES: [&str; 21] = [
-    "bpf_iter__task_file",
-    "bpf_iter_meta",
-    "bpf_iter_task_file",
-    "bpf_iter_task_new",
-    "cgroup",
-    "file",
-    "inode",
-    "kernfs_node",
-    "net",
-    "packet_sock",
-    "pid",
-    "sk_buff",
-    "sock",
-    "socket",
-    "socket_alloc",
-    "task_struct",
-    "tcp_sock",
-    "udp_sock",
-    "unix_address",
-    "unix_sock",
-    "upid",
-];
+const fn sized(structure: &'static str, path: &'static str, size: u32) -> Member {
+    Member::Sized { structure, path, size }
+}
+
+const fn start(structure: &'static str, path: &'static str) -> Member {
+    Member::Start { structure, path }
+}
+
+const fn structure_size(structure: &'static str) -> Member {
+    Member::SizeOf { structure }
+}
+
+/// Declares a structure of offsets for each group of rows, and the list of all rows.
+macro_rules! kernel_members {
+    ($(
+        $(#[$about:meta])*
+        struct $group:ident {
+            $($(#[$doc:meta])* $field:ident: $member:expr,)*
+        }
+    )*) => {
+        $(
+            $(#[$about])*
+            #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+            pub(super) struct $group {
+                $($(#[$doc])* pub(super) $field: i16,)*
+            }
+
+            impl $group {
+                fn of(btf: &Btf) -> Result<$group, LayoutError> {
+                    Ok($group { $($field: $member.resolve(btf)?,)* })
+                }
+
+                #[cfg(test)]
+                fn made_up(next: &mut impl FnMut() -> i16) -> $group {
+                    $group { $($field: next(),)* }
+                }
+            }
+        )*
+
+        const MEMBERS: &[Member] = &[$($($member,)*)*];
+    };
+}
+
+kernel_members! {
+    /// The context of the iterator: where the descriptor comes from, and where the record goes to.
+    struct Context {
+        meta: sized("bpf_iter__task_file", "meta", 8),
+        task: sized("bpf_iter__task_file", "task", 8),
+        fd: sized("bpf_iter__task_file", "fd", 4),
+        file: sized("bpf_iter__task_file", "file", 8),
+        seq: sized("bpf_iter_meta", "seq", 8),
+    }
+
+    /// The task that has the descriptor.
+    struct Task {
+        tgid: sized("task_struct", "tgid", 4),
+        pid: sized("task_struct", "pid", 4),
+        files: sized("task_struct", "files", 8),
+        group_leader: sized("task_struct", "group_leader", 8),
+        thread_pid: sized("task_struct", "thread_pid", 8),
+        /// The depth of its PID namespace; the first one has 0.
+        pid_level: sized("pid", "level", 4),
+        /// Its number in the first PID namespace. Those in the namespaces below follow,
+        pid_number: sized("pid", "numbers.nr", 4),
+        /// so far apart.
+        upid_size: structure_size("upid"),
+    }
+
+    /// From a file to its socket.
+    struct File {
+        inode: sized("file", "f_inode", 8),
+        inode_number: sized("inode", "i_ino", 8),
+        sk: sized("socket", "sk", 8),
+    }
+
+    /// A socket of any family.
+    struct Sock {
+        family: sized("sock", "__sk_common.skc_family", 2),
+        state: sized("sock", "__sk_common.skc_state", 1),
+        net: sized("sock", "__sk_common.skc_net.net", 8),
+        net_inum: sized("net", "ns.inum", 4),
+        bound_dev_if: sized("sock", "__sk_common.skc_bound_dev_if", 4),
+        node_pprev: sized("sock", "__sk_common.skc_node.pprev", 8),
+        kind: sized("sock", "sk_type", 2),
+        protocol: sized("sock", "sk_protocol", 2),
+        uid: sized("sock", "sk_uid", 4),
+        ack_backlog: sized("sock", "sk_ack_backlog", 4),
+        max_ack_backlog: sized("sock", "sk_max_ack_backlog", 4),
+        rmem_alloc: sized("sock", "sk_backlog.rmem_alloc", 4),
+        wmem_alloc: sized("sock", "sk_wmem_alloc", 4),
+    }
+
+    /// A socket of AF_INET, and the ports of AF_INET6.
+    struct Inet {
+        num: sized("sock", "__sk_common.skc_num", 2),
+        dport: sized("sock", "__sk_common.skc_dport", 2),
+        rcv_saddr: sized("sock", "__sk_common.skc_rcv_saddr", 4),
+        daddr: sized("sock", "__sk_common.skc_daddr", 4),
+    }
+
+    /// A socket of AF_INET6. A kernel without IPv6 has none of it.
+    struct Inet6 {
+        rcv_saddr: sized("sock", "__sk_common.skc_v6_rcv_saddr", 16),
+        daddr: sized("sock", "__sk_common.skc_v6_daddr", 16),
+    }
+
+    /// From a socket to the number of its control group; since Linux 5.15.
+    struct Cgroup {
+        cgroup: sized("sock", "sk_cgrp_data.cgroup", 8),
+        node: sized("cgroup", "kn", 8),
+        id: sized("kernfs_node", "id", 8),
+    }
+
+    /// The queues of a TCP socket.
+    struct Tcp {
+        rcv_nxt: sized("tcp_sock", "rcv_nxt", 4),
+        copied_seq: sized("tcp_sock", "copied_seq", 4),
+        write_seq: sized("tcp_sock", "write_seq", 4),
+        snd_una: sized("tcp_sock", "snd_una", 4),
+    }
+
+    /// The receive queue of a UDP socket.
+    struct Udp {
+        forward_deficit: sized("udp_sock", "forward_deficit", 4),
+    }
+
+    /// Receive queue, peer and name of a UNIX socket.
+    struct Unix {
+        queue_length: sized("sock", "sk_receive_queue.qlen", 4),
+        queue_next: sized("sock", "sk_receive_queue.next", 8),
+        sk_buff_len: sized("sk_buff", "len", 4),
+        peer: sized("unix_sock", "peer", 8),
+        socket: sized("sock", "sk_socket", 8),
+        /// From the `struct socket` of the peer, which its allocation begins with.
+        inode_number: sized("socket_alloc", "vfs_inode.i_ino", 8),
+        address: sized("unix_sock", "addr", 8),
+        address_len: sized("unix_address", "len", 4),
+        address_name: start("unix_address", "name"),
+    }
+
+    /// The bytes in the receive queue of a UNIX stream; since Linux 6.17.
+    struct UnixStream {
+        inq_len: sized("unix_sock", "inq_len", 4),
+    }
+
+    /// Ethertype and interface of a packet socket. A kernel with AF_PACKET as a module has none of it.
+    struct Packet {
+        ethertype: sized("packet_sock", "num", 2),
+        interface: sized("packet_sock", "ifindex", 4),
+    }
+}
+
+/// The function that the program takes the place of.
+const ITERATOR: &str = "bpf_iter_task_file";
+/// A function that came with Linux 6.7, and to other kernels with all of its BPF.
+const OF_LINUX_6_7: &str = "bpf_iter_task_new";
+
+/// Offsets of what the program reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// The BTF number of the function that the program takes the place of.
+    pub(super) function: u32,
+    /// Whether the iterator visits all threads of one process. Before Linux 6.7 it misses some that have a
+    /// descriptor table of their own, and the second thread if the first has ended.
+    pub(super) visits_all_threads: bool,
+    pub(super) context: Context,
+    pub(super) task: Task,
+    pub(super) file: File,
+    pub(super) sock: Sock,
+    pub(super) inet: Inet,
+    pub(super) inet6: Option<Inet6>,
+    pub(super) cgroup: Option<Cgroup>,
+    pub(super) tcp: Tcp,
+    pub(super) udp: Udp,
+    pub(super) unix: Unix,
+    pub(super) unix_stream: Option<UnixStream>,
+    pub(super) packet: Option<Packet>,
+}
+
+/// Why the program cannot be made for a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum LayoutError {
+    /// The kernel's types lack what the program reads.
+    Btf(BtfError),
+    /// An instruction has 16 bits for an offset, one of them for the sign.
+    Offset { structure: &'static str, member: &'static str, offset: u64 },
+}
+
+impl From<BtfError> for LayoutError {
+    fn from(error: BtfError) -> LayoutError {
+        LayoutError::Btf(error)
+    }
+}
+
+impl fmt::Display for LayoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LayoutError::Btf(error) => write!(f, "{error}"),
+            LayoutError::Offset { structure, member, offset } => write!(
+                f,
+                "kernel structure offset exceeds 16 bits: {member} of struct {structure} ends at byte {offset}"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for LayoutError {}
+
+impl Member {
+    fn structure(&self) -> &'static str {
+        match self {
+            Member::Sized { structure, .. }
+            | Member::Start { structure, .. }
+            | Member::SizeOf { structure } => structure,
+        }
+    }
+
+    fn resolve(&self, btf: &Btf) -> Result<i16, LayoutError> {
+        match *self {
+            Member::Sized { structure, path, size } => {
+                let offset = btf.sized(structure, path, size)?;
+                // All of it can be reached, not only its first byte.
+                encodable(structure, path, u64::from(offset) + u64::from(size))?;
+                encodable(structure, path, offset.into())
+            }
+            Member::Start { structure, path } => {
+                encodable(structure, path, btf.member(structure, path)?.offset.into())
+            }
+            Member::SizeOf { structure } => {
+                encodable(structure, "(all of it)", btf.size_of(structure)?.into())
+            }
+        }
+    }
+}
+
+/// The offset as an instruction has it.
+fn encodable(
+    structure: &'static str,
+    member: &'static str,
+    offset: u64,
+) -> Result<i16, LayoutError> {
+    i16::try_from(offset).map_err(|_| LayoutError::Offset { structure, member, offset })
+}
+
+impl Task {
+    /// Where a `struct pid` has its number in the PID namespaces of that level.
+    pub(super) fn pid_number_at(&self, level: u32) -> Result<i16, LayoutError> {
+        let (first, each) = (self.pid_number.unsigned_abs(), self.upid_size.unsigned_abs());
+        let offset = u64::from(first) + u64::from(level) * u64::from(each);
+        encodable("pid", "numbers", offset)
+    }
+}
 
 impl Layout {
+    /// The structures and functions that it asks for.
+    pub(super) fn names() -> Vec<&'static str> {
+        let mut names: Vec<&str> = MEMBERS.iter().map(Member::structure).collect();
+        names.extend([ITERATOR, OF_LINUX_6_7]);
+        names
+    }
+
     /// # Errors
     /// The first member that is not as the program needs it.
-    pub(super) fn of(btf: &Btf) -> Result<Layout, BtfError> {
-        let offset = |structure: &str, member: &str, offset: u32| {
-            i16::try_from(offset).map_err(|_| BtfError::NoMember {
-                structure: structure.into(),
-                member: member.into(),
-            })
-        };
-        let at = |structure: &str, member: &str, size: u32| {
-            offset(structure, member, btf.sized(structure, member, size)?)
-        };
-        let start = |structure: &str, member: &str| {
-            offset(structure, member, btf.member(structure, member)?.offset)
-        };
-        let inode_number = at("inode", "i_ino", 8)?;
-        let cgroup = || {
-            let cgroup = at("sock", "sk_cgrp_data.cgroup", 8)?;
-            Ok::<_, BtfError>((cgroup, at("cgroup", "kn", 8)?, at("kernfs_node", "id", 8)?))
-        };
-        let v6 = || {
-            let local = at("sock", "__sk_common.skc_v6_rcv_saddr", 16)?;
-            Ok::<_, BtfError>((local, at("sock", "__sk_common.skc_v6_daddr", 16)?))
-        };
-        let packet =
-            || Ok::<_, BtfError>((at("packet_sock", "num", 2)?, at("packet_sock", "ifindex", 4)?));
+    pub(super) fn of(btf: &Btf) -> Result<Layout, LayoutError> {
         Ok(Layout {
-            function: btf.function("bpf_iter_task_file")?,
-            // It came with the same release, and to other kernels with all of BPF.
-            tells_threads: btf.function("bpf_iter_task_new").is_ok(),
-            context_meta: at("bpf_iter__task_file", "meta", 8)?,
-            context_task: at("bpf_iter__task_file", "task", 8)?,
-            context_fd: at("bpf_iter__task_file", "fd", 4)?,
-            context_file: at("bpf_iter__task_file", "file", 8)?,
-            meta_seq: at("bpf_iter_meta", "seq", 8)?,
-            task_tgid: at("task_struct", "tgid", 4)?,
-            task_pid: at("task_struct", "pid", 4)?,
-            task_files: at("task_struct", "files", 8)?,
-            task_group_leader: at("task_struct", "group_leader", 8)?,
-            task_thread_pid: at("task_struct", "thread_pid", 8)?,
-            pid_level: at("pid", "level", 4)?,
-            pid_numbers: start("pid", "numbers")?.saturating_add(at("upid", "nr", 4)?),
-            upid_size: offset("upid", "", btf.size_of("upid")?)?,
-            file_inode: at("file", "f_inode", 8)?,
-            inode_number,
-            socket_sk: at("socket", "sk", 8)?,
-            socket_inode_number: start("socket_alloc", "vfs_inode")?.saturating_add(inode_number),
-            net_inum: at("net", "ns.inum", 4)?,
-            sock_family: at("sock", "__sk_common.skc_family", 2)?,
-            sock_state: at("sock", "__sk_common.skc_state", 1)?,
-            sock_num: at("sock", "__sk_common.skc_num", 2)?,
-            sock_dport: at("sock", "__sk_common.skc_dport", 2)?,
-            sock_rcv_saddr: at("sock", "__sk_common.skc_rcv_saddr", 4)?,
-            sock_daddr: at("sock", "__sk_common.skc_daddr", 4)?,
-            sock_v6: v6().ok(),
-            sock_net: at("sock", "__sk_common.skc_net.net", 8)?,
-            sock_bound_dev_if: at("sock", "__sk_common.skc_bound_dev_if", 4)?,
-            sock_node_pprev: at("sock", "__sk_common.skc_node.pprev", 8)?,
-            sock_type: at("sock", "sk_type", 2)?,
-            sock_protocol: at("sock", "sk_protocol", 2)?,
-            sock_uid: at("sock", "sk_uid", 4)?,
-            sock_socket: at("sock", "sk_socket", 8)?,
-            sock_ack_backlog: at("sock", "sk_ack_backlog", 4)?,
-            sock_max_ack_backlog: at("sock", "sk_max_ack_backlog", 4)?,
-            sock_rmem_alloc: at("sock", "sk_backlog.rmem_alloc", 4)?,
-            sock_wmem_alloc: at("sock", "sk_wmem_alloc", 4)?,
-            sock_queue_length: at("sock", "sk_receive_queue.qlen", 4)?,
-            sock_queue_next: at("sock", "sk_receive_queue.next", 8)?,
-            sk_buff_len: at("sk_buff", "len", 4)?,
-            cgroup: cgroup().ok(),
-            tcp_rcv_nxt: at("tcp_sock", "rcv_nxt", 4)?,
-            tcp_copied_seq: at("tcp_sock", "copied_seq", 4)?,
-            tcp_write_seq: at("tcp_sock", "write_seq", 4)?,
-            tcp_snd_una: at("tcp_sock", "snd_una", 4)?,
-            udp_forward_deficit: at("udp_sock", "forward_deficit", 4)?,
-            unix_addr: at("unix_sock", "addr", 8)?,
-            unix_peer: at("unix_sock", "peer", 8)?,
-            unix_inq_len: at("unix_sock", "inq_len", 4).ok(),
-            unix_address_len: at("unix_address", "len", 4)?,
-            unix_address_name: start("unix_address", "name")?,
-            packet: packet().ok(),
+            function: btf.function(ITERATOR)?,
+            visits_all_threads: btf.function(OF_LINUX_6_7).is_ok(),
+            context: Context::of(btf)?,
+            task: Task::of(btf)?,
+            file: File::of(btf)?,
+            sock: Sock::of(btf)?,
+            inet: Inet::of(btf)?,
+            inet6: Inet6::of(btf).ok(),
+            cgroup: Cgroup::of(btf).ok(),
+            tcp: Tcp::of(btf)?,
+            udp: Udp::of(btf)?,
+            unix: Unix::of(btf)?,
+            unix_stream: UnixStream::of(btf).ok(),
+            packet: Packet::of(btf).ok(),
         })
     }
 }
@@ -186,65 +305,101 @@ impl Layout {
 impl Layout {
     /// Offsets that no two members share, so that a test sees which is used where.
     pub(super) fn made_up() -> Layout {
-        let mut last = 24;
-        let mut next = || {
-            last += 8;
+        let mut last = 0;
+        let next = &mut || {
+            // No member here is longer.
+            last += 16;
             last
         };
         Layout {
             function: 4242,
-            tells_threads: true,
-            context_meta: 0,
-            context_task: 8,
-            context_fd: 16,
-            context_file: 24,
-            meta_seq: next(),
-            task_tgid: next(),
-            task_pid: next(),
-            task_files: next(),
-            task_group_leader: next(),
-            task_thread_pid: next(),
-            pid_level: next(),
-            pid_numbers: next(),
-            upid_size: 20,
-            file_inode: next(),
-            inode_number: next(),
-            socket_sk: next(),
-            socket_inode_number: next(),
-            net_inum: next(),
-            sock_family: next(),
-            sock_state: next(),
-            sock_num: next(),
-            sock_dport: next(),
-            sock_rcv_saddr: next(),
-            sock_daddr: next(),
-            sock_v6: Some((next(), next())),
-            sock_net: next(),
-            sock_bound_dev_if: next(),
-            sock_node_pprev: next(),
-            sock_type: next(),
-            sock_protocol: next(),
-            sock_uid: next(),
-            sock_socket: next(),
-            sock_ack_backlog: next(),
-            sock_max_ack_backlog: next(),
-            sock_rmem_alloc: next(),
-            sock_wmem_alloc: next(),
-            sock_queue_length: next(),
-            sock_queue_next: next(),
-            sk_buff_len: next(),
-            cgroup: Some((next(), next(), next())),
-            tcp_rcv_nxt: next(),
-            tcp_copied_seq: next(),
-            tcp_write_seq: next(),
-            tcp_snd_una: next(),
-            udp_forward_deficit: next(),
-            unix_addr: next(),
-            unix_peer: next(),
-            unix_inq_len: Some(next()),
-            unix_address_len: next(),
-            unix_address_name: next(),
-            packet: Some((next(), next())),
+            visits_all_threads: true,
+            context: Context::made_up(next),
+            task: Task::made_up(next),
+            file: File::made_up(next),
+            sock: Sock::made_up(next),
+            inet: Inet::made_up(next),
+            inet6: Some(Inet6::made_up(next)),
+            cgroup: Some(Cgroup::made_up(next)),
+            tcp: Tcp::made_up(next),
+            udp: Udp::made_up(next),
+            unix: Unix::made_up(next),
+            unix_stream: Some(UnixStream::made_up(next)),
+            packet: Some(Packet::made_up(next)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::linux::btf_builder::Builder;
+
+    /// The types of a kernel that has only the iterator's function and these structures.
+    fn layout(structures: impl FnOnce(&mut Builder)) -> Result<Layout, LayoutError> {
+        let mut builder = Builder::new();
+        let int = builder.int("int", 4);
+        builder.function(ITERATOR, int);
+        structures(&mut builder);
+        let bytes = builder.bytes();
+        Layout::of(&Btf::parse(&bytes, &Layout::names()).unwrap())
+    }
+
+    #[test]
+    fn a_missing_structure_is_an_error_that_names_it() {
+        let error = layout(|_| {}).unwrap_err();
+        assert_eq!(error, BtfError::NoStructure("bpf_iter__task_file".into()).into());
+        assert_eq!(error.to_string(), "the kernel's types have no struct bpf_iter__task_file");
+    }
+
+    #[test]
+    fn a_missing_member_is_an_error_that_names_it_and_its_structure() {
+        let error = layout(|builder| {
+            let pointer = builder.pointer();
+            builder.structure("bpf_iter__task_file", 16, &[("meta", pointer, 0)]);
+        });
+        let (structure, member) = ("bpf_iter__task_file".into(), "task".into());
+        assert_eq!(error, Err(BtfError::NoMember { structure, member }.into()));
+    }
+
+    #[test]
+    fn a_member_of_another_size_is_an_error() {
+        let error = layout(|builder| {
+            let int = builder.int("int", 4);
+            builder.structure("bpf_iter__task_file", 16, &[("meta", int, 0)]);
+        });
+        let (structure, member) = ("bpf_iter__task_file".into(), "meta".into());
+        assert_eq!(error, Err(BtfError::Size { structure, member, size: 4 }.into()));
+    }
+
+    #[test]
+    fn a_member_that_ends_beyond_16_bits_is_an_error() {
+        let at = |offset: u32| {
+            layout(|builder| {
+                let pointer = builder.pointer();
+                builder.structure("bpf_iter__task_file", 1 << 16, &[("meta", pointer, 8 * offset)]);
+            })
+        };
+        let (structure, member) = ("bpf_iter__task_file", "meta");
+        let error = at(32_760).unwrap_err();
+        assert_eq!(error, LayoutError::Offset { structure, member, offset: 32_768 });
+        assert_eq!(
+            error.to_string(),
+            "kernel structure offset exceeds 16 bits: meta of struct bpf_iter__task_file ends at byte 32768"
+        );
+        // The next member is what it lacks here.
+        assert!(matches!(at(32_752), Err(LayoutError::Btf(BtfError::NoMember { .. }))));
+    }
+
+    #[test]
+    fn pids_of_a_level_are_where_its_number_is() {
+        let task = Layout::made_up().task;
+        let (first, each) = (task.pid_number, task.upid_size);
+        assert_eq!(task.pid_number_at(0), Ok(first));
+        assert_eq!(task.pid_number_at(2), Ok(first + 2 * each));
+        let level = u32::MAX;
+        let offset = first as u64 + u64::from(level) * each as u64;
+        let error = LayoutError::Offset { structure: "pid", member: "numbers", offset };
+        assert_eq!(task.pid_number_at(level), Err(error));
     }
 }

@@ -1,6 +1,5 @@
 //! Ways to a network namespace, and what it takes to enter it (setns(2)).
 
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::LazyLock;
 
@@ -129,7 +128,7 @@ fn device(file: BorrowedFd<'_>) -> rustix::io::Result<Option<(u32, u32)>> {
 }
 
 /// The number of an open namespace.
-pub(super) fn number(handle: &OwnedFd) -> rustix::io::Result<NetNamespace> {
+pub(super) fn number_of(handle: &OwnedFd) -> rustix::io::Result<NetNamespace> {
     Ok(NetNamespace(fstat(handle)?.st_ino))
 }
 
@@ -144,12 +143,15 @@ fn thread(root: &ProcRoot, pid: i32, tid: i32) -> rustix::io::Result<Process<'_>
 pub(crate) fn in_net_namespace<T: Send>(
     namespace: BorrowedFd<'_>,
     f: impl FnOnce() -> T + Send,
-) -> io::Result<T> {
+) -> rustix::io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().spawn_scoped(scope, || {
             move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
             Ok(f())
-        })?;
+        });
+        // The number is that of pthread_create(3).
+        let thread =
+            thread.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

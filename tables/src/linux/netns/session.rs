@@ -2,7 +2,7 @@
 //! the file in `/proc/<pid>/net` where the kernel has no such dump or the namespace cannot be entered.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, Read};
+use std::io::Read;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -12,15 +12,15 @@ use super::super::cores;
 use super::super::proc_net;
 use super::super::proc_root::ProcRoot;
 use super::super::sock_diag::{Dump, Handed, SockDiag};
-use super::{Namespace, NetnsKey};
+use super::key::NetnsKey;
+use super::namespace::Namespace;
 use crate::deadline::Deadline;
 use crate::formats::linux::sock_diag::Request;
 use crate::formats::linux::sockstat;
 use crate::model::gap::GapKind;
+use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
 use crate::model::{Socket, Source};
-
-use crate::model::report::Report;
 
 /// Whether a socket that was read is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub(crate) struct Sessions<'a> {
     source: Source,
     deadline: Deadline<'a>,
     own: &'a OwnSockets,
-    diags: HashMap<NetnsKey, io::Result<SockDiag>>,
+    diags: HashMap<NetnsKey, rustix::io::Result<SockDiag>>,
 }
 
 impl<'a> Sessions<'a> {
@@ -96,7 +96,7 @@ pub(crate) struct NetnsSession<'s> {
     deadline: Deadline<'s>,
     own: &'s OwnSockets,
     /// The netlink socket, or why there is none.
-    diag: &'s mut io::Result<SockDiag>,
+    diag: &'s mut rustix::io::Result<SockDiag>,
 }
 
 /// The inodes of the netlink sockets that a scan opens itself: it does not show them.
@@ -119,19 +119,17 @@ fn open_diag(
     namespace: &Namespace,
     source: Source,
     own: &OwnSockets,
-) -> io::Result<SockDiag> {
+) -> rustix::io::Result<SockDiag> {
     let diag = match source {
-        Source::Procfs => Err(Errno::OPNOTSUPP.into()),
+        Source::Procfs => Err(Errno::OPNOTSUPP),
         Source::Auto | Source::Bpf | Source::Netlink if namespace.is_own(root) => SockDiag::open(),
         Source::Auto | Source::Bpf | Source::Netlink => {
             namespace.enter(root, SockDiag::open).flatten()
         }
     };
-    if let Some(errno) = diag.as_ref().err().and_then(Errno::from_io_error) {
-        let _ = root.counted::<()>(Err(errno));
-    }
-    if let (Err(error), false) = (&diag, source == Source::Procfs) {
-        log::debug!("no sock_diag: {}: {error}", namespace.path(root, "net"));
+    let diag = root.counted(diag);
+    if let (Err(errno), false) = (&diag, source == Source::Procfs) {
+        log::debug!("no netlink dumps of {}: {errno}", namespace.path(root, "net"));
     }
     if let Ok(inode) = diag.as_ref().map(SockDiag::inode) {
         own.insert(inode);
@@ -190,7 +188,7 @@ impl NetnsSession<'_> {
             Some(path) if is_netlink && matches!(namespace.open(root, &path), Ok(None)) => {}
             _ if is_netlink => {
                 report.gaps.add(GapKind::NoDump, || match (request, &*self.diag) {
-                    (Some(_), Err(error)) => format!("{}: {error}", self.path_of(table)),
+                    (Some(_), Err(errno)) => format!("{}: {errno}", self.path_of(table)),
                     _ => table.name().to_owned(),
                 });
             }
@@ -228,8 +226,8 @@ impl NetnsSession<'_> {
         for is_last in [false, true] {
             let diag = match &mut *self.diag {
                 Ok(diag) => diag,
-                Err(error) if !seen.is_empty() => {
-                    report.gaps.add(GapKind::SocketFile, || format!("dump of {path}: {error}"));
+                Err(errno) if !seen.is_empty() => {
+                    report.gaps.add(GapKind::SocketFile, || format!("dump of {path}: {errno}"));
                     return true;
                 }
                 Err(_) => return false,

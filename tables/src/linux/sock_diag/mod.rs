@@ -17,7 +17,7 @@ mod interface;
 mod tests;
 
 use std::collections::HashSet;
-use std::io;
+use std::fmt;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -32,7 +32,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::dump_retry::DumpRetry;
 use crate::deadline::Deadline;
-use crate::formats::linux::sock_diag::{Listed, Message, Messages, Request};
+use crate::formats::linux::sock_diag::{Listed, Malformed, Message, Messages, Request};
 use crate::model::Socket;
 
 /// A netlink socket that answers for one network namespace.
@@ -73,6 +73,43 @@ pub(crate) enum Dump {
     Unsupported,
 }
 
+/// Why a request has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DumpError {
+    /// The kernel returned an error, or nothing within the time for it.
+    Netlink(Errno),
+    /// A message is not of the form that was asked for.
+    Malformed,
+    /// A datagram is larger than any that the kernel sends.
+    TooLarge { length: usize },
+}
+
+impl From<Errno> for DumpError {
+    fn from(errno: Errno) -> DumpError {
+        DumpError::Netlink(errno)
+    }
+}
+
+impl From<Malformed> for DumpError {
+    fn from(_: Malformed) -> DumpError {
+        DumpError::Malformed
+    }
+}
+
+impl fmt::Display for DumpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DumpError::Netlink(errno) => write!(f, "{errno}"),
+            DumpError::Malformed => write!(f, "netlink: the kernel's answer is malformed"),
+            DumpError::TooLarge { length } => {
+                write!(f, "netlink: a datagram has {length} bytes, the buffer {BUFFER}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for DumpError {}
+
 /// How an answer ended.
 enum End {
     /// With this error, or with 0; and whether a part of it is known to be lost.
@@ -85,6 +122,8 @@ enum End {
     Stopped,
 }
 
+/// Error numbers are below this (`MAX_ERRNO` in `include/linux/err.h`).
+const ERRNO_LIMIT: i32 = 4096;
 const BUFFER: usize = 64 * 1024;
 const KERNEL_BUFFER: usize = 1024 * 1024;
 const LARGEST_KERNEL_BUFFER: usize = 16 * 1024 * 1024;
@@ -96,7 +135,7 @@ const IMPATIENCE: Duration = Duration::from_millis(200);
 
 impl SockDiag {
     /// For the network namespace of the calling thread.
-    pub(crate) fn open() -> io::Result<SockDiag> {
+    pub(crate) fn open() -> rustix::io::Result<SockDiag> {
         let socket = rustix::net::socket_with(
             AddressFamily::NETLINK,
             SocketType::RAW,
@@ -130,7 +169,7 @@ impl SockDiag {
         &mut self,
         request: &Request,
         each: impl FnMut(Socket) -> Handed,
-    ) -> io::Result<Dump> {
+    ) -> Result<Dump, DumpError> {
         self.dump_more(request, Deadline::NEVER, &mut HashSet::new(), each)
     }
 
@@ -141,7 +180,7 @@ impl SockDiag {
         deadline: Deadline<'_>,
         seen: &mut HashSet<u64>,
         mut each: impl FnMut(Socket) -> Handed,
-    ) -> io::Result<Dump> {
+    ) -> Result<Dump, DumpError> {
         let again = request.again();
         let mut asked = request;
         let mut is_complete = false;
@@ -150,7 +189,7 @@ impl SockDiag {
             let is_compared = again.as_ref() == Some(asked);
             self.ask(asked)?;
             let end = self.receive(deadline, |message| {
-                let listed = asked.parse(message).map_err(|_| malformed())?;
+                let listed = asked.parse(message)?;
                 let is_new = !seen.contains(&listed.cookie);
                 if is_compared {
                     seen.insert(listed.cookie);
@@ -172,6 +211,7 @@ impl SockDiag {
                         _ => break,
                     }
                 }
+                End::Ended { errno: ERRNO_LIMIT.., .. } => return Err(DumpError::Malformed),
                 End::Ended { errno, .. } => match Errno::from_raw_os_error(errno) {
                     Errno::NOENT | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT => {
                         return Ok(Dump::Unsupported);
@@ -195,7 +235,7 @@ impl SockDiag {
     }
 
     /// Sends a request, once the last one is answered: the kernel refuses a second at a time.
-    fn ask(&mut self, request: &Request) -> io::Result<()> {
+    fn ask(&mut self, request: &Request) -> Result<(), DumpError> {
         if self.unfinished {
             self.receive(Deadline::after(PATIENCE), |_| Ok(GO_ON))?;
         }
@@ -210,8 +250,8 @@ impl SockDiag {
     fn receive(
         &mut self,
         deadline: Deadline<'_>,
-        mut each: impl FnMut(&[u8]) -> io::Result<ControlFlow<()>>,
-    ) -> io::Result<End> {
+        mut each: impl FnMut(&[u8]) -> Result<ControlFlow<()>, DumpError>,
+    ) -> Result<End, DumpError> {
         let (mut is_incomplete, mut parts) = (false, 0);
         loop {
             if deadline.has_passed() {
@@ -231,15 +271,11 @@ impl SockDiag {
                 Err(Errno::AGAIN) => return Err(Errno::TIMEDOUT.into()),
                 Err(errno) => return Err(errno.into()),
             };
-            let datagram = self.buffer.get(..length).ok_or_else(|| {
-                let text =
-                    format!("netlink: the datagram has {length} bytes, room is for {BUFFER}");
-                io::Error::new(io::ErrorKind::InvalidData, text)
-            })?;
+            let datagram = self.buffer.get(..length).ok_or(DumpError::TooLarge { length })?;
             let mut messages = Messages::new(datagram, self.sequence);
             let (mut stopped, mut has_sockets) = (false, false);
             while let Some(message) = messages.next() {
-                match message.map_err(|_| malformed())? {
+                match message? {
                     Message::Socket(_) if stopped => {}
                     Message::Socket(message) => {
                         has_sockets = true;
@@ -299,8 +335,4 @@ fn receive_datagram(socket: &OwnedFd, buffer: &mut [u8]) -> rustix::io::Result<O
         retry_on_intr(|| rustix::net::recvfrom(socket, &mut *buffer, RecvFlags::TRUNC))?;
     let sender = sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok());
     Ok(sender.is_some_and(|sender| sender.pid() == 0).then_some(length))
-}
-
-fn malformed() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "netlink: the kernel's answer is malformed")
 }

@@ -317,7 +317,7 @@ fn another_namespace_is_asked_without_the_caller_going_there() {
     assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), before);
     let no_namespace = File::open("/proc/self/status").unwrap();
     let error = in_net_namespace(no_namespace.as_fd(), || ()).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(Errno::INVAL.raw_os_error()));
+    assert_eq!(error, Errno::INVAL);
     child.kill().unwrap();
     child.wait().unwrap();
 }

@@ -31,10 +31,11 @@ pub fn walk() -> Result<usize, Error> {
 pub fn dump_tcp() -> std::io::Result<usize> {
     let mut sockets = Vec::new();
     if let Some(request) = Request::of(SocketTable::Tcp) {
-        SockDiag::open()?.dump(&request, |socket| {
+        let dumped = SockDiag::open()?.dump(&request, |socket| {
             sockets.push(socket);
             Handed::Kept
-        })?;
+        });
+        dumped.map_err(std::io::Error::other)?;
     }
     Ok(sockets.len())
 }

@@ -8,7 +8,9 @@ use nom::number::complete::{be_u16, be_u128, le_i16, le_i32, le_u32, le_u64, u8}
 use nom::{IResult, Parser};
 
 use super::super::xnu::{AF_INET, AF_INET6, InPcb, events, name, queues, tcp_state, unix_path};
-use super::{Pcb, PcbList, Record, XSO_INPCB, XSO_KCB, XSO_UNPCB};
+use super::list::PcbList;
+use super::pcb::Pcb;
+use super::record::{Record, XSO_INPCB, XSO_KCB, XSO_UNPCB};
 use crate::model::{Binding, DarwinDetails, Details, OwnerUnknown, Socket, TcpState, socket_type};
 
 const XSO_SOCKET: u32 = 0x1;
@@ -71,75 +73,19 @@ impl<'a> Group<'a> {
             Some(fields) => xsocket_n(fields)?,
             None => (&[][..], XSocket::default()),
         };
-        let mut protocol = match u16::try_from(socket.protocol) {
-            Ok(0) | Err(_) => list.protocol(),
-            Ok(protocol) => protocol,
-        };
-        let mut pcb = PcbIdentity::default();
-        let mut state = None;
-        let binding = match self.pcb.kind {
-            XSO_INPCB => {
-                let (_, (identity, ends, raw_protocol)) = xinpcb_n(self.pcb.fields)?;
-                pcb = identity;
-                // The socket says the number of the kernel's entry for its protocol (`struct protosw`), which
-                // is 0 for all protocols of raw sockets that have no entry of their own.
-                if list == PcbList::Raw && protocol == 0 {
-                    protocol = raw_protocol.into();
-                }
-                if let Some(tcpcb) = self.tcpcb {
-                    state = Some(xtcpcb_n(tcpcb)?.1);
-                }
-                // None of a socket that is being torn down.
-                let Some(by_address) = ends.family() else { return Ok((&[], None)) };
-                let family = match socket.family {
-                    known @ (AF_INET | AF_INET6) => known,
-                    _ => by_address,
-                };
-                ends.binding(family, protocol, state)
-            }
-            XSO_UNPCB => {
-                let (_, (identity, path)) = xunpcb_n(self.pcb.fields)?;
-                pcb = identity;
-                Binding::Unix { path }
-            }
-            XSO_KCB => {
-                let (_, (handle, control)) = xkctlpcb(self.pcb.fields)?;
-                pcb.handle = handle;
-                Binding::System { protocol, control }
-            }
-            _ => {
-                let (_, (handle, control)) = xkevtpcb(self.pcb.fields)?;
-                pcb.handle = handle;
-                Binding::System { protocol, control }
-            }
-        };
+        let (_, bound) = self.bound(list, &socket)?;
+        let Some(Bound { pcb, binding, state }) = bound else { return Ok((&[], None)) };
         if pcb.generation > newest {
             return Ok((&[], None));
         }
-        let bytes = |fields: Option<&'a [u8]>| Some(xsockbuf_n(fields?).ok()?.1);
-        let bytes = (bytes(self.received), bytes(self.sent));
-        let (receive_queue, send_queue) = queues(socket.options, socket.queue, bytes);
         let is_socket = socket.handle != 0;
         let is_of_user_space = self.pcb.kind == XSO_INPCB && !is_socket && pcb.generation == 0;
-        let kind = match u8::try_from(socket.kind) {
-            Ok(0) | Err(_) => match binding {
-                Binding::Inet { .. } if list != PcbList::Raw => socket_type(protocol),
-                _ => 0,
-            },
-            Ok(kind) => kind,
-        };
-        let details = Details {
-            kind,
-            uid: is_socket.then_some(socket.uid),
-            receive_queue,
-            send_queue,
-            ..Details::default()
-        };
         let darwin = DarwinDetails {
             peer: None,
             last_pid: (is_socket || socket.last_pid != 0).then_some(socket.last_pid),
             without_fd: socket.without_fd(is_of_user_space, state),
         };
+        let details = self.details(list, &socket, &binding);
         let inode = socket.handle;
         let pcb = Pcb {
             socket: Socket { inode, net_namespace: None, binding, details },
@@ -150,6 +96,67 @@ impl<'a> Group<'a> {
         };
         Ok((&[], Some(pcb)))
     }
+
+    /// What the protocol's own record shows; None of a socket that is being torn down.
+    fn bound(&self, list: PcbList, socket: &XSocket) -> Parsed<'a, Option<Bound>> {
+        let protocol = match u16::try_from(socket.protocol) {
+            Ok(0) | Err(_) => list.protocol(),
+            Ok(protocol) => protocol,
+        };
+        let system = |(handle, control)| Bound {
+            pcb: PcbIdentity { handle, ..PcbIdentity::default() },
+            binding: Binding::System { protocol, control },
+            state: None,
+        };
+        let bound = match self.pcb.kind {
+            XSO_INPCB => {
+                let (_, (pcb, ends, raw_protocol)) = xinpcb_n(self.pcb.fields)?;
+                // The socket says the number of the kernel's entry for its protocol (`struct protosw`), which
+                // is 0 for all protocols of raw sockets that have no entry of their own.
+                let is_unknown = list == PcbList::Raw && protocol == 0;
+                let protocol = if is_unknown { raw_protocol.into() } else { protocol };
+                let state = match self.tcpcb {
+                    Some(tcpcb) => Some(xtcpcb_n(tcpcb)?.1),
+                    None => None,
+                };
+                let Some(by_address) = ends.family() else { return Ok((&[], None)) };
+                let family = match socket.family {
+                    known @ (AF_INET | AF_INET6) => known,
+                    _ => by_address,
+                };
+                Bound { pcb, binding: ends.binding(family, protocol, state), state }
+            }
+            XSO_UNPCB => {
+                let (_, (pcb, path)) = xunpcb_n(self.pcb.fields)?;
+                Bound { pcb, binding: Binding::Unix { path }, state: None }
+            }
+            XSO_KCB => system(xkctlpcb(self.pcb.fields)?.1),
+            _ => system(xkevtpcb(self.pcb.fields)?.1),
+        };
+        Ok((&[], Some(bound)))
+    }
+
+    /// What all sockets have.
+    fn details(&self, list: PcbList, socket: &XSocket, binding: &Binding) -> Details {
+        let bytes = |fields: Option<&'a [u8]>| Some(xsockbuf_n(fields?).ok()?.1);
+        let bytes = (bytes(self.received), bytes(self.sent));
+        let (receive_queue, send_queue) = queues(socket.options, socket.queue, bytes);
+        let kind = match (u8::try_from(socket.kind), binding) {
+            (Ok(kind @ 1..), _) => kind,
+            (_, Binding::Inet { protocol, .. }) if list != PcbList::Raw => socket_type(*protocol),
+            _ => 0,
+        };
+        let is_socket = socket.handle != 0;
+        let uid = is_socket.then_some(socket.uid);
+        Details { kind, uid, receive_queue, send_queue, ..Details::default() }
+    }
+}
+
+/// A socket's identity, addresses and TCP state.
+struct Bound {
+    pcb: PcbIdentity,
+    binding: Binding,
+    state: Option<TcpState>,
 }
 
 /// What the records of all protocols have.

@@ -1,11 +1,10 @@
 //! What BPF shows of held sockets in one pass: holders, and with them the sockets themselves.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 
 use super::Scan;
 use super::listing::Listing;
-use crate::linux::bpf::{TaskFiles, Told};
+use crate::linux::bpf::{Description, PassError, TaskFiles};
 use crate::linux::netns::{Namespaces, NetnsKey, Sessions, SocketSource};
 use crate::linux::proc_root::ProcRoot;
 use crate::model::holders::{Holder, HolderCollector, HolderLimits};
@@ -74,9 +73,15 @@ impl BpfSockets {
     }
 
     /// Adds what a record shows of the socket of that inode, once; returns whether the query is for it.
-    fn add(&mut self, filter: &Filter, unlisted: bool, inode: u64, told: Told) -> bool {
-        match told {
-            Told::Whole { table, socket } => {
+    fn add(
+        &mut self,
+        filter: &Filter,
+        unlisted: bool,
+        inode: u64,
+        description: Description,
+    ) -> bool {
+        match description {
+            Description::Complete { table, socket } => {
                 if !filter.admits_table(table) || !filter.admits_socket(&socket) {
                     return false;
                 }
@@ -87,11 +92,11 @@ impl BpfSockets {
                 }
                 true
             }
-            Told::InTables(tables) if tables.iter().any(|&it| filter.admits_table(it)) => {
+            Description::InTables(tables) if tables.iter().any(|&it| filter.admits_table(it)) => {
                 self.undescribed.insert(inode);
                 true
             }
-            Told::Unlisted | Told::InTables(_) => {
+            Description::Unlisted | Description::InTables(_) => {
                 if unlisted {
                     self.undescribed.insert(inode);
                 }
@@ -118,7 +123,7 @@ impl Scan<'_> {
         listing: &Listing,
         inodes: &[u64],
         report: &mut Report,
-    ) -> io::Result<Pass> {
+    ) -> Result<Pass, PassError> {
         let filter = self.filter;
         let files = tables_from_files(listing);
         let unnumbered = listing.unnumbered();
@@ -136,7 +141,7 @@ impl Scan<'_> {
             }
             let is_listed = place.is_some();
             if let Some(namespace) = unnumbered.get(&holder.inode) {
-                held.numbers.insert(*namespace, record.net_namespace()?);
+                held.numbers.insert(*namespace, record.net_namespace());
             }
             if is_listed && files.is_empty() {
                 push(self.root, &mut held.holders, holder);
@@ -146,8 +151,8 @@ impl Scan<'_> {
             if !is_listed && !self.plan.unlisted && record.tcp().is_some_and(cannot_match) {
                 return Ok(());
             }
-            let is_wanted = match record.told()? {
-                Told::Whole { table, socket } => {
+            let is_wanted = match record.describe()? {
+                Description::Complete { table, socket } => {
                     let is_kept = if is_listed {
                         files.contains(&(socket.net_namespace, table))
                     } else {
@@ -158,8 +163,10 @@ impl Scan<'_> {
                     }
                     is_kept
                 }
-                Told::InTables(tables) => tables.iter().any(|&table| filter.admits_table(table)),
-                Told::Unlisted => self.plan.unlisted,
+                Description::InTables(tables) => {
+                    tables.iter().any(|&table| filter.admits_table(table))
+                }
+                Description::Unlisted => self.plan.unlisted,
             };
             if is_listed || is_wanted || self.plan.unlisted {
                 push(self.root, &mut held.holders, holder);
@@ -179,7 +186,7 @@ impl Scan<'_> {
         bpf: &TaskFiles,
         pids: Option<&[i32]>,
         report: &mut Report,
-    ) -> io::Result<BpfSockets> {
+    ) -> Result<BpfSockets, PassError> {
         let (root, filter) = (self.root, self.filter);
         let mut found = BpfSockets::new(self.plan.limits);
         let mut run = |pid: Option<i32>, report: &mut Report| {
@@ -188,7 +195,7 @@ impl Scan<'_> {
                 found.pids.insert(holder.pid);
                 if filter.admits_pid(holder.pid)
                     && filter.admits_inode(holder.inode)
-                    && found.add(filter, self.plan.unlisted, holder.inode, record.told()?)
+                    && found.add(filter, self.plan.unlisted, holder.inode, record.describe()?)
                 {
                     push(root, &mut found.holders, holder);
                 }
@@ -205,7 +212,7 @@ impl Scan<'_> {
             }
             _ => {
                 // A process that starts during the pass can have a lower pid than its parent.
-                let list = || root.pids().map_err(io::Error::other);
+                let list = || root.pids().map_err(PassError::Processes);
                 let known: HashSet<i32> = list()?.into_iter().collect();
                 run(None, report)?;
                 let mut started = list()?.into_iter().filter(|pid| !known.contains(pid));

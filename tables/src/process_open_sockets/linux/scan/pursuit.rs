@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Scan;
 use super::bpf_sockets::push;
 use super::reconcile::{Reconciled, Replaced};
-use crate::linux::bpf::{TaskFiles, Told};
+use crate::linux::bpf::{Description, TaskFiles};
 use crate::linux::netns::{Namespaces, Sessions};
 use crate::model::holders::{Holder, HolderCollector, Holders};
 use crate::model::report::Report;
@@ -107,7 +107,7 @@ impl Scan<'_> {
         let mut holders = HolderCollector::new(self.plan.limits);
         report.work.passes += 1;
         let done = bpf.run(None, self.plan.threads, self.deadline, |holder, record| {
-            if let Told::Whole { table, socket } = record.told()?
+            if let Description::Complete { table, socket } = record.describe()?
                 && key(table, &socket).is_some_and(|key| wanted.contains(&key))
             {
                 sockets.insert(socket.inode, socket);

@@ -1,0 +1,184 @@
+//! The bytes of a record, as a C structure: the program stores each member at its `offset_of!`, and the decoder
+//! reads it there.
+
+use std::marker::PhantomData;
+use std::mem::offset_of;
+
+/// Declares the record, and asserts that it has no padding.
+macro_rules! record {
+    (
+        $(#[$about:meta])*
+        struct $name:ident {
+            $($(#[$doc:meta])* $member:ident: $type:ty,)*
+        }
+    ) => {
+        $(#[$about])*
+        #[cfg_attr(test, derive(Clone, Copy, Debug))]
+        #[repr(C)]
+        pub(crate) struct $name {
+            $($(#[$doc])* pub(crate) $member: $type,)*
+        }
+
+        const _: () = assert!(size_of::<$name>() == 0 $(+ size_of::<$type>())*);
+
+        #[cfg(test)]
+        impl $name {
+            /// The bytes as the program writes them.
+            pub(super) fn to_bytes(self) -> Vec<u8> {
+                let mut bytes = Vec::new();
+                $(
+                    assert_eq!(bytes.len(), offset_of!($name, $member));
+                    bytes.extend(self.$member.to_bytes());
+                )*
+                bytes
+            }
+        }
+    };
+}
+
+record! {
+    /// What the program writes of a socket, and of the descriptor that refers to it.
+    struct SocketRecord {
+        /// The size of the whole record in bytes.
+        size: u32,
+        /// The process, in the PID namespace that the program was made for.
+        tgid: u32,
+        tid: u32,
+        fd: u32,
+        inode: u64,
+        /// The address of the task's file descriptor table.
+        files: u64,
+        /// That of the table of the process's first task; 0 if that task has ended.
+        leader_files: u64,
+        net: u32,
+        uid: u32,
+        family: u16,
+        /// SOCK_*.
+        kind: u16,
+        protocol: u16,
+        state: u8,
+        /// 1 if the socket is in a hash table or a list of its protocol.
+        is_listed: u8,
+        local_port: u16,
+        /// In network byte order; for a packet socket its ethertype.
+        remote_port: u16,
+        interface: u32,
+        /// An IPv4 address is in the first four bytes.
+        local: [u8; 16],
+        remote: [u8; 16],
+        cgroup: u64,
+        /// TCP: `rcv_nxt`. UNIX: the number of messages in the receive queue. Others: `sk_rmem_alloc`.
+        received: u32,
+        /// TCP: `copied_seq`. UNIX: the bytes in the receive queue, or of its first message, read without a
+        /// lock. UDP: `forward_deficit`.
+        read: u32,
+        /// TCP: `write_seq`. Others: `sk_wmem_alloc`.
+        written: u32,
+        /// TCP: `snd_una`.
+        acknowledged: u32,
+        backlog: u32,
+        max_backlog: u32,
+        /// The inode of the UNIX socket at the other end.
+        peer: u64,
+        /// Bytes of the UNIX socket's name, with the two of its family; 0 if it has none.
+        name_length: u32,
+        /// The depth of the task's PID namespace; the first one has 0.
+        level: u32,
+        /// 1 if the record has what the family keeps beside `struct sock`: ethertype and interface of a packet
+        /// socket; for a UNIX stream, `read` is then the size of the whole queue.
+        has_family_fields: u32,
+        _reserved: u32,
+    }
+}
+
+/// The record of a UNIX socket.
+#[repr(C)]
+pub(crate) struct UnixSocketRecord {
+    socket: SocketRecord,
+    pub(crate) name: [u8; NAME_SIZE],
+}
+
+/// `struct sockaddr_un`, up to the next multiple of eight.
+pub(crate) const NAME_SIZE: usize = 112;
+pub(super) const RECORD_SIZE: usize = size_of::<SocketRecord>();
+pub(super) const UNIX_RECORD_SIZE: usize = size_of::<UnixSocketRecord>();
+
+// The kernel writes the record from the program's stack, which is aligned to eight bytes.
+const _: () = assert!(RECORD_SIZE == 152 && align_of::<SocketRecord>() == 8);
+const _: () = assert!(UNIX_RECORD_SIZE == RECORD_SIZE + NAME_SIZE);
+// The reader finds the size first, and what it reads of one record also in the other.
+const _: () = assert!(offset_of!(SocketRecord, size) == 0);
+const _: () = assert!(offset_of!(UnixSocketRecord, socket) == 0);
+
+/// A member of [`SocketRecord`]: its offset, and by its type its width. Made by [`field!`].
+#[derive(Clone, Copy)]
+pub(crate) struct Field<T> {
+    pub(crate) offset: usize,
+    width: PhantomData<T>,
+}
+
+impl<T> Field<T> {
+    /// `member` gives the type.
+    pub(crate) const fn new(offset: usize, _member: fn(SocketRecord) -> T) -> Field<T> {
+        Field { offset, width: PhantomData }
+    }
+}
+
+impl Field<[u8; 16]> {
+    /// The first four bytes, for an IPv4 address.
+    pub(crate) const fn ipv4(self) -> Field<u32> {
+        Field { offset: self.offset, width: PhantomData }
+    }
+
+    /// The two halves of an IPv6 address.
+    pub(crate) const fn halves(self) -> [Field<u64>; 2] {
+        [
+            Field { offset: self.offset, width: PhantomData },
+            Field { offset: self.offset + size_of::<u64>(), width: PhantomData },
+        ]
+    }
+}
+
+/// The [`Field`] of that member.
+macro_rules! field {
+    ($member:ident) => {{
+        use $crate::formats::linux::bpf_record::layout::{Field, SocketRecord};
+        Field::new(std::mem::offset_of!(SocketRecord, $member), |record| record.$member)
+    }};
+}
+pub(crate) use field;
+
+/// A type of a member.
+pub(super) trait Value: Default {
+    fn from_bytes(bytes: &[u8]) -> Option<Self>;
+
+    #[cfg(test)]
+    fn to_bytes(self) -> Vec<u8>;
+}
+
+macro_rules! numbers {
+    ($($type:ty)*) => {
+        $(impl Value for $type {
+            fn from_bytes(bytes: &[u8]) -> Option<$type> {
+                bytes.first_chunk().map(|bytes| <$type>::from_ne_bytes(*bytes))
+            }
+
+            #[cfg(test)]
+            fn to_bytes(self) -> Vec<u8> {
+                self.to_ne_bytes().into()
+            }
+        })*
+    };
+}
+numbers!(u8 u16 u32 u64);
+
+impl Value for [u8; 16] {
+    fn from_bytes(bytes: &[u8]) -> Option<[u8; 16]> {
+        bytes.first_chunk().copied()
+    }
+
+    #[cfg(test)]
+    fn to_bytes(self) -> Vec<u8> {
+        self.into()
+    }
+}

@@ -1,0 +1,218 @@
+//! Why there is no BPF program, and why one does not answer.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use super::assembler::AssembleError;
+use super::calls::CallError;
+use super::layout::LayoutError;
+use crate::Error;
+use crate::formats::linux::bpf_record::RecordError;
+
+/// What a query does when BPF does not answer, for messages.
+pub(super) const FALLBACK: &str = "using netlink and /proc";
+
+/// Why the program is not loaded.
+#[derive(Debug)]
+pub(super) enum LoadError {
+    /// It is not a mount of the kernel's proc: its pids are not those of processes of this host.
+    NotProc {
+        path: PathBuf,
+    },
+    /// The program visits the processes of this process's PID namespace, and the mount shows others.
+    PidNamespace {
+        path: PathBuf,
+    },
+    /// The file of the kernel's types cannot be read.
+    ReadTypes {
+        path: &'static str,
+        source: io::Error,
+    },
+    /// The kernel's types lack what the program reads.
+    Layout {
+        path: &'static str,
+        source: LayoutError,
+    },
+    Assemble(AssembleError),
+    Call(CallError),
+    /// No socket was opened to find the depth of this process's PID namespace by,
+    OwnSocket(Errno),
+    /// the pass that looks for it failed,
+    OwnLevel(PassError),
+    /// or did not show it.
+    OwnSocketMissed,
+}
+
+impl From<CallError> for LoadError {
+    fn from(error: CallError) -> LoadError {
+        LoadError::Call(error)
+    }
+}
+
+impl From<AssembleError> for LoadError {
+    fn from(error: AssembleError) -> LoadError {
+        LoadError::Assemble(error)
+    }
+}
+
+const OWN_LEVEL: &str = "cannot find the depth of this process's PID namespace";
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoadError::NotProc { path } => write!(
+                f,
+                "{} is not a mount of this kernel's proc: give --procfs such a mount",
+                path.display()
+            ),
+            LoadError::PidNamespace { path } => write!(
+                f,
+                "{} is of another PID namespace than this process: give --procfs a mount of the same one",
+                path.display()
+            ),
+            LoadError::ReadTypes { path, source } => write!(
+                f,
+                "cannot read {path}: {source}: the kernel has to be built with CONFIG_DEBUG_INFO_BTF"
+            ),
+            LoadError::Layout { path, source } => write!(f, "{path}: {source}"),
+            LoadError::Assemble(error) => write!(f, "cannot assemble the BPF program: {error}"),
+            LoadError::Call(error) => write!(f, "{error}"),
+            LoadError::OwnSocket(errno) => write!(f, "{OWN_LEVEL}: cannot open a socket: {errno}"),
+            LoadError::OwnLevel(error) => write!(f, "{OWN_LEVEL}: {error}"),
+            LoadError::OwnSocketMissed => {
+                write!(f, "{OWN_LEVEL}: BPF does not show a socket of this process")
+            }
+        }
+    }
+}
+
+impl std::error::Error for LoadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            LoadError::NotProc { .. }
+            | LoadError::PidNamespace { .. }
+            | LoadError::OwnSocketMissed => None,
+            LoadError::ReadTypes { source, .. } => Some(source),
+            LoadError::Layout { source, .. } => Some(source),
+            LoadError::Assemble(source) => Some(source),
+            LoadError::Call(source) => Some(source),
+            LoadError::OwnSocket(source) => Some(source),
+            LoadError::OwnLevel(source) => Some(source),
+        }
+    }
+}
+
+/// Why a pass of the loaded program does not answer.
+#[derive(Debug)]
+pub(crate) enum PassError {
+    /// The iterator was not made.
+    Call(CallError),
+    /// The iterator was not read to its end.
+    Read(Errno),
+    /// The program wrote something else than records.
+    Record(RecordError),
+    /// Before Linux 6.7 the iterator can miss threads of this process.
+    MissesThreads { pid: i32 },
+    /// The processes were not listed, so that those that start during the pass are not known.
+    Processes(Error),
+}
+
+impl PassError {
+    /// Whether it is a limitation of older kernels, and no fault.
+    pub(super) fn is_expected(&self) -> bool {
+        match self {
+            PassError::MissesThreads { .. } => true,
+            // Before Linux 6.1 of one process.
+            PassError::Call(CallError { errno, .. }) => *errno == Errno::TOOBIG,
+            PassError::Read(_) | PassError::Record(_) | PassError::Processes(_) => false,
+        }
+    }
+}
+
+impl From<CallError> for PassError {
+    fn from(error: CallError) -> PassError {
+        PassError::Call(error)
+    }
+}
+
+impl From<RecordError> for PassError {
+    fn from(error: RecordError) -> PassError {
+        PassError::Record(error)
+    }
+}
+
+impl fmt::Display for PassError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PassError::Call(error) => write!(f, "{error}"),
+            PassError::Read(errno) => write!(f, "cannot read the BPF iterator: {errno}"),
+            PassError::Record(error) => write!(f, "{error}"),
+            PassError::MissesThreads { pid } => {
+                write!(f, "the BPF iterator can miss threads of process {pid} before Linux 6.7")
+            }
+            PassError::Processes(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for PassError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            PassError::Call(source) => Some(source),
+            PassError::Read(source) => Some(source),
+            PassError::Record(source) => Some(source),
+            PassError::MissesThreads { .. } => None,
+            PassError::Processes(source) => Some(source),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::bpf::calls::Command;
+
+    #[test]
+    fn an_error_names_the_file_of_the_kernels_types() {
+        let path = "/sys/kernel/btf/vmlinux";
+        let source = io::Error::from(Errno::NOENT);
+        assert_eq!(
+            LoadError::ReadTypes { path, source }.to_string(),
+            "cannot read /sys/kernel/btf/vmlinux: No such file or directory (os error 2): the kernel has to be \
+             built with CONFIG_DEBUG_INFO_BTF"
+        );
+        let source = LayoutError::Offset { structure: "sock", member: "sk_uid", offset: 70_000 };
+        assert_eq!(
+            LoadError::Layout { path, source }.to_string(),
+            "/sys/kernel/btf/vmlinux: kernel structure offset exceeds 16 bits: sk_uid of struct sock ends at \
+             byte 70000"
+        );
+    }
+
+    #[test]
+    fn an_error_names_the_mount_of_another_pid_namespace() {
+        let path = PathBuf::from("/host/proc");
+        assert_eq!(
+            LoadError::PidNamespace { path }.to_string(),
+            "/host/proc is of another PID namespace than this process: give --procfs a mount of the same one"
+        );
+    }
+
+    #[test]
+    fn only_what_older_kernels_lack_is_expected() {
+        let call = |command, errno| PassError::Call(CallError { command, errno });
+        assert!(PassError::MissesThreads { pid: 7 }.is_expected());
+        assert!(call(Command::LinkCreate, Errno::TOOBIG).is_expected());
+        for error in [
+            call(Command::LinkCreate, Errno::PERM),
+            PassError::Read(Errno::NOMEM),
+            PassError::Record(RecordError::Size(1)),
+            PassError::Processes(Error::NotProc { path: "/proc".into() }),
+        ] {
+            assert!(!error.is_expected(), "{error}");
+        }
+    }
+}

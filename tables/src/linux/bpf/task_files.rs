@@ -1,0 +1,167 @@
+//! The iterator over the file descriptors of all tasks, with the program in it.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::fstat;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use super::calls;
+use super::descriptor_tables::DescriptorTables;
+use super::error::{FALLBACK, LoadError, PassError};
+use super::layout::{Layout, LayoutError};
+use super::program::program;
+use crate::deadline::Deadline;
+use crate::formats::linux::bpf_record::{Record, RecordError};
+use crate::formats::linux::btf::Btf;
+use crate::model::holders::Holder;
+
+/// The loaded program. It can run any number of times.
+#[derive(Debug)]
+pub(crate) struct TaskFiles {
+    program: OwnedFd,
+    of_all: OwnedFd,
+    visits_all_threads: bool,
+    /// How important a failure is.
+    level: log::Level,
+}
+
+impl TaskFiles {
+    /// Loads the program. The pids that it writes are those of the first PID namespace if that is this process's,
+    /// otherwise those of this process's. `level` is how important a failure of it is.
+    pub(super) fn load(has_first_pids: bool, level: log::Level) -> Result<TaskFiles, LoadError> {
+        let layout = read_layout()?;
+        let files = TaskFiles::load_for(&layout, None, level)?;
+        if has_first_pids {
+            return Ok(files);
+        }
+        let number = match files.own_level()? {
+            0 => return Ok(files),
+            depth => layout.task.pid_number_at(depth),
+        };
+        let number = number.map_err(|source| LoadError::Layout { path: TYPES, source })?;
+        TaskFiles::load_for(&layout, Some(number), level)
+    }
+
+    fn load_for(
+        layout: &Layout,
+        pid_number: Option<i16>,
+        level: log::Level,
+    ) -> Result<TaskFiles, LoadError> {
+        let code = program(layout, pid_number)?;
+        let program = calls::load(&code, layout.function, &mut []).inspect_err(|_| {
+            if log::log_enabled!(log::Level::Debug) {
+                log::debug!("{}", calls::verifier_log(&code, layout.function));
+            }
+        })?;
+        let of_all = calls::link(program.as_fd(), None)?;
+        let visits_all_threads = layout.visits_all_threads;
+        Ok(TaskFiles { program, of_all, visits_all_threads, level })
+    }
+
+    /// Whether it reads all of any one process; before Linux 6.7 it does not.
+    pub(crate) fn reads_all_threads(&self) -> bool {
+        self.visits_all_threads
+    }
+
+    /// The message that a pass failed, with its level.
+    pub(crate) fn failure(&self, error: &PassError) -> (log::Level, String) {
+        let level = if error.is_expected() { log::Level::Debug } else { self.level };
+        (level, format!("BPF does not answer: {error}; {FALLBACK}"))
+    }
+
+    /// Hands the descriptors of sockets to `each`, those of all processes or of one. With `threads`, those in
+    /// descriptor tables of threads are among them.
+    ///
+    /// # Errors
+    /// Before Linux 6.1 if one process is asked for. Before Linux 6.7 also if the threads of that process
+    /// matter, or may: no socket was seen with the first.
+    pub(crate) fn run(
+        &self,
+        pid: Option<i32>,
+        threads: bool,
+        deadline: Deadline<'_>,
+        mut each: impl FnMut(Holder, Record) -> Result<(), RecordError>,
+    ) -> Result<(), PassError> {
+        let mut tables = DescriptorTables::default();
+        let mut is_first_seen = false;
+        self.read(pid, deadline, |record| {
+            let descriptor = record.descriptor();
+            is_first_seen |= descriptor.tid == descriptor.pid;
+            match tables.holder(&descriptor, threads) {
+                Some(holder) => each(holder, record),
+                None => Ok(()),
+            }
+        })?;
+        match pid {
+            Some(pid) if !self.visits_all_threads && (threads || !is_first_seen) => {
+                Err(PassError::MissesThreads { pid })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The depth of the PID namespace of this process.
+    fn own_level(&self) -> Result<u32, LoadError> {
+        let own = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+        let inode = own.and_then(|own| Ok((fstat(&own)?.st_ino, own)));
+        let (inode, _own) = inode.map_err(LoadError::OwnSocket)?;
+        let mut level = None;
+        let pass = self.read(None, Deadline::NEVER, |record| {
+            let descriptor = record.descriptor();
+            if descriptor.inode == inode {
+                level = Some(descriptor.level);
+            }
+            Ok(())
+        });
+        pass.map_err(LoadError::OwnLevel)?;
+        level.ok_or(LoadError::OwnSocketMissed)
+    }
+
+    fn read(
+        &self,
+        pid: Option<i32>,
+        deadline: Deadline<'_>,
+        mut each: impl FnMut(Record) -> Result<(), RecordError>,
+    ) -> Result<(), PassError> {
+        let link = pid.map(|pid| calls::link(self.program.as_fd(), Some(pid))).transpose()?;
+        let file = calls::iterator(link.as_ref().unwrap_or(&self.of_all).as_fd())?;
+        // The kernel fills half of it at a time.
+        let mut buffer = vec![0; 64 * 1024];
+        let mut filled = 0;
+        while !deadline.has_passed() {
+            let room = buffer.get_mut(filled..).unwrap_or_default();
+            match rustix::io::read(&file, room) {
+                Ok(0) => return Ok(()),
+                Ok(length) => filled += length,
+                // The kernel has visited a million files without a record.
+                Err(Errno::AGAIN | Errno::INTR) => continue,
+                Err(errno) => return Err(PassError::Read(errno)),
+            }
+            let mut rest = buffer.get(..filled).unwrap_or_default();
+            while let Some(record) = Record::take(&mut rest)? {
+                each(record)?;
+            }
+            let left = rest.len();
+            buffer.copy_within(filled - left..filled, 0);
+            filled = left;
+        }
+        Ok(())
+    }
+}
+
+/// The kernel's description of its own types.
+const TYPES: &str = "/sys/kernel/btf/vmlinux";
+
+/// Where the running kernel keeps what the program reads.
+fn read_layout() -> Result<Layout, LoadError> {
+    let bytes =
+        std::fs::read(TYPES).map_err(|source| LoadError::ReadTypes { path: TYPES, source })?;
+    let layout = Btf::parse(&bytes, &Layout::names())
+        .map_err(LayoutError::from)
+        .and_then(|btf| Layout::of(&btf));
+    layout.map_err(|source| LoadError::Layout { path: TYPES, source })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+//! The program in the running kernel.
+
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+
+use super::super::calls::{CallError, Command};
+use super::*;
+use crate::formats::linux::bpf_record::Description;
+use crate::linux::quiet::{say_left_out, say_without_bpf};
+use crate::model::socket_table::SocketTable;
+
+#[test]
+fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
+    let test = "the_kernel_runs_the_program_for_all_processes_or_for_one";
+    let files = match TaskFiles::load(true, log::Level::Info) {
+        Ok(files) => files,
+        Err(error) => return say_without_bpf(test, &error.to_string()),
+    };
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let version: Vec<u32> = release.split('.').take(2).map(|part| part.parse().unwrap()).collect();
+    assert!(files.reads_all_threads() || version < vec![6, 7], "{release}");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (me, port) = (std::process::id().cast_signed(), listener.local_addr().unwrap().port());
+    let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
+    let is_ours = |record: Record| {
+        matches!(
+            record.describe().unwrap(),
+            Description::Complete { table: SocketTable::Tcp, socket } if socket.inode == inode
+                && socket.state() == "LISTEN" && socket.local_port() == i32::from(port)
+        )
+    };
+    let mut all = Vec::new();
+    let found = files.run(None, false, Deadline::NEVER, |holder, record| {
+        if is_ours(record) {
+            all.push(holder);
+        }
+        Ok(())
+    });
+    found.unwrap();
+    let holder = Holder { inode, pid: me, fd: listener.as_raw_fd(), tid: None };
+    assert_eq!(all, [holder]);
+    let (mut ours, mut others) = (Vec::new(), 0);
+    let one = files.run(Some(me), false, Deadline::NEVER, |holder, record| {
+        if is_ours(record) {
+            ours.push(holder);
+        }
+        others += i32::from(holder.pid != me);
+        Ok(())
+    });
+    let too_big = CallError { command: Command::LinkCreate, errno: Errno::TOOBIG };
+    if matches!(one, Err(PassError::Call(error)) if error == too_big) {
+        say_left_out(test, "for one: the kernel is older than 6.1");
+        return;
+    }
+    one.unwrap();
+    // Before Linux 6.7 another thread may tell it as well, which counts once in the end.
+    ours.dedup();
+    assert_eq!((ours, others), (vec![holder], 0));
+    let mut nobodys = 0;
+    let nobody = files.run(Some(i32::MAX), false, Deadline::NEVER, |_, _| {
+        nobodys += 1;
+        Ok(())
+    });
+    // No process, or one whose first thread holds nothing.
+    let is_as_expected = match nobody {
+        Ok(()) => files.reads_all_threads(),
+        Err(PassError::MissesThreads { pid: i32::MAX }) => !files.reads_all_threads(),
+        Err(_) => false,
+    };
+    assert!(is_as_expected && nobodys == 0, "{nobody:?}, {nobodys} descriptors");
+}

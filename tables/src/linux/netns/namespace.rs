@@ -1,0 +1,157 @@
+//! A network namespace, and the ways to it that a scan has found.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::super::proc_root::{ProcRoot, is_gone};
+use super::handle::{NetnsHandle, in_net_namespace, number_of, open_mounted};
+use super::key::{NetnsKey, find_key, key_of, own_key};
+use crate::model::NetNamespace;
+
+/// A network namespace and ways to it.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    pub(crate) key: NetnsKey,
+    pub(super) number: Option<NetNamespace>,
+    /// The open namespace; None where opening is not allowed, or too many are open already.
+    pub(super) open: Option<OpenNetns>,
+    pub(super) ways: Vec<NetnsHandle>,
+}
+
+/// An open namespace, counted among all that this process has open: a scan that is abandoned keeps its own.
+#[derive(Debug)]
+pub(super) struct OpenNetns(OwnedFd);
+
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+impl OpenNetns {
+    pub(super) fn new(namespace: OwnedFd) -> OpenNetns {
+        OPEN.fetch_add(1, Ordering::Relaxed);
+        OpenNetns(namespace)
+    }
+
+    pub(super) fn count() -> usize {
+        OPEN.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for OpenNetns {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Namespace {
+    pub(super) fn new(key: NetnsKey) -> Namespace {
+        Namespace { key, number: None, open: None, ways: Vec::new() }
+    }
+
+    /// Whether the calling process is in it.
+    pub(crate) fn is_own(&self, root: &ProcRoot) -> bool {
+        root.is_real() && own_key().is_ok_and(|own| own.has_inode_of(self.key))
+    }
+
+    /// Runs `f` in the namespace, as [`in_net_namespace`] does.
+    ///
+    /// # Errors
+    /// EACCES if the namespace cannot be opened; otherwise why it cannot be entered.
+    pub(crate) fn enter<T: Send>(
+        &self,
+        root: &ProcRoot,
+        f: impl FnOnce() -> T + Send,
+    ) -> rustix::io::Result<T> {
+        match &self.open {
+            Some(open) => in_net_namespace(open.0.as_fd(), f),
+            None => in_net_namespace(self.reopen(root).ok_or(Errno::ACCESS)?.as_fd(), f),
+        }
+    }
+
+    /// Opens the namespace again, if one of the ways to it still leads there.
+    fn reopen(&self, root: &ProcRoot) -> Option<OwnedFd> {
+        const ATTEMPTS: usize = 8;
+        let number = self.number.filter(|_| root.is_real())?;
+        let ways = self.ways.iter().take(ATTEMPTS);
+        ways.filter_map(|way| open_way(root, way, number).ok()).find(|open| {
+            in_net_namespace(open.as_fd(), own_key)
+                .is_ok_and(|key| key.is_ok_and(|key| key.has_inode_of(self.key)))
+        })
+    }
+
+    /// Whether a way to it is left. A process that showed it can end before it is read.
+    pub(crate) fn is_reachable(&self, root: &ProcRoot) -> bool {
+        let leads_here = |way: &NetnsHandle| match way.process(root) {
+            Some(process) => process.and_then(find_key).is_ok_and(|(key, _)| key == self.key),
+            None => true,
+        };
+        self.open.is_some() || self.ways.iter().any(leads_here)
+    }
+
+    /// Its number, if the link of a member was readable.
+    pub(crate) fn number(&self) -> Option<NetNamespace> {
+        self.number
+    }
+
+    /// Where a file of it is found, for messages.
+    pub(crate) fn path(&self, root: &ProcRoot, file: &str) -> String {
+        match self.ways.first() {
+            Some(way @ NetnsHandle::Mount(..)) => format!("{file} of {}", way.path(root)),
+            Some(way) => format!("{}/{file}", way.path(root)),
+            None => file.to_owned(),
+        }
+    }
+
+    /// Opens a file of the namespace, such as `net/tcp`. None if the namespace has no such file.
+    ///
+    /// A process or a thread may end or move to another namespace at any moment; so its namespace is
+    /// checked again once the file is open.
+    ///
+    /// # Errors
+    /// ESRCH if no way to it is left.
+    pub(crate) fn open(&self, root: &ProcRoot, file: &str) -> rustix::io::Result<Option<File>> {
+        for found in self.ways.iter().filter_map(|way| way.process(root)) {
+            let Ok((key, process)) = found.and_then(find_key) else { continue };
+            if key != self.key {
+                continue;
+            }
+            let opened = process.file(file);
+            if key_of(&process) == Ok(self.key) {
+                return found_or_none(opened);
+            }
+        }
+        let path = format!("/proc/thread-self/{file}");
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let open = || root.counted(rustix::fs::open(path, flags, Mode::empty())).map(File::from);
+        self.enter(root, open).map_or(Err(Errno::SRCH), found_or_none)
+    }
+}
+
+/// Opens the namespace of that number.
+///
+/// # Errors
+/// EXDEV if the way leads to another namespace; otherwise why it cannot be opened.
+pub(super) fn open_way(
+    root: &ProcRoot,
+    way: &NetnsHandle,
+    number: NetNamespace,
+) -> rustix::io::Result<OwnedFd> {
+    let open = match way {
+        NetnsHandle::Mount(pid, path) => open_mounted(root, *pid, path)?,
+        NetnsHandle::Process(_) | NetnsHandle::Thread(..) => {
+            let process = way.process(root).ok_or(Errno::NOENT)??;
+            find_key(process)?.1.net_namespace()?
+        }
+    };
+    if number_of(&open)? == number { Ok(open) } else { Err(Errno::XDEV) }
+}
+
+fn found_or_none(opened: rustix::io::Result<File>) -> rustix::io::Result<Option<File>> {
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(errno) if is_gone(errno) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}

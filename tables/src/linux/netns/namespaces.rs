@@ -1,0 +1,390 @@
+//! The network namespaces that a scan finds.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+
+use super::super::proc_root::{ProcRoot, Process, is_gone};
+use super::handle::{MountPoint, NetnsHandle, in_net_namespace, number_of};
+use super::key::{NetnsKey, find_key, key_of, own_key};
+use super::namespace::{Namespace, OpenNetns, open_way};
+use crate::deadline::Deadline;
+use crate::formats::linux::mountinfo::{leads_through, mounts_of, served_mount_points};
+use crate::formats::linux::proc_link;
+use crate::model::NetNamespace;
+use crate::model::gap::{GapKind, Gaps};
+use crate::model::report::Report;
+
+/// The namespaces found so far.
+#[derive(Debug, Default)]
+pub(crate) struct Namespaces {
+    all: Vec<Namespace>,
+    by_key: HashMap<NetnsKey, usize>,
+    /// A number that comes again in the same scan is either the same namespace, or one that was created
+    /// after the scan began.
+    by_number: HashMap<NetNamespace, usize>,
+}
+
+/// Reads a namespace that cannot be held open for later, while it is open.
+pub(crate) type Visit<'v> = &'v mut dyn FnMut(&Namespace, &mut Report);
+
+/// More ways to one namespace are not kept.
+const MAX_WAYS: usize = 64;
+/// More namespaces are not held open,
+const MAX_OPEN: u64 = 128;
+/// nor more than this part of the descriptors that this process may have.
+const DESCRIPTOR_SHARE: u64 = 4;
+/// For how long the mounts of all processes are read. Users can create mounts, and the kernel may take long
+/// to list them.
+const MOUNTS_BUDGET: Duration = Duration::from_secs(1);
+
+impl Namespaces {
+    /// Adds the namespaces of these processes.
+    pub(crate) fn add_processes(
+        &mut self,
+        root: &ProcRoot,
+        pids: impl Iterator<Item = i32>,
+        deadline: Deadline<'_>,
+        report: &mut Report,
+        visit: Visit,
+    ) {
+        for pid in pids {
+            if deadline.has_passed() {
+                return report.gaps.add(GapKind::Deadline, || root.path().display().to_string());
+            }
+            self.add_process(root, pid, report, visit);
+        }
+    }
+
+    fn add_process(&mut self, root: &ProcRoot, pid: i32, report: &mut Report, visit: Visit) {
+        let way = NetnsHandle::Process(pid);
+        let link = root.link(pid, "ns/net", proc_link::net_namespace).ok().flatten();
+        if let Some(&index) = link.and_then(|number| self.by_number.get(&number)) {
+            return self.add_way(index, way);
+        }
+        let found = root.process(pid).and_then(find_key);
+        match found {
+            Ok((key, process)) => self.add_seen(root, key, &process, way, report, visit),
+            // A zombie has no namespace.
+            Err(errno) if is_gone(errno) || errno == Errno::INVAL => {}
+            Err(errno) => report
+                .gaps
+                .add(GapKind::NetNamespace, || format!("{}/net: {errno}", way.path(root))),
+        }
+    }
+
+    /// Adds the namespaces that only threads of these processes are in.
+    ///
+    /// What cannot be read of a thread is no omission: its process could not be read either.
+    pub(crate) fn add_threads(
+        &mut self,
+        root: &ProcRoot,
+        pids: impl Iterator<Item = i32>,
+        deadline: Deadline<'_>,
+        report: &mut Report,
+        visit: Visit,
+    ) {
+        for pid in pids {
+            if deadline.has_passed() {
+                return report.gaps.add(GapKind::Deadline, || root.path().display().to_string());
+            }
+            let Some(tasks) = root.process(pid).ok().and_then(|process| process.tasks()) else {
+                continue;
+            };
+            for tid in tasks.others() {
+                match tasks.link(tid, "ns/net", proc_link::net_namespace) {
+                    Ok(Some(number)) if self.by_number.contains_key(&number) => {}
+                    Ok(None) => {}
+                    Err(errno) if is_gone(errno) => {}
+                    Ok(Some(_)) | Err(_) => {
+                        let Ok(thread) = tasks.thread(tid) else { continue };
+                        let Ok(key) = key_of(&thread) else { continue };
+                        let way = NetnsHandle::Thread(pid, tid);
+                        self.add_seen(root, key, &thread, way, report, visit);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the namespaces whose files are mounted in the mount namespaces of these processes.
+    pub(crate) fn add_mounted(
+        &mut self,
+        root: &ProcRoot,
+        pids: impl Iterator<Item = i32>,
+        deadline: Deadline<'_>,
+        report: &mut Report,
+        visit: Visit,
+    ) {
+        if !root.is_real() {
+            return;
+        }
+        for (number, ways) in self.find_mounts(root, pids, deadline, report) {
+            if deadline.has_passed() {
+                return report.gaps.add(GapKind::Deadline, || root.path().display().to_string());
+            }
+            self.add_entered(root, number, ways, report, visit);
+        }
+    }
+
+    /// The mounted namespaces that are not known yet, and where they are mounted.
+    fn find_mounts(
+        &self,
+        root: &ProcRoot,
+        pids: impl Iterator<Item = i32>,
+        deadline: Deadline<'_>,
+        report: &mut Report,
+    ) -> BTreeMap<NetNamespace, Vec<NetnsHandle>> {
+        /// Another namespace can be mounted over one of them.
+        const MAX_MOUNTS: usize = 8;
+        let mut found: BTreeMap<NetNamespace, Vec<NetnsHandle>> = BTreeMap::new();
+        let mut seen = HashSet::new();
+        let budget = deadline.or_after(MOUNTS_BUDGET);
+        for pid in root.own_pid().into_iter().chain(pids) {
+            if deadline.has_passed() {
+                report.gaps.add(GapKind::Mounts, || root.path().display().to_string());
+                break;
+            }
+            let Ok(process) = root.process(pid) else { continue };
+            // Which mounts it sees, and from where. A process whose link cannot be read mostly sees the
+            // mounts of others.
+            let mounts = process.link("ns/mnt", proc_link::mount_namespace).ok().flatten();
+            let top = process.root_identity().ok();
+            if !mounts.is_some_and(|mounts| seen.insert((mounts, top))) {
+                continue;
+            }
+            let Ok((text, is_whole)) = process.read_until("mountinfo", budget) else { continue };
+            if !is_whole {
+                report.gaps.add(GapKind::Mounts, || {
+                    format!("{}/mountinfo", NetnsHandle::Process(pid).path(root))
+                });
+            }
+            let served: HashSet<Vec<u8>> = served_mount_points(&text).collect();
+            for mount in mounts_of(&text, b"nsfs") {
+                match proc_link::net_namespace(&mount.root) {
+                    Some(number) if !self.by_number.contains_key(&number) => {
+                        let ways = found.entry(number).or_default();
+                        if ways.len() < MAX_MOUNTS {
+                            let path = mount.mount_point;
+                            let is_served = leads_through(&path, &served);
+                            ways.push(NetnsHandle::Mount(pid, MountPoint { path, is_served }));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        found
+    }
+
+    /// Adds a mounted namespace, which has to be entered for its key.
+    fn add_entered(
+        &mut self,
+        root: &ProcRoot,
+        number: NetNamespace,
+        ways: Vec<NetnsHandle>,
+        report: &mut Report,
+        visit: Visit,
+    ) {
+        let mut failed = None;
+        for way in ways {
+            let entered = open_way(root, &way, number).and_then(|open| {
+                let key = in_net_namespace(open.as_fd(), own_key)??;
+                Ok((key, open))
+            });
+            match entered {
+                Ok((key, open)) => {
+                    return self.insert(key, Some(number), Some(open), way, report, visit);
+                }
+                // It is unmounted already. That of a process that has ended may be mounted elsewhere still.
+                Err(Errno::NOENT) if way.is_there(root) => {}
+                Err(errno) => failed = Some(format!("{}: {errno}", way.path(root))),
+            }
+        }
+        if let Some(failed) = failed {
+            report.gaps.add(GapKind::MountedNetNamespace, || failed);
+        }
+    }
+
+    /// Adds the namespace of that key, in which this process was seen.
+    fn add_seen(
+        &mut self,
+        root: &ProcRoot,
+        key: NetnsKey,
+        process: &Process<'_>,
+        way: NetnsHandle,
+        report: &mut Report,
+        visit: Visit,
+    ) {
+        if let Some(&index) = self.by_key.get(&key)
+            && self.all.get(index).is_some_and(|namespace| namespace.number.is_some())
+        {
+            return self.add_way(index, way);
+        }
+        // The process may have moved to another namespace since.
+        let is_there_still = || key_of(process) == Ok(key);
+        let opened = process.net_namespace().ok().filter(|_| root.is_real() && is_there_still());
+        let opened = opened.and_then(|open| {
+            let number = number_of(&open).ok()?;
+            Some((open, number))
+        });
+        if let Some((open, number)) = opened {
+            return self.insert(key, Some(number), Some(open), way, report, visit);
+        }
+        let link = process.link("ns/net", proc_link::net_namespace).ok().flatten();
+        self.insert(key, link.filter(|_| is_there_still()), None, way, report, visit);
+    }
+
+    fn insert(
+        &mut self,
+        key: NetnsKey,
+        number: Option<NetNamespace>,
+        open: Option<OwnedFd>,
+        way: NetnsHandle,
+        report: &mut Report,
+        visit: Visit,
+    ) {
+        let index = *self.by_key.entry(key).or_insert_with(|| {
+            self.all.push(Namespace::new(key));
+            self.all.len() - 1
+        });
+        self.add_way(index, way);
+        let Some(namespace) = self.all.get_mut(index) else { return };
+        namespace.number = namespace.number.or(number);
+        if let Some(number) = namespace.number {
+            self.by_number.insert(number, index);
+        }
+        if namespace.open.is_some() || open.is_none() {
+            return;
+        }
+        namespace.open = open.map(OpenNetns::new);
+        if OpenNetns::count() > max_open() {
+            visit(namespace, report);
+            namespace.open = None;
+        }
+    }
+
+    fn add_way(&mut self, index: usize, way: NetnsHandle) {
+        let namespace = self.all.get_mut(index);
+        if let Some(namespace) = namespace.filter(|namespace| namespace.ways.len() < MAX_WAYS) {
+            namespace.ways.push(way);
+        }
+    }
+
+    /// All namespaces, in the order in which they were found.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Namespace> {
+        self.all.iter()
+    }
+
+    pub(crate) fn get(&self, key: NetnsKey) -> Option<&Namespace> {
+        self.all.get(*self.by_key.get(&key)?)
+    }
+
+    /// The number of the namespace that the host's first process is in, as this mount of proc shows it.
+    /// Where its link cannot be read, another member's link gives the number.
+    pub(crate) fn host(&self, root: &ProcRoot) -> Option<NetNamespace> {
+        let first = root.process(1).ok()?;
+        let number =
+            |process: &Process<'_>| process.link("ns/net", proc_link::net_namespace).ok()?;
+        if let Some(number) = number(&first) {
+            return Some(number);
+        }
+        let key = key_of(&first).ok()?;
+        if let Some(number) = self.get(key).and_then(|namespace| namespace.number) {
+            return Some(number);
+        }
+        let own = root.own_process().ok()?;
+        (key_of(&own) == Ok(key)).then(|| number(&own)).flatten()
+    }
+
+    /// Sets the numbers of those that have none.
+    pub(crate) fn set_numbers(&mut self, numbers: &HashMap<NetnsKey, NetNamespace>) {
+        for (key, number) in numbers {
+            let namespace = self.by_key.get(key).and_then(|&index| self.all.get_mut(index));
+            if let Some(namespace) = namespace {
+                namespace.number.get_or_insert(*number);
+            }
+        }
+    }
+
+    /// Counts those whose number neither a member's link nor a held socket gave.
+    pub(crate) fn count_unnumbered(&self, root: &ProcRoot, gaps: &mut Gaps) {
+        for namespace in self.all.iter().filter(|namespace| namespace.number.is_none()) {
+            gaps.add(GapKind::NetNamespaceNumber, || namespace.path(root, "ns/net"));
+        }
+    }
+}
+
+fn max_open() -> usize {
+    static MAX: LazyLock<usize> = LazyLock::new(|| {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        usize::try_from((limit / DESCRIPTOR_SHARE).min(MAX_OPEN)).unwrap_or_default()
+    });
+    *MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_member_that_has_moved_on_does_not_show_its_old_namespace() {
+        let tree = tempfile::tempdir().unwrap();
+        let path = |name: &str| tree.path().join(name);
+        symlink("1", path("self")).unwrap();
+        for namespace in ["old", "new"] {
+            fs::create_dir(path(namespace)).unwrap();
+            fs::write(path(namespace).join("tcp"), namespace).unwrap();
+        }
+        fs::create_dir(path("1")).unwrap();
+        symlink(path("old"), path("1/net")).unwrap();
+        let root = ProcRoot::open(tree.path()).unwrap();
+        let mut namespaces = Namespaces::default();
+        namespaces.add_process(&root, 1, &mut Report::default(), &mut |_, _| {});
+        let namespace = namespaces.iter().next().unwrap();
+        assert!(namespace.open(&root, "net/tcp").unwrap().is_some());
+
+        fs::remove_file(path("1/net")).unwrap();
+        symlink(path("new"), path("1/net")).unwrap();
+        assert_eq!(namespace.open(&root, "net/tcp").unwrap_err(), Errno::SRCH);
+    }
+
+    fn counts(report: &Report) -> Vec<(GapKind, u64)> {
+        report.gaps.iter().map(|gap| (gap.kind, gap.count)).collect()
+    }
+
+    #[test]
+    fn mounts_are_not_read_after_the_deadline() {
+        let root = ProcRoot::open("/proc".as_ref()).unwrap();
+        let mut report = Report::default();
+        let (namespaces, over) = (Namespaces::default(), Deadline::after(Duration::ZERO));
+        let found = namespaces.find_mounts(&root, [1, 2].into_iter(), over, &mut report);
+        assert!(found.is_empty(), "{found:?}");
+        assert_eq!(counts(&report), [(GapKind::Mounts, 1)]);
+    }
+
+    #[test]
+    fn a_mount_is_missing_if_the_process_that_sees_it_has_ended() {
+        let root = ProcRoot::open("/proc".as_ref()).unwrap();
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let own = std::process::id();
+        for (pid, expected) in
+            [(own, vec![]), (ended.id(), vec![(GapKind::MountedNetNamespace, 1)])]
+        {
+            let point = MountPoint { path: b"/not/there".to_vec(), is_served: false };
+            let ways = vec![NetnsHandle::Mount(i32::try_from(pid).unwrap(), point)];
+            let mut report = Report::default();
+            let mut namespaces = Namespaces::default();
+            namespaces.add_entered(&root, NetNamespace(1), ways, &mut report, &mut |_, _| {});
+            assert_eq!(counts(&report), expected);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The directory of a process, and those of its threads (proc_pid(5), proc_pid_task(5)).
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{AtFlags, OFlags, Statx, StatxFlags, statat, statx};
+use rustix::io::Errno;
+
+use super::entries::{for_each_number, read_link};
+use super::mount::{DIRECTORY, ProcMount};
+use crate::deadline::Deadline;
+
+/// The directory of a process. It stays with that process: once it has ended nothing can be read
+/// here, even if its pid is given to another.
+#[derive(Debug)]
+pub(crate) struct Process<'a> {
+    mount: &'a ProcMount,
+    pid: i32,
+    directory: OwnedFd,
+}
+
+impl<'a> Process<'a> {
+    /// The process of that pid in a mount.
+    pub(super) fn open(mount: &'a ProcMount, pid: i32) -> rustix::io::Result<Process<'a>> {
+        let flags = DIRECTORY | OFlags::PATH;
+        let directory = mount.openat(mount.directory(), pid.to_string(), flags)?;
+        Ok(Process { mount, pid, directory })
+    }
+
+    /// Its threads; None if it has but one.
+    pub(crate) fn tasks(&self) -> Option<Tasks<'a>> {
+        // A directory has a link for itself, one for its name, and one for each directory in it.
+        let several = self.stat("task").is_ok_and(|task| task.st_nlink > 3);
+        let directory = several.then(|| self.directory("task").ok())??;
+        Some(Tasks { mount: self.mount, pid: self.pid, directory })
+    }
+
+    /// Opens a file below the process's directory for reading.
+    pub(crate) fn file(&self, path: &str) -> rustix::io::Result<File> {
+        self.mount.openat(&self.directory, path, OFlags::RDONLY | OFlags::CLOEXEC).map(File::from)
+    }
+
+    /// Reads a file below it whole, unless it is longer than any that the kernel should write: then it
+    /// is cut.
+    pub(crate) fn read(&self, path: &str) -> std::io::Result<Vec<u8>> {
+        self.read_until(path, Deadline::NEVER).map(|(text, _)| text)
+    }
+
+    /// The same as far as it can be read until then, and whether that is all.
+    pub(crate) fn read_until(
+        &self,
+        path: &str,
+        deadline: Deadline<'_>,
+    ) -> std::io::Result<(Vec<u8>, bool)> {
+        const MOST: usize = 16 * 1024 * 1024;
+        let mut file = self.file(path)?;
+        let mut text = Vec::new();
+        let mut part = vec![0; 64 * 1024];
+        while text.len() < MOST && !deadline.has_passed() {
+            let length = file.read(&mut part)?;
+            if length == 0 {
+                return Ok((text, true));
+            }
+            text.extend_from_slice(part.get(..length).unwrap_or_default());
+        }
+        Ok((text, false))
+    }
+
+    /// Opens a directory below it, to be listed.
+    pub(crate) fn directory(&self, path: &str) -> rustix::io::Result<OwnedFd> {
+        self.mount.openat(&self.directory, path, DIRECTORY)
+    }
+
+    /// A handle of what a link below it leads to, which is not opened.
+    pub(crate) fn pin(&self, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+        let _step = self.mount.step(self.pid)?;
+        self.mount.openat(&self.directory, path, OFlags::PATH | OFlags::CLOEXEC)
+    }
+
+    /// Opens its network namespace.
+    pub(crate) fn net_namespace(&self) -> rustix::io::Result<OwnedFd> {
+        let _step = self.mount.step(self.pid)?;
+        self.mount.openat(&self.directory, "ns/net", OFlags::RDONLY | OFlags::CLOEXEC)
+    }
+
+    /// Device and inode number of its root directory. The server of a network file system, which may hang,
+    /// is not asked for them.
+    pub(crate) fn root_identity(&self) -> rustix::io::Result<(u32, u32, u64)> {
+        let _step = self.mount.step(self.pid)?;
+        let Statx { stx_dev_major, stx_dev_minor, stx_ino, .. } =
+            statx(&self.directory, "root", AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
+        Ok((stx_dev_major, stx_dev_minor, stx_ino))
+    }
+
+    /// What a path below it is that leads through no link.
+    pub(crate) fn stat(&self, path: &str) -> rustix::io::Result<rustix::fs::Stat> {
+        statat(&self.directory, path, AtFlags::empty())
+    }
+
+    /// What a path below it is, and not what it leads to.
+    pub(crate) fn lstat(&self, path: &str) -> rustix::io::Result<rustix::fs::Stat> {
+        statat(&self.directory, path, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Hands the text of a symbolic link below it to `read`.
+    pub(crate) fn link<T>(&self, path: &str, read: impl Fn(&[u8]) -> T) -> rustix::io::Result<T> {
+        let _step = self.mount.step(self.pid)?;
+        read_link(self.directory.as_fd(), path, read)
+    }
+}
+
+/// The threads of a process, each of which shows the process as it sees it.
+///
+/// Where the first has ended and others live on, the process itself looks like a zombie, without
+/// descriptors and namespaces, and only the others show them.
+#[derive(Debug)]
+pub(crate) struct Tasks<'a> {
+    mount: &'a ProcMount,
+    pid: i32,
+    directory: OwnedFd,
+}
+
+impl<'a> Tasks<'a> {
+    /// The ids of all but the first.
+    pub(crate) fn others(&self) -> Vec<i32> {
+        let mut tids = Vec::new();
+        // What was listed before an error is as good as without it.
+        let _ = for_each_number(self.directory.as_fd(), |tid| tids.push(tid));
+        tids.retain(|&tid| tid != self.pid);
+        tids
+    }
+
+    /// The process as that thread shows it.
+    pub(crate) fn thread(&self, tid: i32) -> rustix::io::Result<Process<'a>> {
+        let directory =
+            self.mount.openat(&self.directory, tid.to_string(), DIRECTORY | OFlags::PATH)?;
+        Ok(Process { mount: self.mount, pid: self.pid, directory })
+    }
+
+    /// Hands the text of a symbolic link of that thread to `read`.
+    pub(crate) fn link<T>(
+        &self,
+        tid: i32,
+        path: &str,
+        read: impl Fn(&[u8]) -> T,
+    ) -> rustix::io::Result<T> {
+        let _step = self.mount.step(self.pid)?;
+        read_link(self.directory.as_fd(), format!("{tid}/{path}"), read)
+    }
+}
+
+/// Whether the error says that the process or the descriptor is no longer there.
+pub(crate) fn is_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::SRCH)
+}
