@@ -44,6 +44,14 @@ impl NetnsHandle {
         }
     }
 
+    /// Whether its process still exists.
+    pub(super) fn is_there(&self, root: &ProcRoot) -> bool {
+        match *self {
+            NetnsHandle::Process(pid) | NetnsHandle::Mount(pid, _) => root.process(pid).is_ok(),
+            NetnsHandle::Thread(pid, tid) => thread(root, pid, tid).is_ok(),
+        }
+    }
+
     /// Where it is, for messages.
     pub(super) fn path(&self, root: &ProcRoot) -> String {
         let process = match self {

@@ -266,8 +266,8 @@ impl Namespaces {
                 Ok((key, open)) => {
                     return self.insert(key, Some(number), Some(open), way, report, visit);
                 }
-                // It is unmounted already.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // It is unmounted already. That of a process that has ended may be mounted elsewhere still.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && way.is_there(root) => {}
                 Err(error) => failed = Some(format!("{}: {error}", way.path(root))),
             }
         }
@@ -574,5 +574,17 @@ mod tests {
         let found = namespaces.find_mounts(&root, [1, 2].into_iter(), over, &mut report);
         assert!(found.is_empty(), "{found:?}");
         assert_eq!(counts(&report), [(GapKind::Mounts, 1)]);
+    }
+
+    #[test]
+    fn a_mount_is_missing_if_the_process_that_sees_it_has_ended() {
+        let root = ProcRoot::open("/proc".as_ref()).unwrap();
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let point = MountPoint { path: b"/mount".to_vec(), is_served: false };
+        let ways = vec![NetnsHandle::Mount(i32::try_from(ended.id()).unwrap(), point)];
+        let (mut namespaces, mut report) = (Namespaces::default(), Report::default());
+        namespaces.add_entered(&root, NetNamespace(1), ways, &mut report, &mut |_, _| {});
+        assert_eq!(counts(&report), [(GapKind::MountedNetNamespace, 1)]);
     }
 }
