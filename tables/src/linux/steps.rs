@@ -99,9 +99,9 @@ impl Steps {
 
     /// Begins a step that the process can block; None if the process is skipped.
     pub(crate) fn begin(&self, pid: i32, user_of: impl FnOnce(i32) -> User) -> Option<Step<'_>> {
-        let since = Instant::now();
-        let is_expected = self.blocked.is_expected_of(pid, user_of, since);
-        let start = Moment::before(since);
+        let now = Instant::now();
+        let is_expected = self.blocked.is_expected_of(pid, user_of, now);
+        let start = Moment::before(now);
         let mut state = self.state();
         // It is set under the lock: an abandoned attempt begins no step.
         let is_over = state.time.sum >= self.budget || self.abandoned.load(Ordering::Relaxed);
@@ -110,7 +110,8 @@ impl Steps {
             return None;
         }
         state.last += 1;
-        let id = state.last;
+        // From here on: the process does not block the wait for the lock.
+        let (id, since) = (state.last, Instant::now());
         let (process, blocked, remembered) = (None, Duration::ZERO, None);
         let step = InProgress { id, pid, since, start, process, blocked, remembered };
         state.in_progress.push(step);
