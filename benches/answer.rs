@@ -4,7 +4,7 @@
 //!
 //! Both serve the same table of made-up sockets, whose scan costs nothing, each in a process of its
 //! own. Time runs from the request to the last byte of the answer, which is read as fast as it comes;
-//! memory is the peak of the whole process (VmHWM). Medians of several rounds, in turns.
+//! memory is the peak of the whole process (VmHWM). Medians of several rounds, in limiter.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

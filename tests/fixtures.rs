@@ -203,9 +203,9 @@ fn a_socket_without_a_holder_is_no_process_s_only_if_every_process_was_looked_in
         tree.process(1, 5, &[(3, "1001")]).process(2, 5, &[])
     };
     let text = |text: &str| Some(text.to_owned());
-    assert_eq!(column(&tree(), "owner_unknown"), [text(""), text("no_process")]);
+    assert_eq!(column(&tree(), "holder_unknown"), [text(""), text("no_process")]);
     let denied = tree().with_unreadable_fds(2);
-    assert_eq!(column(&denied, "owner_unknown"), [text(""), text("unreadable")]);
+    assert_eq!(column(&denied, "holder_unknown"), [text(""), text("unreadable")]);
 }
 
 #[test]

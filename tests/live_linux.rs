@@ -239,5 +239,5 @@ fn reasons(table: &ProcessOpenSockets, address: &str) -> Vec<String> {
         other => panic!("{name}: {other:?}"),
     };
     let here = (0..rows.len()).filter(|&row| text(row, "local_address") == address);
-    here.map(|row| text(row, "owner_unknown")).collect()
+    here.map(|row| text(row, "holder_unknown")).collect()
 }

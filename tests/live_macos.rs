@@ -83,7 +83,7 @@ fn a_tcp_connection_is_shown_from_both_ends_and_its_listener_too() {
     assert_eq!(own(&listener, ENDS), ["2", "6", here, &port, "0.0.0.0", "0", "LISTEN"]);
     assert_eq!(own(&one, ENDS), ["2", "6", here, &from, here, &port, "ESTABLISHED"]);
     assert_eq!(own(&other, ENDS), ["2", "6", here, &port, here, &from, "ESTABLISHED"]);
-    assert_eq!(own(&one, ["path", "type", "owner_unknown"]), ["", "1", ""]);
+    assert_eq!(own(&one, ["path", "type", "holder_unknown"]), ["", "1", ""]);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_connection_that_nobody_has_accepted_is_in_the_accept_queue() {
         support::left_out::say_left_out("the accept queue", "the kernel does not show its lists");
         return;
     }
-    let why: Vec<&str> = rows.iter().map(|row| cell(row, "owner_unknown")).collect();
+    let why: Vec<&str> = rows.iter().map(|row| cell(row, "holder_unknown")).collect();
     assert_eq!(why, ["accept_queue"]);
 }
 

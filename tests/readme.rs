@@ -170,8 +170,11 @@ fn every_example_returns_the_rows_that_it_is_about() {
             of_me(&[("local_port", &full_port.to_string()), ("rx_queue", "1"), ("tx_queue", "1")]),
         ),
         (
-            "SELECT owner_unknown",
-            vec![("owner_unknown", "accept_queue".to_owned()), ("state", "ESTABLISHED".to_owned())],
+            "SELECT holder_unknown",
+            vec![
+                ("holder_unknown", "accept_queue".to_owned()),
+                ("state", "ESTABLISHED".to_owned()),
+            ],
         ),
         ("AS opened, count(*)", Vec::new()),
         ("GROUP BY cgroup_path", Vec::new()),

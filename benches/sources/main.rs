@@ -3,7 +3,7 @@
 //! `cargo bench --bench sources`, as root
 //!
 //! 100,000 TCP sockets in a few processes, and 500 processes with three sockets each. Both services run
-//! all the time and are asked in turns; each figure is the median of several rounds. A scan is timed until
+//! all the time and are asked in limiter; each figure is the median of several rounds. A scan is timed until
 //! the first byte of its answer, since the rows are written when all is collected.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]

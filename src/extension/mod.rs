@@ -8,11 +8,11 @@ pub mod answer;
 pub mod context;
 mod event;
 mod failure;
-mod life;
+pub mod limiter;
 mod log_limit;
 pub mod manager;
 pub mod names;
-mod omitted_log;
+mod omitted_rows_log;
 #[cfg(feature = "osquery-rust-ng")]
 pub mod plugin;
 pub mod protocol;
@@ -21,8 +21,8 @@ mod routes;
 pub mod service;
 mod signals;
 mod socket_file;
+mod supervisor;
 mod timed;
-pub mod turns;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,8 +33,8 @@ use tables::Table;
 
 pub use self::event::Event;
 use self::failure::Failure;
-use self::life::Life;
 pub use self::names::EXTENSION_NAME;
+use self::supervisor::Supervisor;
 use crate::cli::Launch;
 use crate::log_queue::LogQueue;
 
@@ -92,7 +92,7 @@ fn serve(
     };
     log::debug!("{launch:?}");
     let started = Started::start(tables);
-    Life::new(launch, socket, started.0.clone(), log, send, events).live()
+    Supervisor::new(launch, socket, started.0.clone(), log, send, events).run()
 }
 
 /// The tables that were started, until they are stopped by the drop.

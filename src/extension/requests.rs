@@ -11,10 +11,10 @@ use thrift::{ApplicationError, ApplicationErrorKind};
 
 use super::answer::{self, Answer, failure, success, write_response};
 use super::event::Event;
+use super::limiter::{Kind, ScanLimiter};
 use super::names::NamedTables;
-use super::omitted_log::OmittedLog;
+use super::omitted_rows_log::OmittedRowsLog;
 use super::osquery::{ExtensionPluginRequest, ExtensionResponse};
-use super::turns::{Kind, Turns};
 use super::{context, routes};
 
 /// What a client asks.
@@ -99,15 +99,15 @@ fn application(kind: ApplicationErrorKind, message: String) -> thrift::Error {
 /// Answers requests.
 pub struct Requests {
     tables: NamedTables,
-    turns: Arc<Turns>,
+    limiter: Arc<ScanLimiter>,
     events: Sender<Event>,
-    omitted: OmittedLog,
+    omitted: OmittedRowsLog,
 }
 
 impl Requests {
-    /// For these tables, whose scans take these turns; `events` gets a call of `shutdown`.
-    pub fn new(tables: NamedTables, turns: Arc<Turns>, events: Sender<Event>) -> Self {
-        Requests { tables, turns, events, omitted: OmittedLog::default() }
+    /// For these tables, whose scans take these limiter; `events` gets a call of `shutdown`.
+    pub fn new(tables: NamedTables, limiter: Arc<ScanLimiter>, events: Sender<Event>) -> Self {
+        Requests { tables, limiter, events, omitted: OmittedRowsLog::default() }
     }
 
     /// Writes the answer to the request.
@@ -177,7 +177,7 @@ impl Requests {
         to: &mut dyn TOutputProtocol,
     ) -> thrift::Result<()> {
         // Kept until the answer is sent: a client that reads slowly keeps its place, not its turn.
-        let place = match self.turns.enter() {
+        let place = match self.limiter.enter() {
             Ok(place) => place,
             Err(message) => return write_response(number, &failure(message), to),
         };

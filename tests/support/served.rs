@@ -7,10 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use process_open_sockets::extension::Event;
+use process_open_sockets::extension::limiter::ScanLimiter;
 use process_open_sockets::extension::names::NamedTables;
 use process_open_sockets::extension::requests::Requests;
 use process_open_sockets::extension::service::{Limits, Listening, Service};
-use process_open_sockets::extension::turns::Turns;
 use tables::{
     Column, ColumnOptions, ColumnType, Error, QueryContext, RowUser, Rows, Table, User, Value,
 };
@@ -26,7 +26,7 @@ pub(crate) const NUMBERS: &str = "numbers";
 pub(crate) struct Served {
     pub(crate) socket: PathBuf,
     pub(crate) events: Receiver<Event>,
-    turns: Arc<Turns>,
+    limiter: Arc<ScanLimiter>,
     _listening: Listening,
     _dir: TempDir,
 }
@@ -40,12 +40,12 @@ impl Served {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let socket = dir.path().join("service");
         let (send, events) = channel();
-        let turns = Arc::<Turns>::default();
+        let limiter = Arc::<ScanLimiter>::default();
         let tables: NamedTables = [(NUMBERS.to_owned(), Arc::new(table) as Arc<dyn Table>)].into();
-        let requests = Requests::new(tables, Arc::clone(&turns), send);
+        let requests = Requests::new(tables, Arc::clone(&limiter), send);
         let service = Arc::new(Service::new(requests, limits));
         let listening = Listening::start(&socket, service).expect("a socket");
-        Served { socket, events, turns, _listening: listening, _dir: dir }
+        Served { socket, events, limiter, _listening: listening, _dir: dir }
     }
 
     pub(crate) fn socket(&self) -> &Path {
@@ -55,8 +55,8 @@ impl Served {
     /// Waits until so many queries scan or wait.
     pub(crate) fn wait_for_queries(&self, count: usize) {
         let start = Instant::now();
-        while self.turns.queries() != count {
-            assert!(start.elapsed() < PATIENCE, "there are {} queries", self.turns.queries());
+        while self.limiter.queries() != count {
+            assert!(start.elapsed() < PATIENCE, "there are {} queries", self.limiter.queries());
             thread::sleep(Duration::from_millis(1));
         }
     }

@@ -37,12 +37,12 @@ impl Place {
     /// One that nobody holds, and why not.
     pub(crate) fn nobody(&self, why: &str) -> Row {
         let row = self.row().with("pid", -1).with("fd", -1).with("socket", 0).with("tid", "NULL");
-        row.with("descriptors", "NULL").with("owner_unknown", why).with("uid", "NULL")
+        row.with("descriptors", "NULL").with("holder_unknown", why).with("uid", "NULL")
     }
 
     fn row(&self) -> Row {
         let texts =
-            ["local_address", "remote_address", "path", "state", "owner_unknown", "interface"];
+            ["local_address", "remote_address", "path", "state", "holder_unknown", "interface"];
         let mut row = Row(Vec::new());
         for name in texts {
             row = row.with(name, "");

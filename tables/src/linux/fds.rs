@@ -22,8 +22,8 @@ use super::kcmp;
 use super::proc_root::{ProcRoot, Process, first_number, for_each_number, is_gone, read_link};
 use crate::deadline::Deadline;
 use crate::formats::linux::proc_link;
-use crate::model::gap::{GapKind, Gaps};
 use crate::model::holders::{Holder, HolderCollector, HolderLimits};
+use crate::model::omission::{OmissionKind, Omissions};
 
 /// What a walk reads.
 #[derive(Clone, Copy, Debug)]
@@ -40,9 +40,9 @@ pub(crate) fn walk(
     pids: &[i32],
     options: WalkOptions<'_>,
     wanted: impl Fn(&Holder) -> bool + Sync,
-    gaps: &mut Gaps,
+    omissions: &mut Omissions,
 ) -> HolderCollector {
-    walk_on(cores(), root, pids, options, wanted, gaps)
+    walk_on(cores(), root, pids, options, wanted, omissions)
 }
 
 /// The same on that many threads at the most.
@@ -52,7 +52,7 @@ fn walk_on(
     pids: &[i32],
     options: WalkOptions<'_>,
     wanted: impl Fn(&Holder) -> bool + Sync,
-    gaps: &mut Gaps,
+    omissions: &mut Omissions,
 ) -> HolderCollector {
     let walk = Walk {
         root,
@@ -68,7 +68,7 @@ fn walk_on(
     };
     thread::scope(|scope| walk.run(scope));
     let found = walk.found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    gaps.extend(found.gaps);
+    omissions.extend(found.omissions);
     found.holders
 }
 
@@ -93,12 +93,12 @@ struct Walk<'a, W> {
 /// What a walker has found.
 struct Found {
     holders: HolderCollector,
-    gaps: Gaps,
+    omissions: Omissions,
 }
 
 impl Found {
     fn new(limits: HolderLimits) -> Found {
-        Found { holders: HolderCollector::new(limits), gaps: Gaps::default() }
+        Found { holders: HolderCollector::new(limits), omissions: Omissions::default() }
     }
 }
 
@@ -146,7 +146,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
         self.walkers.fetch_sub(1, Ordering::Relaxed);
         let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         all.holders.append(found.holders);
-        all.gaps.extend(found.gaps);
+        all.omissions.extend(found.omissions);
     }
 
     fn batches(&self) -> MutexGuard<'_, Vec<Batch>> {
@@ -191,7 +191,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
         match result {
             Ok(_) => {}
             Err(errno) if is_gone(errno) => {}
-            Err(errno) => deny(self.root, pid, errno, &mut found.gaps),
+            Err(errno) => deny(self.root, pid, errno, &mut found.omissions),
         }
     }
 
@@ -284,7 +284,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
                 Err(errno) => {
                     // Who may not read a thread's may not read its process's, and that is said.
                     if tid.is_none() && !denied.swap(true, Ordering::Relaxed) {
-                        deny(self.root, *pid, errno, &mut found.gaps);
+                        deny(self.root, *pid, errno, &mut found.omissions);
                     }
                 }
             }
@@ -296,7 +296,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
 }
 
 /// Counts a process whose descriptors cannot be read.
-pub(crate) fn note_if_denied(root: &ProcRoot, pid: i32, gaps: &mut Gaps) {
+pub(crate) fn note_if_denied(root: &ProcRoot, pid: i32, omissions: &mut Omissions) {
     let directory = root.process(pid).and_then(|process| process.directory("fd"));
     let Ok(_step) = root.step(pid) else { return };
     let denied = match &directory {
@@ -308,12 +308,12 @@ pub(crate) fn note_if_denied(root: &ProcRoot, pid: i32, gaps: &mut Gaps) {
         }
     };
     if let Some(errno) = denied.filter(|&errno| !is_gone(errno)) {
-        deny(root, pid, errno, gaps);
+        deny(root, pid, errno, omissions);
     }
 }
 
-fn deny(root: &ProcRoot, pid: i32, errno: Errno, gaps: &mut Gaps) {
-    gaps.add(GapKind::Fds, || {
+fn deny(root: &ProcRoot, pid: i32, errno: Errno, omissions: &mut Omissions) {
+    omissions.add(OmissionKind::Fds, || {
         let path = root.path().join(pid.to_string()).join("fd");
         format!("{}: {}", path.display(), std::io::Error::from(errno))
     });

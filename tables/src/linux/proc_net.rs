@@ -17,7 +17,7 @@ use super::netns::Namespace;
 use super::proc_root::ProcRoot;
 use super::sock_diag::Handed;
 use crate::deadline::Deadline;
-use crate::model::gap::{GapKind, Gaps};
+use crate::model::omission::{OmissionKind, Omissions};
 use crate::model::socket_table::{Crowded, SocketTable};
 use crate::model::{Binding, Socket, TcpState};
 
@@ -28,13 +28,15 @@ pub(crate) fn for_each_socket(
     table: SocketTable,
     path: &str,
     deadline: Deadline<'_>,
-    gaps: &mut Gaps,
+    omissions: &mut Omissions,
     each: impl FnMut(Socket) -> Handed,
 ) {
     let opened = match namespace.open(root, path) {
         Ok(Some(opened)) => Ok(BufReader::with_capacity(64 * 1024, opened)),
         Ok(None) => return,
-        Err(Errno::SRCH) => return gaps.add(GapKind::Left, || namespace.path(root, path)),
+        Err(Errno::SRCH) => {
+            return omissions.add(OmissionKind::Left, || namespace.path(root, path));
+        }
         Err(errno) => Err(io::Error::from(errno)),
     };
     let mut reader = Reader {
@@ -44,11 +46,14 @@ pub(crate) fn for_each_socket(
         seen: Seen::default(),
         retry: DumpRetry::new(deadline),
     };
-    let malformed =
-        |line| gaps.add(GapKind::Line, || format!("line {line} of {}", namespace.path(root, path)));
+    let malformed = |line| {
+        omissions
+            .add(OmissionKind::Line, || format!("line {line} of {}", namespace.path(root, path)))
+    };
     let result = opened.and_then(|mut text| reader.read_until_alike(&mut text, each, malformed));
     if let Err(error) = result {
-        gaps.add(GapKind::SocketFile, || format!("{}: {error}", namespace.path(root, path)));
+        omissions
+            .add(OmissionKind::SocketFile, || format!("{}: {error}", namespace.path(root, path)));
     }
 }
 

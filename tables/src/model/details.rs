@@ -2,7 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
-use super::owner_unknown::OwnerUnknown;
+use super::holder_unknown::HolderUnknown;
 
 /// What the kernel tells of a socket beyond the columns of osquery's table.
 ///
@@ -69,5 +69,5 @@ pub(crate) struct DarwinDetails {
     /// since, or ended, and its number be another's by now.
     pub(crate) last_pid: Option<i32>,
     /// Why no descriptor can be the socket's; None if one could.
-    pub(crate) without_fd: Option<OwnerUnknown>,
+    pub(crate) without_fd: Option<HolderUnknown>,
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::num::NonZeroU64;
 
 use super::details::{DarwinDetails, Presence};
-use super::gap::{GapKind, Gaps};
+use super::holder_unknown::HolderUnknown;
 use super::holders::Holders;
 use super::net_namespace::NetNamespace;
-use super::owner_unknown::OwnerUnknown;
+use super::omission::{OmissionKind, Omissions};
 use super::socket::Socket;
 use super::uids::Uids;
 use super::work::Work;
@@ -17,11 +17,11 @@ use super::work::Work;
 pub(crate) struct Snapshot {
     pub(crate) sockets: Vec<Socket>,
     pub(crate) holders: Holders,
-    pub(crate) gaps: Gaps,
+    pub(crate) omissions: Omissions,
     /// What the collector decided before it read anything.
     pub(crate) plan: String,
     pub(crate) work: Work,
-    /// What is to be logged besides gaps.
+    /// What is to be logged besides omissions.
     pub(crate) messages: Vec<(log::Level, String)>,
     /// The network namespace of the host's first process, if it is asked for.
     pub(crate) host: Option<NetNamespace>,
@@ -34,23 +34,23 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     /// Why nobody in the snapshot holds this socket of it, which has this place there.
-    pub(crate) fn owner_unknown(&self, place: u32, socket: &Socket) -> OwnerUnknown {
+    pub(crate) fn holder_unknown(&self, place: u32, socket: &Socket) -> HolderUnknown {
         match socket.details.presence {
             Presence::Lasting => {}
-            Presence::Opened => return OwnerUnknown::OpenedDuringScan,
-            Presence::Closed => return OwnerUnknown::ClosedDuringScan,
+            Presence::Opened => return HolderUnknown::OpenedDuringScan,
+            Presence::Closed => return HolderUnknown::ClosedDuringScan,
         }
         let hidden = [
-            GapKind::Fds,
-            GapKind::Blocked,
-            GapKind::Deadline,
-            GapKind::Descriptors,
-            GapKind::Hidepid,
-            GapKind::PidNamespace,
+            OmissionKind::Fds,
+            OmissionKind::Blocked,
+            OmissionKind::Deadline,
+            OmissionKind::Descriptors,
+            OmissionKind::Hidepid,
+            OmissionKind::PidNamespace,
         ];
-        let not_all_seen = hidden.into_iter().any(|kind| self.gaps.has(kind));
+        let not_all_seen = hidden.into_iter().any(|kind| self.omissions.has(kind));
         let with_file =
-            if not_all_seen { OwnerUnknown::Unreadable } else { OwnerUnknown::NoProcess };
+            if not_all_seen { HolderUnknown::Unreadable } else { HolderUnknown::NoProcess };
         match usize::try_from(place).ok().and_then(|place| self.darwin.get(place)) {
             Some(darwin) => darwin.without_fd.unwrap_or(with_file),
             None => socket.is_without_file().unwrap_or(with_file),

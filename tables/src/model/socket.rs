@@ -6,8 +6,8 @@ use super::binding::Binding;
 use super::details::Details;
 use super::endpoint::{Endpoint, EndpointKey};
 use super::family::Family;
+use super::holder_unknown::HolderUnknown;
 use super::net_namespace::NetNamespace;
-use super::owner_unknown::OwnerUnknown;
 use super::protocol::{IPPROTO_IP, IPPROTO_SCTP};
 use super::tcp_state::TcpState;
 
@@ -120,19 +120,19 @@ impl Socket {
     }
 
     /// Why nobody can hold it; None if somebody could.
-    pub(crate) fn is_without_file(&self) -> Option<OwnerUnknown> {
+    pub(crate) fn is_without_file(&self) -> Option<HolderUnknown> {
         if self.inode != 0 {
             return None;
         }
         Some(match self.binding {
             Binding::Inet { state: Some(state), .. } => match state {
-                TcpState::TimeWait => OwnerUnknown::TimeWait,
-                TcpState::SynRecv => OwnerUnknown::SynRecv,
-                TcpState::Established | TcpState::CloseWait => OwnerUnknown::AcceptQueue,
-                _ => OwnerUnknown::Orphan,
+                TcpState::TimeWait => HolderUnknown::TimeWait,
+                TcpState::SynRecv => HolderUnknown::SynRecv,
+                TcpState::Established | TcpState::CloseWait => HolderUnknown::AcceptQueue,
+                _ => HolderUnknown::Orphan,
             },
-            Binding::Unix { .. } => OwnerUnknown::AcceptQueue,
-            _ => OwnerUnknown::NoProcess,
+            Binding::Unix { .. } => HolderUnknown::AcceptQueue,
+            _ => HolderUnknown::NoProcess,
         })
     }
 

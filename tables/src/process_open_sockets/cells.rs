@@ -30,19 +30,19 @@ impl Cell {
 }
 
 /// pid and fd of the row of a socket that nobody holds.
-pub(super) const UNOWNED: i64 = -1;
+pub(super) const UNHELD: i64 = -1;
 
 pub(super) fn pid(parts: RowParts<'_>) -> Value<'_> {
     match parts.row.of {
         RowOf::Holder { pid, .. } => Value::Integer(pid.into()),
-        RowOf::Unheld(_) => Value::Integer(UNOWNED),
+        RowOf::Unheld(_) => Value::Integer(UNHELD),
     }
 }
 
 pub(super) fn fd(parts: RowParts<'_>) -> Value<'_> {
     match parts.row.of {
         RowOf::Holder { fd, .. } => Value::Integer(fd.into()),
-        RowOf::Unheld(_) => Value::Integer(UNOWNED),
+        RowOf::Unheld(_) => Value::Integer(UNHELD),
     }
 }
 
@@ -107,11 +107,11 @@ pub(super) fn tid(parts: RowParts<'_>) -> Value<'_> {
     }
 }
 
-pub(super) fn owner_unknown(parts: RowParts<'_>) -> Value<'_> {
+pub(super) fn holder_unknown(parts: RowParts<'_>) -> Value<'_> {
     match parts.row.of {
         RowOf::Holder { .. } => EMPTY,
         RowOf::Unheld(_) => {
-            let unknown = parts.snapshot.owner_unknown(parts.row.socket, parts.socket);
+            let unknown = parts.snapshot.holder_unknown(parts.row.socket, parts.socket);
             Value::Text(unknown.name().into())
         }
     }

@@ -52,7 +52,7 @@ enum_table! {
         State         = spec("state",          Text,    FILTERABLE, All,   OfSocket(cells::state)),
         NetNamespace  = spec("net_namespace",  Text,    FILTERABLE, Linux, OfSocket(cells::net_namespace)),
         Tid           = spec("tid",            Integer, HIDDEN,     Linux, OfRow(cells::tid)),
-        OwnerUnknown  = spec("owner_unknown",  Text,    HIDDEN,     All,   OfRow(cells::owner_unknown)),
+        HolderUnknown  = spec("holder_unknown",  Text,    HIDDEN,     All,   OfRow(cells::holder_unknown)),
         Type          = spec("type",           Integer, HIDDEN,     All,   OfSocket(cells::socket_type)),
         Uid           = spec("uid",            BigInt,  HIDDEN,     All,   OfSocket(cells::uid)),
         PeerSocket    = spec("peer_socket",    BigInt,  HIDDEN,     All,   OfRow(cells::peer_socket)),

@@ -33,7 +33,7 @@ pub(super) fn correlate(snapshot: Snapshot, filter: &Filter) -> Answer {
             socket: index,
             of: RowOf::Holder { pid, fd, tid },
         }));
-        if holders.is_empty() && filter.admits_unowned() {
+        if holders.is_empty() && filter.admits_unheld() {
             let mut ordinal = 0;
             // Only without an inode can two sockets be alike: pending connections to one UNIX
             // socket all repeat its path.

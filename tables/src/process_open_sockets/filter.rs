@@ -1,6 +1,6 @@
 //! The query's constraints as conditions on what is to be collected.
 
-use super::cells::{UNOWNED, net_namespace_text};
+use super::cells::{UNHELD, net_namespace_text};
 use super::columns::Field;
 use super::condition::{NumberCondition, TextCondition};
 use crate::model::holders::Holder;
@@ -58,8 +58,8 @@ impl Filter {
     }
 
     /// Whether rows of sockets that nobody holds are asked for.
-    pub(crate) fn admits_unowned(&self) -> bool {
-        self.pid.admits(UNOWNED) && self.fd.admits(UNOWNED)
+    pub(crate) fn admits_unheld(&self) -> bool {
+        self.pid.admits(UNHELD) && self.fd.admits(UNHELD)
     }
 
     /// The only processes that are asked for; None if the constraints list none.
@@ -132,8 +132,8 @@ mod tests {
             Filter::new(&query, Families::default())
         };
         assert_eq!(filter(&["7", "-1", "0", "99999999999", "7"]).listed_pids(), Some(vec![7]));
-        assert!(filter(&["7", "-1"]).admits_unowned());
-        assert!(!filter(&["7"]).admits_unowned());
+        assert!(filter(&["7", "-1"]).admits_unheld());
+        assert!(!filter(&["7"]).admits_unheld());
         assert_eq!(filter(&[]).listed_pids(), None);
     }
 }

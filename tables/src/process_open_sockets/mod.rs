@@ -13,12 +13,12 @@ mod correlate;
 mod filter;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
-mod gap_log;
 mod inet_ntop;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(any(target_os = "macos", test))]
 mod macos;
+mod omission_log;
 mod row;
 mod sys;
 
@@ -26,9 +26,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use self::columns::Field;
-use self::gap_log::GapLog;
+use self::omission_log::OmissionLog;
 use crate::model::Families;
-use crate::model::gap::Gaps;
+use crate::model::omission::Omissions;
 use crate::{Column, Error, Options, QueryContext, Rows, Table, TableOption, options};
 
 /// The table, as it looks from one place.
@@ -36,7 +36,7 @@ pub struct ProcessOpenSockets {
     collector: sys::Collector,
     columns: Vec<Column>,
     families: Families,
-    log: Mutex<GapLog>,
+    log: Mutex<OmissionLog>,
 }
 
 impl ProcessOpenSockets {
@@ -48,11 +48,11 @@ impl ProcessOpenSockets {
         ProcessOpenSockets { collector, columns, families, log: Mutex::default() }
     }
 
-    fn log(&self, gaps: &Gaps) {
+    fn log(&self, omissions: &Omissions) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        for gap in gaps.iter() {
-            if let Some(line) = log.line(gap, Instant::now()) {
-                log::log!(gap.level(), "{line}");
+        for omission in omissions.iter() {
+            if let Some(line) = log.line(omission, Instant::now()) {
+                log::log!(omission.level(), "{line}");
             }
         }
     }
@@ -87,7 +87,7 @@ impl Table for ProcessOpenSockets {
     fn generate(&self, query: &QueryContext) -> Result<Box<dyn Rows>, Error> {
         let filter = filter::Filter::new(query, self.families);
         let snapshot = self.collector.collect(&filter)?;
-        self.log(&snapshot.gaps);
+        self.log(&snapshot.omissions);
         Ok(Box::new(correlate::correlate(snapshot, &filter)))
     }
 }

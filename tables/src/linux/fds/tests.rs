@@ -31,12 +31,16 @@ fn finds_all(processes: &[(i32, i32)]) {
     let root = ProcRoot::open(tree.path()).unwrap();
     let pids: Vec<i32> = processes.iter().map(|(pid, _)| *pid).collect();
     for most in [1, 2, 3, 8] {
-        let mut gaps = Gaps::default();
-        let holders = walk_on(most, &root, &pids, OPTIONS, |_| true, &mut gaps);
+        let mut omissions = Omissions::default();
+        let holders = walk_on(most, &root, &pids, OPTIONS, |_| true, &mut omissions);
         let holders = holders.finish(|_| true);
         let mut found: Vec<_> = holders.iter().map(|holder| (holder.pid, holder.fd)).collect();
         found.sort_unstable();
-        assert_eq!((found, gaps), (expected.clone(), Gaps::default()), "on {most} threads");
+        assert_eq!(
+            (found, omissions),
+            (expected.clone(), Omissions::default()),
+            "on {most} threads"
+        );
     }
 }
 
@@ -65,11 +69,11 @@ fn a_process_whose_descriptors_are_denied_is_one_gap_and_the_others_are_walked()
     }
     let root = ProcRoot::open(tree.path()).unwrap();
     let pids: Vec<i32> = (1..=100).collect();
-    let mut gaps = Gaps::default();
-    let holders = walk_on(4, &root, &pids, OPTIONS, |_| true, &mut gaps);
+    let mut omissions = Omissions::default();
+    let holders = walk_on(4, &root, &pids, OPTIONS, |_| true, &mut omissions);
     let holders = holders.finish(|_| true);
-    let counts: Vec<_> = gaps.iter().map(|gap| (gap.kind, gap.count)).collect();
-    assert_eq!((holders.iter().count(), counts), (98, vec![(GapKind::Fds, 2)]));
+    let counts: Vec<_> = omissions.iter().map(|omission| (omission.kind, omission.count)).collect();
+    assert_eq!((holders.iter().count(), counts), (98, vec![(OmissionKind::Fds, 2)]));
 }
 
 #[test]
@@ -85,9 +89,10 @@ fn who_cannot_be_read_is_counted_and_who_is_gone_is_not() {
     fs::write(tree.path().join("4/fd/0"), "").unwrap();
     let root = ProcRoot::open(tree.path()).unwrap();
     for (pid, count) in [(1, 0), (2, 0), (3, 1), (4, 1), (5, 0)] {
-        let mut gaps = Gaps::default();
-        note_if_denied(&root, pid, &mut gaps);
-        let counts: Vec<_> = gaps.iter().map(|gap| (gap.kind, gap.count)).collect();
-        assert_eq!(counts, vec![(GapKind::Fds, 1); count], "{pid}");
+        let mut omissions = Omissions::default();
+        note_if_denied(&root, pid, &mut omissions);
+        let counts: Vec<_> =
+            omissions.iter().map(|omission| (omission.kind, omission.count)).collect();
+        assert_eq!(counts, vec![(OmissionKind::Fds, 1); count], "{pid}");
     }
 }

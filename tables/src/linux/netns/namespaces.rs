@@ -16,7 +16,7 @@ use crate::deadline::Deadline;
 use crate::formats::linux::mountinfo::{leads_through, mounts_of, served_mount_points};
 use crate::formats::linux::proc_link;
 use crate::model::NetNamespace;
-use crate::model::gap::{GapKind, Gaps};
+use crate::model::omission::{OmissionKind, Omissions};
 use crate::model::report::Report;
 
 /// The namespaces found so far.
@@ -54,7 +54,9 @@ impl Namespaces {
     ) {
         for pid in pids {
             if deadline.has_passed() {
-                return report.gaps.add(GapKind::Deadline, || root.path().display().to_string());
+                return report
+                    .omissions
+                    .add(OmissionKind::Deadline, || root.path().display().to_string());
             }
             self.add_process(root, pid, report, visit);
         }
@@ -72,8 +74,8 @@ impl Namespaces {
             // A zombie has no namespace.
             Err(errno) if is_gone(errno) || errno == Errno::INVAL => {}
             Err(errno) => report
-                .gaps
-                .add(GapKind::NetNamespace, || format!("{}/net: {errno}", way.path(root))),
+                .omissions
+                .add(OmissionKind::NetNamespace, || format!("{}/net: {errno}", way.path(root))),
         }
     }
 
@@ -90,7 +92,9 @@ impl Namespaces {
     ) {
         for pid in pids {
             if deadline.has_passed() {
-                return report.gaps.add(GapKind::Deadline, || root.path().display().to_string());
+                return report
+                    .omissions
+                    .add(OmissionKind::Deadline, || root.path().display().to_string());
             }
             let Some(tasks) = root.process(pid).ok().and_then(|process| process.tasks()) else {
                 continue;
@@ -125,7 +129,9 @@ impl Namespaces {
         }
         for (number, ways) in self.find_mounts(root, pids, deadline, report) {
             if deadline.has_passed() {
-                return report.gaps.add(GapKind::Deadline, || root.path().display().to_string());
+                return report
+                    .omissions
+                    .add(OmissionKind::Deadline, || root.path().display().to_string());
             }
             self.add_entered(root, number, ways, report, visit);
         }
@@ -146,7 +152,7 @@ impl Namespaces {
         let budget = deadline.or_after(MOUNTS_BUDGET);
         for pid in root.own_pid().into_iter().chain(pids) {
             if deadline.has_passed() {
-                report.gaps.add(GapKind::Mounts, || root.path().display().to_string());
+                report.omissions.add(OmissionKind::Mounts, || root.path().display().to_string());
                 break;
             }
             let Ok(process) = root.process(pid) else { continue };
@@ -159,7 +165,7 @@ impl Namespaces {
             }
             let Ok((text, is_whole)) = process.read_until("mountinfo", budget) else { continue };
             if !is_whole {
-                report.gaps.add(GapKind::Mounts, || {
+                report.omissions.add(OmissionKind::Mounts, || {
                     format!("{}/mountinfo", NetnsHandle::Process(pid).path(root))
                 });
             }
@@ -206,7 +212,7 @@ impl Namespaces {
             }
         }
         if let Some(failed) = failed {
-            report.gaps.add(GapKind::MountedNetNamespace, || failed);
+            report.omissions.add(OmissionKind::MountedNetNamespace, || failed);
         }
     }
 
@@ -312,9 +318,9 @@ impl Namespaces {
     }
 
     /// Counts those whose number neither a member's link nor a held socket gave.
-    pub(crate) fn count_unnumbered(&self, root: &ProcRoot, gaps: &mut Gaps) {
+    pub(crate) fn count_unnumbered(&self, root: &ProcRoot, omissions: &mut Omissions) {
         for namespace in self.all.iter().filter(|namespace| namespace.number.is_none()) {
-            gaps.add(GapKind::NetNamespaceNumber, || namespace.path(root, "ns/net"));
+            omissions.add(OmissionKind::NetNamespaceNumber, || namespace.path(root, "ns/net"));
         }
     }
 }
@@ -356,8 +362,8 @@ mod tests {
         assert_eq!(namespace.open(&root, "net/tcp").unwrap_err(), Errno::SRCH);
     }
 
-    fn counts(report: &Report) -> Vec<(GapKind, u64)> {
-        report.gaps.iter().map(|gap| (gap.kind, gap.count)).collect()
+    fn counts(report: &Report) -> Vec<(OmissionKind, u64)> {
+        report.omissions.iter().map(|omission| (omission.kind, omission.count)).collect()
     }
 
     #[test]
@@ -367,7 +373,7 @@ mod tests {
         let (namespaces, over) = (Namespaces::default(), Deadline::after(Duration::ZERO));
         let found = namespaces.find_mounts(&root, [1, 2].into_iter(), over, &mut report);
         assert!(found.is_empty(), "{found:?}");
-        assert_eq!(counts(&report), [(GapKind::Mounts, 1)]);
+        assert_eq!(counts(&report), [(OmissionKind::Mounts, 1)]);
     }
 
     #[test]
@@ -379,6 +385,6 @@ mod tests {
         let ways = vec![NetnsHandle::Mount(i32::try_from(ended.id()).unwrap(), point)];
         let (mut namespaces, mut report) = (Namespaces::default(), Report::default());
         namespaces.add_entered(&root, NetNamespace(1), ways, &mut report, &mut |_, _| {});
-        assert_eq!(counts(&report), [(GapKind::MountedNetNamespace, 1)]);
+        assert_eq!(counts(&report), [(OmissionKind::MountedNetNamespace, 1)]);
     }
 }

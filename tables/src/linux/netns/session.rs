@@ -17,7 +17,7 @@ use super::namespace::Namespace;
 use crate::deadline::Deadline;
 use crate::formats::linux::sock_diag::Request;
 use crate::formats::linux::sockstat;
-use crate::model::gap::GapKind;
+use crate::model::omission::OmissionKind;
 use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
 use crate::model::{Socket, Source};
@@ -187,20 +187,20 @@ impl NetnsSession<'_> {
             // The kernel has no such table, as Linux 7.2 has no UDP-Lite.
             Some(path) if is_netlink && matches!(namespace.open(root, &path), Ok(None)) => {}
             _ if is_netlink => {
-                report.gaps.add(GapKind::NoDump, || match (request, &*self.diag) {
+                report.omissions.add(OmissionKind::NoDump, || match (request, &*self.diag) {
                     (Some(_), Err(errno)) => format!("{}: {errno}", self.path_of(table)),
                     _ => table.name().to_owned(),
                 });
             }
             Some(path) => {
-                let (deadline, gaps) = (self.deadline, &mut report.gaps);
+                let (deadline, omissions) = (self.deadline, &mut report.omissions);
                 proc_net::for_each_socket(
                     root,
                     namespace,
                     table,
                     &path,
                     deadline,
-                    gaps,
+                    omissions,
                     |socket| take(socket, sockets, |socket| wanted(socket, SocketSource::ProcNet)),
                 );
             }
@@ -227,7 +227,9 @@ impl NetnsSession<'_> {
             let diag = match &mut *self.diag {
                 Ok(diag) => diag,
                 Err(errno) if !seen.is_empty() => {
-                    report.gaps.add(GapKind::SocketFile, || format!("dump of {path}: {errno}"));
+                    report
+                        .omissions
+                        .add(OmissionKind::SocketFile, || format!("dump of {path}: {errno}"));
                     return true;
                 }
                 Err(_) => return false,
@@ -245,7 +247,7 @@ impl NetnsSession<'_> {
                     return true;
                 }
                 Ok(Dump::Incomplete) => {
-                    report.gaps.add(GapKind::SocketFile, || format!("dump of {path}"));
+                    report.omissions.add(OmissionKind::SocketFile, || format!("dump of {path}"));
                     return true;
                 }
                 Ok(Dump::Unsupported) => return false,
@@ -253,7 +255,9 @@ impl NetnsSession<'_> {
                     if !deadline.has_passed() {
                         *self.diag = open_diag(root, namespace, source, own);
                     }
-                    report.gaps.add(GapKind::SocketFile, || format!("dump of {path}: {error}"));
+                    report
+                        .omissions
+                        .add(OmissionKind::SocketFile, || format!("dump of {path}: {error}"));
                     return true;
                 }
                 Err(_) => *self.diag = open_diag(root, namespace, source, own),

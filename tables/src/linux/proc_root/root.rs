@@ -15,7 +15,7 @@ use super::entries::{for_each_number, read_link};
 use super::mount::{DIRECTORY, ProcMount};
 use super::process::Process;
 use crate::formats::linux::{proc_link, proc_status};
-use crate::model::gap::GapKind;
+use crate::model::omission::OmissionKind;
 use crate::{Error, User};
 
 /// An open mount of proc.
@@ -129,13 +129,13 @@ impl ProcRoot {
 
     /// Why it does not show every process of the machine, if so: it is mounted with hidepid (proc(5)),
     /// under which others' processes are not there, or it is not of the first PID namespace.
-    pub(crate) fn hides_processes(&self) -> Option<GapKind> {
+    pub(crate) fn hides_processes(&self) -> Option<OmissionKind> {
         // It can be opened even where it is not shown.
         if statat(self.mount.directory(), "1", AtFlags::empty()).is_err() {
-            return self.is_real().then_some(GapKind::Hidepid);
+            return self.is_real().then_some(OmissionKind::Hidepid);
         }
         let is_another = self.pid_namespace().is_some_and(|number| number != FIRST_PID_NAMESPACE);
-        is_another.then_some(GapKind::PidNamespace)
+        is_another.then_some(OmissionKind::PidNamespace)
     }
 
     /// The number of its PID namespace, if the link of a process in it can be read.

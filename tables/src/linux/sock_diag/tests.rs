@@ -20,7 +20,7 @@ use super::super::quiet::{in_quiet_namespace, printed, say_left_out, sockets};
 use super::*;
 use crate::formats::linux::sock_diag::States;
 use crate::model::TcpState;
-use crate::model::gap::Gaps;
+use crate::model::omission::Omissions;
 use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
 
@@ -54,7 +54,7 @@ fn listed() -> HashSet<u64> {
         unix,
         "net/unix",
         Deadline::NEVER,
-        &mut Gaps::default(),
+        &mut Omissions::default(),
         |socket| {
             inodes.insert(socket.inode);
             Handed::Kept

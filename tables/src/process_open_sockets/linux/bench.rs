@@ -7,8 +7,8 @@ use crate::linux::fds;
 use crate::linux::fds::WalkOptions;
 use crate::linux::proc_root::ProcRoot;
 use crate::linux::sock_diag::{Handed, SockDiag};
-use crate::model::gap::Gaps;
 use crate::model::holders::HolderLimits;
+use crate::model::omission::Omissions;
 use crate::model::socket_table::SocketTable;
 
 /// Walks the descriptors of all processes; returns how many hold a socket.
@@ -20,7 +20,7 @@ pub fn walk() -> Result<usize, Error> {
     let pids = root.pids()?;
     let options =
         WalkOptions { threads: false, limits: HolderLimits::default(), deadline: Deadline::NEVER };
-    let walked = fds::walk(&root, &pids, options, |_| true, &mut Gaps::default());
+    let walked = fds::walk(&root, &pids, options, |_| true, &mut Omissions::default());
     Ok(walked.finish(|_| true).iter().count())
 }
 

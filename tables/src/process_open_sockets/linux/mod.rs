@@ -51,7 +51,7 @@ impl Collector {
 
     /// Whether it takes more than a BPF program that is loaded to collect what the filter asks for.
     pub(crate) fn scans(&self, filter: &Filter) -> bool {
-        let is_lookup = !filter.admits_unowned() && filter.listed_pids().is_some();
+        let is_lookup = !filter.admits_unheld() && filter.listed_pids().is_some();
         !is_lookup || filter.admits_unlisted() || !self.answers_lookups()
     }
 

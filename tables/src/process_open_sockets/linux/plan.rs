@@ -55,7 +55,7 @@ impl Plan {
     /// `bpf` is the loaded program, if it is to be used and could be loaded.
     pub(super) fn new(options: &Options, filter: &Filter, bpf: Option<&TaskFiles>) -> Plan {
         let scope = match filter.listed_pids() {
-            _ if filter.admits_unowned() => Scope::FullScan,
+            _ if filter.admits_unheld() => Scope::FullScan,
             Some(pids) => Scope::Lookup(pids),
             None => Scope::AllHeld,
         };

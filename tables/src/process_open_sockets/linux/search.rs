@@ -7,8 +7,8 @@ use crate::formats::linux::proto_name::Candidates;
 use crate::linux::fds;
 use crate::linux::netns::SocketSource;
 use crate::linux::proc_root::ProcRoot;
-use crate::model::gap::{GapKind, Gaps};
 use crate::model::holders::{Holder, Holders};
+use crate::model::omission::{OmissionKind, Omissions};
 use crate::model::socket_table::SocketTable;
 use crate::model::{Binding, Socket};
 
@@ -118,7 +118,7 @@ impl<'a> Search<'a> {
         socket: &Socket,
         table: SocketTable,
         source: SocketSource,
-        gaps: &mut Gaps,
+        omissions: &mut Omissions,
     ) -> bool {
         let Some(&candidates) = self.missing.get(&socket.inode) else { return false };
         let is_other = match candidates {
@@ -127,7 +127,7 @@ impl<'a> Search<'a> {
             None => is_of_another_table(self.root, self.owners.of(socket.inode), table, source),
         };
         if is_other {
-            note_forged(socket, gaps);
+            note_forged(socket, omissions);
             return false;
         }
         if !source.is_spoofable(table) {
@@ -189,9 +189,9 @@ pub(super) fn is_of_another_table(
 }
 
 /// Counts a socket that a file was made to tell of.
-pub(super) fn note_forged(socket: &Socket, gaps: &mut Gaps) {
+pub(super) fn note_forged(socket: &Socket, omissions: &mut Omissions) {
     if let Binding::Unix { path } = &socket.binding {
         let path = String::from_utf8_lossy(path);
-        gaps.add(GapKind::Forged, || format!("socket:[{}], path {path:?}", socket.inode));
+        omissions.add(OmissionKind::Forged, || format!("socket:[{}], path {path:?}", socket.inode));
     }
 }

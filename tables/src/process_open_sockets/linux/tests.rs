@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketType, ipproto};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::linux::quiet::{in_quiet_namespace, say_left_out, say_without_bpf, sockets};
-use crate::model::gap::GapKind;
+use crate::model::omission::OmissionKind;
 use crate::model::{Families, Source};
 use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::{Options, ProcessOpenSockets, filter, sys};
@@ -118,9 +118,16 @@ fn netlink_alone_says_which_tables_it_does_not_give() {
         let snapshot = sys::Collector::new(options)
             .collect(&filter::Filter::new(&query, Families::default()))
             .unwrap();
-        let gap = snapshot.gaps.iter().find(|gap| gap.kind == GapKind::NoDump).unwrap();
+        let omission = snapshot
+            .omissions
+            .iter()
+            .find(|omission| omission.kind == OmissionKind::NoDump)
+            .unwrap();
         // There is none of ping sockets; of raw ones there may be.
-        assert!(matches!((gap.count, &*gap.first), (2, "icmp") | (4, "raw")), "{gap}");
+        assert!(
+            matches!((omission.count, &*omission.first), (2, "icmp") | (4, "raw")),
+            "{omission}"
+        );
     });
 }
 

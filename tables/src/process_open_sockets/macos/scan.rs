@@ -9,8 +9,8 @@ use crate::formats::macos::socket_fdinfo;
 use crate::formats::macos::socket_fdinfo::Held;
 use crate::macos::calls::{Calls, is_gone};
 use crate::macos::{libproc, sysctl};
-use crate::model::gap::{GapKind, Gaps};
 use crate::model::holders::{Holder, HolderCollector, HolderLimits};
+use crate::model::omission::{OmissionKind, Omissions};
 use crate::model::{Binding, DarwinDetails, Families, Presence, Snapshot, Socket, Uids, Work};
 use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::filter::Filter;
@@ -28,7 +28,7 @@ pub(super) struct Scan<'a> {
     /// read.
     faulty_pids: HashSet<i32>,
     faulty_lists: HashSet<PcbList>,
-    gaps: Gaps,
+    omissions: Omissions,
     work: Work,
 }
 
@@ -50,7 +50,7 @@ impl<'a> Scan<'a> {
             holders: HolderCollector::new(limits),
             faulty_pids: HashSet::new(),
             faulty_lists: HashSet::new(),
-            gaps: Gaps::default(),
+            omissions: Omissions::default(),
             work: Work::default(),
         }
     }
@@ -68,7 +68,7 @@ impl<'a> Scan<'a> {
         let (listed, _) = self.read(&lists);
         self.walk()?;
         let mut unheld = self.match_up(listed);
-        unheld.retain(|(_, pcb)| self.filter.admits_unowned() && self.is_asked(&pcb.socket));
+        unheld.retain(|(_, pcb)| self.filter.admits_unheld() && self.is_asked(&pcb.socket));
         if unheld.iter().any(|(_, pcb)| pcb.may_be_held()) {
             unheld = self.look_again(unheld);
         }
@@ -80,7 +80,7 @@ impl<'a> Scan<'a> {
     fn plan(&self, lists: &[PcbList]) -> String {
         let scope = match self.wanted_pids() {
             Some(pids) => format!("lookup of {} processes", pids.len()),
-            None if self.filter.admits_unowned() => "full scan: lists, then holders".to_owned(),
+            None if self.filter.admits_unheld() => "full scan: lists, then holders".to_owned(),
             None => "held sockets of all processes".to_owned(),
         };
         let lists: Vec<String> = lists.iter().copied().map(name).collect();
@@ -90,13 +90,13 @@ impl<'a> Scan<'a> {
 
     /// The only processes whose descriptors are read; None for all.
     fn wanted_pids(&self) -> Option<Vec<i32>> {
-        self.filter.listed_pids().filter(|_| !self.filter.admits_unowned())
+        self.filter.listed_pids().filter(|_| !self.filter.admits_unheld())
     }
 
     /// The lists that can tell something that is asked for.
     fn wanted_lists(&self) -> Vec<PcbList> {
         let tells_more = [Field::Uid, Field::LastPid].into_iter().any(|it| self.filter.shows(it));
-        if !tells_more && !self.filter.admits_unowned() {
+        if !tells_more && !self.filter.admits_unheld() {
             return Vec::new();
         }
         PcbList::ALL.into_iter().filter(|&list| self.filter.admits_list(list)).collect()
@@ -110,19 +110,19 @@ impl<'a> Scan<'a> {
         let mut shown: Vec<(PcbList, u64, u64)> = Vec::new();
         for &list in lists {
             self.work.tables += 1;
-            let mut gaps = Gaps::default();
+            let mut omissions = Omissions::default();
             if self.deadline.has_passed() {
-                self.gaps.add(GapKind::Deadline, || name(list));
+                self.omissions.add(OmissionKind::Deadline, || name(list));
                 break;
             }
-            let Some(listing) = self.read_one(list, &mut gaps) else {
-                self.say_of_list(list, gaps);
+            let Some(listing) = self.read_one(list, &mut omissions) else {
+                self.say_of_list(list, omissions);
                 continue;
             };
-            if gaps.is_empty() {
+            if omissions.is_empty() {
                 whole.insert(list);
             }
-            self.say_of_list(list, gaps);
+            self.say_of_list(list, omissions);
             match shown.iter_mut().find(|(other, ..)| other.shares_count_with(list)) {
                 Some((_, count, groups)) => {
                     *count = listing.count.max(*count);
@@ -141,9 +141,11 @@ impl<'a> Scan<'a> {
                 lists.iter().filter(|list| is_of_count(list)).all(|it| whole.contains(it));
             if all_whole && is_withheld(count, groups) {
                 whole.retain(|list| !is_of_count(list));
-                let mut gaps = Gaps::default();
-                gaps.add(GapKind::Withheld, || format!("{}: {groups} of {count}", name(first)));
-                self.say_of_list(first, gaps);
+                let mut omissions = Omissions::default();
+                omissions.add(OmissionKind::Withheld, || {
+                    format!("{}: {groups} of {count}", name(first))
+                });
+                self.say_of_list(first, omissions);
             }
         }
         name_peers(&mut listed);
@@ -151,30 +153,30 @@ impl<'a> Scan<'a> {
     }
 
     /// What a list says; None if it cannot be read, or is one of a newer system.
-    fn read_one(&self, list: PcbList, gaps: &mut Gaps) -> Option<Listing> {
+    fn read_one(&self, list: PcbList, omissions: &mut Omissions) -> Option<Listing> {
         let value = match sysctl::value(self.calls, list.name()) {
             Ok(value) => value?,
             Err(error) => {
-                gaps.add(GapKind::PcbList, || format!("{}: {error}", name(list)));
+                omissions.add(OmissionKind::PcbList, || format!("{}: {error}", name(list)));
                 return None;
             }
         };
         let Ok(listing) = list.parse(&value) else {
-            gaps.add(GapKind::PcbList, || format!("{}: not a list", name(list)));
+            omissions.add(OmissionKind::PcbList, || format!("{}: not a list", name(list)));
             return None;
         };
         for _ in 0..listing.malformed {
-            gaps.add(GapKind::Record, || name(list));
+            omissions.add(OmissionKind::Record, || name(list));
         }
         if listing.end == End::Cut {
-            gaps.add(GapKind::PcbList, || format!("{}: cut", name(list)));
+            omissions.add(OmissionKind::PcbList, || format!("{}: cut", name(list)));
         }
         Some(listing)
     }
 
-    fn say_of_list(&mut self, list: PcbList, gaps: Gaps) {
-        if !gaps.is_empty() && self.faulty_lists.insert(list) {
-            self.gaps.extend(gaps);
+    fn say_of_list(&mut self, list: PcbList, omissions: Omissions) {
+        if !omissions.is_empty() && self.faulty_lists.insert(list) {
+            self.omissions.extend(omissions);
         }
     }
 
@@ -187,15 +189,15 @@ impl<'a> Scan<'a> {
         };
         for pid in pids {
             if self.deadline.has_passed() {
-                self.gaps.add(GapKind::Deadline, || format!("process {pid}"));
+                self.omissions.add(OmissionKind::Deadline, || format!("process {pid}"));
                 break;
             }
-            if self.filter.admits_unowned() || self.filter.admits_pid(pid) {
-                let mut gaps = Gaps::default();
+            if self.filter.admits_unheld() || self.filter.admits_pid(pid) {
+                let mut omissions = Omissions::default();
                 self.work.walked += 1;
-                self.look_into(pid, &mut gaps);
-                if !gaps.is_empty() && self.faulty_pids.insert(pid) {
-                    self.gaps.extend(gaps);
+                self.look_into(pid, &mut omissions);
+                if !omissions.is_empty() && self.faulty_pids.insert(pid) {
+                    self.omissions.extend(omissions);
                 }
             }
         }
@@ -203,12 +205,12 @@ impl<'a> Scan<'a> {
     }
 
     /// Looks at the descriptors of a process.
-    fn look_into(&mut self, pid: i32, gaps: &mut Gaps) {
+    fn look_into(&mut self, pid: i32, omissions: &mut Omissions) {
         let fds = match libproc::sockets(self.calls, pid) {
             Ok(fds) => fds,
             Err(error) if is_gone(&error) => return,
             Err(error) => {
-                gaps.add(GapKind::Fds, || format!("process {pid}: {error}"));
+                omissions.add(OmissionKind::Fds, || format!("process {pid}: {error}"));
                 return;
             }
         };
@@ -226,14 +228,14 @@ impl<'a> Scan<'a> {
                         let uid = self.calls.uid;
                         self.holders.prune_if_large(|_| true, |pid| User::of_uid(uid(pid)));
                     }
-                    _ => gaps.add(GapKind::Record, || format!("process {pid}, fd {fd}")),
+                    _ => omissions.add(OmissionKind::Record, || format!("process {pid}, fd {fd}")),
                 },
                 Err(error) if is_gone(&error) => {}
                 Err(error) => refused = Some((fd, error)),
             }
         }
         if let Some((fd, error)) = refused {
-            gaps.add(GapKind::Fds, || format!("process {pid}, fd {fd}: {error}"));
+            omissions.add(OmissionKind::Fds, || format!("process {pid}, fd {fd}: {error}"));
         }
     }
 
@@ -277,7 +279,7 @@ impl<'a> Scan<'a> {
     /// The second look of [`Scan::run`]: what is nobody's then too.
     fn look_again(&mut self, unheld: Listed) -> Listed {
         if let Err(error) = self.walk() {
-            self.gaps.add(GapKind::Fds, || error.to_string());
+            self.omissions.add(OmissionKind::Fds, || error.to_string());
         }
         // With the list that has the same count, by which it is told whether either is shown whole.
         let is_open = |list: &PcbList| {
@@ -341,7 +343,7 @@ impl<'a> Scan<'a> {
         Snapshot {
             sockets,
             holders,
-            gaps: self.gaps,
+            omissions: self.omissions,
             work: self.work,
             darwin,
             uids,

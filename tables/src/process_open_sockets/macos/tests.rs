@@ -13,8 +13,8 @@ use crate::formats::macos::pcblist_n::PcbList;
 use crate::formats::macos::xnu_records::{KernelSocket, Layout, header, value};
 use crate::macos::calls::{Calls, EBADF, ENOENT, ENOMEM, ENOTSOCK, ESRCH};
 use crate::model::Families;
-use crate::model::gap::{GapKind, Gaps};
 use crate::model::holders::HolderLimits;
+use crate::model::omission::{OmissionKind, Omissions};
 use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::correlate::correlate;
 use crate::process_open_sockets::filter::Filter;
@@ -295,7 +295,7 @@ fn mac() -> Mac {
 /// descriptors; what could not be read; and what was asked of the kernel.
 struct Answered {
     rows: Vec<String>,
-    gaps: Gaps,
+    omissions: Omissions,
     asked: Vec<String>,
 }
 
@@ -336,7 +336,7 @@ fn ask_about(mac: Mac, query: &QueryContext, families: Families, fields: &[Field
     MAC.set(mac);
     let filter = Filter::new(query, families);
     let snapshot = collector().collect(&filter).unwrap();
-    let gaps = snapshot.gaps.clone();
+    let omissions = snapshot.omissions.clone();
     let answer = correlate(snapshot, &filter);
     let cell = |row, field| match answer.value(row, field) {
         Value::Null => "NULL".to_owned(),
@@ -351,7 +351,7 @@ fn ask_about(mac: Mac, query: &QueryContext, families: Families, fields: &[Field
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), rows.len(), "each row has a number of its own");
-    Answered { rows: rows.into_iter().map(row).collect(), gaps, asked: MAC.take().asked }
+    Answered { rows: rows.into_iter().map(row).collect(), omissions, asked: MAC.take().asked }
 }
 
 fn ask(mac: Mac, constraints: &[(Field, &str)]) -> Answered {
@@ -372,12 +372,12 @@ fn nobodys() -> Vec<Constraint> {
     vec![Constraint { column, operator: Operator::Equals, text: "-1".into() }]
 }
 
-fn kinds(gaps: &Gaps) -> Vec<(GapKind, u64, &str)> {
-    gaps.iter().map(|gap| (gap.kind, gap.count, &gap.first[..])).collect()
+fn kinds(omissions: &Omissions) -> Vec<(OmissionKind, u64, &str)> {
+    omissions.iter().map(|omission| (omission.kind, omission.count, &omission.first[..])).collect()
 }
 
-const DENIED: (GapKind, u64, &str) =
-    (GapKind::Fds, 1, "process 300: Operation not permitted (os error 1)");
+const DENIED: (OmissionKind, u64, &str) =
+    (OmissionKind::Fds, 1, "process 300: Operation not permitted (os error 1)");
 
 #[test]
 fn a_mac_gives_a_row_for_each_holder_and_for_each_socket_without_one() {
@@ -386,7 +386,7 @@ fn a_mac_gives_a_row_for_each_holder_and_for_each_socket_without_one() {
         answered.rows,
         [
             // pid, fd, socket, family, protocol, addresses, ports, path, state;
-            // owner_unknown, type, uid, peer, queues, interface, last_pid, control, descriptors, rows_omitted
+            // holder_unknown, type, uid, peer, queues, interface, last_pid, control, descriptors, rows_omitted
             "-1|-1|0|2|6|192.0.2.10|198.51.100.7|50002|443||ESTABLISHED|user_space|1|NULL|NULL|0|0||200||NULL|0",
             "-1|-1|5|10|17|fe80::1|::|5353|0|||unreadable|2|0|NULL|0|0||300||NULL|0",
             "-1|-1|6|2|6|192.0.2.10|198.51.100.7|22|50001||TIME_WAIT|time_wait|1|501|NULL|0|0||100||NULL|0",
@@ -398,7 +398,7 @@ fn a_mac_gives_a_row_for_each_holder_and_for_each_socket_without_one() {
             "200|8|7|32|2|||0|0||||2|501|NULL|0|0||200|com.apple.net.utun_control|1|0",
         ]
     );
-    assert_eq!(kinds(&answered.gaps), [DENIED]);
+    assert_eq!(kinds(&answered.omissions), [DENIED]);
 }
 
 #[test]
@@ -424,13 +424,13 @@ fn families_that_are_not_chosen_have_no_rows() {
 fn a_pid_costs_its_own_descriptors_and_no_list() {
     let answered = ask(mac(), &[(Field::Pid, "100")]);
     assert_eq!(answered.rows, ["100|3|-8070450532247928831", "100|4|3", "100|5|2"]);
-    assert_eq!((answered.asked, kinds(&answered.gaps)), (vec!["100".into()], vec![]));
+    assert_eq!((answered.asked, kinds(&answered.omissions)), (vec!["100".into()], vec![]));
 }
 
 #[test]
 fn a_pid_that_is_not_there_is_no_row_and_no_gap() {
     let answered = ask(mac(), &[(Field::Pid, "999")]);
-    assert_eq!((answered.rows, kinds(&answered.gaps)), (vec![], vec![]));
+    assert_eq!((answered.rows, kinds(&answered.omissions)), (vec![], vec![]));
 }
 
 #[test]
@@ -464,7 +464,7 @@ fn a_process_that_may_not_be_looked_into_is_a_gap_and_its_descriptors_too() {
     mac.processes.insert(100, holding(held));
     let answered = ask(mac, &[(Field::Pid, "100"), (Field::Pid, "300")]);
     let first = "process 100, fd 4: Input/output error (os error 5)";
-    assert_eq!(kinds(&answered.gaps), [(GapKind::Fds, 2, first)]);
+    assert_eq!(kinds(&answered.omissions), [(OmissionKind::Fds, 2, first)]);
 }
 
 #[test]
@@ -474,7 +474,7 @@ fn what_is_gone_meanwhile_is_no_gap() {
     let gone = [EBADF, ENOTSOCK, ESRCH].map(Descriptor::Refused);
     mac.processes.insert(100, holding((3..).zip(gone)));
     let answered = ask(mac, &[(Field::Pid, "50"), (Field::Pid, "100")]);
-    assert_eq!((answered.rows, kinds(&answered.gaps)), (vec![], vec![]));
+    assert_eq!((answered.rows, kinds(&answered.omissions)), (vec![], vec![]));
 }
 
 #[test]
@@ -485,8 +485,8 @@ fn an_answer_that_is_cut_is_a_gap() {
     let held = [(3, Descriptor::Bytes(cut)), (4, Descriptor::Socket(nameless))];
     mac.processes.insert(100, holding(held));
     let answered = ask(mac, &[(Field::Pid, "100")]);
-    let gaps = [(GapKind::Record, 2, "process 100, fd 3")];
-    assert_eq!((answered.rows, kinds(&answered.gaps)), (vec![], gaps.to_vec()));
+    let omissions = [(OmissionKind::Record, 2, "process 100, fd 3")];
+    assert_eq!((answered.rows, kinds(&answered.omissions)), (vec![], omissions.to_vec()));
 }
 
 /// A Mac whose TCP list is this, one value for each time that it is read.
@@ -508,14 +508,14 @@ fn lists_that_cannot_be_read_are_gaps_and_the_holders_rows_stay() {
     let whole = value(PcbList::Tcp, Layout::Macos13, &[over(), listener()]);
     let head = header(PcbList::Tcp, 250, 9);
     for (value, kind, first, nobodys) in [
-        (Err(EPERM), GapKind::PcbList, ": Operation not permitted (os error 1)", 0),
-        (Ok(vec![]), GapKind::PcbList, ": not a list", 0),
-        (Ok(whole[..whole.len() - 200].to_vec()), GapKind::PcbList, ": cut", 1),
-        (Ok([&head[..], &head].concat()), GapKind::Withheld, ": 0 of 250", 0),
+        (Err(EPERM), OmissionKind::PcbList, ": Operation not permitted (os error 1)", 0),
+        (Ok(vec![]), OmissionKind::PcbList, ": not a list", 0),
+        (Ok(whole[..whole.len() - 200].to_vec()), OmissionKind::PcbList, ": cut", 1),
+        (Ok([&head[..], &head].concat()), OmissionKind::Withheld, ": 0 of 250", 0),
     ] {
         let answered = ask(with_tcp(vec![value]), &[(Field::Protocol, "6")]);
         let first = format!("{name}{first}");
-        assert_eq!(kinds(&answered.gaps), [(kind, 1, &*first), DENIED]);
+        assert_eq!(kinds(&answered.omissions), [(kind, 1, &*first), DENIED]);
         assert_eq!(answered.rows.len(), 3 + nobodys, "{first}");
         let held = answered.rows.iter().filter(|row| !row.starts_with("-1"));
         let expected = ["100|3|-8070450532247928831", "100|5|2", "200|3|2"];
@@ -528,14 +528,14 @@ fn one_list_of_unix_sockets_may_be_empty_though_its_count_is_of_both() {
     let mut mac = mac();
     let head = header(PcbList::LocalDgram, 2, 9);
     mac.lists.insert(PcbList::LocalDgram.name(), vec![Ok([&head[..], &head].concat())]);
-    assert_eq!(kinds(&ask(mac, &[]).gaps), [DENIED]);
+    assert_eq!(kinds(&ask(mac, &[]).omissions), [DENIED]);
     let mut mac = self::mac();
     for list in [PcbList::LocalStream, PcbList::LocalDgram] {
         mac.lists.insert(list.name(), vec![Ok([&head[..], &head].concat())]);
     }
     let answered = ask(mac, &[]);
-    let withheld = (GapKind::Withheld, 1, "net.local.stream.pcblist_n: 0 of 2");
-    assert_eq!(kinds(&answered.gaps), [withheld, DENIED]);
+    let withheld = (OmissionKind::Withheld, 1, "net.local.stream.pcblist_n: 0 of 2");
+    assert_eq!(kinds(&answered.omissions), [withheld, DENIED]);
 }
 
 #[test]
@@ -548,15 +548,19 @@ fn a_list_that_shows_far_fewer_than_it_counts_is_a_gap_and_one_that_shows_a_few_
         let head = header(PcbList::Tcp, count, 1_000_000);
         let answered = ask(with_tcp(vec![Ok([&head[..], &groups, &head].concat())]), &NOBODY);
         let said = said.map(|said| format!("net.inet.tcp.pcblist_n: {said}"));
-        let withheld = said.iter().map(|said| (GapKind::Withheld, 1, &**said));
-        assert_eq!(kinds(&answered.gaps), withheld.chain([DENIED]).collect::<Vec<_>>(), "{count}");
+        let withheld = said.iter().map(|said| (OmissionKind::Withheld, 1, &**said));
+        assert_eq!(
+            kinds(&answered.omissions),
+            withheld.chain([DENIED]).collect::<Vec<_>>(),
+            "{count}"
+        );
     }
     // The two of UNIX are held to their common count together.
     let mut mac = mac();
     let head = header(PcbList::LocalDgram, 30, 9);
     mac.lists.insert(PcbList::LocalDgram.name(), vec![Ok([&head[..], &head].concat())]);
-    let withheld = (GapKind::Withheld, 1, "net.local.stream.pcblist_n: 2 of 30");
-    assert_eq!(kinds(&ask(mac, &[(Field::Family, "1")]).gaps), [withheld, DENIED]);
+    let withheld = (OmissionKind::Withheld, 1, "net.local.stream.pcblist_n: 2 of 30");
+    assert_eq!(kinds(&ask(mac, &[(Field::Family, "1")]).omissions), [withheld, DENIED]);
     // Also when one of them is to be looked at again.
     let mut mac = self::mac();
     let alone = value(PcbList::LocalStream, Layout::Macos13, &[pair(0)]);
@@ -572,7 +576,7 @@ fn a_list_that_shows_far_fewer_than_it_counts_is_a_gap_and_one_that_shows_a_few_
     }
     mac.processes.clear();
     let answered = ask(mac, &[(Field::Family, "1"), (Field::Socket, "3")]);
-    assert_eq!((answered.rows, kinds(&answered.gaps)), (vec!["-1|-1|3".into()], vec![]));
+    assert_eq!((answered.rows, kinds(&answered.omissions)), (vec!["-1|-1|3".into()], vec![]));
 }
 
 #[test]
@@ -581,7 +585,7 @@ fn a_list_that_this_macos_does_not_have_is_no_gap() {
     mac.lists.retain(|name, _| !name.to_bytes().starts_with(b"net.local"));
     let answered = ask(mac, &[(Field::Family, "1")]);
     assert_eq!(answered.rows, ["100|4|3", "200|7|4"]);
-    assert_eq!(kinds(&answered.gaps), [DENIED]);
+    assert_eq!(kinds(&answered.omissions), [DENIED]);
 }
 
 #[test]
@@ -589,7 +593,7 @@ fn a_socket_of_unix_that_nobody_holds_names_its_peer_too() {
     let mut mac = mac();
     mac.processes.remove(&200);
     let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
-    let fields = [Field::Socket, Field::PeerSocket, Field::OwnerUnknown];
+    let fields = [Field::Socket, Field::PeerSocket, Field::HolderUnknown];
     let answered = ask_about(mac, &query, Families::UNIX, &fields);
     assert_eq!(answered.rows, ["4|3|unreadable"]);
 }
@@ -598,7 +602,7 @@ fn a_socket_of_unix_that_nobody_holds_names_its_peer_too() {
 fn a_socket_that_closes_during_the_scan_is_shown_as_such() {
     let alone = KernelSocket { handle: 99, generation: 15, last_pid: 100, ..shared() };
     let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
-    let fields = [Field::Socket, Field::OwnerUnknown];
+    let fields = [Field::Socket, Field::HolderUnknown];
     let rows = |mac| ask_about(mac, &query, Families::INET, &fields).rows;
     let stays = with_tcp(vec![tcp(from_ref(&alone))]);
     assert_eq!(rows(stays), ["5|unreadable", "99|unreadable"]);
@@ -656,7 +660,7 @@ fn a_connection_that_is_accepted_after_both_walks_is_shown_as_it_was_in_the_queu
     let accepted = KernelSocket { so_state: 0, ..waiting.clone() };
     let mac = with_tcp(vec![tcp(&[waiting]), tcp(&[accepted])]);
     let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
-    let fields = [Field::Socket, Field::OwnerUnknown];
+    let fields = [Field::Socket, Field::HolderUnknown];
     assert_eq!(
         ask_about(mac, &query, Families::INET, &fields).rows,
         ["5|unreadable", "98|accept_queue"]
@@ -705,8 +709,8 @@ fn a_socket_that_is_listed_twice_has_one_row_and_what_cannot_be_read_counts_once
     let answered = ask(mac, &[(Field::Protocol, "6")]);
     assert_eq!(answered.rows, ["-1|-1|6", "-1|-1|98", "-1|-1|99", "200|3|2"]);
     assert_eq!(answered.asked.iter().filter(|it| *it == "200").count(), 2);
-    let record = (GapKind::Record, 1, "process 100, fd 3");
-    assert_eq!(kinds(&answered.gaps), [record, DENIED]);
+    let record = (OmissionKind::Record, 1, "process 100, fd 3");
+    assert_eq!(kinds(&answered.omissions), [record, DENIED]);
 }
 
 #[test]
@@ -716,15 +720,15 @@ fn a_second_reading_that_fails_takes_no_row_away_and_is_a_gap() {
     let head = header(PcbList::Tcp, 250, 1_000_000);
     let name = "net.inet.tcp.pcblist_n";
     for (second, kind, first) in [
-        (Err(EPERM), GapKind::PcbList, ": Operation not permitted (os error 1)"),
-        (Ok(vec![]), GapKind::PcbList, ": not a list"),
-        (Ok(whole[..whole.len() - 200].to_vec()), GapKind::PcbList, ": cut"),
-        (Ok([&head[..], &head].concat()), GapKind::Withheld, ": 0 of 250"),
+        (Err(EPERM), OmissionKind::PcbList, ": Operation not permitted (os error 1)"),
+        (Ok(vec![]), OmissionKind::PcbList, ": not a list"),
+        (Ok(whole[..whole.len() - 200].to_vec()), OmissionKind::PcbList, ": cut"),
+        (Ok([&head[..], &head].concat()), OmissionKind::Withheld, ": 0 of 250"),
     ] {
         let answered = ask(with_tcp(vec![Ok(whole.clone()), second]), &NOBODY);
         assert_eq!(answered.rows, ["-1|-1|98", "-1|-1|99"], "{first}");
         let first = format!("{name}{first}");
-        assert_eq!(kinds(&answered.gaps), [DENIED, (kind, 1, &*first)]);
+        assert_eq!(kinds(&answered.omissions), [DENIED, (kind, 1, &*first)]);
     }
 }
 
@@ -736,7 +740,7 @@ fn processes_that_cannot_be_listed_again_are_a_gap() {
     let answered = ask(mac, &NOBODY);
     assert_eq!(answered.rows, ["-1|-1|99"]);
     let first = "cannot list the processes: Operation not permitted (os error 1)";
-    assert_eq!(kinds(&answered.gaps), [(GapKind::Fds, 1, first)]);
+    assert_eq!(kinds(&answered.omissions), [(OmissionKind::Fds, 1, first)]);
 }
 
 #[test]
@@ -787,7 +791,7 @@ fn a_handle_that_comes_again_for_a_socket_of_another_kind_is_another() {
         Ok(value(PcbList::LocalStream, Layout::Macos13, &[socket]))
     };
     let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
-    let fields = [Field::Socket, Field::OwnerUnknown];
+    let fields = [Field::Socket, Field::HolderUnknown];
     for (generations, row) in [([5, 5], "3|no_process"), ([5, 6], "3|closed_during_scan")] {
         let mut mac = self::mac();
         mac.processes.clear();
@@ -834,7 +838,7 @@ fn a_raw_socket_has_its_protocol_whatever_is_asked() {
     let answered = ask(without, &[(Field::Pid, "400"), (Field::Protocol, "0")]);
     let first = "net.inet.raw.pcblist_n: Operation not permitted (os error 1)";
     assert_eq!(answered.rows, ["400|3|99"]);
-    assert_eq!(kinds(&answered.gaps), [(GapKind::PcbList, 1, first)]);
+    assert_eq!(kinds(&answered.omissions), [(OmissionKind::PcbList, 1, first)]);
 }
 
 #[test]
@@ -855,7 +859,7 @@ fn a_scan_reads_nothing_after_its_deadline_and_reports_it() {
     let filter = Filter::new(&QueryContext::default(), Families::default());
     let late = Collector { scan_timeout: Duration::ZERO, ..collector() };
     let snapshot = late.collect(&filter).unwrap();
-    assert!(snapshot.sockets.is_empty() && snapshot.gaps.has(GapKind::Deadline));
+    assert!(snapshot.sockets.is_empty() && snapshot.omissions.has(OmissionKind::Deadline));
     assert_eq!(MAC.take().asked, [""; 0]);
 }
 

@@ -11,7 +11,7 @@ use super::super::xnu::{AF_INET, AF_INET6, InPcb, events, name, queues, tcp_stat
 use super::list::PcbList;
 use super::pcb::Pcb;
 use super::record::{Record, XSO_INPCB, XSO_KCB, XSO_UNPCB};
-use crate::model::{Binding, DarwinDetails, Details, OwnerUnknown, Socket, TcpState, socket_type};
+use crate::model::{Binding, DarwinDetails, Details, HolderUnknown, Socket, TcpState, socket_type};
 
 const XSO_SOCKET: u32 = 0x1;
 const XSO_RCVBUF: u32 = 0x2;
@@ -255,7 +255,7 @@ fn xsocket_n(fields: &[u8]) -> IResult<&[u8], XSocket> {
 
 impl XSocket {
     /// Why no descriptor can be its; None if one could.
-    fn without_fd(&self, is_of_user_space: bool, tcp: Option<TcpState>) -> Option<OwnerUnknown> {
+    fn without_fd(&self, is_of_user_space: bool, tcp: Option<TcpState>) -> Option<HolderUnknown> {
         let has = |bits| self.state & bits != 0;
         let is_of_kernel = match self.flags {
             Some((_, flags1)) => flags1 & SOF1_IN_KERNEL_SOCKET != 0,
@@ -263,18 +263,18 @@ impl XSocket {
         };
         let is_subflow = self.flags.is_some_and(|(flags, _)| flags & SOF_MP_SUBFLOW != 0);
         if is_of_user_space {
-            Some(OwnerUnknown::UserSpace)
+            Some(HolderUnknown::UserSpace)
         } else if has(SS_INCOMP) && tcp == Some(TcpState::SynRecv) {
-            Some(OwnerUnknown::SynRecv)
+            Some(HolderUnknown::SynRecv)
         } else if has(SS_INCOMP | SS_COMP) {
-            Some(OwnerUnknown::AcceptQueue)
+            Some(HolderUnknown::AcceptQueue)
         } else if is_subflow {
-            Some(OwnerUnknown::Subflow)
+            Some(HolderUnknown::Subflow)
         } else if self.handle != 0 && is_of_kernel {
-            Some(OwnerUnknown::Kernel)
+            Some(HolderUnknown::Kernel)
         } else if self.handle == 0 || has(SS_NOFDREF) {
             let is_over = tcp == Some(TcpState::TimeWait);
-            Some(if is_over { OwnerUnknown::TimeWait } else { OwnerUnknown::Orphan })
+            Some(if is_over { HolderUnknown::TimeWait } else { HolderUnknown::Orphan })
         } else {
             None
         }

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use crate::model::{Binding, DarwinDetails, OwnerUnknown, Socket, TcpState};
+use crate::model::{Binding, DarwinDetails, HolderUnknown, Socket, TcpState};
 
 /// A socket of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +23,8 @@ impl Pcb {
     /// queue and its descriptor it looks like an orphan.
     pub(crate) fn may_be_held(&self) -> bool {
         let may = match self.details.without_fd {
-            None | Some(OwnerUnknown::SynRecv | OwnerUnknown::AcceptQueue) => true,
-            Some(OwnerUnknown::Orphan) => match self.socket.binding {
+            None | Some(HolderUnknown::SynRecv | HolderUnknown::AcceptQueue) => true,
+            Some(HolderUnknown::Orphan) => match self.socket.binding {
                 Binding::Inet { state: Some(state), .. } => {
                     matches!(state, TcpState::Established | TcpState::CloseWait)
                 }

@@ -41,7 +41,7 @@ impl Scan<'_> {
             held.extend(more);
             report.work += holders_report.work;
             if round == 0 {
-                report.gaps.extend(holders_report.gaps);
+                report.omissions.extend(holders_report.omissions);
             }
             for _ in 0..ROUNDS {
                 let started = self.started_since(&mut pids)?;
@@ -77,7 +77,7 @@ impl Scan<'_> {
             &mut report,
         );
         let reading = Reading { listing, inodes, records: held.records, readings };
-        let reconciled = reading.reconcile(self, &holders, &places, &mut report.gaps);
+        let reconciled = reading.reconcile(self, &holders, &places, &mut report.omissions);
         let (mut sockets, holders) =
             self.pursue(reconciled, holders, &pids, &namespaces, &mut sessions, &mut report);
         if self.plan.unlisted {
@@ -151,7 +151,7 @@ impl Scan<'_> {
     /// Whether holders of that process matter: a socket without a holder is shown as such, so all
     /// processes count; otherwise those of the query.
     pub(super) fn is_walked(&self, pid: i32) -> bool {
-        self.filter.admits_unowned() || self.filter.admits_pid(pid)
+        self.filter.admits_unheld() || self.filter.admits_pid(pid)
     }
 
     /// Of processes in which no socket was seen, counts those that cannot be read. One descriptor of each
@@ -162,7 +162,7 @@ impl Scan<'_> {
                 return;
             }
             report.work.tested += 1;
-            fds::note_if_denied(self.root, pid, &mut report.gaps);
+            fds::note_if_denied(self.root, pid, &mut report.omissions);
         }
     }
 

@@ -13,8 +13,8 @@ use crate::Error;
 use crate::linux::fds;
 use crate::linux::netns::{Namespace, Namespaces, NetnsKey, Sessions, SocketSource, Wanted};
 use crate::linux::proc_root::Process;
-use crate::model::gap::Gaps;
 use crate::model::holders::{Holder, HolderCollector, Holders};
+use crate::model::omission::Omissions;
 use crate::model::report::Report;
 use crate::model::{Snapshot, Socket};
 use crate::process_open_sockets::columns::Field;
@@ -119,7 +119,7 @@ impl Scan<'_> {
             let walked = self.walk(&pids, wanted, &mut walk_report);
             report.work += walk_report.work;
             if all_found.is_empty() {
-                report.gaps.extend(walk_report.gaps);
+                report.omissions.extend(walk_report.omissions);
             }
             let holders = self.without_any_handle(walked);
             let is_new = |holder: &&Holder| !known.contains(&holder.inode);
@@ -229,13 +229,13 @@ impl Scan<'_> {
             lookup: cache.look_up(self.plan.uses_cache),
             searched: HashSet::new(),
             found: Found::default(),
-            forged: Gaps::default(),
+            forged: Omissions::default(),
         };
         run.recall(report);
         if !run.search.is_over() {
             run.found.namespaces = run.find(holders, report)?;
         }
-        report.gaps.extend(run.forged);
+        report.omissions.extend(run.forged);
         run.found.missing = run.search.missing();
         run.found.closed = run.search.missing_undescribed();
         Ok(run.found)
@@ -265,7 +265,7 @@ struct SearchRun<'s> {
     lookup: Option<CacheLookup<'s>>,
     searched: HashSet<NetnsKey>,
     found: Found,
-    forged: Gaps,
+    forged: Omissions,
 }
 
 impl SearchRun<'_> {
@@ -283,7 +283,7 @@ impl SearchRun<'_> {
             for inode in self.search.missing_in(cached.table) {
                 for socket in cached.of(inode) {
                     let (table, source) = (cached.table, cached.source);
-                    if self.search.finds(socket, table, source, &mut report.gaps) {
+                    if self.search.finds(socket, table, source, &mut report.omissions) {
                         self.found.sockets.push(socket.clone());
                     }
                 }
@@ -346,8 +346,8 @@ impl SearchRun<'_> {
         let namespaces = Arc::new(namespaces);
         self.search_namespaces(&namespaces, report);
         // Of a namespace that was not read, the next lookups must not conclude anything.
-        let has_all = !report.gaps.has_missing_namespaces()
-            && !report.gaps.has_missing_sockets()
+        let has_all = !report.omissions.has_missing_namespaces()
+            && !report.omissions.has_missing_sockets()
             && scan.root.steps().skipped().is_empty()
             && scan.root.without_descriptor() == 0
             && !scan.deadline.has_passed();

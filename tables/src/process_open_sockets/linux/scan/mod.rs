@@ -27,8 +27,8 @@ use crate::linux::fds::WalkOptions;
 use crate::linux::netns::{Namespaces, OwnSockets, Sessions, Visit};
 use crate::linux::proc_root::ProcRoot;
 use crate::linux::{cgroup, fds};
-use crate::model::gap::GapKind;
 use crate::model::holders::{Holder, HolderCollector, Holders};
+use crate::model::omission::OmissionKind;
 use crate::model::socket_table::SocketTable;
 use crate::model::{Snapshot, Socket, Uids};
 use crate::process_open_sockets::columns::Field;
@@ -101,10 +101,10 @@ impl Scan<'_> {
     ) -> HolderCollector {
         report.work.walks += 1;
         report.work.walked += pids.len() as u64;
-        let gaps = &mut report.gaps;
+        let omissions = &mut report.omissions;
         let Plan { threads, limits, .. } = *self.plan;
         let options = WalkOptions { threads, limits, deadline };
-        fds::walk(self.root, pids, options, wanted, gaps)
+        fds::walk(self.root, pids, options, wanted, omissions)
     }
 
     /// Adds what the query shows of sockets beyond their tables.
@@ -115,27 +115,27 @@ impl Scan<'_> {
         namespaces: &Namespaces,
         report: Report,
     ) -> Snapshot {
-        let Report { mut gaps, work, messages } = report;
+        let Report { mut omissions, work, messages } = report;
         let (root, filter) = (self.root, self.filter);
         if self.plan.tables.contains(&SocketTable::Netlink) {
             sockets.retain(|socket| !self.own_sockets.contains(socket.inode));
         }
-        namespaces.count_unnumbered(root, &mut gaps);
+        namespaces.count_unnumbered(root, &mut omissions);
         for _ in 0..root.without_descriptor() {
-            gaps.add(GapKind::Descriptors, || root.path().display().to_string());
+            omissions.add(OmissionKind::Descriptors, || root.path().display().to_string());
         }
         for pid in root.steps().skipped() {
-            gaps.add(GapKind::Blocked, || {
+            omissions.add(OmissionKind::Blocked, || {
                 format!("{} of {}", root.path().join(pid.to_string()).display(), root.user(pid))
             });
         }
-        if filter.admits_unowned()
+        if filter.admits_unheld()
             && let Some(kind) = root.hides_processes()
         {
-            gaps.add(kind, || root.path().display().to_string());
+            omissions.add(kind, || root.path().display().to_string());
         }
         if self.deadline.has_passed() {
-            gaps.add(GapKind::Deadline, || root.path().display().to_string());
+            omissions.add(OmissionKind::Deadline, || root.path().display().to_string());
         }
         let host = if filter.shows(Field::Scope) { namespaces.host(root) } else { None };
         let cgroups = if filter.shows(Field::CgroupPath) {
@@ -148,7 +148,7 @@ impl Scan<'_> {
         Snapshot {
             sockets,
             holders,
-            gaps,
+            omissions,
             host,
             cgroups,
             work,

@@ -11,8 +11,8 @@ use super::Scan;
 use super::listing::{Listing, Run};
 use super::second_look::SecondReading;
 use crate::formats::linux::proto_name::Candidates;
-use crate::model::gap::Gaps;
 use crate::model::holders::{Holder, Holders};
+use crate::model::omission::Omissions;
 use crate::model::socket_table::SocketTable;
 use crate::model::{EndpointKey, Family, Presence, Socket};
 
@@ -66,7 +66,7 @@ impl Reading {
         scan: &Scan,
         holders: &Holders,
         places: &[Range<usize>],
-        gaps: &mut Gaps,
+        omissions: &mut Omissions,
     ) -> Reconciled {
         let Reading { listing, inodes, mut records, readings } = self;
         let Listing { mut sockets, runs, mut listed, spoofable, .. } = listing;
@@ -88,7 +88,7 @@ impl Reading {
             ) else {
                 continue;
             };
-            let closed = judge.judge(&run, reading.as_ref(), sockets, places, fates, gaps);
+            let closed = judge.judge(&run, reading.as_ref(), sockets, places, fates, omissions);
             if let Some(reading) = reading {
                 new.extend(judge.opened(&run, reading, &records));
             }
@@ -135,7 +135,7 @@ impl Judge<'_> {
         sockets: &[Socket],
         places: &[Range<usize>],
         fates: &mut [Fate],
-        gaps: &mut Gaps,
+        omissions: &mut Omissions,
     ) -> Vec<Socket> {
         let without_file = new_of(reading).filter(|it| it.inode == 0);
         let become_unheld = connected_keys(without_file.map(|it| (run.table, it)));
@@ -150,7 +150,7 @@ impl Judge<'_> {
                     }
                     fate
                 }
-                holders => self.fate_with_holders(run, socket, holders, gaps),
+                holders => self.fate_with_holders(run, socket, holders, omissions),
             };
         }
         closed
@@ -161,7 +161,7 @@ impl Judge<'_> {
         run: &Run,
         socket: &Socket,
         holders: &[Holder],
-        gaps: &mut Gaps,
+        omissions: &mut Omissions,
     ) -> Fate {
         // Of two records of which one can be forged, both are shown.
         let is_again = self.recurring.contains(&socket.inode)
@@ -169,7 +169,7 @@ impl Judge<'_> {
             && !self.seen.insert((socket.inode, run.table));
         let is_other = is_of_another_table(self.scan.root, holders, run.table, run.source);
         if is_other {
-            note_forged(socket, gaps);
+            note_forged(socket, omissions);
         }
         if is_other || is_again { Fate::Dropped } else { Fate::Kept }
     }

@@ -110,7 +110,7 @@ impl Scan<'_> {
             None => read(request),
         };
         *work += report.work;
-        (!report.gaps.has_missing_sockets()).then_some(reading)
+        (!report.omissions.has_missing_sockets()).then_some(reading)
     }
 
     /// The dump of all sockets with local ports like these, and, where the table has states, of those in

@@ -16,8 +16,8 @@ use crate::deadline::Deadline;
 use crate::linux::netns::SocketSource;
 use crate::linux::proc_root::ProcRoot;
 use crate::linux::quiet::{in_quiet_namespace, say_left_out, say_without_bpf};
-use crate::model::gap::Gaps;
 use crate::model::holders::{Holder, Holders};
+use crate::model::omission::Omissions;
 use crate::model::protocol::IPPROTO_TCP;
 use crate::model::socket_table::SocketTable;
 use crate::model::{
@@ -160,7 +160,7 @@ fn reconciled(
     let records = records.into_iter().map(|it| ((SocketTable::Tcp, it.inode), it)).collect();
     let inodes = listing.inodes();
     let reading = Reading { listing, inodes, records, readings: vec![second] };
-    let reconciled = reading.reconcile(&scan, &holders, &places, &mut Gaps::default());
+    let reconciled = reading.reconcile(&scan, &holders, &places, &mut Omissions::default());
     let mut all: Vec<_> = reconciled
         .all
         .iter()

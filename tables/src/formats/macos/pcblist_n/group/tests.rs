@@ -224,21 +224,24 @@ fn why_no_descriptor_can_be_a_sockets_follows_its_flags() {
     };
     let both = |why| [Some(why); 2];
     assert_eq!(of(|_| {}), [None; 2]);
-    assert_eq!(of(|it| (it.so_state, it.tcp_state) = (1, 10)), both(OwnerUnknown::TimeWait));
-    assert_eq!(of(|it| (it.so_state, it.tcp_state) = (1, 9)), both(OwnerUnknown::Orphan));
-    assert_eq!(of(|it| (it.so_state, it.tcp_state) = (0x801, 3)), both(OwnerUnknown::SynRecv));
-    assert_eq!(of(|it| (it.so_state, it.tcp_state) = (0x1001, 4)), both(OwnerUnknown::AcceptQueue));
+    assert_eq!(of(|it| (it.so_state, it.tcp_state) = (1, 10)), both(HolderUnknown::TimeWait));
+    assert_eq!(of(|it| (it.so_state, it.tcp_state) = (1, 9)), both(HolderUnknown::Orphan));
+    assert_eq!(of(|it| (it.so_state, it.tcp_state) = (0x801, 3)), both(HolderUnknown::SynRecv));
+    assert_eq!(
+        of(|it| (it.so_state, it.tcp_state) = (0x1001, 4)),
+        both(HolderUnknown::AcceptQueue)
+    );
     // In the same state, and held.
     assert_eq!(of(|it| (it.so_state, it.tcp_state) = (0, 10)), [None; 2]);
     assert_eq!(
         of(|it| (it.handle, it.generation, it.last_pid) = (0, 0, 88)),
-        both(OwnerUnknown::UserSpace)
+        both(HolderUnknown::UserSpace)
     );
     // The kernel says it itself since macOS 13; before, no process has used the socket.
-    let kernel = Some(OwnerUnknown::Kernel);
+    let kernel = Some(HolderUnknown::Kernel);
     assert_eq!(of(|it| (it.last_pid, it.flags1) = (0, 0x10_0000)), [kernel; 2]);
     assert_eq!(of(|it| it.last_pid = 0), [kernel, None]);
-    assert_eq!(of(|it| it.flags = 0x100_0000), [None, Some(OwnerUnknown::Subflow)]);
+    assert_eq!(of(|it| it.flags = 0x100_0000), [None, Some(HolderUnknown::Subflow)]);
 }
 
 #[test]
@@ -266,7 +269,7 @@ fn only_what_has_addresses_can_be_of_user_space() {
     for list in [PcbList::LocalStream, PcbList::Kctl, PcbList::Kevt] {
         let socket = KernelSocket { generation: 0, last_pid: 9, ..KernelSocket::default() };
         let pcb = only(list, &value(list, Layout::Macos13, &[socket]));
-        assert_eq!(pcb.details.without_fd, Some(OwnerUnknown::Orphan), "{list:?}");
+        assert_eq!(pcb.details.without_fd, Some(HolderUnknown::Orphan), "{list:?}");
         assert!(!pcb.may_be_held());
     }
 }
@@ -282,7 +285,7 @@ fn a_group_without_a_socket_is_kept_without_a_handle() {
     }
     let pcb = only(list, &value);
     assert_eq!((pcb.socket.inode, pcb.details.last_pid), (0, None));
-    assert_eq!(pcb.details.without_fd, Some(OwnerUnknown::Orphan));
+    assert_eq!(pcb.details.without_fd, Some(HolderUnknown::Orphan));
     assert_eq!((pcb.socket.family(), pcb.socket.protocol()), (Some(2), Some(6)));
     assert_eq!(pcb.socket.details.receive_queue, None);
 }

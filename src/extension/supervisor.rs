@@ -13,36 +13,36 @@ use tables::Table;
 
 use super::event::Event;
 use super::failure::Failure;
+use super::limiter::ScanLimiter;
 use super::manager::{self, Manager};
 use super::names::{Chosen, EXTENSION_NAME, LeftOut, NameChoice, NamedTables};
 use super::osquery::{ExtensionRouteUUID, InternalExtensionInfo};
 use super::requests::Requests;
 use super::routes;
 use super::service::{Limits, Listening, Service};
-use super::turns::Turns;
 use crate::cli::{Launch, WhenGone};
 use crate::log_queue::LogQueue;
 
 /// How long the core has for a whole answer. It gives an extension as much for a ping.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// How long it has at the end, when somebody waits for the process to be gone.
-const FAREWELL_TIME: Duration = Duration::from_millis(400);
+const DEREGISTER_TIMEOUT: Duration = Duration::from_millis(400);
 /// The first and the longest wait between two looks for the core, when there is no hurry.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 /// How often one who waits for the core looks whether it is still wanted.
-const GLANCE: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The SDK whose interface this is; osquery takes any from 1.7.7 on.
 const SDK_VERSION: &str = "5.23.0";
 
 /// The extension between its start and its end.
-pub(super) struct Life<'a> {
+pub(super) struct Supervisor<'a> {
     launch: &'a Launch,
     socket: &'a Path,
     manager: Manager,
     tables: Vec<Arc<dyn Table>>,
     /// Of all registrations, since queries may outlast the one under which they came.
-    turns: Arc<Turns>,
+    limiter: Arc<ScanLimiter>,
     log: &'a LogQueue,
     send: &'a Sender<Event>,
     events: &'a Receiver<Event>,
@@ -83,7 +83,7 @@ impl From<manager::Error> for Stop {
     }
 }
 
-impl<'a> Life<'a> {
+impl<'a> Supervisor<'a> {
     pub(super) fn new(
         launch: &'a Launch,
         socket: &'a Path,
@@ -92,12 +92,12 @@ impl<'a> Life<'a> {
         send: &'a Sender<Event>,
         events: &'a Receiver<Event>,
     ) -> Self {
-        Life {
+        Supervisor {
             launch,
             socket,
             manager: Manager::new(socket, ANSWER_TIME),
             tables,
-            turns: Arc::default(),
+            limiter: Arc::default(),
             log,
             send,
             events,
@@ -107,13 +107,13 @@ impl<'a> Life<'a> {
     }
 
     /// Lives until it is asked to end, osquery is gone for good, or something is wrong.
-    pub(super) fn live(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let waits = self.launch.when_gone() == WhenGone::Wait;
         let timeout = Duration::from_secs(self.launch.timeout);
         let patience = (!waits).then_some(timeout);
         loop {
             let was_registered = self.was_registered.get();
-            let pause = match self.live_once(patience) {
+            let pause = match self.run_registration(patience) {
                 Stop::Asked => return Ok(()),
                 Stop::CoreEnds if !waits => return Ok(()),
                 Stop::NoCore(error) if !was_registered => return Err(error.into()),
@@ -161,7 +161,7 @@ impl<'a> Life<'a> {
     }
 
     /// From waiting for the core to the end of one registration.
-    fn live_once(&self, patience: Option<Duration>) -> Stop {
+    fn run_registration(&self, patience: Option<Duration>) -> Stop {
         let registered = self.wait_for_core(patience).and_then(|()| self.register());
         let (uuid, tables) = match registered {
             Ok(registered) => registered,
@@ -169,7 +169,7 @@ impl<'a> Life<'a> {
         };
         let stop = self.serve(uuid, tables);
         if !matches!(stop, Stop::CoreGone(_) | Stop::Dropped) {
-            self.say_farewell(uuid);
+            self.deregister(uuid);
         }
         stop
     }
@@ -177,7 +177,7 @@ impl<'a> Life<'a> {
     fn serve(&self, uuid: ExtensionRouteUUID, tables: NamedTables) -> Stop {
         let path = self.service_socket(uuid);
         let registered = registered_message(&tables);
-        let requests = Requests::new(tables, Arc::clone(&self.turns), self.send.clone());
+        let requests = Requests::new(tables, Arc::clone(&self.limiter), self.send.clone());
         let service = Arc::new(Service::new(requests, Limits::default()));
         let _listening = match Listening::start(&path, service) {
             Ok(listening) => listening,
@@ -302,14 +302,14 @@ impl<'a> Life<'a> {
         let question = move |manager: &Manager| manager.register(&info, &registry);
         self.ask_to_the_end(question, |answer| {
             // The core may have taken us, although nobody wants to know any more.
-            if let Ok(Ok(uuid)) = answer.recv_timeout(FAREWELL_TIME) {
-                self.say_farewell(uuid);
+            if let Ok(Ok(uuid)) = answer.recv_timeout(DEREGISTER_TIMEOUT) {
+                self.deregister(uuid);
             }
         })
     }
 
-    fn say_farewell(&self, uuid: ExtensionRouteUUID) {
-        let farewell = self.manager.with_timeout(FAREWELL_TIME).deregister(uuid);
+    fn deregister(&self, uuid: ExtensionRouteUUID) {
+        let farewell = self.manager.with_timeout(DEREGISTER_TIMEOUT).deregister(uuid);
         let _ = farewell.inspect_err(|error| log::debug!("{error}"));
     }
 
@@ -357,7 +357,7 @@ impl<'a> Life<'a> {
             .spawn(move || send.send(question(&manager)))
             .map_err(Failure::System)?;
         loop {
-            match answer.recv_timeout(GLANCE) {
+            match answer.recv_timeout(POLL_INTERVAL) {
                 Ok(answer) => return Ok(answer?),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(Failure::System(io::ErrorKind::BrokenPipe.into()).into());

@@ -2,7 +2,7 @@
 
 /// Why no process is known that holds a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OwnerUnknown {
+pub(crate) enum HolderUnknown {
     /// The connection is over; the kernel only keeps its addresses.
     TimeWait,
     /// The handshake is not over.
@@ -27,20 +27,20 @@ pub(crate) enum OwnerUnknown {
     OpenedDuringScan,
 }
 
-impl OwnerUnknown {
+impl HolderUnknown {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            OwnerUnknown::TimeWait => "time_wait",
-            OwnerUnknown::SynRecv => "syn_recv",
-            OwnerUnknown::AcceptQueue => "accept_queue",
-            OwnerUnknown::Orphan => "orphan",
-            OwnerUnknown::Kernel => "kernel",
-            OwnerUnknown::Subflow => "subflow",
-            OwnerUnknown::UserSpace => "user_space",
-            OwnerUnknown::Unreadable => "unreadable",
-            OwnerUnknown::NoProcess => "no_process",
-            OwnerUnknown::ClosedDuringScan => "closed_during_scan",
-            OwnerUnknown::OpenedDuringScan => "opened_during_scan",
+            HolderUnknown::TimeWait => "time_wait",
+            HolderUnknown::SynRecv => "syn_recv",
+            HolderUnknown::AcceptQueue => "accept_queue",
+            HolderUnknown::Orphan => "orphan",
+            HolderUnknown::Kernel => "kernel",
+            HolderUnknown::Subflow => "subflow",
+            HolderUnknown::UserSpace => "user_space",
+            HolderUnknown::Unreadable => "unreadable",
+            HolderUnknown::NoProcess => "no_process",
+            HolderUnknown::ClosedDuringScan => "closed_during_scan",
+            HolderUnknown::OpenedDuringScan => "opened_during_scan",
         }
     }
 }

@@ -11,7 +11,7 @@ pub const QUERIES: usize = 32;
 
 /// Who scans and who waits.
 #[derive(Default)]
-pub struct Turns {
+pub struct ScanLimiter {
     counts: Mutex<Counts>,
     freed: Condvar,
 }
@@ -42,23 +42,23 @@ pub(super) enum Kind {
 }
 
 /// A query's place among the others, until it is dropped.
-pub(super) struct Query<'a>(&'a Turns);
+pub(super) struct QueryPermit<'a>(&'a ScanLimiter);
 
 /// A query's turn, until it is dropped.
-pub(super) struct Turn<'a>(&'a Turns, Kind);
+pub(super) struct ScanPermit<'a>(&'a ScanLimiter, Kind);
 
-impl Turns {
+impl ScanLimiter {
     /// Takes a place.
     ///
     /// # Errors
     /// At once, with a message for the client, when all are taken.
-    pub(super) fn enter(&self) -> Result<Query<'_>, String> {
+    pub(super) fn enter(&self) -> Result<QueryPermit<'_>, String> {
         let mut counts = self.counts();
         if counts.queries >= QUERIES {
             return Err(format!("{QUERIES} queries of this table wait already: try again later"));
         }
         counts.queries += 1;
-        Ok(Query(self))
+        Ok(QueryPermit(self))
     }
 
     /// The queries that scan or wait.
@@ -71,20 +71,20 @@ impl Turns {
     }
 }
 
-impl Query<'_> {
+impl QueryPermit<'_> {
     /// Waits for a turn to collect the answer.
-    pub(super) fn turn(&self, kind: Kind) -> Turn<'_> {
-        let turns = self.0;
-        let mut counts = turns
+    pub(super) fn turn(&self, kind: Kind) -> ScanPermit<'_> {
+        let limiter = self.0;
+        let mut counts = limiter
             .freed
-            .wait_while(turns.counts(), |counts| *counts.of(kind) >= SCANS)
+            .wait_while(limiter.counts(), |counts| *counts.of(kind) >= SCANS)
             .unwrap_or_else(PoisonError::into_inner);
         *counts.of(kind) += 1;
-        Turn(turns, kind)
+        ScanPermit(limiter, kind)
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for ScanPermit<'_> {
     fn drop(&mut self) {
         *self.0.counts().of(self.1) -= 1;
         // Those that wait may be of another kind.
@@ -92,7 +92,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-impl Drop for Query<'_> {
+impl Drop for QueryPermit<'_> {
     fn drop(&mut self) {
         self.0.counts().queries -= 1;
     }
@@ -105,12 +105,12 @@ mod tests {
 
     #[test]
     fn a_lookup_does_not_wait_for_scans() {
-        let turns = Turns::default();
-        let queries: Vec<Query> = (0..=SCANS).map(|_| turns.enter().unwrap()).collect();
-        let scans: Vec<Turn> = queries.iter().skip(1).map(|it| it.turn(Kind::Scan)).collect();
+        let limiter = ScanLimiter::default();
+        let queries: Vec<QueryPermit> = (0..=SCANS).map(|_| limiter.enter().unwrap()).collect();
+        let scans: Vec<ScanPermit> = queries.iter().skip(1).map(|it| it.turn(Kind::Scan)).collect();
         drop(queries[0].turn(Kind::Lookup));
-        assert_eq!(turns.counts().scans, SCANS);
+        assert_eq!(limiter.counts().scans, SCANS);
         drop(scans);
-        assert_eq!(turns.counts().scans, 0);
+        assert_eq!(limiter.counts().scans, 0);
     }
 }

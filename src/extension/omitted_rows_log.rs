@@ -14,9 +14,9 @@ const MAX_USERS: usize = 256;
 
 /// When a warning about each user was logged.
 #[derive(Debug, Default)]
-pub(super) struct OmittedLog(Mutex<HashMap<User, Instant>>);
+pub(super) struct OmittedRowsLog(Mutex<HashMap<User, Instant>>);
 
-impl OmittedLog {
+impl OmittedRowsLog {
     /// The warnings that are due at that time.
     pub(super) fn lines(&self, omitted: &[(User, u64)], now: Instant) -> Vec<String> {
         if omitted.is_empty() {
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn each_user_is_warned_about_once_in_a_while() {
         let start = Instant::now();
-        let log = OmittedLog::default();
+        let log = OmittedRowsLog::default();
         let of = |uid, rows| (User::of_uid(Some(uid)), rows);
         let count = |omitted: &[(User, u64)], seconds| {
             log.lines(omitted, start + Duration::from_secs(seconds)).len()
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn many_users_take_no_more_memory() {
         let start = Instant::now();
-        let log = OmittedLog::default();
+        let log = OmittedRowsLog::default();
         let of = |uid| (User::of_uid(Some(uid)), 1);
         let many: Vec<(User, u64)> = (0..10_000).map(of).collect();
         assert_eq!(log.lines(&many, start).len(), MAX_USERS);
