@@ -10,6 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -21,6 +22,7 @@ use tables::process_open_sockets::ProcessOpenSockets;
 use tables::{ColumnOptions, Options, Table, Threads};
 
 const README: &str = include_str!("../README.md");
+const COLUMNS: &str = include_str!("../docs/columns.md");
 
 /// A row by the names of its columns, NULL as ''.
 type Row = BTreeMap<String, String>;
@@ -34,24 +36,26 @@ fn pages() -> Vec<String> {
     [README.to_owned()].into_iter().chain(docs).collect()
 }
 
-/// What is in the blocks of that language.
+/// The contents of the blocks of that language.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let begin = format!("```{language}\n");
     let blocks = page.split(&begin).skip(1);
     blocks.map(|block| block.split("```").next().unwrap().trim().to_owned()).collect()
 }
 
-/// Statements in blocks of SQL, and those that a command has between quotes.
+/// The statements in blocks of SQL.
 fn examples() -> Vec<String> {
-    let of_page = |page: &String| {
-        let quoted = |block: String| -> Vec<String> {
-            let starts = block.match_indices("\"SELECT").map(|(start, _)| start + 1);
-            starts.map(|start| block[start..].split('"').next().unwrap().to_owned()).collect()
-        };
-        let commands = blocks(page, "sh").into_iter().flat_map(quoted);
-        blocks(page, "sql").into_iter().chain(commands).collect::<Vec<_>>()
+    pages().iter().flat_map(|page| blocks(page, "sql")).collect()
+}
+
+/// The commands in blocks of the shell. A backslash continues a command on the next line.
+fn commands() -> Vec<String> {
+    let blocks = pages().into_iter().flat_map(|page| blocks(&page, "sh"));
+    let commands = |block: String| -> Vec<String> {
+        let block = block.replace("\\\n", " ");
+        block.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
     };
-    pages().iter().flat_map(of_page).collect()
+    blocks.flat_map(commands).filter(|command| !command.starts_with('#')).collect()
 }
 
 fn rows(connection: &Connection, sql: &str) -> Vec<Row> {
@@ -155,28 +159,39 @@ fn every_example_returns_the_rows_that_it_is_about() {
     };
     let inodes = [&one, &other].map(|socket| inode(socket).to_string());
     let copies: Vec<UnixDatagram> = (0..150).map(|_| copied.try_clone().unwrap()).collect();
-    let expected: [Expected; 12] = [
-        ("local_port FROM process_open_sockets WHERE", of_me(&[("local_port", &port)])),
-        ("ORDER BY pid, fd", of_me(&[("local_port", &port), ("state", "LISTEN")])),
-        ("SELECT * FROM alt_process", of_me(&[("socket", &inodes[0])])),
+    let processes =
+        format!("CREATE TABLE processes AS SELECT {me} AS pid, 'readme' AS name, 0 AS uid");
+    connection.execute_batch(&processes).unwrap();
+    let my_port = || of_me(&[("local_port", &port)]);
+    let listed = || vec![("local_port", port.clone())];
+    let expected: Vec<Expected> = vec![
         (
-            "USING (protocol, net_namespace)",
-            of_me(&[("peer_pid", &me), ("local_port", &from.port().to_string())]),
+            "SELECT pid, local_address, local_port FROM process_open_sockets WHERE",
+            of_me(&[("local_port", &outside)]),
         ),
-        ("scope = 1", of_me(&[("local_port", &outside)])),
-        ("b.path AS peer_path", of_me(&[("peer_pid", &me), ("type", "1")])),
+        ("WHERE remote_address =", of_me(&[("remote_port", &port), ("state", "ESTABLISHED")])),
+        ("SELECT fd, family, protocol", listed()),
+        ("SELECT DISTINCT pid, protocol", of_me(&[("protocol", "6"), ("state", "LISTEN")])),
+        ("SELECT a.pid, a.path, b.pid AS peer_pid FROM", of_me(&[("peer_pid", &me)])),
+        ("net_namespace IN (SELECT", my_port()),
         (
-            "rx_queue > tx_queue / 2",
-            of_me(&[("local_port", &full_port.to_string()), ("rx_queue", "1"), ("tx_queue", "1")]),
-        ),
-        (
-            "SELECT holder_unknown",
+            "SELECT holder_unknown, state",
             vec![
                 ("holder_unknown", "accept_queue".to_owned()),
                 ("state", "ESTABLISHED".to_owned()),
             ],
         ),
-        ("AS opened, count(*)", Vec::new()),
+        ("SELECT holder_unknown, count", vec![("holder_unknown", "accept_queue".to_owned())]),
+        ("uid, interface FROM", of_me(&[("local_port", &outside)])),
+        (
+            "USING (protocol, net_namespace)",
+            of_me(&[("peer_pid", &me), ("local_port", &from.port().to_string())]),
+        ),
+        ("b.path AS peer_path", of_me(&[("peer_pid", &me), ("type", "1")])),
+        (
+            "rx_queue > tx_queue / 2",
+            of_me(&[("local_port", &full_port.to_string()), ("rx_queue", "1"), ("tx_queue", "1")]),
+        ),
         ("GROUP BY cgroup_path", Vec::new()),
         (
             "HAVING descriptors",
@@ -188,22 +203,72 @@ fn every_example_returns_the_rows_that_it_is_about() {
             ]),
         ),
         ("WHERE tid <> pid", of_me(&[("socket", &thread.socket.to_string())])),
+        (
+            "SELECT name, local_port FROM processes",
+            vec![("name", "readme".to_owned()), ("local_port", port.clone())],
+        ),
+        ("SELECT p.uid FROM processes", vec![("uid", "0".to_owned())]),
     ];
+    // The pid, the port and the address in the examples are those of no process here.
+    let here = |sql: &str| {
+        let sql = sql.replace("812", &me).replace("5432", &port);
+        sql.replace("192.0.2.10", "127.0.0.1")
+    };
     for example in examples() {
         let matching: Vec<_> = expected.iter().filter(|it| example.contains(it.0)).collect();
         let [(words, cells)] = matching[..] else {
             panic!("{} expectations for {example}", matching.len())
         };
-        if *words == "scope = 1" && !is_host {
+        if example.contains("scope = 1") && !is_host {
             say_left_out(test, "scope = 1: this is not the host's network namespace");
             continue;
         }
-        let rows = rows(&connection, &example);
+        let rows = rows(&connection, &here(&example));
         let is_shown = |row: &Row| cells.iter().all(|(name, value)| row[*name] == *value);
-        assert!(rows.iter().any(is_shown), "no row has {cells:?}: {example}");
+        assert!(rows.iter().any(is_shown), "no row has {cells:?}: {words}: {example}");
     }
     assert_eq!(examples().len(), expected.len(), "an example is gone");
     drop((client, copies));
+}
+
+/// Commands that this test does not run, and where they run.
+const ELSEWHERE: [(&str, &str); 6] = [
+    ("cargo ", ".ci/run"),
+    ("ATTACKS_LONG=1 cargo ", ".ci/release"),
+    ("sudo ", "needs osquery, and changes the host"),
+    ("echo /usr/lib/osquery", "changes the host"),
+    ("tests/old_kernels/run", ".ci/release"),
+    ("benches/compare.sh", ".ci/release"),
+];
+
+#[test]
+fn every_command_prints_an_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let binary = Path::new(env!("CARGO_BIN_EXE_process_open_sockets")).parent().unwrap();
+    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
+    let mut run = 0;
+    for command in commands() {
+        if ELSEWHERE.iter().any(|(first, _)| command.starts_with(first)) {
+            continue;
+        }
+        if command.contains("| jq") && !has_program("jq") {
+            say_left_out("every_command_prints_an_answer", "needs jq");
+            continue;
+        }
+        let output =
+            Command::new("sh").args(["-ec", &command]).env("PATH", &path).output().unwrap();
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && !stdout.is_empty(), "{command}: {stdout}{stderr}");
+        run += 1;
+    }
+    assert!(run >= 4, "{run} commands");
+    drop(listener);
+}
+
+fn has_program(name: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap();
+    found.status.success()
 }
 
 #[test]
@@ -211,10 +276,27 @@ fn every_hidden_column_has_an_example_and_a_line_in_a_table() {
     let table = ProcessOpenSockets::new(Options::default());
     let hidden = table.columns().iter().filter(|it| it.options.contains(ColumnOptions::HIDDEN));
     let mut named = 0;
-    for name in hidden.map(|column| column.name) {
+    for name in hidden.map(|column| &*column.name) {
         assert!(examples().iter().any(|example| example.contains(name)), "{name}");
-        assert!(README.contains(&format!("| `{name}`")) || name == "tx_queue", "{name}");
+        let line = format!("| `{name}`");
+        assert!(COLUMNS.contains(&line) || name == "tx_queue", "{name}");
         named += 1;
     }
-    assert_ne!(named, 0);
+    assert_eq!(named, 12);
+}
+
+#[test]
+fn every_setting_is_in_the_configuration_page() {
+    let page = include_str!("../docs/configuration.md");
+    let table = ProcessOpenSockets::new(Options::default());
+    for option in table.options() {
+        assert!(page.contains(&format!("--{}", option.flag)), "{}", option.flag);
+        assert!(page.contains(&format!("`{}`", option.variable)), "{}", option.variable);
+    }
+}
+
+#[test]
+fn the_readme_has_at_most_1300_words() {
+    let words = README.split_whitespace().count();
+    assert!(words <= 1300, "{words} words");
 }
