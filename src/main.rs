@@ -46,7 +46,7 @@ fn serve_osquery(cli: &cli::Cli) -> ExitCode {
     // The hook of std writes to stderr itself, and waits for its reader with a scan's permit in its hands.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     let options = cli.tables.options.clone().for_osquery();
-    log::debug!("{options:?}");
+    log::debug!("{:?}, {options:?}", cli.launch);
     let status = extension::run(&cli.launch, tables::tables(&options), &log);
     log.flush_within(FLUSH_TIMEOUT);
     status

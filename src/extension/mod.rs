@@ -90,7 +90,6 @@ fn serve(
         let table = tables.first().map(|table| table.name().to_owned()).unwrap_or_default();
         return Err(Failure::NoSocket { table });
     };
-    log::debug!("{launch:?}");
     let started = Started::start(tables);
     Supervisor::new(launch, socket, started.0.clone(), log, send, events).run()
 }

@@ -106,7 +106,8 @@ fn a_name_that_is_taken_after_the_look_is_left_for_the_alternative_one() {
 #[test]
 fn two_names_that_are_taken_after_the_look_are_an_error_that_says_so() {
     let core = Core::with_tables(&[]);
-    core.faults().refuse(&conflict(NAME));
+    core.faults().refuse_next(1, &conflict(NAME));
+    core.faults().refuse_next(1, &conflict(ALTERNATIVE));
     let (status, said) = Extension::sidecar(core.socket(), &[]).end();
     let expected = "process_open_sockets: error: osquery already has tables named process_open_sockets \
                     and alt_process_open_sockets; give the table a name of its own with \
