@@ -21,7 +21,7 @@ const SOCKETS: &str = "100000";
 const LOOKUPS: usize = 500;
 const ROUNDS: usize = 9;
 
-/// The load of `benches/compare`; over when this is dropped.
+/// The load of `benches/compare`; dropping ends it.
 struct Load {
     child: Child,
     input: Option<ChildStdin>,
@@ -80,7 +80,7 @@ impl Serving {
         Serving { child, socket }
     }
 
-    /// From a request to the first byte of the answer and to its last, in milliseconds.
+    /// Returns the milliseconds from a request to the first and to the last byte of the answer.
     fn ask(&self, context: &str) -> [f64; 2] {
         let start = Instant::now();
         let ms = || start.elapsed().as_secs_f64() * 1000.0;
@@ -128,7 +128,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// What the kernel keeps in its caches of objects, in megabytes.
+/// Returns the size of the kernel's slab caches in megabytes.
 fn slab() -> f64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("Slab:")).unwrap();
@@ -146,21 +146,21 @@ pub(crate) fn main() -> ExitCode {
     let load = Load::start();
     let directory = tempfile::tempdir().unwrap();
     let table = table("walk");
-    let asked = |constraints: Vec<Constraint>| {
+    let context = |constraints: Vec<Constraint>| {
         let query = QueryContext { constraints, ..Default::default() };
         context::encode(&query, table.columns())
     };
     let pid = table.columns().iter().position(|column| column.name == "pid").unwrap();
     let by_pid = |number: &u32| {
         let operator = Operator::Equals;
-        asked(vec![Constraint { column: pid, operator, text: number.to_string() }])
+        context(vec![Constraint { column: pid, operator, text: number.to_string() }])
     };
-    let (all, one) = (asked(vec![]), by_pid(&load.idle[0]));
+    let (all, one) = (context(vec![]), by_pid(&load.idle[0]));
     let lookups: Vec<String> = load.idle.iter().map(by_pid).collect();
 
     let bpf = Serving::start("bpf", directory.path());
     bpf.ask(&one);
-    // Before anybody walks: what a walk leaves is left for others to find.
+    // Measure BPF before the first walk: a walk fills the kernel's caches.
     let mut kept = [slab(); 3];
     bpf.ask(&all);
     kept[1] = slab();

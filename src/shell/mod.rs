@@ -131,8 +131,18 @@ pub fn query(query: &Query, tables: &[Arc<dyn Table>]) -> ExitCode {
         }
         if query.explain {
             let answers = Answers::default();
-            let print = |statement: &mut Statement<'_>| explain(statement, &answers, &style, out);
-            return run(&answers.recording_tables(tables), &sql, print);
+            let mut requests = 0;
+            run(&answers.recording_tables(tables), &sql, |statement| {
+                requests += explain(statement, &answers, &style, out)?;
+                Ok(())
+            })?;
+            if requests == 0 {
+                eprintln!(
+                    "{}: note: no statement sends a request to a table",
+                    env!("CARGO_PKG_NAME")
+                );
+            }
+            return Ok(());
         }
         run(tables, &sql, |statement| print_rows(statement, &style, out))
     })
@@ -334,13 +344,13 @@ fn print_rows(
     }
 }
 
-/// Runs one statement and prints the requests to the tables, also if the statement fails.
+/// Runs one statement, prints its requests to the tables, also if it fails, and returns their number.
 fn explain(
     statement: &mut Statement<'_>,
     answers: &Answers,
     style: &Style,
     out: &mut dyn Write,
-) -> Result<(), Failure> {
+) -> Result<usize, Failure> {
     check_parameters(statement)?;
     let mut rows = statement.query([])?;
     let mut outcome = Ok(());
@@ -354,10 +364,8 @@ fn explain(
             }
         }
     }
-    if answers.print(style, out)? == 0 {
-        eprintln!("{}: note: the statement sends no request to a table", env!("CARGO_PKG_NAME"));
-    }
-    outcome
+    let requests = answers.print(style, out)?;
+    outcome.map(|()| requests)
 }
 
 fn check_parameters(statement: &Statement<'_>) -> Result<(), Failure> {

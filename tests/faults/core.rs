@@ -131,7 +131,7 @@ fn a_sidecar_whose_registration_was_lost_tries_again() {
     let core = Core::stock();
     core.faults().forget_registrations();
     let extension = Extension::sidecar(core.socket(), &[]);
-    extension.wait_until_it_says("and does not list it");
+    extension.wait_until_it_says("but does not list it");
     let core = Core::start(core.die(), &[NAME]);
     core.wait_for(NAME);
     core.query(QUERY).unwrap();
@@ -315,7 +315,7 @@ fn a_launched_extension_ends_when_the_core_hangs_up_while_it_is_asked() {
     assert_eq!(status.code(), Some(1));
     assert_eq!(said.lines().count(), 1, "{said}");
     let expected =
-        format!("process_open_sockets: error: what answers at {}", core.socket().display());
+        format!("process_open_sockets: error: the server at {}", core.socket().display());
     assert!(said.starts_with(&expected), "{said}");
 }
 

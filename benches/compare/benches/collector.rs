@@ -1,7 +1,7 @@
 //! The steps of a scan, and whole scans, at three sizes of a host.
 //!
-//! `cargo bench --manifest-path benches/compare/Cargo.toml`, as root. Each size holds its sockets in
-//! processes of their own while it is measured.
+//! `cargo bench --manifest-path benches/compare/Cargo.toml`, as root. Other processes hold the
+//! sockets of each size during its measurement.
 
 #![allow(clippy::expect_used)]
 
@@ -16,7 +16,7 @@ use tables::{Constraint, Operator, Options, QueryContext, Table};
 
 /// How many TCP sockets the host has.
 const SIZES: [u32; 3] = [1_000, 10_000, 100_000];
-/// How many processes of three sockets each it has besides, and a burst asks for.
+/// Number of additional processes with three sockets each; a burst reads them.
 const LOOKUPS: usize = 500;
 /// Below the limit of descriptors that most systems have.
 const SOCKETS_A_PROCESS: u32 = 16_000;
@@ -139,7 +139,7 @@ fn scan_listen(bencher: Bencher, size: u32) {
 fn one_pid(bencher: Bencher, size: u32) {
     let host = host(size);
     let query = equals(&table(), "pid", host.pids.first().expect("a small process"));
-    // A new table each time: it remembers nothing.
+    // A new table each time, with empty caches.
     bencher.bench(|| assert_eq!(table().generate(&query).expect("rows").len(), 3));
 }
 
