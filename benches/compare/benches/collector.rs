@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use divan::{Bencher, black_box};
-use tables::process_open_sockets::bench::{self, Collected};
 use tables::process_open_sockets::ProcessOpenSockets;
+use tables::process_open_sockets::bench::{self, Collected};
 use tables::{Constraint, Operator, Options, QueryContext, Table};
 
 /// How many TCP sockets the host has.
@@ -82,8 +82,8 @@ fn table() -> ProcessOpenSockets {
 }
 
 fn equals(table: &dyn Table, column: &str, text: &str) -> QueryContext {
-    let place = table.columns().iter().position(|it| it.name == column).expect("a column");
-    let constraint = Constraint { column: place, operator: Operator::Equals, text: text.into() };
+    let index = table.columns().iter().position(|it| it.name == column).expect("a column");
+    let constraint = Constraint { column: index, operator: Operator::Equals, text: text.into() };
     QueryContext { constraints: vec![constraint], ..QueryContext::default() }
 }
 

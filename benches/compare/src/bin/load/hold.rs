@@ -85,14 +85,14 @@ pub fn hold(arguments: &[String]) -> Result<(), Box<dyn Error>> {
 fn connections(share: &Share) -> Result<Vec<TcpStream>, Box<dyn Error>> {
     let mut held = Vec::with_capacity(2 * share.tcp_pairs);
     let mut left = share.tcp_pairs;
-    for place in share.first_address.. {
+    for index in share.first_address.. {
         if left == 0 {
             break;
         }
-        if place >= ADDRESSES {
+        if index >= ADDRESSES {
             return Err("more connections than 127.64.0.0/10 has addresses for".into());
         }
-        let address = Ipv4Addr::from_bits(FIRST_ADDRESS.to_bits() + u32::try_from(place)?);
+        let address = Ipv4Addr::from_bits(FIRST_ADDRESS.to_bits() + u32::try_from(index)?);
         let listener = TcpListener::bind((address, 0))?;
         let to = listener.local_addr()?;
         let here = left.min(CONNECTIONS_AN_ADDRESS);

@@ -97,19 +97,19 @@ impl Request {
 
     /// Returns the share of each process: the holders first, then the idle ones.
     fn shares(&self) -> Vec<Share> {
-        let share = |whole: usize, place: usize| {
+        let share = |whole: usize, index: usize| {
             let others = if self.one_holds_most { whole / 10 } else { whole };
-            match (self.one_holds_most && self.processes > 1, place) {
+            match (self.one_holds_most && self.processes > 1, index) {
                 (true, 0) => whole - others,
-                (true, _) => part(others, self.processes - 1, place - 1),
-                (false, _) => part(whole, self.processes, place),
+                (true, _) => part(others, self.processes - 1, index - 1),
+                (false, _) => part(whole, self.processes, index),
             }
         };
-        let holders = (0..self.processes).map(|place| Share {
-            tcp_pairs: share(self.tcp_pairs, place),
-            unix_pairs: share(self.unix_pairs, place),
-            udp: share(self.udp, place),
-            listeners: if place == 0 { self.listeners } else { 0 },
+        let holders = (0..self.processes).map(|index| Share {
+            tcp_pairs: share(self.tcp_pairs, index),
+            unix_pairs: share(self.unix_pairs, index),
+            udp: share(self.udp, index),
+            listeners: if index == 0 { self.listeners } else { 0 },
             unlisted: 0,
             first_address: 0,
         });
@@ -139,7 +139,7 @@ impl Request {
 
         let mut children = shares.iter().map(start).collect::<Outcome<Vec<Child>>>()?;
         let mut out = std::io::stdout().lock();
-        for (place, child) in children.iter_mut().enumerate() {
+        for (index, child) in children.iter_mut().enumerate() {
             let mut line = String::new();
             let stdout = child.stdout.take().ok_or("a child has no standard output")?;
             BufReader::new(stdout).read_line(&mut line)?;
@@ -147,7 +147,7 @@ impl Request {
                 return Err("a child could not open its sockets; why stands above".into());
             }
             if self.list {
-                let kind = if place < self.processes { "holder" } else { "idle" };
+                let kind = if index < self.processes { "holder" } else { "idle" };
                 writeln!(out, "{kind} {}", child.id())?;
             }
         }
@@ -179,8 +179,8 @@ fn holders(value: &str) -> Outcome<bool> {
 }
 
 /// The size of one of so many parts of a whole.
-fn part(whole: usize, parts: usize, place: usize) -> usize {
-    whole / parts + usize::from(place < whole % parts)
+fn part(whole: usize, parts: usize, index: usize) -> usize {
+    whole / parts + usize::from(index < whole % parts)
 }
 
 /// Starts this program as a holder. Its standard input is a pipe to which this process does
