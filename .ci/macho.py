@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reads the headers of programs for macOS, and says what is not as it should be.
+"""Checks the headers of programs for macOS, and prints each error.
 
 usage: macho.py TARGET OLDEST_MACOS PROGRAM...
 """

@@ -1,10 +1,10 @@
-//! Rows on their way to osquery: this crate's service beside osquery-rust-ng's server.
+//! Compares answers to osquery of this crate's service and of osquery-rust-ng's server.
 //!
 //! `cargo bench --bench answer`
 //!
-//! Both serve the same table of made-up sockets, whose scan costs nothing, each in a process of its
-//! own. Time runs from the request to the last byte of the answer, which is read as fast as it comes;
-//! memory is the peak of the whole process (VmHWM). Medians of several rounds, in limiter.
+//! Both serve the same table of generated sockets without a scan, each in a separate process. The time runs
+//! from the request to the last byte of the answer; memory is the peak of the process (VmHWM). Each figure is
+//! the median of several alternating rounds.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -36,8 +36,8 @@ const NAME: &str = "sockets";
 const ALL_COLUMNS: &str = "{}";
 const TWO_COLUMNS: &str = r#"{"colsUsed":["pid","local_port"]}"#;
 
-/// The columns of the real table over established TCP connections that are made up row by row, as
-/// the real rows are made from what was collected.
+/// A table with the columns of the real one. It generates TCP connections row by row, as the real table makes
+/// rows from its records.
 struct Sockets {
     count: usize,
     columns: Vec<Column>,
@@ -95,7 +95,7 @@ fn table(count: usize) -> Arc<dyn Table> {
     Arc::new(Sockets { count, columns })
 }
 
-/// A process that serves so many rows.
+/// A process that serves a given number of rows.
 struct Serving {
     child: Child,
     socket: std::path::PathBuf,
@@ -137,13 +137,13 @@ impl Serving {
         line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
     }
 
-    fn ask(&self, context: &str) -> UnixStream {
+    fn send_request(&self, context: &str) -> UnixStream {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
         stream.write_all(&remote::request(NAME, context)).unwrap();
         stream
     }
 
-    /// How many bytes the answer has.
+    /// Returns the bytes of the answer.
     fn length(&self, context: &str) -> u64 {
         struct Counted<R>(R, u64);
         impl<R: Read> Read for Counted<R> {
@@ -153,23 +153,23 @@ impl Serving {
                 Ok(length)
             }
         }
-        let counted = Counted(BufReader::new(self.ask(context)), 0);
+        let counted = Counted(BufReader::new(self.send_request(context)), 0);
         let mut input = TBinaryInputProtocol::new(counted, true);
         input.read_message_begin().unwrap();
         input.skip(TType::Struct).unwrap();
         input.transport.1
     }
 
-    /// From the request to the last byte of an answer of that length.
+    /// Returns the time from the request to the last byte of an answer of that length.
     fn time(&self, context: &str, length: u64) -> Duration {
         let start = Instant::now();
-        let mut stream = self.ask(context).take(length);
+        let mut stream = self.send_request(context).take(length);
         let mut buffer = vec![0; 256 << 10];
-        let mut left = length;
-        while left > 0 {
-            let came = stream.read(&mut buffer).unwrap();
-            assert!(came > 0, "the answer is cut");
-            left -= came as u64;
+        let mut remaining = length;
+        while remaining > 0 {
+            let received = stream.read(&mut buffer).unwrap();
+            assert!(received > 0, "the answer is truncated");
+            remaining -= received as u64;
         }
         start.elapsed()
     }

@@ -2,7 +2,7 @@
 # Whole processes side by side, on one load and in one run: this table in its shell; ss and lsof; small
 # programs on crates that do the like; and the least that the kernel takes.
 #
-# All take turns, once a round. A time is the median of all rounds; a ratio is the median of the ratios
+# Each program runs once per round. A time is the median of all rounds; a ratio is the median of the ratios
 # within each round, which a busy machine disturbs less. Ends with 1 if a figure is not reached.
 #
 # shellcheck disable=SC2016 # Awk's variables and Markdown's code stand in single quotes.
@@ -15,7 +15,7 @@ usage: benches/compare.sh [--growth] [--sockets N] [--processes P] [--idle-proce
 
   --growth            only how the time grows, from 1,000 sockets to 200,000
   --sockets N         established TCP sockets (100000)
-  --processes P       that hold them (3, or as many as the hard limit of descriptors asks for)
+  --processes P       that hold them (3, or more if the hard limit of descriptors is low)
   --idle-processes M  beside them, each with three sockets (500)
   --rounds R          after the first, which only warms up (5)
 
@@ -95,7 +95,7 @@ start_load() { # FLAGS OF LOAD
     opened=$(sed -n 's/^ready //p' "$work/load")
 }
 
-# How many processes so many sockets take, if nobody said it.
+# Prints the number of processes for the sockets, if no flag sets it.
 holders() { # SOCKETS
     local most
     most=$(ulimit -Hn)
@@ -120,9 +120,9 @@ add() { # NAME COMMAND
 # Runs each command once, to warm up, and notes what it shows, the memory that it takes and how it
 # ends; drops what fails or never ends.
 survey() {
-    local place kept_names=() kept_commands=() name command status memory seconds shown
-    for place in "${!names[@]}"; do
-        name=${names[place]} command=${commands[place]} status=0
+    local index kept_names=() kept_commands=() name command status memory seconds shown
+    for index in "${!names[@]}"; do
+        name=${names[index]} command=${commands[index]} status=0
         eval "command time -q -f '%M %e' -o '$work/time' timeout $limit $command" \
             >"$work/out" 2>"$work/err" || status=$?
         read -r memory seconds <"$work/time"
@@ -148,15 +148,15 @@ survey() {
 
 # Adds lines to $work/times: round, name, milliseconds.
 take_turns() { # [PREFIX for the names of the bare parts]
-    local round place
+    local round index
     for round in $(seq "$rounds"); do
         hyperfine --shell=none --style none --runs 1 --export-csv "$work/csv" "${commands[@]}" \
             >/dev/null 2>"$work/err" || { cat "$work/err" >&2; exit 1; }
         # mean, stddev, median, user, system, min, max stand last; the commands may hold commas.
-        place=0
+        index=0
         while read -r seconds; do
-            printf '%s\t%s\t%s\n' "$round" "${names[place]}" "$seconds"
-            place=$((place + 1))
+            printf '%s\t%s\t%s\n' "$round" "${names[index]}" "$seconds"
+            index=$((index + 1))
         done < <(tail -n +2 "$work/csv" | awk -F, '{ print $(NF - 4) * 1000 }') >>"$work/times"
         "$bin/floor" | awk -v start="$round"$'\t'"${1-}" -v OFS='\t' '{
             print start "walk", $2; print start "dump", $4; print start "floor", $2 + $4 }'
@@ -209,7 +209,7 @@ expect() { # WHAT IS CONDITION
     (($2)) || { echo "$1: this run shows nothing" >&2; exit 1; }
 }
 
-# Before anything is measured: a neighbour takes from whoever uses two threads.
+# Checked before the measurements: another load slows down the programs with two threads.
 busy() {
     { grep '^cpu ' /proc/stat; sleep 3; grep '^cpu ' /proc/stat; } | awk '
         { all = 0; for (i = 2; i <= 9; i++) all += $i; idle = $5 + $6 }
@@ -259,7 +259,7 @@ compare() {
     local small lookups
     small=$(sed -n 's/^idle //p' "$work/load" | head -n 1)
     lookups=$(sed -n 's/^idle \(.*\)/(\1)/p' "$work/load" | paste -sd,)
-    # SQLite keeps the order of a CROSS JOIN: the table is asked for each pid on its own.
+    # SQLite keeps the order of a CROSS JOIN: each pid is a separate request to the table.
     local burst="$ours query --list --header=false \"SELECT ${counts%, } FROM (VALUES $lookups) AS pids
         CROSS JOIN process_open_sockets ON process_open_sockets.pid = pids.column1\""
     local one_pid='ours: one pid, 3 sockets' listen="ours: state = 'LISTEN'"

@@ -1,4 +1,4 @@
-//! The table in somebody else's extension: a plugin like any other of osquery-rust-ng's.
+//! Serves the table from another extension, as a plugin of osquery-rust-ng.
 //!
 //! ```sh
 //! osqueryi --extension target/debug/examples/mounted --allow_unsafe \
@@ -14,7 +14,7 @@ use process_open_sockets::extension::plugin::TablePlugin;
 use tables::Options;
 use tables::process_open_sockets::ProcessOpenSockets;
 
-/// The flags that osquery passes.
+/// The flags that osquery passes to an extension.
 #[derive(Parser)]
 struct Flags {
     #[arg(long)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes what the fuzzers begin with, from fixtures/: fuzz/seeds.py FOLDER gives FOLDER/TARGET/NAME."""
+"""Writes the initial inputs of the fuzzers, from fixtures/: fuzz/seeds.py FOLDER writes FOLDER/TARGET/NAME."""
 import pathlib
 import struct
 import sys
@@ -14,7 +14,7 @@ def lines(path):
 
 
 def at_offsets(path, length):
-    """What no line gives is zero: fixtures/xnu/README.md."""
+    """Bytes without a line are zero: fixtures/xnu/README.md."""
     made = bytearray(length)
     for line in lines(path):
         offset, digits = line.split()
@@ -32,7 +32,7 @@ def seed(target, name, content):
 for path in xnu.glob('*.pcblist_n'):
     seed('pcblist_n', path.name, bytes.fromhex(''.join(lines(path))))
 for path in xnu.glob('*.xunpcb_n'):
-    # A record alone, filled up to a multiple of 8: a header before it, and after it.
+    # One record, padded to a multiple of 8, between two headers.
     header = bytes.fromhex('18000000 01000000 ffffffff00000000 0000000000000000')
     seed('pcblist_n', path.name, header + at_offsets(path, 592) + header)
 for name, kind, length in [('kctl', 0x80, 128), ('kevt', 0x100, 32)]:

@@ -1,7 +1,6 @@
-//! The command line: osquery's launch flags, or a subcommand for people.
+//! The command line: osquery's flags for an extension, or a subcommand.
 //!
-//! osquery passes no flag but its own to an extension, so every other one can be set by an
-//! environment variable too.
+//! osquery passes only its own flags to an extension, so each flag has an environment variable.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,21 +14,20 @@ use crate::table_flags::TableFlags;
 
 /// Every open socket of this host, with every process that holds it.
 ///
-/// Without a subcommand it is an osquery extension, and takes the flags with which osquery starts
-/// one.
+/// Without a subcommand, the program is an osquery extension and takes the flags that osquery passes to one.
 #[derive(Debug, Parser)]
 #[command(version, args_override_self = true)]
 pub struct Cli {
-    /// What to do instead of serving osquery.
+    /// The subcommand; none to serve osquery.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// How to reach osquery.
+    /// The flags of the extension.
     #[command(flatten)]
     pub launch: Launch,
-    /// How the tables collect.
+    /// The flags of the tables.
     #[command(flatten)]
     pub tables: TableFlags,
-    /// Log more.
+    /// Print debug messages on stderr.
     #[arg(long, global = true, env = "PROCESS_OPEN_SOCKETS_VERBOSE", value_parser = clap::builder::FalseyValueParser::new())]
     pub verbose: bool,
 }
@@ -37,21 +35,21 @@ pub struct Cli {
 /// A subcommand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Answer SQL with the SQLite that is built in.
+    /// Run SQL with the built-in SQLite, without osquery.
     #[cfg(feature = "shell")]
     Query(crate::shell::Query),
-    /// Print the CREATE TABLE of each table.
+    /// Print the CREATE TABLE statement of each table.
     #[cfg(feature = "shell")]
     Schema,
 }
 
-/// The flags with which osquery launches an extension, and ours beside them.
+/// The flags that osquery passes to an extension, and this extension's own.
 #[derive(Args, Debug)]
 pub struct Launch {
-    /// The socket of osquery's extension manager
+    /// Path of osquery's extension manager socket (osquery's --extensions_socket)
     #[arg(long, value_name = "PATH", env = "PROCESS_OPEN_SOCKETS_SOCKET")]
     pub socket: Option<PathBuf>,
-    /// Seconds to wait for that socket before the extension exits, with --when-gone exit; 0 to 86400
+    /// Seconds to wait for osquery's socket before the extension exits, with --when-gone exit; 0 to 86400
     #[arg(
         long,
         value_name = "SECONDS",
@@ -61,7 +59,7 @@ pub struct Launch {
         env = "PROCESS_OPEN_SOCKETS_TIMEOUT"
     )]
     pub timeout: u64,
-    /// Seconds between two looks at whether osquery is still there; 0 to 86400, 0 is taken for 1
+    /// Seconds between two checks that osquery still lists the extension; 0 to 86400, 0 means 1
     #[arg(
         long,
         value_name = "SECONDS",
@@ -71,14 +69,14 @@ pub struct Launch {
         env = "PROCESS_OPEN_SOCKETS_INTERVAL"
     )]
     pub interval: u64,
-    /// What to do when osquery is gone, or does not come within --timeout
+    /// Action if osquery exits, or does not listen within --timeout
     ///
     /// [default: exit if osquery started the extension, otherwise wait]
-    #[arg(long, value_enum, value_name = "WHAT", env = "PROCESS_OPEN_SOCKETS_WHEN_GONE")]
+    #[arg(long, value_enum, value_name = "ACTION", env = "PROCESS_OPEN_SOCKETS_WHEN_GONE")]
     pub when_gone: Option<WhenGone>,
-    /// The table's name in osquery; an error if osquery has one of that name
+    /// Name of the table in osquery; an error if osquery has a table of that name
     ///
-    /// [default: process_open_sockets, or alt_process_open_sockets where osquery has that one]
+    /// [default: process_open_sockets, or alt_process_open_sockets if osquery has a table of that name]
     #[arg(
         long,
         value_name = "NAME",
@@ -88,34 +86,34 @@ pub struct Launch {
     pub table_name: Option<String>,
 }
 
-/// What to do when osquery is gone, or not there yet.
+/// The action if osquery exits or does not listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum WhenGone {
-    /// End, so that whoever started the extension does so again.
+    /// Exit, so that the parent process can restart the extension
     Exit,
-    /// Wait for osquery however long it takes, and serve it.
+    /// Wait for osquery without limit, and serve it
     Wait,
 }
 
 impl Launch {
-    /// Whether osquery started this process.
-    pub fn by_osquery(&self) -> bool {
+    /// Returns whether osquery started this process.
+    pub fn is_started_by_osquery(&self) -> bool {
         std::env::var_os("OSQUERY_EXTENSION").is_some()
     }
 
-    /// The time between two looks at osquery: a second at the least.
+    /// Returns the time between two checks of osquery: at least one second.
     pub fn interval(&self) -> Duration {
         Duration::from_secs(self.interval.max(1))
     }
 
-    /// What to do when osquery is gone, or not there yet.
+    /// Returns the action if osquery exits or does not listen.
     pub fn when_gone(&self) -> WhenGone {
-        let default = if self.by_osquery() { WhenGone::Exit } else { WhenGone::Wait };
+        let default = if self.is_started_by_osquery() { WhenGone::Exit } else { WhenGone::Wait };
         self.when_gone.unwrap_or(default)
     }
 }
 
-/// The seconds of a day: the longest time that a flag takes.
+/// One day in seconds: the largest value of a time flag.
 const DAY: u64 = 86_400;
 
 fn up_to<const MAX: u64>(text: &str) -> Result<u64, OptionError> {
@@ -123,25 +121,25 @@ fn up_to<const MAX: u64>(text: &str) -> Result<u64, OptionError> {
     number.ok_or(OptionError::NotInRange { min: 0, max: MAX })
 }
 
-/// A name that SQL takes without quotes, since osquery creates its tables without them.
+/// Parses a name that is valid in SQL without quotes: osquery creates tables without quotes.
 fn identifier(text: &str) -> Result<String, String> {
     let rest = text.trim_start_matches(|c: char| c.is_ascii_alphabetic() || c == '_');
-    let plain =
+    let is_plain =
         rest.len() < text.len() && rest.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if !plain {
-        return Err("not a name in SQL: a letter or '_' first, then letters, digits and '_'".into());
+    if !is_plain {
+        return Err("not a name in SQL: use a letter or '_', then letters, digits and '_'".into());
     }
     if text.len() > 64 {
         return Err("longer than 64 characters".into());
     }
     if text.to_ascii_lowercase().starts_with("sqlite_") {
-        return Err("names that begin with 'sqlite_' are SQLite's own".into());
+        return Err("SQLite reserves names that begin with 'sqlite_'".into());
     }
     Ok(text.to_owned())
 }
 
 impl Cli {
-    /// Starts the log: warnings, or more with `--verbose` or RUST_LOG.
+    /// Starts the log. It prints warnings; `--verbose` and RUST_LOG change the level.
     pub fn start_log(&self, target: env_logger::Target) {
         let level = if self.verbose { LevelFilter::Debug } else { LevelFilter::Warn };
         let mut log = env_logger::Builder::new();

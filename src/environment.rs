@@ -1,8 +1,8 @@
-//! Settings from the environment, for want of flags.
+//! Reads the command line, and environment variables for the flags that it lacks.
 //!
-//! Clap reads the variables, but it has no option for three things: an empty one counts as unset
-//! (units of systemd have such), one that a subcommand has no use for cannot break it, and an error
-//! names the variable that holds the value.
+//! Clap reads the variables, but has no option for three rules: an empty variable counts as unset (systemd
+//! units contain such), a subcommand ignores the variables of flags that it does not use, and an error names
+//! the variable with the wrong value.
 
 use std::any::TypeId;
 use std::env;
@@ -19,10 +19,10 @@ use clap::{Arg, Args, Command, CommandFactory, Error, FromArgMatches};
 use crate::cli::{Cli, Launch};
 use crate::table_flags::TableFlags;
 
-/// The command line of this process. An error in it, the help and the version are printed.
+/// Reads the command line of this process, and prints errors, the help or the version.
 ///
 /// # Errors
-/// The status to end with: 2 if the command line is wrong, 0 after the help or the version.
+/// The exit code: 2 if the command line is wrong, 0 after the help or the version.
 pub fn read() -> Result<Cli, ExitCode> {
     let arguments: Vec<_> = env::args_os().collect();
     parse(&arguments).map_err(|error| {
@@ -35,14 +35,14 @@ pub fn read() -> Result<Cli, ExitCode> {
     })
 }
 
-/// The command line, and the variables where it says nothing.
+/// Parses the command line, and the variables of flags that it lacks.
 ///
 /// # Errors
-/// Clap's, which may be the help that was asked for.
+/// Clap's, among them the text of `--help` and `--version`.
 fn parse(arguments: &[OsString]) -> Result<Cli, Error> {
     let given = match with_variables(|_| false).try_get_matches_from(arguments) {
         Ok(given) => given,
-        // Only the help of the whole command line tells of the variables.
+        // The help of the full command line also lists the variables.
         Err(error) if error.kind() == ErrorKind::DisplayHelp => {
             return Err(Cli::command().try_get_matches_from(arguments).err().unwrap_or(error));
         }
@@ -52,18 +52,18 @@ fn parse(arguments: &[OsString]) -> Result<Cli, Error> {
         let value = arg.get_env().and_then(env::var_os);
         value.is_some_and(|value| !value.is_empty())
             && given.value_source(arg.get_id().as_str()) != Some(ValueSource::CommandLine)
-            && is_of_use(arg, given.subcommand_name())
+            && is_used(arg, given.subcommand_name())
     });
     let matches = command.try_get_matches_from_mut(arguments);
-    Cli::from_arg_matches(&matches.map_err(|error| naming_the_variable(error, &command))?)
+    Cli::from_arg_matches(&matches.map_err(|error| with_variable_name(error, &command))?)
 }
 
-/// The command line with the variables of those flags alone.
-fn with_variables(of: impl Fn(&Arg) -> bool) -> Command {
-    Cli::command().mut_args(|arg| if of(&arg) { arg } else { arg.env(Resettable::Reset) })
+/// Returns the command line with the variables of the selected flags only.
+fn with_variables(is_selected: impl Fn(&Arg) -> bool) -> Command {
+    Cli::command().mut_args(|arg| if is_selected(&arg) { arg } else { arg.env(Resettable::Reset) })
 }
 
-fn is_of_use(arg: &Arg, subcommand: Option<&str>) -> bool {
+fn is_used(arg: &Arg, subcommand: Option<&str>) -> bool {
     match subcommand {
         None => true,
         Some("schema") => !is_among::<Launch>(arg) && !is_among::<TableFlags>(arg),
@@ -75,15 +75,15 @@ fn is_among<Flags: Args>(arg: &Arg) -> bool {
     Flags::augment_args(Command::new("")).get_arguments().any(|flag| flag.get_id() == arg.get_id())
 }
 
-/// The same error, of a command line that is right without its variables.
-fn naming_the_variable(mut error: Error, command: &Command) -> Error {
+/// Replaces the flag in an error by its variable. The command line alone is valid, so a variable is wrong.
+fn with_variable_name(mut error: Error, command: &Command) -> Error {
     let variables = || command.get_arguments().filter_map(|arg| Some((arg, arg.get_env()?)));
     if error.kind() == ErrorKind::InvalidUtf8 {
         let is_text = |arg: &Arg| arg.get_value_parser().type_id() != TypeId::of::<PathBuf>();
         let is_utf_8 = |name| env::var_os(name).is_some_and(|value| value.to_str().is_some());
         if let Some((_, name)) = variables().find(|&(arg, name)| is_text(arg) && !is_utf_8(name)) {
-            let words = format!("{} is not UTF-8\n", name.display());
-            return Error::raw(ErrorKind::InvalidUtf8, words);
+            let message = format!("{} is not UTF-8\n", name.display());
+            return Error::raw(ErrorKind::InvalidUtf8, message);
         }
     }
     if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)

@@ -1,7 +1,7 @@
-//! The tables of the crate `tables`, for osquery and for people.
+//! The tables of the crate `tables`, in osquery and on the command line.
 //!
-//! [`extension`] serves them to osquery over Thrift, [`shell`] answers SQL without osquery. Both know a
-//! table by the trait [`tables::Table`] alone.
+//! [`extension`] serves them to osquery over Thrift; [`shell`] runs SQL on them without osquery. Both use a
+//! table only through the trait [`tables::Table`].
 
 pub mod cli;
 pub mod environment;

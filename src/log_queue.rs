@@ -1,7 +1,7 @@
-//! The log of the extension: a bounded queue, and a thread that writes it to stderr.
+//! The log of the extension: a bounded queue, and a thread that writes the lines to stderr.
 //!
-//! The reader of stderr may stop reading, and a pipe holds 64 KiB. A query, a registration or a signal must not
-//! wait for that reader, so no call here writes: a line that finds the queue full is dropped and counted.
+//! The reader of stderr may stop reading, and a pipe holds 64 KiB. Queries, registrations and signals must not
+//! wait for that reader, so callers only queue lines. A full queue drops further lines and counts them.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// How much may wait to be written. As much again may be in the writer's hands.
+/// Limits of the queued lines. The writer holds at most as much again.
 #[derive(Clone, Copy, Debug)]
 struct Capacity {
     lines: usize,
@@ -17,10 +17,10 @@ struct Capacity {
 }
 
 const CAPACITY: Capacity = Capacity { lines: 2_000, bytes: 256 << 10 };
-/// A longer line is cut: one message of osquery's must not take the room of all others.
+/// Longer lines are truncated: a single message of osquery must not fill the queue.
 const MAX_LINE: usize = 16 << 10;
-/// Between two attempts to write where stderr is in non-blocking mode and full.
-const RETRY: Duration = Duration::from_millis(50);
+/// Time between two attempts to write to a full stderr in non-blocking mode.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A handle of the queue.
 #[derive(Clone)]
@@ -28,9 +28,9 @@ pub struct LogQueue(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    /// Notified when there is something to write.
+    /// Notified when the queue has lines.
     filled: Condvar,
-    /// Notified when everything is written.
+    /// Notified when all lines are written.
     written: Condvar,
     capacity: Capacity,
     name: &'static str,
@@ -40,8 +40,8 @@ struct Shared {
 struct State {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// How many lines were dropped behind those that wait. None is queued before the writer has taken
-    /// those, so the lines that are written keep their order, and the count stands where they are missing.
+    /// Number of lines dropped after the queued ones. While it is not 0, no line is queued, so the count is
+    /// written at the position of the missing lines.
     dropped: u64,
     is_writing: bool,
 }
@@ -53,10 +53,10 @@ impl State {
 }
 
 impl LogQueue {
-    /// Starts the thread that writes to `sink`. Its own messages begin with `name`.
+    /// Starts a thread that writes to `sink`. Messages of the log itself begin with `name`.
     ///
     /// # Errors
-    /// When the system starts no thread.
+    /// If the system starts no thread.
     pub fn start(name: &'static str, sink: impl Write + Send + 'static) -> io::Result<LogQueue> {
         LogQueue::with_capacity(name, sink, CAPACITY)
     }
@@ -78,7 +78,7 @@ impl LogQueue {
         Ok(LogQueue(shared))
     }
 
-    /// Queues a line, or a few that belong together. Never waits for stderr.
+    /// Queues one or more lines as a unit. Never waits for stderr.
     pub fn push(&self, mut line: Vec<u8>) {
         if line.len() > MAX_LINE {
             line.truncate(MAX_LINE);
@@ -97,20 +97,20 @@ impl LogQueue {
         self.0.filled.notify_one();
     }
 
-    /// Queues a message of the extension itself, which no filter holds back.
+    /// Queues a message of the extension, independent of the log level.
     pub fn print(&self, message: &str) {
         self.push(format!("{}: {message}\n", self.0.name).into_bytes());
     }
 
-    /// Waits until everything is written, no longer than that; returns whether it is.
-    pub fn flush_within(&self, time: Duration) -> bool {
+    /// Waits until all lines are written or the timeout expires; returns whether all are written.
+    pub fn flush_within(&self, timeout: Duration) -> bool {
         let is_pending = |state: &mut State| state.is_writing || !state.is_empty();
-        let waited = self.0.written.wait_timeout_while(self.0.state(), time, is_pending);
+        let waited = self.0.written.wait_timeout_while(self.0.state(), timeout, is_pending);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
-/// Each write is a line, which is how env_logger writes.
+/// env_logger writes each line with one call.
 impl Write for LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line.to_vec());
@@ -127,9 +127,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes all that waits and writes it, again and again.
+    /// Writes the queued lines, forever.
     fn write_to(&self, mut sink: impl Write) {
-        // Lines that could not be written, such as on a full disk.
+        // Number of lines whose write failed, for example on a full disk.
         let mut failed = 0;
         loop {
             let waited = self.filled.wait_while(self.state(), |state| state.is_empty());
@@ -151,28 +151,30 @@ impl Shared {
         }
     }
 
-    /// Writes how many lines are missing, if any, and this line; returns how many are missing now.
+    /// Writes the number of missing lines, if any, and this line; returns the new number.
     fn write_after(&self, missing: u64, line: &[u8], sink: &mut impl Write) -> u64 {
         let of_line = u64::from(!line.is_empty());
         if missing > 0 {
             let count = format!("{}: warning: log messages dropped: {missing}\n", self.name);
-            if write_whole(count.as_bytes(), sink).is_err() {
+            if write_all(count.as_bytes(), sink).is_err() {
                 return missing + of_line;
             }
         }
-        if write_whole(line, sink).is_err() { of_line } else { 0 }
+        if write_all(line, sink).is_err() { of_line } else { 0 }
     }
 }
 
-/// Writes a line in one piece where the sink takes it so, and waits where it is full.
-fn write_whole(mut line: &[u8], sink: &mut impl Write) -> io::Result<()> {
+/// Writes a line, with a single call if the sink accepts it, and waits while the sink is full.
+fn write_all(mut line: &[u8], sink: &mut impl Write) -> io::Result<()> {
     while !line.is_empty() {
         match sink.write(line) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(length) => line = line.get(length..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Whoever shares this stderr may have set its mode (O_NONBLOCK is the open file's).
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY),
+            // Another process that shares stderr can set O_NONBLOCK: it belongs to the open file description.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                thread::sleep(RETRY_INTERVAL)
+            }
             Err(error) => return Err(error),
         }
     }

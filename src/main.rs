@@ -1,4 +1,4 @@
-//! Dispatch.
+//! Runs a subcommand, or serves osquery.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use process_open_sockets::extension::EXTENSION_NAME;
 use process_open_sockets::log_queue::LogQueue;
 use process_open_sockets::{cli, environment, extension};
 
-/// How long an end waits for the log: a reader that does not read must not hold it up.
+/// Longest wait for the log at the end: stderr may be a pipe with a reader that does not read.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
@@ -43,7 +43,7 @@ fn serve_osquery(cli: &cli::Cli) -> ExitCode {
         }
     };
     cli.start_log(Target::Pipe(Box::new(log.clone())));
-    // The hook of std writes to stderr itself, and waits for its reader with a scan's permit in its hands.
+    // The default hook writes to stderr itself: a blocked stderr would block the thread, with its scan permit.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     let options = cli.tables.options.clone().for_osquery();
     log::debug!("{:?}, {options:?}", cli.launch);

@@ -1,4 +1,4 @@
-//! The flags of the tables, made from [`TableOption`]s.
+//! Command-line flags for the [`TableOption`]s of the tables.
 
 use clap::builder::{
     FalseyValueParser, PathBufValueParser, PossibleValuesParser, StringValueParser,
@@ -11,15 +11,15 @@ use tables::{Options, TableOption};
 /// The settings of all tables.
 #[derive(Clone, Debug)]
 pub struct TableFlags {
-    /// The settings, as the tables take them.
+    /// The options for the tables.
     pub options: Options,
 }
 
-/// The settings of the tables, in their order. One that several tables share is there once.
+/// Returns the options of all tables, each flag once.
 fn table_options() -> Vec<&'static TableOption> {
     let mut options: Vec<&TableOption> = Vec::new();
     for option in tables::tables(&Options::default()).iter().flat_map(|table| table.options()) {
-        if options.iter().all(|known| known.flag != option.flag) {
+        if options.iter().all(|other| other.flag != option.flag) {
             options.push(option);
         }
     }
@@ -66,6 +66,17 @@ fn text_parser(
     }
 }
 
+/// Returns the flags with an optional value that accept this one. On the command line, it needs an `=`.
+#[cfg(feature = "shell")]
+pub(crate) fn flags_with_optional_value(text: &str) -> impl Iterator<Item = &'static str> {
+    table_options().into_iter().filter_map(move |option| match option.value {
+        OptionValue::Text { alone: Some(_), set, .. } => {
+            set(&mut Options::default(), text).is_ok().then_some(option.flag)
+        }
+        _ => None,
+    })
+}
+
 impl Args for TableFlags {
     fn augment_args(command: Command) -> Command {
         command.args(table_options().into_iter().map(arg))
@@ -83,7 +94,7 @@ impl FromArgMatches for TableFlags {
         Ok(flags)
     }
 
-    /// The parsers have checked each value, so no error is left to return.
+    /// The parsers have checked each value, so an error here is unexpected.
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
         for TableOption { flag, value, .. } in table_options() {
             let set = match value {

@@ -84,8 +84,8 @@ fn a_query_gives_its_rows_or_the_core_s_words() {
 fn a_socket_that_nobody_made_is_absent_and_named() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
-    let error = manager(&socket).look().unwrap_err();
-    assert!(matches!(error, Error::Absent { .. }), "{error}");
+    let error = manager(&socket).probe().unwrap_err();
+    assert!(matches!(error, Error::NotListening { .. }), "{error}");
     assert!(error.to_string().contains(&socket.display().to_string()), "{error}");
 }
 
@@ -95,12 +95,12 @@ fn a_socket_that_nobody_listens_at_any_more_is_absent() {
     let socket = socket_in(dir.path());
     drop(UnixListener::bind(&socket).unwrap());
     let error = manager(&socket).extensions().unwrap_err();
-    assert!(matches!(error, Error::Absent { .. }), "{error}");
+    assert!(matches!(error, Error::NotListening { .. }), "{error}");
 }
 
 #[test]
 fn a_path_that_is_too_long_for_a_socket_is_no_absent_core() {
-    let error = manager(Path::new(&"/x".repeat(100))).look().unwrap_err();
+    let error = manager(Path::new(&"/x".repeat(100))).probe().unwrap_err();
     assert!(matches!(error, Error::Connect { .. }), "{error}");
 }
 
@@ -111,7 +111,7 @@ fn a_core_that_is_silent_does_not_hold_us() {
     let _listener = UnixListener::bind(&socket).unwrap();
     let start = Instant::now();
     let error = Manager::new(&socket, SHORT).extensions().unwrap_err();
-    assert!(matches!(error, Error::Silent { .. }), "{error}");
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
@@ -135,7 +135,7 @@ fn a_core_whose_queue_is_full_does_not_hold_us() {
         waiting.push(stream);
     }
     let error = manager.extensions().unwrap_err();
-    assert!(matches!(error, Error::Silent { .. }), "{error}");
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
@@ -150,7 +150,7 @@ fn an_answer_in_another_language_is_garbled() {
         stream
     });
     let error = manager(&socket).extensions().unwrap_err();
-    assert!(matches!(error, Error::Garbled { .. }), "{error}");
+    assert!(matches!(error, Error::Protocol { .. }), "{error}");
     server.join().unwrap();
 }
 
@@ -161,7 +161,7 @@ fn a_core_that_hangs_up_is_garbled() {
     let listener = UnixListener::bind(&socket).unwrap();
     let server = thread::spawn(move || drop(listener.accept().unwrap()));
     let error = manager(&socket).extensions().unwrap_err();
-    assert!(matches!(error, Error::Garbled { .. }), "{error}");
+    assert!(matches!(error, Error::Protocol { .. }), "{error}");
     server.join().unwrap();
 }
 

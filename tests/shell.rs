@@ -301,7 +301,10 @@ fn standard_input_that_is_no_sql_is_refused() {
             vec![b' '; (1 << 20) + 1],
             "process_open_sockets: error: standard input has more than 1048576 bytes",
         ),
-        (b"SELECT 1;\0SELECT 2".to_vec(), "process_open_sockets: error: the SQL holds a NUL"),
+        (
+            b"SELECT 1;\0SELECT 2".to_vec(),
+            "process_open_sockets: error: the SQL contains a NUL byte",
+        ),
         (
             b"SELECT '\xff'".to_vec(),
             "process_open_sockets: error: cannot read SQL from standard input: stream did not",
@@ -361,20 +364,48 @@ fn a_parameter_is_refused_in_plain_words() {
         assert_eq!(stdout, "");
         assert_eq!(
             stderr,
-            "process_open_sockets: error: the SQL has a parameter, such as '?', and there is no value \
-             for it: write the value\n"
+            "process_open_sockets: error: the SQL has a parameter such as '?', which has no value here: \
+             write the value itself\n"
         );
     }
 }
 
 #[test]
-fn a_value_of_header_without_its_sign_is_not_taken_for_sql() {
-    for arguments in [&["query", "--header", "false"][..], &["query", "--header", "false", ONE_ROW]]
-    {
+fn a_flag_value_without_its_equals_sign_is_an_error() {
+    for (arguments, flags) in [
+        (&["--header", "false"][..], "--header=false"),
+        (&["--header", "false", ONE_ROW], "--header=false"),
+        #[cfg(target_os = "linux")]
+        (&["--threads", "off", ONE_ROW], "--threads=off"),
+        #[cfg(target_os = "linux")]
+        (&["--threads", "auto", ONE_ROW], "--threads=auto"),
+        #[cfg(target_os = "linux")]
+        (&["off", ONE_ROW], "--header=off or --threads=off"),
+    ] {
+        let value = flags.rsplit('=').next().unwrap();
         assert_eq!(
-            complaint(shell().args(arguments)),
-            "process_open_sockets: error: 'false' is no SQL; a value of --header stands behind '=': \
-             --header=false\n"
+            complaint(shell().arg("query").args(arguments)),
+            format!(
+                "process_open_sockets: error: '{value}' is not SQL; a flag with an optional value needs \
+                 '=': {flags}\n"
+            )
+        );
+    }
+}
+
+#[test]
+fn an_unknown_column_is_an_error_with_similar_names() {
+    for (column, similar) in [
+        ("remote_prot", " (similar: remote_port)"),
+        ("s.sokcet", " (similar: socket)"),
+        ("completely_different", ""),
+    ] {
+        let (stdout, stderr) =
+            failed(&[&format!("SELECT {column} FROM process_open_sockets AS s")]);
+        assert_eq!(stdout, "");
+        assert_eq!(
+            stderr,
+            format!("process_open_sockets: error: no such column: {column}{similar}\n")
         );
     }
 }
@@ -383,8 +414,8 @@ fn a_value_of_header_without_its_sign_is_not_taken_for_sql() {
 fn sql_without_quotes_is_refused_with_a_hint() {
     assert_eq!(
         complaint(shell().args(["query", "SELECT", "1"])),
-        "process_open_sockets: error: the SQL ends before '1': it is one argument, put it all \
-         between quotes\n"
+        "process_open_sockets: error: unexpected argument '1' after the SQL: put quotes around the \
+         whole SQL\n"
     );
 }
 
@@ -395,7 +426,7 @@ fn json_is_an_array_for_each_statement_that_has_columns() {
 }
 
 #[test]
-fn verbose_and_rust_log_tell_what_the_table_was_asked_for() {
+fn verbose_and_rust_log_print_requests_to_the_table() {
     let arguments = ["query", "--procfs", CAPTURED, "--list", "--noheader"];
     let sql = "SELECT fd FROM process_open_sockets WHERE pid = 100 AND fd = 21";
     let mut verbose = shell();
@@ -406,8 +437,8 @@ fn verbose_and_rust_log_tell_what_the_table_was_asked_for() {
         let output = command.output().unwrap();
         assert_eq!(output.stdout, b"21\n");
         let stderr = String::from_utf8(output.stderr).unwrap();
-        let asked = "debug: asked for pid Equals \"100\", fd Equals \"21\": rows: 1, ";
-        assert!(stderr.contains(asked), "{stderr}");
+        let request = "debug: table request: pid = \"100\", fd = \"21\": rows: 1, ";
+        assert!(stderr.contains(request), "{stderr}");
     }
 }
 
@@ -437,12 +468,12 @@ fn explain_prints_constraints_plan_work_and_rows_of_requests() {
         explained(&arguments, &format!("{of_pid}; SELECT 1; {listening}")),
         [
             format!(
-                "pid Equals \"200\"|lookup of 1 processes; {sources}: {tables}; tables read a moment \
+                "pid = \"200\"|lookup of 1 processes; {sources}: {tables}; tables read a moment \
                  ago may answer|0 BPF passes, 1 walks of 1 processes, 0 processes tested, 10 socket \
                  tables, 0 dumps|2"
             ),
             format!(
-                "state Equals \"LISTEN\"|full scan: socket tables, then holders; {sources}: tcp tcp6, \
+                "state = \"LISTEN\"|full scan: socket tables, then holders; {sources}: tcp tcp6, \
                  as far as they match|0 BPF passes, 1 walks of 2 processes, 0 processes tested, 2 socket \
                  tables, 0 dumps|3"
             ),
@@ -459,7 +490,32 @@ fn explain_prints_a_line_a_request_of_a_join() {
         .iter()
         .map(|line| line.split('|').next().unwrap().to_owned())
         .collect();
-    assert_eq!(requests, ["local_port Equals \"1\"", "local_port Equals \"2\""]);
+    assert_eq!(requests, ["local_port = \"1\"", "local_port = \"2\""]);
+}
+
+#[test]
+fn explain_prints_a_note_without_a_request() {
+    let output = shell().args(["query", "--explain", "SELECT 1"]).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "process_open_sockets: note: no statement sends a request to a table\n"
+    );
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn explain_prints_operators_as_in_sql() {
+    let sql = "SELECT 1 FROM process_open_sockets \
+               WHERE pid IN (1, 2) AND fd >= 3 AND fd < 9 AND local_port <> 4";
+    let lines = explained(&["--procfs", CAPTURED], sql);
+    let request = lines[0].split('|').next().unwrap();
+    for constraint in
+        ["pid = \"1\", pid = \"2\"", "fd >= \"3\"", "fd < \"9\"", "local_port <> \"4\""]
+    {
+        assert!(request.contains(constraint), "{request}");
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -481,7 +537,7 @@ fn explain_prints_requests_of_a_statement_that_fails() {
     let sql = "SELECT abs(-9223372036854775807 - count(*)) FROM process_open_sockets \
                WHERE local_port = 1 UNION ALL SELECT abs(-9223372036854775807 - 1)";
     let (stdout, stderr) = failed(&["--explain", "--csv", "--noheader", "--procfs", CAPTURED, sql]);
-    assert!(stdout.starts_with("\"local_port Equals \"\"1\"\"\","), "{stdout}");
+    assert!(stdout.starts_with("\"local_port = \"\"1\"\"\","), "{stdout}");
     assert_eq!(stderr, "process_open_sockets: error: integer overflow\n");
 }
 
@@ -504,7 +560,7 @@ fn no_other_database_can_be_opened_or_written() {
         assert_eq!(stdout, "");
         assert_eq!(
             stderr,
-            "process_open_sockets: error: too many attached databases - max 0: no other database can be opened here\n"
+            "process_open_sockets: error: too many attached databases - max 0: this shell opens no other database\n"
         );
     }
     assert!(!file.exists());
@@ -546,7 +602,9 @@ fn an_output_that_cannot_be_written_is_an_error() {
     let output = shell().args(["query", ONE_ROW]).stdout(full).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(
-        stderr.starts_with("process_open_sockets: error: cannot write the answer: No space left"),
+        stderr.starts_with(
+            "process_open_sockets: error: cannot write to standard output: No space left"
+        ),
         "{stderr}"
     );
     assert_eq!(output.status.code(), Some(1));

@@ -21,7 +21,7 @@ const SOCKETS: &str = "100000";
 const LOOKUPS: usize = 500;
 const ROUNDS: usize = 9;
 
-/// The load of `benches/compare`; over when this is dropped.
+/// The load of `benches/compare`; dropping ends it.
 struct Load {
     child: Child,
     input: Option<ChildStdin>,
@@ -80,8 +80,8 @@ impl Serving {
         Serving { child, socket }
     }
 
-    /// From a request to the first byte of the answer and to its last, in milliseconds.
-    fn ask(&self, context: &str) -> [f64; 2] {
+    /// Returns the milliseconds from a request to the first and to the last byte of the answer.
+    fn time_request(&self, context: &str) -> [f64; 2] {
         let start = Instant::now();
         let ms = || start.elapsed().as_secs_f64() * 1000.0;
         let mut stream = UnixStream::connect(&self.socket).unwrap();
@@ -128,7 +128,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// What the kernel keeps in its caches of objects, in megabytes.
+/// Returns the size of the kernel's slab caches in megabytes.
 fn slab() -> f64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("Slab:")).unwrap();
@@ -146,39 +146,39 @@ pub(crate) fn main() -> ExitCode {
     let load = Load::start();
     let directory = tempfile::tempdir().unwrap();
     let table = table("walk");
-    let asked = |constraints: Vec<Constraint>| {
+    let context = |constraints: Vec<Constraint>| {
         let query = QueryContext { constraints, ..Default::default() };
         context::encode(&query, table.columns())
     };
     let pid = table.columns().iter().position(|column| column.name == "pid").unwrap();
     let by_pid = |number: &u32| {
         let operator = Operator::Equals;
-        asked(vec![Constraint { column: pid, operator, text: number.to_string() }])
+        context(vec![Constraint { column: pid, operator, text: number.to_string() }])
     };
-    let (all, one) = (asked(vec![]), by_pid(&load.idle[0]));
+    let (all, one) = (context(vec![]), by_pid(&load.idle[0]));
     let lookups: Vec<String> = load.idle.iter().map(by_pid).collect();
 
     let bpf = Serving::start("bpf", directory.path());
-    bpf.ask(&one);
-    // Before anybody walks: what a walk leaves is left for others to find.
+    bpf.time_request(&one);
+    // Measure BPF before the first walk: a walk fills the kernel's caches.
     let mut kept = [slab(); 3];
-    bpf.ask(&all);
+    bpf.time_request(&all);
     kept[1] = slab();
     let walk = Serving::start("walk", directory.path());
-    walk.ask(&all);
+    walk.time_request(&all);
     kept[2] = slab();
 
     let services = [bpf, walk];
     let mut times = [const { [const { Vec::new() }; 2] }; 3];
     for _ in 0..ROUNDS {
-        for (place, service) in services.iter().enumerate() {
-            times[0][place].push(service.ask(&all)[0]);
-            times[1][place].extend((0..20).map(|_| service.ask(&one)[1]));
+        for (index, service) in services.iter().enumerate() {
+            times[0][index].push(service.time_request(&all)[0]);
+            times[1][index].extend((0..20).map(|_| service.time_request(&one)[1]));
             let start = Instant::now();
             for context in &lookups {
-                service.ask(context);
+                service.time_request(context);
             }
-            times[2][place].push(start.elapsed().as_secs_f64() * 1000.0);
+            times[2][index].push(start.elapsed().as_secs_f64() * 1000.0);
         }
     }
     drop((services, load));
@@ -192,10 +192,10 @@ pub(crate) fn main() -> ExitCode {
         "| request | BPF, ms | walk and dump, ms | ratio | at most | |\n|---|---|---|---|---|---|"
     );
     let names = ["full scan", "one pid, 3 sockets", "500 pids, one by one"];
-    for (place, (name, [bpf, walk])) in names.into_iter().zip(times).enumerate() {
+    for (index, (name, [bpf, walk])) in names.into_iter().zip(times).enumerate() {
         let ratio = median(bpf.iter().zip(&walk).map(|(bpf, walk)| bpf / walk).collect());
         let (bpf, walk) = (median(bpf), median(walk));
-        let (most, is) = match place {
+        let (most, is) = match index {
             0 => ("the other", ratio <= 1.0),
             1 => ("1 ms", bpf <= 1.0),
             _ => ("250 ms", bpf <= 250.0),

@@ -1,10 +1,10 @@
-//! BPF beside the walk and the dump, each in an extension that stays: from the request to the answer.
+//! Compares BPF with the walk and the dump, each in a running extension, from the request to the answer.
 //!
 //! `cargo bench --bench sources`, as root
 //!
 //! 100,000 TCP sockets in a few processes, and 500 processes with three sockets each. Both services run
-//! all the time and are asked in limiter; each figure is the median of several rounds. A scan is timed until
-//! the first byte of its answer, since the rows are written when all is collected.
+//! all the time and get alternating requests; each figure is the median of several rounds. The time of a scan
+//! ends with the first byte of its answer, because the service writes rows after the scan.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     return linux::main();
     #[cfg(not(target_os = "linux"))]
     {
-        eprintln!("only Linux has BPF");
+        eprintln!("this bench needs Linux with BPF");
         ExitCode::SUCCESS
     }
 }

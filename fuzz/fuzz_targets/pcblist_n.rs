@@ -1,4 +1,4 @@
-//! `tables::process_open_sockets::fuzz::pcblist_n` says what is checked.
+//! Fuzzes a parser; `tables::process_open_sockets::fuzz::pcblist_n` documents the checks.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,8 +1,8 @@
-//! Rows → the Thrift message that answers a `call`.
+//! Writes rows as the Thrift message that answers a `call`.
 //!
-//! A row is a map of column name to text: every asked column, with '' for what is not known, and a
-//! `rowid` (osquery takes a row's position for it otherwise, and then loses rows when it merges the
-//! branches of an `OR`). The rows go into the message one by one, as text that nobody keeps.
+//! A row is a map of column name to text: every selected column, with '' for NULL, and a `rowid`. Without
+//! `rowid`, osquery numbers the rows of each answer, and loses rows when it merges the branches of an
+//! `OR`. The rows are written one by one: memory does not hold them all as text.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -15,11 +15,11 @@ use thrift::protocol::{
 
 use super::osquery::{ExtensionResponse, ExtensionStatus};
 
-/// The longest answer that is sent. osquery's Thrift client gives up on a message somewhere between
-/// 134 and 178 million bytes (seen with 5.23), and says so only after it has read that much.
+/// Longest answer in bytes. osquery's Thrift client (measured with 5.23) rejects a message of 134 to 178
+/// million bytes, and only after it has read it.
 pub const LONGEST_ANSWER: u64 = 128_000_000;
 
-/// What a cell is over the wire.
+/// Returns the text of a cell in an answer.
 pub fn text(value: Value<'_>) -> String {
     match value {
         Value::Null => String::new(),
@@ -28,41 +28,45 @@ pub fn text(value: Value<'_>) -> String {
     }
 }
 
-/// The columns that the query reads, with their places.
-pub fn asked(columns: &[Column], used: ColumnsUsed) -> impl Iterator<Item = (usize, &str)> {
-    let used = move |(place, _): &(usize, &Column)| used.contains(*place);
-    columns.iter().enumerate().filter(used).map(|(place, column)| (place, column.name))
+/// Returns the index and the name of each column that the query selects.
+pub fn selected_columns(
+    columns: &[Column],
+    used: ColumnsUsed,
+) -> impl Iterator<Item = (usize, &str)> {
+    let used = move |(index, _): &(usize, &Column)| used.contains(*index);
+    columns.iter().enumerate().filter(used).map(|(index, column)| (index, column.name))
 }
 
-/// Rows, ready to be sent.
+/// The rows of an answer, limited to the length that osquery accepts.
 pub(super) struct Answer<'a> {
     rows: Box<dyn Rows>,
-    /// Place and name of each asked column.
-    asked: Vec<(usize, &'a str)>,
-    /// If the answer cannot be sent: about how long a row is, in bytes.
-    too_long: Option<u64>,
+    /// Index and name of each selected column.
+    selected: Vec<(usize, &'a str)>,
+    /// The mean length of a row in bytes, if the answer is too long for osquery.
+    excess_row_length: Option<u64>,
 }
 
 impl<'a> Answer<'a> {
-    /// Leaves out rows of the users with the most rows, as many as are too many for osquery.
+    /// Omits rows of the users with the most rows, until osquery accepts the answer.
     pub(super) fn new(rows: Box<dyn Rows>, columns: &'a [Column], used: ColumnsUsed) -> Self {
-        let mut answer = Answer { rows, asked: asked(columns, used).collect(), too_long: None };
-        if answer.is_too_long().is_some() {
+        let selected = selected_columns(columns, used).collect();
+        let mut answer = Answer { rows, selected, excess_row_length: None };
+        if answer.measure_excess().is_some() {
             answer.omit_rows();
-            answer.too_long = answer.is_too_long();
+            answer.excess_row_length = answer.measure_excess();
         }
         answer
     }
 
-    /// How many rows of each user the answer lacks.
+    /// Returns the number of omitted rows of each user.
     pub(super) fn omitted(&self) -> Vec<(User, u64)> {
         self.rows.omitted()
     }
 
-    /// Writes the message that answers the request of that number; one with an error status if the rows
-    /// are more than osquery takes.
+    /// Writes the message that answers the request of that number: the rows, or an error if osquery does
+    /// not accept so many.
     pub(super) fn write(&self, request: i32, to: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-        let Some(bytes) = self.too_long else { return self.write_rows(request, to) };
+        let Some(bytes) = self.excess_row_length else { return self.write_rows(request, to) };
         let count = self.rows.len();
         let message = format!(
             "{count} rows of about {bytes} bytes exceed what osquery accepts: select fewer columns \
@@ -71,12 +75,12 @@ impl<'a> Answer<'a> {
         write_response(request, &failure(message), to)
     }
 
-    /// If the message is longer than [`LONGEST_ANSWER`], the mean length of its rows, as far as they were
-    /// measured to find that out.
-    fn is_too_long(&self) -> Option<u64> {
-        let (mut length, mut measured) = (self.frame(), 0);
+    /// Returns the mean length of a row if the message is longer than [`LONGEST_ANSWER`]. Measuring stops at
+    /// that length.
+    fn measure_excess(&self) -> Option<u64> {
+        let (mut length, mut measured) = (self.frame_length(), 0);
         for row in 0..self.rows.len() {
-            length += self.length(row);
+            length += self.row_length(row);
             measured += 1;
             if length > LONGEST_ANSWER {
                 return Some(length / measured);
@@ -85,28 +89,28 @@ impl<'a> Answer<'a> {
         i32::try_from(self.rows.len()).is_err().then(|| length / measured.max(1))
     }
 
-    /// The bytes of a message without rows.
-    fn frame(&self) -> u64 {
+    /// Returns the bytes of a message without rows.
+    fn frame_length(&self) -> u64 {
         let mut length = Length(0);
         let mut to = TBinaryOutputProtocol::new(&mut length, true);
-        // Counting cannot fail.
+        // `Length` returns no errors.
         let _ = write_frame(0, 0, &mut to, |_| Ok(()));
         length.0
     }
 
-    /// The bytes of a row.
-    fn length(&self, row: usize) -> u64 {
+    /// Returns the bytes of a row.
+    fn row_length(&self, row: usize) -> u64 {
         let mut length = Length(0);
         let mut to = TBinaryOutputProtocol::new(&mut length, true);
-        // Counting cannot fail.
+        // `Length` returns no errors.
         let _ = self.write_row(row, &mut to);
         length.0
     }
 
-    /// Reduces the users with the most rows to a level at which the answer can be sent.
+    /// Omits the excess rows of each user above a common level, which makes the answer short enough.
     fn omit_rows(&mut self) {
-        /// The digits that the count of omitted rows can have more than the 0 that was measured.
-        const COUNT: u64 = 19;
+        /// The count of omitted rows was measured as the one digit 0; it has at most 20 digits.
+        const EXTRA_DIGITS: u64 = 19;
         let Some(users) = self.rows.users() else { return };
         let mut by_user: BTreeMap<User, Vec<usize>> = BTreeMap::new();
         for (row, of) in users.iter().enumerate() {
@@ -117,9 +121,10 @@ impl<'a> Answer<'a> {
         }
         let by_user: Vec<(User, Vec<usize>)> = by_user.into_iter().collect();
         let counts: Vec<usize> = by_user.iter().map(|(_, rows)| rows.len()).collect();
-        let budget = LONGEST_ANSWER.saturating_sub(self.frame());
+        let budget = LONGEST_ANSWER.saturating_sub(self.frame_length());
         let row = |user: usize, rank: usize| Some(*by_user.get(user)?.1.get(rank)?);
-        let cost = |user, rank| row(user, rank).map_or(0, |row| self.length(row) + COUNT);
+        let cost =
+            |user, rank| row(user, rank).map_or(0, |row| self.row_length(row) + EXTRA_DIGITS);
         let Some(level @ 1..) = water_level(&counts, budget, cost) else { return };
         let mut is_omitted = vec![false; users.len()];
         for (_, rows) in &by_user {
@@ -132,7 +137,7 @@ impl<'a> Answer<'a> {
         self.rows.omit(&is_omitted);
     }
 
-    /// The same as [`write_response`] would write of these rows, had they all been made.
+    /// Writes the same bytes as [`write_response`], without a copy of all rows.
     fn write_rows(&self, request: i32, to: &mut dyn TOutputProtocol) -> thrift::Result<()> {
         let count = i32::try_from(self.rows.len()).unwrap_or(i32::MAX);
         write_frame(request, count, to, |to| {
@@ -141,11 +146,11 @@ impl<'a> Answer<'a> {
     }
 
     fn write_row(&self, row: usize, to: &mut dyn TOutputProtocol) -> thrift::Result<()> {
-        let cells = i32::try_from(self.asked.len() + 1).unwrap_or(i32::MAX);
+        let cells = i32::try_from(self.selected.len() + 1).unwrap_or(i32::MAX);
         to.write_map_begin(&TMapIdentifier::new(TType::String, TType::String, cells))?;
-        for &(place, name) in &self.asked {
+        for &(index, name) in &self.selected {
             to.write_string(name)?;
-            write_cell(self.rows.cell(row, place), to)?;
+            write_cell(self.rows.cell(row, index), to)?;
         }
         to.write_string("rowid")?;
         write_cell(Value::Integer(self.rows.id(row)), to)?;
@@ -153,7 +158,7 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Writes what is around so many rows, and the rows by `write_rows`.
+/// Writes a response of so many rows; `write_rows` writes the rows.
 fn write_frame(
     request: i32,
     count: i32,
@@ -177,12 +182,12 @@ fn write_frame(
     })
 }
 
-/// The status of what went well.
+/// Returns the status of a successful request.
 pub(super) fn success() -> ExtensionStatus {
     ExtensionStatus::new(0, "OK".to_owned(), None)
 }
 
-/// An answer that makes the query fail with this message.
+/// Returns a response that makes the query fail with this message.
 pub(super) fn failure(message: String) -> ExtensionResponse {
     ExtensionResponse::new(ExtensionStatus::new(1, message, None), Vec::new())
 }
@@ -206,7 +211,7 @@ pub(super) fn write_result(
     to.write_field_end()
 }
 
-/// Writes a reply to that method and request around its result.
+/// Writes a reply to that method and request; `result` writes its result.
 pub(super) fn reply(
     method: &str,
     request: i32,
@@ -235,7 +240,7 @@ fn write_cell(cell: Value<'_>, to: &mut dyn TOutputProtocol) -> thrift::Result<(
     }
 }
 
-/// Counts what is written to it.
+/// Counts the bytes written to it.
 struct Length(u64);
 
 impl Write for Length {

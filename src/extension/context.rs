@@ -1,15 +1,14 @@
-//! osquery's query context → [`QueryContext`].
+//! Reads osquery's query context into a [`QueryContext`].
 //!
 //! The context is the JSON text that the core's `QueryContext` serializes to
 //! (`osquery/core/tables.cpp`): `constraints`, one object for every column with its `name`, its
 //! `affinity` and a `list` of `{op, expr}`; `colsUsed`, an array of names; `colsUsedBitset`, the
 //! same as bits.
 //!
-//! What cannot be read is left out in the direction that asks for more rows or columns, never for
-//! fewer. One unreadable entry lifts all constraints of its column, because it may be a member of
-//! an `IN` list, which arrives as several `=`.
+//! An unreadable part never reduces the rows or columns of the answer. One unreadable entry removes all
+//! constraints of its column, because it may be a member of an `IN` list, which arrives as several `=`.
 //!
-//! Only one member of a list is made into a [`Value`] at a time: of a list of 20,000 they take 16 MB, the
+//! The reader parses one list member at a time into a [`Value`]: 20,000 values take 16 MB, their
 //! constraints 1.5 MB.
 
 use std::collections::BTreeMap;
@@ -21,18 +20,18 @@ use tables::{Column, ColumnsUsed, Constraint, Operator, QueryContext};
 
 use super::osquery::ExtensionPluginRequest;
 
-/// The longest context that is read, in bytes: some 50,000 members of an `IN` list.
+/// Longest context in bytes: about 50,000 members of an `IN` list.
 pub const MAX_BYTES: usize = 1 << 20;
 
-/// Why a context could not be read at all.
+/// The reason why a context cannot be read.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// It has that many bytes, more than [`MAX_BYTES`].
+    /// The context has that many bytes, more than [`MAX_BYTES`].
     TooLong(usize),
-    /// It is not JSON.
+    /// The context is not JSON.
     NotJson(serde_json::Error),
-    /// It is JSON, but not an object.
+    /// The context is JSON, but not an object.
     NotAnObject,
 }
 
@@ -60,8 +59,8 @@ impl std::error::Error for Error {
 /// Reads a context for a table of these columns.
 ///
 /// # Errors
-/// When nothing of it can be read; [`QueryContext::default`], which asks for everything, is then
-/// the right thing to answer.
+/// If the context cannot be read at all. The caller then uses [`QueryContext::default`], which selects
+/// all rows and columns.
 pub fn decode(text: &str, columns: &[Column]) -> Result<QueryContext, Error> {
     if text.len() > MAX_BYTES {
         return Err(Error::TooLong(text.len()));
@@ -75,19 +74,22 @@ pub fn decode(text: &str, columns: &[Column]) -> Result<QueryContext, Error> {
     })
 }
 
-/// A JSON object whose members are still text.
+/// A JSON object with unparsed members.
 type Object<'a> = BTreeMap<String, &'a RawValue>;
-/// A JSON array, likewise.
+/// A JSON array with unparsed elements.
 type Array<'a> = Vec<&'a RawValue>;
 
-/// What a `generate` request asks of a table of these columns: everything, when its context cannot
-/// be read, which the log says once.
-pub fn of_request(request: &ExtensionPluginRequest, columns: &[Column]) -> QueryContext {
-    static SAID: AtomicBool = AtomicBool::new(false);
+/// Reads the context of a `generate` request for a table of these columns.
+///
+/// An unreadable context selects all rows and columns; a warning is logged once.
+pub fn read_request(request: &ExtensionPluginRequest, columns: &[Column]) -> QueryContext {
+    static IS_LOGGED: AtomicBool = AtomicBool::new(false);
     let Some(text) = request.get("context") else { return QueryContext::default() };
     decode(text, columns).unwrap_or_else(|error| {
-        if !SAID.swap(true, Ordering::Relaxed) {
-            log::warn!("{error}; such queries are answered with every row (said once)");
+        if !IS_LOGGED.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "{error}; the table returns all rows and osquery filters them (logged once)"
+            );
         }
         QueryContext::default()
     })
@@ -98,12 +100,12 @@ fn constraints(value: Option<&RawValue>, columns: &[Column]) -> Vec<Constraint> 
     entries.into_iter().filter_map(|entry| column_constraints(entry, columns)).flatten().collect()
 }
 
-/// None if it is JSON of another kind.
+/// Returns None if the JSON is of another type.
 fn parse<'a, T: serde::Deserialize<'a>>(value: &'a RawValue) -> Option<T> {
     serde_json::from_str(value.get()).ok()
 }
 
-/// The constraints of one column, or none of them when one of them cannot be read.
+/// Returns the constraints of one column, or None if one of them cannot be read.
 fn column_constraints(entry: &RawValue, columns: &[Column]) -> Option<Vec<Constraint>> {
     let entry: Object = parse(entry)?;
     let name: String = parse(entry.get("name")?)?;
@@ -112,7 +114,7 @@ fn column_constraints(entry: &RawValue, columns: &[Column]) -> Option<Vec<Constr
     list.into_iter()
         .map(|item| {
             let item: Value = parse(item)?;
-            let operator = Operator::from_code(code(item.get("op")?)?);
+            let operator = Operator::from_code(operator_code(item.get("op")?)?);
             Some(Constraint { column, operator, text: expression(item.get("expr")?)? })
         })
         .collect()
@@ -122,8 +124,8 @@ fn position(name: &str, columns: &[Column]) -> Option<usize> {
     columns.iter().position(|column| column.name == name)
 }
 
-/// The operator's number, which some cores write as text.
-fn code(value: &Value) -> Option<u8> {
+/// Reads the operator's number; some versions of osquery write it as text.
+fn operator_code(value: &Value) -> Option<u8> {
     match value {
         Value::Number(number) => number.as_u64()?.try_into().ok(),
         Value::String(text) => text.parse().ok(),
@@ -139,7 +141,7 @@ fn expression(value: &Value) -> Option<String> {
     }
 }
 
-/// No array, or an entry that is not a name, asks for every column; an empty array for none.
+/// Selects every column if the value is not an array of names; an empty array selects none.
 fn columns_used(value: Option<&RawValue>, columns: &[Column]) -> ColumnsUsed {
     let Some(names) = value.and_then(parse::<Vec<String>>) else { return ColumnsUsed::ALL };
     let mut bits = 0;
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_context_as_the_core_sends_it_is_read() {
+    fn a_context_of_osquery_is_read() {
         let context = read(
             r#"{"constraints":[
                 {"name":"c0","list":[{"op":2,"expr":"1"},{"op":2,"expr":"22"}],"affinity":"INTEGER"},
@@ -196,13 +198,13 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_may_be_text() {
+    fn an_operator_number_as_text_is_read() {
         let context = read(r#"{"constraints":[{"name":"c1","list":[{"op":"32","expr":"1024"}]}]}"#);
         assert_eq!(context.constraints, [constraint(1, Operator::GreaterThanOrEquals, "1024")]);
     }
 
     #[test]
-    fn a_limit_stays_what_it_is() {
+    fn limit_and_offset_keep_their_codes() {
         let context = read(
             r#"{"constraints":[{"name":"c0","list":[{"op":73,"expr":"5"},{"op":74,"expr":"2"}]}]}"#,
         );
@@ -216,14 +218,14 @@ mod tests {
     #[test]
     fn an_unknown_column_is_ignored() {
         let context = read(
-            r#"{"constraints":[{"name":"nobody","list":[{"op":2,"expr":"1"}]}],
-                "colsUsed":["nobody","c1"]}"#,
+            r#"{"constraints":[{"name":"unknown","list":[{"op":2,"expr":"1"}]}],
+                "colsUsed":["unknown","c1"]}"#,
         );
         assert_eq!(context, QueryContext { constraints: vec![], columns_used: ColumnsUsed(0b10) });
     }
 
     #[test]
-    fn a_list_that_is_no_array_is_empty() {
+    fn a_list_that_is_not_an_array_is_empty() {
         for list in [r#""""#, "{}", "null", "7", r#"{"op":2,"expr":"1"}"#] {
             let context = read(&format!(r#"{{"constraints":[{{"name":"c0","list":{list}}}]}}"#));
             assert_eq!(context.constraints, [], "{list}");
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_member_lifts_its_whole_list_and_no_other() {
+    fn an_unreadable_member_removes_only_its_columns_list() {
         for member in [
             r#"{"op":2}"#,
             r#"{"op":2,"expr":null}"#,
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn no_columns_used_are_none_and_a_missing_list_is_all() {
+    fn an_empty_list_selects_no_column_and_no_list_selects_all() {
         assert_eq!(read(r#"{"colsUsed":[]}"#).columns_used, ColumnsUsed(0));
         assert_eq!(read("{}").columns_used, ColumnsUsed::ALL);
         assert_eq!(read(r#"{"colsUsed":"c0"}"#).columns_used, ColumnsUsed::ALL);
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_context_that_is_no_object_is_an_error_that_says_so() {
+    fn a_context_that_is_not_an_object_is_an_error() {
         let message = |text: &str| decode(text, &columns(1)).unwrap_err().to_string();
         assert_eq!(message("[]"), "the query context is not a JSON object");
         assert_eq!(

@@ -1,9 +1,9 @@
-//! What ends the extension.
+//! Events that end a registration or the extension.
 
-/// What ends the extension.
+/// An event that ends a registration or the extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// SIGTERM, SIGINT or SIGHUP came.
+    /// The process received SIGTERM, SIGINT or SIGHUP.
     Signal,
     /// osquery called `shutdown`.
     Shutdown,

@@ -1,4 +1,4 @@
-//! Why the extension does not serve, in words that say what to do.
+//! Errors that end the extension. Each message names the remedy.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,29 +7,29 @@ use std::process::ExitCode;
 use super::manager;
 use super::names::EXTENSION_NAME;
 
-/// What ended the extension.
+/// An error that ends the extension.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Started without `--socket`.
+    /// The flag `--socket` is missing.
     NoSocket {
         /// A table that can be queried instead.
         table: String,
     },
-    /// The extension manager cannot be asked, or refuses the extension.
+    /// A request to the extension manager failed.
     Manager(manager::Error),
-    /// The core at that socket does not take the extension, in its words.
+    /// osquery at that socket refuses the extension, with this message.
     Refused(PathBuf, String),
-    /// An extension of this name stays registered at that socket.
+    /// Another process has registered an extension of this name at that socket.
     AlreadyRegistered(PathBuf),
-    /// osquery has a table of the name that `--table-name` asks for.
+    /// osquery has a table of the name in `--table-name`.
     NameTaken(String),
     /// osquery has tables of all these names.
     NamesTaken(Vec<String>),
-    /// The core took the extension and does not list it.
+    /// osquery at that socket accepted the extension but does not list it.
     NotListed(PathBuf),
-    /// The socket at which osquery would call cannot be made.
+    /// The socket for osquery's requests cannot be created.
     Listen(PathBuf, io::Error),
-    /// The operating system gives no thread or no signals.
+    /// The system starts no thread or installs no signal handler.
     System(io::Error),
 }
 
@@ -64,42 +64,44 @@ impl std::fmt::Display for Failure {
                 )
             }
             Failure::Manager(error) => error.fmt(f),
-            Failure::Refused(socket, words) => write!(
+            Failure::Refused(socket, message) => write!(
                 f,
-                "osquery at {} refuses the extension: {words}; its log may say more (start osquery \
-                 with --verbose)",
+                "osquery at {} refuses the extension: {message}; osquery's log may have details \
+                 (start osquery with --verbose)",
                 socket.display()
             ),
             Failure::AlreadyRegistered(socket) => write!(
                 f,
-                "an extension named {EXTENSION_NAME} is already registered at {}; end that one \
-                 first, or remove one of its lines from extensions.load",
+                "an extension named {EXTENSION_NAME} is already registered at {}; stop that \
+                 process, or remove the duplicate line from extensions.load",
                 socket.display()
             ),
             Failure::NameTaken(name) => write!(
                 f,
-                "osquery already has a table named {name}; give --table-name another name, or leave \
-                 it out"
+                "osquery already has a table named {name}; set --table-name to another name, or \
+                 omit it"
             ),
             Failure::NamesTaken(names) => write!(
                 f,
-                "osquery already has tables named {}; give the table a name of its own with \
-                 --table-name or PROCESS_OPEN_SOCKETS_TABLE_NAME",
+                "osquery already has tables named {}; set an unused name with --table-name \
+                 or PROCESS_OPEN_SOCKETS_TABLE_NAME",
                 names.join(" and ")
             ),
             Failure::NotListed(socket) => write!(
                 f,
-                "osquery took the extension at {} and does not list it; its log says why (start \
-                 osquery with --verbose)",
+                "osquery at {} accepted the extension but does not list it; osquery's log has the \
+                 reason (start osquery with --verbose)",
                 socket.display()
             ),
             Failure::Listen(path, source) => write!(
                 f,
-                "cannot make the socket {} at which osquery calls: {source}; is its folder there, \
-                 and may this user write to it?",
+                "cannot create the socket {} for osquery's requests: {source}; check that its \
+                 directory exists and that this user may write to it",
                 path.display()
             ),
-            Failure::System(source) => write!(f, "cannot start: {source}"),
+            Failure::System(source) => {
+                write!(f, "cannot start a thread or install a signal handler: {source}")
+            }
         }
     }
 }

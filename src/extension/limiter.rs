@@ -1,15 +1,16 @@
-//! How many scans run at once, and how many may wait. Answers that take no scan do not wait for those that
-//! do: a scan reads /proc, and a process can block that for seconds.
+//! Limits the scans that run at once and the queries that wait for one.
+//!
+//! Lookups do not wait for scans: a scan reads /proc, and a process can block such a read for seconds.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// The most answers of a kind at a time: one for each of two busy readers, and no third to slow them down.
-pub const SCANS: usize = 2;
-/// The most queries at a time, from their arrival to the last byte of their answer. Fewer than there
-/// may be connections, so that there is always room for a ping.
-pub const QUERIES: usize = 32;
+/// Most answers of one kind that are collected at a time: a third would slow down the other two.
+pub const MAX_SCANS: usize = 2;
+/// Most queries at a time, from the request to the last byte of the answer. Fewer than the connections, so
+/// that a ping always gets one.
+pub const MAX_QUERIES: usize = 32;
 
-/// Who scans and who waits.
+/// Counts the queries and the scans that run, and issues their permits.
 #[derive(Default)]
 pub struct ScanLimiter {
     counts: Mutex<Counts>,
@@ -32,36 +33,36 @@ impl Counts {
     }
 }
 
-/// What an answer takes.
+/// The effort of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A scan of processes or of whole socket tables.
     Scan,
-    /// Less.
+    /// A read of given processes or sockets.
     Lookup,
 }
 
-/// A query's place among the others, until it is dropped.
+/// Counts one query until it is dropped.
 pub(super) struct QueryPermit<'a>(&'a ScanLimiter);
 
-/// A query's turn, until it is dropped.
+/// Counts one scan or lookup that runs, until it is dropped.
 pub(super) struct ScanPermit<'a>(&'a ScanLimiter, Kind);
 
 impl ScanLimiter {
-    /// Takes a place.
+    /// Returns a permit for a query, without waiting.
     ///
     /// # Errors
-    /// At once, with a message for the client, when all are taken.
-    pub(super) fn enter(&self) -> Result<QueryPermit<'_>, String> {
+    /// With a message for the client, if all permits are in use.
+    pub(super) fn try_acquire_query(&self) -> Result<QueryPermit<'_>, String> {
         let mut counts = self.counts();
-        if counts.queries >= QUERIES {
-            return Err(format!("{QUERIES} queries of this table wait already: try again later"));
+        if counts.queries >= MAX_QUERIES {
+            return Err(format!("{MAX_QUERIES} queries already run or wait: try again later"));
         }
         counts.queries += 1;
         Ok(QueryPermit(self))
     }
 
-    /// The queries that scan or wait.
+    /// Returns the number of queries that run or wait.
     pub fn queries(&self) -> usize {
         self.counts().queries
     }
@@ -72,12 +73,12 @@ impl ScanLimiter {
 }
 
 impl QueryPermit<'_> {
-    /// Waits for a turn to collect the answer.
-    pub(super) fn turn(&self, kind: Kind) -> ScanPermit<'_> {
+    /// Waits for a permit to collect the answer.
+    pub(super) fn acquire_scan(&self, kind: Kind) -> ScanPermit<'_> {
         let limiter = self.0;
         let mut counts = limiter
             .freed
-            .wait_while(limiter.counts(), |counts| *counts.of(kind) >= SCANS)
+            .wait_while(limiter.counts(), |counts| *counts.of(kind) >= MAX_SCANS)
             .unwrap_or_else(PoisonError::into_inner);
         *counts.of(kind) += 1;
         ScanPermit(limiter, kind)
@@ -87,7 +88,7 @@ impl QueryPermit<'_> {
 impl Drop for ScanPermit<'_> {
     fn drop(&mut self) {
         *self.0.counts().of(self.1) -= 1;
-        // Those that wait may be of another kind.
+        // A waiting query may be of another kind, so one wake-up does not suffice.
         self.0.freed.notify_all();
     }
 }
@@ -106,10 +107,12 @@ mod tests {
     #[test]
     fn a_lookup_does_not_wait_for_scans() {
         let limiter = ScanLimiter::default();
-        let queries: Vec<QueryPermit> = (0..=SCANS).map(|_| limiter.enter().unwrap()).collect();
-        let scans: Vec<ScanPermit> = queries.iter().skip(1).map(|it| it.turn(Kind::Scan)).collect();
-        drop(queries[0].turn(Kind::Lookup));
-        assert_eq!(limiter.counts().scans, SCANS);
+        let queries: Vec<QueryPermit> =
+            (0..=MAX_SCANS).map(|_| limiter.try_acquire_query().unwrap()).collect();
+        let scans: Vec<ScanPermit> =
+            queries.iter().skip(1).map(|query| query.acquire_scan(Kind::Scan)).collect();
+        drop(queries[0].acquire_scan(Kind::Lookup));
+        assert_eq!(limiter.counts().scans, MAX_SCANS);
         drop(scans);
         assert_eq!(limiter.counts().scans, 0);
     }

@@ -1,17 +1,17 @@
-//! A limit for a message that a client can cause at will: once in a while, with the count of those between.
+//! Limits the rate of a message that a client can trigger at will, and counts the suppressed ones.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// For how long the message is not logged again.
+/// Time between two lines of the same message.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// When a message was logged, and how many were suppressed since.
+/// Time of the last line, and the number of messages suppressed since.
 #[derive(Debug, Default)]
 pub(super) struct LogLimit(Mutex<Option<(Instant, u64)>>);
 
 impl LogLimit {
-    /// The line to log for a message at that time; None if it is only counted.
+    /// Returns the line to log for a message at that time; None if the message is suppressed.
     pub(super) fn line(&self, message: &str, now: Instant) -> Option<String> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, suppressed)) = last.as_mut()
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_returns_after_the_pause_with_the_count_of_others() {
+    fn a_message_after_the_pause_counts_the_suppressed_ones() {
         let start = Instant::now();
         let limit = LogLimit::default();
         let line = |seconds| limit.line("full", start + Duration::from_secs(seconds));

@@ -1,8 +1,8 @@
 //! A client of osquery's extension manager: the Thrift service that the core offers to extensions
 //! (`ExtensionManager` in `osquery.thrift`), in the binary protocol over a buffered UNIX stream.
 //!
-//! One connection a request, as the core itself does, so that a core that came back is simply
-//! reached again. All of a request, from connecting to the last byte of its answer, has the timeout.
+//! Each request has its own connection, as osquery's clients do, so a request after a restart of osquery
+//! needs no reconnect. The timeout covers a request from connect(2) to the last byte of the answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, BufWriter};
@@ -25,43 +25,43 @@ type Client<'a> = ExtensionManagerSyncClient<
     TBinaryOutputProtocol<BufWriter<&'a Timed<'a>>>,
 >;
 
-/// Why the manager could not be asked. Every message names the socket.
+/// The reason why a request failed. Every message names the socket.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nobody listens at the socket.
-    Absent {
-        /// Which one.
+    /// No process listens at the socket.
+    NotListening {
+        /// The path of the socket.
         socket: PathBuf,
-        /// What the last attempt met.
+        /// The error of the last attempt.
         source: io::Error,
     },
-    /// The socket cannot be used.
+    /// The connection failed.
     Connect {
-        /// Which one.
+        /// The path of the socket.
         socket: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// No answer came in time.
-    Silent {
-        /// Which one.
+    /// No answer arrived before the timeout.
+    TimedOut {
+        /// The path of the socket.
         socket: PathBuf,
-        /// How long it had.
+        /// The timeout.
         timeout: Duration,
     },
-    /// What came was no answer.
-    Garbled {
-        /// Which one.
+    /// The answer does not follow the protocol.
+    Protocol {
+        /// The path of the socket.
         socket: PathBuf,
-        /// What the Thrift library said.
+        /// The error of the Thrift library.
         source: thrift::Error,
     },
-    /// The core refused.
+    /// osquery refused the request.
     Refused {
-        /// Which one.
+        /// The path of the socket.
         socket: PathBuf,
-        /// The core's words.
+        /// osquery's message.
         message: String,
     },
 }
@@ -69,35 +69,34 @@ pub enum Error {
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Error::Absent { socket, source } => write!(
+            Error::NotListening { socket, source } => write!(
                 f,
-                "osquery is not there: no extension manager listens at {} ({source}); start osquery \
-                 first, or give --socket the path that its flag --extensions_socket has, or wait \
-                 longer with --timeout",
+                "no osquery extension manager listens at {} ({source}); start osquery first, or set \
+                 --socket to the value of osquery's --extensions_socket, or wait longer with --timeout",
                 socket.display()
             ),
             Error::Connect { socket, source } => {
                 write!(f, "cannot connect to osquery's socket {}: {source}", socket.display())?;
                 if source.kind() == io::ErrorKind::PermissionDenied {
-                    f.write_str("; run as the user that osquery runs as")?;
+                    f.write_str("; run the extension as osquery's user")?;
                 }
                 Ok(())
             }
-            Error::Silent { socket, timeout } => write!(
+            Error::TimedOut { socket, timeout } => write!(
                 f,
-                "osquery did not answer at {} within {} s: it may be hung, or busy; try again, or \
-                 restart it",
+                "osquery at {} did not answer within {} s: it is busy or hangs; try again, or restart \
+                 osquery",
                 socket.display(),
                 timeout.as_secs_f32()
             ),
-            Error::Garbled { socket, source } => write!(
+            Error::Protocol { socket, source } => write!(
                 f,
-                "what answers at {} does not speak as osquery's extension manager does ({source}); \
-                 is it the right socket?",
+                "the server at {} does not follow the protocol of osquery's extension manager \
+                 ({source}); check --socket",
                 socket.display()
             ),
             Error::Refused { socket, message } => {
-                write!(f, "osquery refused a request at {}: {message}", socket.display())
+                write!(f, "osquery at {} refused a request: {message}", socket.display())
             }
         }
     }
@@ -106,9 +105,9 @@ impl std::fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Absent { source, .. } | Error::Connect { source, .. } => Some(source),
-            Error::Garbled { source, .. } => Some(source),
-            Error::Silent { .. } | Error::Refused { .. } => None,
+            Error::NotListening { source, .. } | Error::Connect { source, .. } => Some(source),
+            Error::Protocol { source, .. } => Some(source),
+            Error::TimedOut { .. } | Error::Refused { .. } => None,
         }
     }
 }
@@ -121,63 +120,63 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// The manager at that socket, with the time that it has for each answer. Nothing is opened yet.
+    /// Creates a client of the manager at that socket, with a timeout for each request. Does not connect.
     pub fn new(socket: &Path, timeout: Duration) -> Self {
         Manager { socket: socket.to_owned(), timeout }
     }
 
-    /// The same manager, with another time for each answer.
+    /// Returns a client of the same manager with another timeout.
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Manager { socket: self.socket.clone(), timeout }
     }
 
-    /// Whether somebody listens at the socket.
+    /// Checks that a process listens at the socket.
     ///
     /// # Errors
-    /// [`Error::Absent`] when nobody does: an extension can be started before the core has made it.
-    pub fn look(&self) -> Result<(), Error> {
+    /// [`Error::NotListening`] if none does: the extension can start before osquery.
+    pub fn probe(&self) -> Result<(), Error> {
         self.connect().map(drop)
     }
 
-    /// Registers an extension with these plugins, and returns the number that it got.
+    /// Registers an extension with these plugins, and returns its uuid.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the core's words when it does not take them.
+    /// [`Error::Refused`] with osquery's message if it refuses the extension or a plugin.
     pub fn register(
         &self,
         extension: &InternalExtensionInfo,
         registry: &ExtensionRegistry,
     ) -> Result<ExtensionRouteUUID, Error> {
         let status =
-            self.ask(|client| client.register_extension(extension.clone(), registry.clone()))?;
+            self.request(|client| client.register_extension(extension.clone(), registry.clone()))?;
         let uuid = status.uuid;
         self.check(status)?;
-        uuid.ok_or_else(|| self.refused("it gave no number".to_owned()))
+        uuid.ok_or_else(|| self.refused("the answer has no uuid".to_owned()))
     }
 
-    /// Takes that extension out of the core's registry.
+    /// Removes that extension from osquery's registry.
     ///
     /// # Errors
-    /// [`Error::Refused`] when it is not in there.
+    /// [`Error::Refused`] if it is not registered.
     pub fn deregister(&self, uuid: ExtensionRouteUUID) -> Result<(), Error> {
-        let status = self.ask(|client| client.deregister_extension(uuid))?;
+        let status = self.request(|client| client.deregister_extension(uuid))?;
         self.check(status)
     }
 
-    /// The registered extensions by uuid; the core itself is among them as 0.
+    /// Returns the registered extensions by uuid. osquery itself has uuid 0.
     ///
     /// # Errors
-    /// When the core cannot be asked.
+    /// If the request fails.
     pub fn extensions(&self) -> Result<InternalExtensionList, Error> {
-        self.ask(|client| client.extensions())
+        self.request(|client| client.extensions())
     }
 
-    /// The rows that the core answers this SQL with.
+    /// Runs this SQL in osquery and returns the rows.
     ///
     /// # Errors
-    /// When the core cannot be asked, and [`Error::Refused`] when the query fails.
+    /// If the request fails; [`Error::Refused`] if the query fails.
     pub fn query(&self, sql: &str) -> Result<Vec<BTreeMap<String, String>>, Error> {
-        let answer = self.ask(|client| client.query(sql.to_owned()))?;
+        let answer = self.request(|client| client.query(sql.to_owned()))?;
         self.check(answer.status.unwrap_or_default())?;
         Ok(answer.response.unwrap_or_default())
     }
@@ -193,8 +192,8 @@ impl Manager {
         Error::Refused { socket: self.socket.clone(), message }
     }
 
-    /// Which of these names the core has tables of, its own or an extension's, in whatever case
-    /// (SQL does not tell it apart). They come back in lower case.
+    /// Returns the names among these, in lower case, that osquery has tables of, built in or an extension's.
+    /// The comparison ignores case, as SQL does.
     ///
     /// # Errors
     /// As for [`Manager::query`].
@@ -211,15 +210,15 @@ impl Manager {
         Ok(rows.into_iter().filter_map(|mut row| row.remove("name")).collect())
     }
 
-    /// Connects, or gives up after the timeout: it waits while the listener's queue is full.
+    /// Connects, and fails after the timeout: connect(2) blocks while the accept queue is full.
     fn connect(&self) -> Result<UnixStream, Error> {
         let end = Instant::now() + self.timeout;
         let connect = || loop {
-            // An interrupted attempt leaves its socket in a state of which connect(2) says little.
+            // A new socket for each attempt: connect(2) does not define the state after an interruption.
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
             match end.saturating_duration_since(Instant::now()) {
                 Duration::ZERO => return Err(io::ErrorKind::TimedOut.into()),
-                left => socket.set_write_timeout(Some(left))?,
+                remaining => socket.set_write_timeout(Some(remaining))?,
             }
             match socket.connect(&SockAddr::unix(&self.socket)?) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -230,17 +229,17 @@ impl Manager {
             let socket = self.socket.clone();
             match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                    Error::Absent { socket, source }
+                    Error::NotListening { socket, source }
                 }
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                    Error::Silent { socket, timeout: self.timeout }
+                    Error::TimedOut { socket, timeout: self.timeout }
                 }
                 _ => Error::Connect { socket, source },
             }
         })
     }
 
-    fn ask<T>(&self, request: impl Fn(&mut Client) -> thrift::Result<T>) -> Result<T, Error> {
+    fn request<T>(&self, request: impl Fn(&mut Client) -> thrift::Result<T>) -> Result<T, Error> {
         let start = Instant::now();
         let stream = self.connect()?;
         let timed = Timed::new(&stream);
@@ -251,11 +250,11 @@ impl Manager {
         );
         request(&mut client).map_err(|source| {
             let socket = self.socket.clone();
-            // The thrift crate does not tell a timeout apart.
+            // The thrift crate has no error kind for a timeout.
             if matches!(source, thrift::Error::Transport(_)) && start.elapsed() >= self.timeout {
-                Error::Silent { socket, timeout: self.timeout }
+                Error::TimedOut { socket, timeout: self.timeout }
             } else {
-                Error::Garbled { socket, source }
+                Error::Protocol { socket, source }
             }
         })
     }

@@ -1,8 +1,8 @@
 //! The tables as an osquery extension.
 //!
-//! One life: wait for osquery, look which names are free, register, serve, watch whether osquery still
-//! lists us, deregister. osquery drops an extension without a word when one ping fails; then the life
-//! begins anew.
+//! The supervisor waits for osquery, chooses free table names, registers, serves, polls osquery's list of
+//! extensions, and deregisters. osquery drops an extension after one failed ping and sends no notice; the
+//! supervisor then registers again.
 
 pub mod answer;
 pub mod context;
@@ -43,15 +43,15 @@ use crate::log_queue::LogQueue;
 #[rustfmt::skip]
 pub mod osquery;
 
-/// Whoever starts an extension that ended anew, as osquery does without limit, is not to spin: the
-/// longest wait before ending.
-const LONGEST_LINGER: Duration = Duration::from_secs(10);
+/// Longest exit delay after a failure. osquery restarts an extension without limit: the delay bounds the
+/// rate.
+const MAX_EXIT_DELAY: Duration = Duration::from_secs(10);
 
-/// Serves the tables until osquery goes away or calls `shutdown`, or a SIGTERM, SIGINT or SIGHUP comes.
+/// Serves the tables until osquery exits or calls `shutdown`, or the process receives SIGTERM, SIGINT or
+/// SIGHUP.
 ///
-/// Writes to the log which names the tables got, or why they are not served. The status is 0 after an
-/// orderly end, 1 when osquery cannot be reached or refuses, 2 when the flags do not say where
-/// osquery is.
+/// Logs the names of the registered tables, or the error. The exit code is 0 after an orderly end, 1 if
+/// osquery cannot be reached or refuses the extension, 2 if no flag sets the socket.
 pub fn run(launch: &Launch, tables: Vec<Arc<dyn Table>>, log: &LogQueue) -> ExitCode {
     let (send, events) = channel();
     if let Err(error) = signals::send_events(send.clone()) {
@@ -61,7 +61,8 @@ pub fn run(launch: &Launch, tables: Vec<Arc<dyn Table>>, log: &LogQueue) -> Exit
     run_until(launch, tables, log, &send, &events)
 }
 
-/// The same until one of these events. `send` is a sender of `events`, for the calls of osquery.
+/// Does the same, and ends at one of these events. The service uses `send`, a sender of `events`, when
+/// osquery calls `shutdown`.
 pub fn run_until(
     launch: &Launch,
     tables: Vec<Arc<dyn Table>>,
@@ -74,7 +75,7 @@ pub fn run_until(
     };
     log.print(&format!("error: {failure}"));
     if !matches!(failure, Failure::NoSocket { .. }) {
-        let _ = events.recv_timeout(launch.interval().min(LONGEST_LINGER));
+        let _ = events.recv_timeout(launch.interval().min(MAX_EXIT_DELAY));
     }
     failure.exit_code()
 }
@@ -90,28 +91,28 @@ fn serve(
         let table = tables.first().map(|table| table.name().to_owned()).unwrap_or_default();
         return Err(Failure::NoSocket { table });
     };
-    let started = Started::start(tables);
-    Supervisor::new(launch, socket, started.0.clone(), log, send, events).run()
+    let running = RunningTables::start(tables);
+    Supervisor::new(launch, socket, running.0.clone(), log, send, events).run()
 }
 
-/// The tables that were started, until they are stopped by the drop.
-struct Started(Vec<Arc<dyn Table>>);
+/// Running tables; dropping them stops them.
+struct RunningTables(Vec<Arc<dyn Table>>);
 
-impl Started {
-    /// Leaves out the tables that do not start.
-    fn start(mut tables: Vec<Arc<dyn Table>>) -> Started {
+impl RunningTables {
+    /// Starts the tables, without those that fail to start.
+    fn start(mut tables: Vec<Arc<dyn Table>>) -> RunningTables {
         tables.retain(|table| match table.start() {
             Ok(()) => true,
             Err(error) => {
-                log::error!("table {} is left out: {error}", table.name());
+                log::error!("table {} is not served: it cannot start: {error}", table.name());
                 false
             }
         });
-        Started(tables)
+        RunningTables(tables)
     }
 }
 
-impl Drop for Started {
+impl Drop for RunningTables {
     fn drop(&mut self) {
         self.0.iter().for_each(|table| table.stop());
     }

@@ -8,34 +8,34 @@ use tables::Table;
 /// The extension's name in osquery, for `--extensions_require`.
 pub const EXTENSION_NAME: &str = "process_open_sockets";
 
-/// The tables by the names that they have in osquery.
+/// The tables by their names in osquery.
 pub type NamedTables = BTreeMap<String, Arc<dyn Table>>;
 
-/// The names that each table can have, and those that osquery does not leave to it.
+/// The candidate names of each table, and the names that are taken.
 pub(super) struct NameChoice {
     tables: Vec<(Arc<dyn Table>, Vec<String>)>,
-    /// In lower case, since names are equal in SQL whatever their case.
+    /// In lower case: SQL compares names without case.
     taken: BTreeSet<String>,
 }
 
-/// The names of the tables that have one, and the tables that have none.
-pub(super) struct Chosen {
+/// The tables under their chosen names, and the tables without a free name.
+pub(super) struct ChosenNames {
     pub(super) tables: NamedTables,
-    pub(super) left_out: Vec<LeftOut>,
+    pub(super) unnamed: Vec<UnnamedTable>,
 }
 
-/// A table without a name.
+/// A table whose candidate names are all taken.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct LeftOut {
+pub(super) struct UnnamedTable {
     /// The table's own name.
     pub(super) table: String,
-    /// The names that it could have had.
+    /// Its candidate names.
     pub(super) names: Vec<String>,
 }
 
 impl NameChoice {
-    /// Each table can have its own name and those to fall back to. If `first` is given, the first table can
-    /// have that name alone.
+    /// The candidates of a table are its own name and its fallback names. If `first` is given, it is the only
+    /// candidate of the first table.
     pub(super) fn new(tables: &[Arc<dyn Table>], first: Option<&str>) -> NameChoice {
         let with_names = |(index, table): (usize, &Arc<dyn Table>)| {
             let names = match first {
@@ -48,28 +48,28 @@ impl NameChoice {
         NameChoice { tables, taken: BTreeSet::new() }
     }
 
-    /// All names that can be chosen.
+    /// Returns the candidate names of all tables.
     pub(super) fn candidates(&self) -> Vec<String> {
         self.tables.iter().flat_map(|(_, names)| names.iter().cloned()).collect()
     }
 
-    /// From now on, these names are not chosen.
-    pub(super) fn take(&mut self, names: impl IntoIterator<Item = String>) {
+    /// Excludes these names.
+    pub(super) fn exclude(&mut self, names: impl IntoIterator<Item = String>) {
         self.taken.extend(names.into_iter().map(|name| name.to_ascii_lowercase()));
     }
 
-    /// The first name of each table that neither osquery nor a table before it has.
-    pub(super) fn choose(&self) -> Chosen {
+    /// Chooses for each table its first candidate that is neither excluded nor chosen for a previous table.
+    pub(super) fn choose(&self) -> ChosenNames {
         let mut taken = self.taken.clone();
-        let mut chosen = Chosen { tables: BTreeMap::new(), left_out: Vec::new() };
+        let mut chosen = ChosenNames { tables: BTreeMap::new(), unnamed: Vec::new() };
         for (table, names) in &self.tables {
             match names.iter().find(|name| taken.insert(name.to_ascii_lowercase())) {
                 Some(name) => {
                     chosen.tables.insert(name.clone(), Arc::clone(table));
                 }
                 None => chosen
-                    .left_out
-                    .push(LeftOut { table: table.name().to_owned(), names: names.clone() }),
+                    .unnamed
+                    .push(UnnamedTable { table: table.name().to_owned(), names: names.clone() }),
             }
         }
         chosen
@@ -105,13 +105,13 @@ mod tests {
         let tables: [Arc<dyn Table>; 2] =
             [Arc::new(Named("a", &["alt_a"])), Arc::new(Named("b", &["alt_b"]))];
         let mut choice = NameChoice::new(&tables, first);
-        choice.take(taken.iter().map(|name| (*name).to_owned()));
-        let Chosen { tables, left_out } = choice.choose();
-        (tables.into_keys().collect(), left_out.into_iter().map(|out| out.table).collect())
+        choice.exclude(taken.iter().map(|name| (*name).to_owned()));
+        let ChosenNames { tables, unnamed } = choice.choose();
+        (tables.into_keys().collect(), unnamed.into_iter().map(|table| table.table).collect())
     }
 
     #[test]
-    fn each_table_falls_back_on_its_own() {
+    fn each_table_uses_its_own_fallback_name() {
         let names =
             |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert_eq!(chosen(None, &[]), (names(&["a", "b"]), vec![]));
@@ -121,13 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn a_given_name_is_the_only_one_of_the_first_table() {
+    fn a_given_name_is_the_only_candidate_of_the_first_table() {
         assert_eq!(chosen(Some("mine"), &["a"]).0, ["b", "mine"]);
         assert_eq!(chosen(Some("mine"), &["mine"]).1, ["a"]);
     }
 
     #[test]
-    fn no_two_tables_get_one_name() {
+    fn no_two_tables_get_the_same_name() {
         let names = chosen(Some("B"), &[]).0;
         assert_eq!(names, ["B", "alt_b"]);
     }

@@ -1,5 +1,5 @@
-//! Warnings about rows that were left out of answers: for each user one in a while, since a flood of one user
-//! affects every query.
+//! Warnings about rows omitted from answers. Their rate is limited per user: one user's sockets can affect
+//! every query.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use tables::User;
 
-/// For how long no other warning about the same user is logged.
+/// Time between two warnings about the same user.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Warnings about more users at a time are not logged.
+/// Most users to remember; warnings about others are not logged.
 const MAX_USERS: usize = 256;
 
-/// When a warning about each user was logged.
+/// Time of the last warning about each user.
 #[derive(Debug, Default)]
 pub(super) struct OmittedRowsLog(Mutex<HashMap<User, Instant>>);
 
 impl OmittedRowsLog {
-    /// The warnings that are due at that time.
+    /// Returns the warnings to log at that time.
     pub(super) fn lines(&self, omitted: &[(User, u64)], now: Instant) -> Vec<String> {
         if omitted.is_empty() {
             return Vec::new();
@@ -32,7 +32,7 @@ impl OmittedRowsLog {
             last.insert(*user, now);
             lines.push(format!(
                 "answer too long for osquery: {rows} rows of {user} are left out; column rows_omitted \
-                 counts them; select fewer columns, add a constraint, or find out why this user has so \
+                 counts them; select fewer columns, add a constraint, or check why this user has so \
                  many sockets"
             ));
         }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_user_is_warned_about_once_in_a_while() {
+    fn warnings_about_a_user_are_one_pause_apart() {
         let start = Instant::now();
         let log = OmittedRowsLog::default();
         let of = |uid, rows| (User::of_uid(Some(uid)), rows);
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn many_users_take_no_more_memory() {
+    fn memory_is_bounded_with_many_users() {
         let start = Instant::now();
         let log = OmittedRowsLog::default();
         let of = |uid| (User::of_uid(Some(uid)), 1);

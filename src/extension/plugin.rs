@@ -1,4 +1,4 @@
-//! The table as a plugin of osquery's `table` registry, with rows as [`super::answer`] describes them.
+//! A table as a plugin of osquery-rust-ng, with rows as [`super::answer`] describes them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use osquery_rust_ng::plugin::{ColumnDef, ColumnOptions, ColumnType, ReadOnlyTabl
 use osquery_rust_ng::{ExtensionPluginRequest, ExtensionResponse, ExtensionStatus};
 use tables::{QueryContext, Rows, Table};
 
-use super::answer::{asked, text};
+use super::answer::{selected_columns, text};
 use super::context;
 
 /// A table under the name that it has in osquery.
@@ -17,18 +17,19 @@ pub struct TablePlugin {
 }
 
 impl TablePlugin {
-    /// That table under that name.
+    /// Creates a plugin for a table under the given name.
     pub fn new(name: String, table: Arc<dyn Table>) -> Self {
         TablePlugin { name, table }
     }
 
     fn rows(&self, query: &QueryContext, rows: &dyn Rows) -> Vec<BTreeMap<String, String>> {
-        let asked: Vec<(usize, &str)> = asked(self.table.columns(), query.columns_used).collect();
+        let selected: Vec<(usize, &str)> =
+            selected_columns(self.table.columns(), query.columns_used).collect();
         (0..rows.len())
             .map(|row| {
-                let cells = asked
+                let cells = selected
                     .iter()
-                    .map(|&(place, name)| (name.to_owned(), text(rows.cell(row, place))));
+                    .map(|&(index, name)| (name.to_owned(), text(rows.cell(row, index))));
                 cells.chain([("rowid".to_owned(), rows.id(row).to_string())]).collect()
             })
             .collect()
@@ -54,7 +55,7 @@ impl ReadOnlyTable for TablePlugin {
     }
 
     fn generate(&self, request: ExtensionPluginRequest) -> ExtensionResponse {
-        let query = context::of_request(&request, self.table.columns());
+        let query = context::read_request(&request, self.table.columns());
         match self.table.generate(&query) {
             Ok(rows) => ExtensionResponse::new(
                 ExtensionStatus::new(0, "OK".to_owned(), None),
@@ -78,7 +79,7 @@ mod tests {
     use std::path::PathBuf;
     use tables::{Column, ColumnOptions, Error, Value};
 
-    /// One row: -1, 2^53 + 1, not known, 'a b'. Constrained in any way, it cannot be read.
+    /// One row: -1, 2^53 + 1, NULL, 'a b'. A query with a constraint fails.
     struct Sample(Vec<Column>);
 
     struct OneRow;
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_state_types_and_options() {
+    fn routes_have_types_and_options() {
         let route =
             |name, kind, op| map([("id", "column"), ("name", name), ("type", kind), ("op", op)]);
         let expected = vec![
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn only_asked_columns_are_sent() {
+    fn only_selected_columns_are_sent() {
         let answer = call(r#"{"constraints":[],"colsUsed":["path"]}"#);
         let expected = map([("path", "a b"), ("rowid", "9223372036854775807")]);
         assert_eq!(answer.response, Some(vec![expected]));
@@ -181,14 +182,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_context_is_answered_with_everything() {
+    fn an_unreadable_context_is_answered_with_all_columns() {
         let answer = call("{");
         assert_eq!(answer.status.unwrap().code, Some(0));
         assert_eq!(answer.response.unwrap()[0].len(), 5);
     }
 
     #[test]
-    fn a_table_that_cannot_answer_fails_the_query_with_its_message() {
+    fn an_error_of_the_table_is_the_error_of_the_query() {
         let answer = call(r#"{"constraints":[{"name":"pid","list":[{"op":2,"expr":"1"}]}]}"#);
         let status = answer.status.unwrap();
         assert_eq!(status.code, Some(1));

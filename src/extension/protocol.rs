@@ -1,12 +1,11 @@
-//! Thrift's binary protocol, read without trust.
+//! Reads Thrift's binary protocol from an untrusted peer.
 //!
-//! The thrift crate (0.17) allocates whatever length the other side claims, and its generated code
-//! reserves room for as many elements as a list claims. This reader takes memory only as bytes come,
-//! and refuses what is longer than an honest message can be. (0.25 has limits of its own, but up to
-//! them it allocates what is claimed too; so it would not save this module, and it would be a second
-//! copy beside the one that osquery-rust-ng is bound to.)
+//! The thrift crate (0.17) allocates the length that the peer claims, and its generated code reserves the
+//! elements that a list claims. This reader allocates memory only for received bytes, and rejects messages
+//! above a limit. thrift 0.25 has limits, but allocates claimed lengths up to them, and would be a second
+//! copy beside the version that osquery-rust-ng requires.
 //!
-//! Format: `doc/specs/thrift-binary-protocol.md` in Apache Thrift, strict form only.
+//! Format: `doc/specs/thrift-binary-protocol.md` in Apache Thrift, strict encoding only.
 
 use std::io::{self, Read};
 
@@ -16,42 +15,42 @@ use thrift::protocol::{
 };
 use thrift::{ProtocolError, ProtocolErrorKind};
 
-/// The most bytes that a message may have: an `IN` list of some 500,000 numbers.
-pub const LONGEST_MESSAGE: u64 = 16 << 20;
-/// The most elements that a list, set or map may have.
-const LARGEST_CONTAINER: i32 = 1 << 15;
-/// Bytes of the first word of a message in the strict form.
+/// Longest message in bytes: an `IN` list of about 500,000 numbers.
+pub const MAX_MESSAGE: u64 = 16 << 20;
+/// Most elements of a list, set or map.
+const MAX_ELEMENTS: i32 = 1 << 15;
+/// Upper bytes of the first word of a message in the strict encoding.
 const VERSION: u32 = 0x8001_0000;
 
-/// Reads the messages that come over a stream.
+/// Reads messages from a stream.
 pub struct BinaryInput<R> {
     reader: R,
-    left: u64,
+    remaining: u64,
 }
 
 impl<R: Read> BinaryInput<R> {
-    /// Reads from there. Many small reads are made: it should be buffered.
+    /// Creates an input from a reader, which should be buffered: most reads are a few bytes.
     pub fn new(reader: R) -> Self {
-        BinaryInput { reader, left: LONGEST_MESSAGE }
+        BinaryInput { reader, remaining: MAX_MESSAGE }
     }
 
-    /// What is read from.
+    /// Returns the reader.
     pub fn reader(&mut self) -> &mut R {
         &mut self.reader
     }
 
     fn bytes<const N: usize>(&mut self) -> thrift::Result<[u8; N]> {
-        self.spend(N as u64)?;
+        self.consume(N as u64)?;
         let mut bytes = [0; N];
         self.reader.read_exact(&mut bytes)?;
         Ok(bytes)
     }
 
-    fn spend(&mut self, bytes: u64) -> thrift::Result<()> {
-        self.left = self.left.checked_sub(bytes).ok_or_else(|| {
-            refused(
+    fn consume(&mut self, bytes: u64) -> thrift::Result<()> {
+        self.remaining = self.remaining.checked_sub(bytes).ok_or_else(|| {
+            protocol_error(
                 ProtocolErrorKind::SizeLimit,
-                format!("a message is longer than {LONGEST_MESSAGE} bytes"),
+                format!("a message is longer than {MAX_MESSAGE} bytes"),
             )
         })?;
         Ok(())
@@ -73,33 +72,33 @@ impl<R: Read> BinaryInput<R> {
             14 => TType::Set,
             15 => TType::List,
             _ => {
-                let message = format!("there is no type {number}");
-                return Err(refused(ProtocolErrorKind::InvalidData, message));
+                let message = format!("unknown type {number}");
+                return Err(protocol_error(ProtocolErrorKind::InvalidData, message));
             }
         })
     }
 
     fn count(&mut self) -> thrift::Result<i32> {
         let count = self.read_i32()?;
-        if (0..=LARGEST_CONTAINER).contains(&count) {
+        if (0..=MAX_ELEMENTS).contains(&count) {
             return Ok(count);
         }
         let message = format!("a container claims {count} elements");
-        Err(refused(ProtocolErrorKind::SizeLimit, message))
+        Err(protocol_error(ProtocolErrorKind::SizeLimit, message))
     }
 }
 
-fn refused(kind: ProtocolErrorKind, message: String) -> thrift::Error {
+fn protocol_error(kind: ProtocolErrorKind, message: String) -> thrift::Error {
     thrift::Error::Protocol(ProtocolError { kind, message })
 }
 
 impl<R: Read> TInputProtocol for BinaryInput<R> {
     fn read_message_begin(&mut self) -> thrift::Result<TMessageIdentifier> {
-        self.left = LONGEST_MESSAGE;
+        self.remaining = MAX_MESSAGE;
         let word = u32::from_be_bytes(self.bytes()?);
         if word & 0xffff_ff00 != VERSION {
             let message = format!("a message begins with {word:08x}");
-            return Err(refused(ProtocolErrorKind::BadVersion, message));
+            return Err(protocol_error(ProtocolErrorKind::BadVersion, message));
         }
         let [.., kind] = word.to_be_bytes();
         let kind = TMessageType::try_from(kind)?;
@@ -132,12 +131,15 @@ impl<R: Read> TInputProtocol for BinaryInput<R> {
     fn read_bytes(&mut self) -> thrift::Result<Vec<u8>> {
         let length = self.read_i32()?;
         let length = u64::try_from(length).map_err(|_| {
-            refused(ProtocolErrorKind::NegativeSize, format!("a text claims {length} bytes"))
+            protocol_error(
+                ProtocolErrorKind::NegativeSize,
+                format!("a string claims {length} bytes"),
+            )
         })?;
-        self.spend(length)?;
+        self.consume(length)?;
         let mut bytes = Vec::new();
-        let came = self.reader.by_ref().take(length).read_to_end(&mut bytes)?;
-        if came as u64 == length { Ok(bytes) } else { Err(cut().into()) }
+        let received = self.reader.by_ref().take(length).read_to_end(&mut bytes)?;
+        if received as u64 == length { Ok(bytes) } else { Err(unexpected_end().into()) }
     }
 
     fn read_bool(&mut self) -> thrift::Result<bool> {
@@ -164,8 +166,7 @@ impl<R: Read> TInputProtocol for BinaryInput<R> {
         self.bytes().map(f64::from_be_bytes)
     }
 
-    /// Text that is not UTF-8 is read all the same, with U+FFFD for what is not: SQL may hold any
-    /// bytes, and a query must not fail for it.
+    /// Replaces bytes that are not UTF-8 with U+FFFD: SQL can contain any bytes, and the query must not fail.
     fn read_string(&mut self) -> thrift::Result<String> {
         let bytes = self.read_bytes()?;
         Ok(String::from_utf8(bytes)
@@ -204,6 +205,6 @@ impl<R: Read> TInputProtocol for BinaryInput<R> {
     }
 }
 
-fn cut() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ends within a text")
+fn unexpected_end() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ends within a string")
 }

@@ -1,4 +1,4 @@
-//! What osquery asks, and who answers it.
+//! Requests of osquery and their answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use super::omitted_rows_log::OmittedRowsLog;
 use super::osquery::{ExtensionPluginRequest, ExtensionResponse};
 use super::{context, routes};
 
-/// What a client asks.
+/// A request of a client.
 pub(super) struct Request {
-    /// The client's number for it, given back with the answer.
+    /// The client's sequence number; the answer repeats it.
     number: i32,
     method: Method,
 }
@@ -35,13 +35,13 @@ impl Request {
     /// Reads one whole message.
     ///
     /// # Errors
-    /// When it is none, or no request: the stream cannot be read any further then.
+    /// If it is not a valid request. No further request can be read from the stream then.
     pub(super) fn read(input: &mut dyn TInputProtocol) -> thrift::Result<Request> {
         let message = input.read_message_begin()?;
         if !matches!(message.message_type, TMessageType::Call | TMessageType::OneWay) {
             return Err(application(
                 ApplicationErrorKind::InvalidMessageType,
-                format!("{} is no request", message.message_type),
+                format!("{} is not a request", message.message_type),
             ));
         }
         let method = if message.name == "call" {
@@ -68,7 +68,7 @@ fn read_call(input: &mut dyn TInputProtocol) -> thrift::Result<Method> {
             (_, TType::Stop) => break,
             (Some(1), TType::String) => registry = input.read_string()?,
             (Some(2), TType::String) => item = input.read_string()?,
-            (Some(3), TType::Map) => request = read_texts(input)?,
+            (Some(3), TType::Map) => request = read_strings(input)?,
             (_, kind) => input.skip(kind)?,
         }
         input.read_field_end()?;
@@ -77,19 +77,19 @@ fn read_call(input: &mut dyn TInputProtocol) -> thrift::Result<Method> {
     Ok(Method::Call { registry, item, request })
 }
 
-fn read_texts(input: &mut dyn TInputProtocol) -> thrift::Result<ExtensionPluginRequest> {
+fn read_strings(input: &mut dyn TInputProtocol) -> thrift::Result<ExtensionPluginRequest> {
     let map = input.read_map_begin()?;
-    let text = Some(TType::String);
-    if map.size > 0 && (map.key_type != text || map.value_type != text) {
-        let message = "a request is a map of text to text".to_owned();
+    let string = Some(TType::String);
+    if map.size > 0 && (map.key_type != string || map.value_type != string) {
+        let message = "a request is a map of strings to strings".to_owned();
         return Err(application(ApplicationErrorKind::ProtocolError, message));
     }
-    let mut texts = BTreeMap::new();
+    let mut strings = BTreeMap::new();
     for _ in 0..map.size {
-        texts.insert(input.read_string()?, input.read_string()?);
+        strings.insert(input.read_string()?, input.read_string()?);
     }
     input.read_map_end()?;
-    Ok(texts)
+    Ok(strings)
 }
 
 fn application(kind: ApplicationErrorKind, message: String) -> thrift::Error {
@@ -105,7 +105,8 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// For these tables, whose scans take these limiter; `events` gets a call of `shutdown`.
+    /// Answers requests for these tables. The limiter bounds their queries; a call of `shutdown` becomes an
+    /// event.
     pub fn new(tables: NamedTables, limiter: Arc<ScanLimiter>, events: Sender<Event>) -> Self {
         Requests { tables, limiter, events, omitted: OmittedRowsLog::default() }
     }
@@ -121,10 +122,10 @@ impl Requests {
                 answer::reply("ping", number, to, |to| answer::write_result(&success(), to))
             }
             Method::Shutdown => {
-                // The process may be gone soon after it is told; a client may wait for the reply.
+                // Reply before the event: the process may exit soon after it.
                 let replied = answer::reply("shutdown", number, to, |_| Ok(()));
                 let replied = replied.and_then(|()| to.flush());
-                // And the core may not wait for it.
+                // Send the event even if the reply fails: osquery may not wait for the reply.
                 let _ = self.events.send(Event::Shutdown);
                 replied
             }
@@ -139,7 +140,7 @@ impl Requests {
                         write_response(number, &ExtensionResponse::new(success(), routes), to)
                     }
                     (_, action) => {
-                        let message = self.cannot(&registry, &item, action);
+                        let message = self.unknown_target(&registry, &item, action);
                         write_response(number, &failure(message), to)
                     }
                 }
@@ -157,7 +158,7 @@ impl Requests {
         }
     }
 
-    fn cannot(&self, registry: &str, item: &str, action: &str) -> String {
+    fn unknown_target(&self, registry: &str, item: &str, action: &str) -> String {
         if registry != "table" {
             format!("unknown registry '{registry}' (available: table)")
         } else if !self.tables.contains_key(item) {
@@ -176,18 +177,19 @@ impl Requests {
         request: ExtensionPluginRequest,
         to: &mut dyn TOutputProtocol,
     ) -> thrift::Result<()> {
-        // Kept until the answer is sent: a client that reads slowly keeps its place, not its turn.
-        let place = match self.limiter.enter() {
-            Ok(place) => place,
+        // Held until the answer is sent: a client that reads slowly holds this permit, but no scan permit.
+        let query_permit = match self.limiter.try_acquire_query() {
+            Ok(permit) => permit,
             Err(message) => return write_response(number, &failure(message), to),
         };
         let columns = table.columns();
-        let query = context::of_request(&request, columns);
-        // A list of thousands of pids: it must not take room while the query waits.
+        let query = context::read_request(&request, columns);
+        // It can hold a list of thousands of pids: free it while the query waits.
         drop(request);
-        let turn = place.turn(if table.scans(&query) { Kind::Scan } else { Kind::Lookup });
+        let kind = if table.scans(&query) { Kind::Scan } else { Kind::Lookup };
+        let scan_permit = query_permit.acquire_scan(kind);
         let rows = table.generate(&query);
-        drop(turn);
+        drop(scan_permit);
         match rows {
             Ok(rows) => {
                 let answer = Answer::new(rows, columns, query.columns_used);
@@ -212,31 +214,31 @@ mod tests {
     use std::sync::mpsc::{Receiver, channel};
     use thrift::protocol::TBinaryOutputProtocol;
 
-    /// Notes at each flush whether anybody has been told of an event by then.
-    struct Watched<'a> {
+    /// Records at each flush whether an event has been sent.
+    struct EventsAtFlush<'a> {
         events: &'a Receiver<Event>,
-        told_by_then: Vec<Option<Event>>,
+        at_flush: Vec<Option<Event>>,
     }
 
-    impl Write for Watched<'_> {
+    impl Write for EventsAtFlush<'_> {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             Ok(bytes.len())
         }
         fn flush(&mut self) -> io::Result<()> {
-            self.told_by_then.push(self.events.try_recv().ok());
+            self.at_flush.push(self.events.try_recv().ok());
             Ok(())
         }
     }
 
     #[test]
-    fn the_reply_to_shutdown_is_out_before_anybody_is_told() {
+    fn the_reply_to_shutdown_is_sent_before_the_event() {
         let (send, events) = channel();
         let requests = Requests::new(NamedTables::new(), Arc::default(), send);
         let request = Request { number: 1, method: Method::Shutdown };
-        let mut watched = Watched { events: &events, told_by_then: Vec::new() };
-        let mut to = TBinaryOutputProtocol::new(&mut watched, true);
+        let mut output = EventsAtFlush { events: &events, at_flush: Vec::new() };
+        let mut to = TBinaryOutputProtocol::new(&mut output, true);
         requests.answer(request, &mut to).unwrap();
-        assert_eq!(watched.told_by_then, [None]);
+        assert_eq!(output.at_flush, [None]);
         assert_eq!(events.try_recv(), Ok(Event::Shutdown));
     }
 }

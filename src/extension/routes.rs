@@ -1,4 +1,4 @@
-//! What osquery is told of a table when it registers: its columns.
+//! The columns of a table, as osquery registers them.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use tables::Column;
 
 use super::osquery::ExtensionPluginResponse;
 
-/// A route a column: `id` is always `column`, `op` holds the bits of its options.
+/// Returns one route per column: `id` is always `column`, `op` holds the bits of its options.
 pub fn routes(columns: &[Column]) -> ExtensionPluginResponse {
     let route = |column: &Column| {
         BTreeMap::from([

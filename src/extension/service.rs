@@ -1,8 +1,9 @@
 //! The service that osquery calls: ping, call, shutdown (`Extension` in `osquery.thrift`).
 //!
-//! A thread a connection, of which there are few: the core opens one for each request and closes
-//! it. Whoever connects and is silent, slow or gone is dropped after a while, and first of all when
-//! the places run out. Scans take turns; pings, `columns` and everything else never wait for one.
+//! Each connection has a thread. There are few: osquery opens one for each request and closes it. The
+//! service closes a connection whose client is idle or slow for too long, and the oldest idle one when a
+//! new connection exceeds the limit. Only queries wait for a permit; pings, `columns` and other requests do
+//! not.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, BufWriter};
@@ -23,24 +24,24 @@ use super::requests::{Request, Requests};
 use super::socket_file::{SocketFile, bind};
 use super::timed::Timed;
 
-/// The most connections at a time.
-pub const CONNECTIONS: usize = 64;
-/// A connection's thread needs little: the depth of a request is limited.
-const STACK: usize = 512 << 10;
+/// Most connections at a time.
+pub const MAX_CONNECTIONS: usize = 64;
+/// Stack of a connection's thread: enough because the depth of a request is limited.
+const STACK_SIZE: usize = 512 << 10;
 
-/// How long a client may take.
+/// Time limits of a client.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// For a request, from the moment when it is waited for to its last byte.
+    /// For a request, from the start of the wait to its last byte.
     pub request: Duration,
-    /// Without reading anything of its answer.
+    /// For a pause in reading the answer.
     pub stall: Duration,
-    /// For its whole answer.
+    /// For reading the whole answer.
     pub answer: Duration,
 }
 
 impl Default for Limits {
-    /// osquery itself waits 300 s for an answer, and sends a request as soon as it has connected.
+    /// osquery waits 300 s for an answer, and sends a request as soon as it is connected.
     fn default() -> Self {
         Limits {
             request: Duration::from_secs(10),
@@ -63,28 +64,28 @@ pub struct Service {
 struct Connections {
     last: u64,
     open: BTreeMap<u64, Connection>,
-    /// Whether there are to be no more requests.
-    closed: bool,
+    /// No further request is read.
+    is_closed: bool,
 }
 
 struct Connection {
     stream: UnixStream,
-    /// Whether its request is being read: nobody misses it if it is closed.
-    idle: bool,
+    /// The service waits for a request or reads one: closing loses no answer.
+    is_idle: bool,
 }
 
 impl Service {
-    /// Nobody can connect yet: see [`Listening`].
+    /// Creates a service that does not listen yet: see [`Listening`].
     pub fn new(requests: Requests, limits: Limits) -> Self {
         let (refused, failed) = (LogLimit::default(), LogLimit::default());
         Service { requests, limits, connections: Mutex::default(), refused, failed }
     }
 
-    /// Ends all connections: at once, or as soon as the request that is being answered is.
+    /// Closes all idle connections, and each other one after its answer.
     fn close(&self) {
         let mut connections = self.connections();
-        connections.closed = true;
-        for connection in connections.open.values().filter(|connection| connection.idle) {
+        connections.is_closed = true;
+        for connection in connections.open.values().filter(|connection| connection.is_idle) {
             let _ = connection.stream.shutdown(Shutdown::Both);
         }
     }
@@ -93,12 +94,13 @@ impl Service {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the connection a thread; if there are too many, the one that has been silent longest
-    /// makes room, and if none is silent, this one is closed.
-    fn take(self: &Arc<Self>, stream: UnixStream) -> io::Result<()> {
+    /// Starts a thread for the connection. At the limit, it closes the oldest idle connection, or this one
+    /// if none is idle.
+    fn add(self: &Arc<Self>, stream: UnixStream) -> io::Result<()> {
         let mut connections = self.connections();
-        if connections.open.len() >= CONNECTIONS {
-            let Some(id) = connections.open.iter().find(|(_, c)| c.idle).map(|(id, _)| *id) else {
+        if connections.open.len() >= MAX_CONNECTIONS {
+            let Some(id) = connections.open.iter().find(|(_, c)| c.is_idle).map(|(id, _)| *id)
+            else {
                 drop(connections);
                 self.log_refusal();
                 return Ok(());
@@ -109,16 +111,16 @@ impl Service {
         }
         connections.last += 1;
         let id = connections.last;
-        let connection = Connection { stream: stream.try_clone()?, idle: true };
+        let connection = Connection { stream: stream.try_clone()?, is_idle: true };
         connections.open.insert(id, connection);
         drop(connections);
-        let place = Place { service: Arc::clone(self), id };
+        let connection = OpenConnection { service: Arc::clone(self), id };
         thread::Builder::new()
             .name("connection".into())
-            .stack_size(STACK)
+            .stack_size(STACK_SIZE)
             .spawn(move || {
-                if let Err(error) = place.serve(&stream) {
-                    log::debug!("a connection ended: {error}");
+                if let Err(error) = connection.serve(&stream) {
+                    log::debug!("connection ended: {error}");
                 }
             })
             .map(drop)
@@ -126,7 +128,7 @@ impl Service {
 
     fn log_refusal(&self) {
         let message = format!(
-            "all {CONNECTIONS} connections wait for answers: a new connection was closed; find the clients of \
+            "all {MAX_CONNECTIONS} connections wait for answers: a new connection was closed; find the clients of \
              the extension's socket"
         );
         if let Some(line) = self.refused.line(&message, Instant::now()) {
@@ -134,10 +136,10 @@ impl Service {
         }
     }
 
-    /// Descriptors or threads are used up, most likely.
+    /// The likely cause is a limit of descriptors or threads.
     fn log_failure(&self, error: &io::Error) {
         let message = format!(
-            "cannot take a connection: {error}; raise the limits of descriptors and tasks (in systemd: \
+            "cannot accept a connection: {error}; raise the limits of descriptors and tasks (in systemd: \
              LimitNOFILE, TasksMax)"
         );
         if let Some(line) = self.failed.line(&message, Instant::now()) {
@@ -146,29 +148,29 @@ impl Service {
     }
 }
 
-/// A connection's place among the open ones, until it is dropped.
-struct Place {
+/// An entry of the open connections; dropping removes it.
+struct OpenConnection {
     service: Arc<Service>,
     id: u64,
 }
 
-impl Drop for Place {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.service.connections().open.remove(&self.id);
     }
 }
 
-impl Place {
-    /// Says whether there may be another request.
-    fn set_idle(&self, idle: bool) -> bool {
+impl OpenConnection {
+    /// Returns whether the service still reads requests.
+    fn set_idle(&self, is_idle: bool) -> bool {
         let mut connections = self.service.connections();
         if let Some(connection) = connections.open.get_mut(&self.id) {
-            connection.idle = idle;
+            connection.is_idle = is_idle;
         }
-        !connections.closed
+        !connections.is_closed
     }
 
-    /// Answers one request after the other, until the client closes or something is wrong.
+    /// Answers requests until the client closes the connection or an error occurs.
     fn serve(&self, stream: &UnixStream) -> thrift::Result<()> {
         let timed = Timed::new(stream);
         let mut input = BinaryInput::new(BufReader::new(&timed));
@@ -195,20 +197,20 @@ fn is_at_end(reader: &mut impl io::BufRead) -> io::Result<bool> {
     Ok(reader.fill_buf()?.is_empty())
 }
 
-/// The socket at which a service listens, until it is dropped.
+/// The listening socket of a service; dropping closes it.
 pub struct Listening {
     service: Arc<Service>,
-    /// Closed to end the thread that accepts.
+    /// Closing it ends the thread that accepts connections.
     stop: Option<UnixStream>,
     acceptor: Option<thread::JoinHandle<()>>,
     _file: SocketFile,
 }
 
 impl Listening {
-    /// Serves at that path, for its owner alone.
+    /// Serves at that path; only the owner of the socket can connect.
     ///
     /// # Errors
-    /// When the socket cannot be made: a file of that name, whosever it is, is left alone.
+    /// If the socket cannot be created. An existing file of that name stays unchanged.
     pub fn start(path: &Path, service: Arc<Service>) -> io::Result<Listening> {
         let (listener, file) = bind(path)?;
         let (stop, stopped) = UnixStream::pair()?;
@@ -221,7 +223,7 @@ impl Listening {
 }
 
 impl Drop for Listening {
-    /// What is being answered is answered to its end; nothing else is read any more.
+    /// Requests that were read are answered; no other request is read.
     fn drop(&mut self) {
         self.stop = None;
         let _ = self.acceptor.take().map(thread::JoinHandle::join);
@@ -229,7 +231,7 @@ impl Drop for Listening {
     }
 }
 
-/// Takes connections until the other end of `stopped` is closed.
+/// Accepts connections until the peer of `stopped` is closed.
 fn accept(listener: &UnixListener, stopped: &UnixStream, service: &Arc<Service>) {
     loop {
         let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
@@ -238,13 +240,13 @@ fn accept(listener: &UnixListener, stopped: &UnixStream, service: &Arc<Service>)
             return;
         }
         let taken = match polled {
-            Ok(_) => listener.accept().and_then(|(stream, _)| service.take(stream)),
+            Ok(_) => listener.accept().and_then(|(stream, _)| service.add(stream)),
             Err(Errno::INTR) => continue,
             Err(errno) => Err(errno.into()),
         };
         if let Err(error) = taken {
             service.log_failure(&error);
-            // Some will be free soon.
+            // Descriptors or threads become free when other connections end.
             thread::sleep(Duration::from_millis(100));
         }
     }

@@ -9,12 +9,12 @@ use signal_hook::iterator::Signals;
 
 use super::event::Event;
 
-/// Sends an event for each SIGTERM, SIGINT and SIGHUP, from a thread of its own.
+/// Starts a thread that sends an event for each SIGTERM, SIGINT and SIGHUP.
 ///
-/// A SIGHUP that is ignored when the extension starts, as under nohup(1), stays ignored.
+/// If the process starts with SIGHUP ignored, as under nohup(1), it stays ignored.
 ///
 /// # Errors
-/// When the system takes no handler or starts no thread.
+/// If the system installs no handler or starts no thread.
 pub(super) fn send_events(events: Sender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     if !is_ignored(SIGHUP)? {
@@ -31,12 +31,12 @@ pub(super) fn send_events(events: Sender<Event>) -> io::Result<()> {
 #[allow(unsafe_code)]
 fn is_ignored(signal: i32) -> io::Result<bool> {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: without a new action the call changes nothing; it writes the present one to `action`, which has
+    // SAFETY: without a new action the call changes nothing; it writes the current one to `action`, which has
     // room for it.
     if unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call has succeeded, so it has written the whole of it.
+    // SAFETY: the call succeeded, so it initialized `action`.
     let action = unsafe { action.assume_init() };
     Ok(action.sa_sigaction == libc::SIG_IGN)
 }

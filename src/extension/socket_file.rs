@@ -1,4 +1,4 @@
-//! The file of the socket at which the extension listens.
+//! The socket file on which the extension listens.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -9,14 +9,13 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// The mode of the file: only its owner may connect.
-const OWNER_ALONE: u32 = 0o600;
-/// The kernel lowers it to the system's maximum (listen(2): net.core.somaxconn, kern.ipc.somaxconn). While the
-/// queue is full, a client that does not block is refused and any other waits in connect(2), osquery included; so
-/// the queue is as long as the administrator allows.
+/// Only the owner of the file may connect.
+const OWNER_ONLY: u32 = 0o600;
+/// As long as the system allows: the kernel limits it to net.core.somaxconn or kern.ipc.somaxconn (listen(2)).
+/// While the accept queue is full, a non-blocking connect(2) fails and a blocking one waits, osquery's included.
 const BACKLOG: i32 = i32::MAX;
 
-/// The file of a socket that was bound here; removed when dropped, unless another took its place.
+/// A bound socket's file. Dropping removes it, unless another file has replaced it.
 pub(super) struct SocketFile {
     path: PathBuf,
     identity: Identity,
@@ -37,40 +36,40 @@ fn identity(path: &Path) -> io::Result<Identity> {
     fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
-/// Binds the socket with mode 0600 whatever the umask. Linux gives the file the mode that the socket
-/// has before, less the umask, so there is no moment at which others could connect.
+/// Binds the socket with mode 0600, independent of the umask. On Linux, the file gets the mode of the
+/// unbound socket less the umask, so no other user can connect at any time.
 ///
 /// # Errors
-/// When the socket cannot be made: a file of that name is left alone.
+/// If the socket cannot be created. An existing file of that name stays unchanged.
 pub(super) fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let socket = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
     if cfg!(target_os = "linux") {
-        socket.set_permissions(Permissions::from_mode(OWNER_ALONE))?;
+        socket.set_permissions(Permissions::from_mode(OWNER_ONLY))?;
     }
     let socket = Socket::from(OwnedFd::from(socket));
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile { path: path.into(), identity: identity(path)? };
-    restrict(path)?;
+    restrict_mode(path)?;
     socket.listen(BACKLOG)?;
     Ok((OwnedFd::from(socket).into(), file))
 }
 
-/// Sets the mode of the socket at that path, unless it has it already.
+/// Sets the mode of the socket at that path, unless it has that mode already.
 ///
 /// # Errors
-/// When another file took its place: the mode of that one stays, and of what a symbolic link leads to.
-fn restrict(path: &Path) -> io::Result<()> {
+/// If another file has replaced the socket. Its mode stays, as does that of a symbolic link's target.
+fn restrict_mode(path: &Path) -> io::Result<()> {
     let file = fs::symlink_metadata(path)?;
     if !file.file_type().is_socket() {
-        return Err(io::Error::other("another file took the place of the socket"));
+        return Err(io::Error::other("another file has replaced the socket"));
     }
-    if file.permissions().mode() & 0o7777 == OWNER_ALONE {
+    if file.permissions().mode() & 0o7777 == OWNER_ONLY {
         return Ok(());
     }
     set_mode(path, (file.dev(), file.ino()))
 }
 
-/// Linux before 6.6 has no chmod(2) that does not follow symbolic links: the file is pinned first.
+/// Opens the file before the change: Linux before 6.6 has no chmod(2) that does not follow symbolic links.
 #[cfg(target_os = "linux")]
 fn set_mode(path: &Path, expected: Identity) -> io::Result<()> {
     use rustix::fs::{Mode, OFlags};
@@ -80,10 +79,10 @@ fn set_mode(path: &Path, expected: Identity) -> io::Result<()> {
     let pinned = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let file = pinned.metadata()?;
     if (file.dev(), file.ino()) != expected {
-        return Err(io::Error::other("another file took the place of the socket"));
+        return Err(io::Error::other("another file has replaced the socket"));
     }
     let path = format!("/proc/self/fd/{}", pinned.as_raw_fd());
-    fs::set_permissions(path, Permissions::from_mode(OWNER_ALONE))
+    fs::set_permissions(path, Permissions::from_mode(OWNER_ONLY))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -105,7 +104,7 @@ mod tests {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
     }
 
-    /// A directory, and in it a socket of that mode.
+    /// Returns a directory with a socket of that mode.
     fn socket(mode: u32) -> (tempfile::TempDir, PathBuf, UnixListener) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
@@ -115,37 +114,36 @@ mod tests {
     }
 
     #[test]
-    fn the_mode_of_a_socket_is_set_where_it_differs() {
-        for before in [0o755, 0o000, OWNER_ALONE] {
+    fn the_mode_of_a_socket_is_set_if_it_differs() {
+        for before in [0o755, 0o000, OWNER_ONLY] {
             let (_directory, path, _listener) = socket(before);
-            restrict(&path).unwrap();
-            assert_eq!(mode(&path), OWNER_ALONE, "{before:o}");
+            restrict_mode(&path).unwrap();
+            assert_eq!(mode(&path), OWNER_ONLY, "{before:o}");
         }
     }
 
     #[test]
-    fn a_link_in_the_place_of_the_socket_is_not_followed() {
+    fn a_link_that_replaces_the_socket_is_not_followed() {
         let (directory, victim, _listener) = socket(0o755);
         let path = directory.path().join("link");
         symlink(&victim, &path).unwrap();
-        let error = restrict(&path).unwrap_err();
-        assert_eq!(error.to_string(), "another file took the place of the socket");
+        let error = restrict_mode(&path).unwrap_err();
+        assert_eq!(error.to_string(), "another file has replaced the socket");
         assert_eq!(mode(&victim), 0o755);
     }
 
-    /// As if the link had come after the first look.
     #[test]
-    fn a_link_that_comes_between_look_and_change_is_not_followed() {
+    fn a_link_that_appears_after_the_check_is_not_followed() {
         let (directory, victim, _listener) = socket(0o755);
         let path = directory.path().join("link");
         symlink(&victim, &path).unwrap();
-        // macOS changes the mode of the link itself.
+        // On macOS, the call changes the mode of the link itself.
         assert_eq!(set_mode(&path, identity(&victim).unwrap()).is_err(), cfg!(target_os = "linux"));
         assert_eq!(mode(&victim), 0o755);
     }
 
     #[test]
-    fn a_file_that_comes_between_look_and_change_keeps_its_mode() {
+    fn a_file_that_appears_after_the_check_keeps_its_mode() {
         let (directory, path, _listener) = socket(0o755);
         let before = identity(&path).unwrap();
         let other = directory.path().join("other");

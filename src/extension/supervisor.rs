@@ -1,4 +1,4 @@
-//! From one registration to the next.
+//! Registers the extension with osquery, and again after osquery drops it or restarts.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use super::event::Event;
 use super::failure::Failure;
 use super::limiter::ScanLimiter;
 use super::manager::{self, Manager};
-use super::names::{Chosen, EXTENSION_NAME, LeftOut, NameChoice, NamedTables};
+use super::names::{ChosenNames, EXTENSION_NAME, NameChoice, NamedTables, UnnamedTable};
 use super::osquery::{ExtensionRouteUUID, InternalExtensionInfo};
 use super::requests::Requests;
 use super::routes;
@@ -23,55 +23,55 @@ use super::service::{Limits, Listening, Service};
 use crate::cli::{Launch, WhenGone};
 use crate::log_queue::LogQueue;
 
-/// How long the core has for a whole answer. It gives an extension as much for a ping.
-const ANSWER_TIME: Duration = Duration::from_secs(10);
-/// How long it has at the end, when somebody waits for the process to be gone.
+/// Time for a request to osquery. osquery gives an extension as much time for a ping.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the deregistration: another process may wait for this one to exit.
 const DEREGISTER_TIMEOUT: Duration = Duration::from_millis(400);
-/// The first and the longest wait between two looks for the core, when there is no hurry.
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LONGEST_RETRY: Duration = Duration::from_secs(5);
-/// How often one who waits for the core looks whether it is still wanted.
+/// First and longest delay between two connection attempts.
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(50);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
+/// How often a wait for an answer of osquery checks for events.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// The SDK whose interface this is; osquery takes any from 1.7.7 on.
+/// Version of the implemented SDK interface; osquery accepts 1.7.7 and later.
 const SDK_VERSION: &str = "5.23.0";
 
-/// The extension between its start and its end.
+/// Runs one registration after the other until the extension ends.
 pub(super) struct Supervisor<'a> {
     launch: &'a Launch,
     socket: &'a Path,
     manager: Manager,
     tables: Vec<Arc<dyn Table>>,
-    /// Of all registrations, since queries may outlast the one under which they came.
+    /// Shared by all registrations: a query can outlast its registration.
     limiter: Arc<ScanLimiter>,
     log: &'a LogQueue,
     send: &'a Sender<Event>,
     events: &'a Receiver<Event>,
-    /// Whether there has been a registration.
+    /// A registration has succeeded before.
     was_registered: Cell<bool>,
-    /// Whether it has been said that the first core is waited for.
-    waiting_is_said: Cell<bool>,
+    /// The wait for the first registration is logged.
+    is_wait_logged: Cell<bool>,
 }
 
-/// Why a registration came to its end, or to nothing.
+/// The reason why a registration ended or failed.
 enum Stop {
-    /// Somebody wants the extension to end.
-    Asked,
-    /// The core has called `shutdown`, as it does before it ends.
-    CoreEnds,
-    /// Nobody listens at the core's socket (any more).
+    /// A signal ends the extension.
+    Signal,
+    /// osquery called `shutdown`, as it does before it exits.
+    CoreExits,
+    /// No process listens at osquery's socket.
     CoreGone(manager::Error),
-    /// Nobody has listened there, or answered, for as long as there was patience.
-    NoCore(manager::Error),
-    /// The core does not list the extension any more.
+    /// No process listened there, or answered, before the timeout.
+    CoreTimeout(manager::Error),
+    /// osquery no longer lists the extension.
     Dropped,
-    /// It cannot be.
+    /// An error occurred.
     Failed(Failure),
 }
 
 impl From<Failure> for Stop {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Manager(error @ manager::Error::Absent { .. }) => Stop::CoreGone(error),
+            Failure::Manager(error @ manager::Error::NotListening { .. }) => Stop::CoreGone(error),
             failure => Stop::Failed(failure),
         }
     }
@@ -95,45 +95,45 @@ impl<'a> Supervisor<'a> {
         Supervisor {
             launch,
             socket,
-            manager: Manager::new(socket, ANSWER_TIME),
+            manager: Manager::new(socket, REQUEST_TIMEOUT),
             tables,
             limiter: Arc::default(),
             log,
             send,
             events,
             was_registered: Cell::new(false),
-            waiting_is_said: Cell::new(false),
+            is_wait_logged: Cell::new(false),
         }
     }
 
-    /// Lives until it is asked to end, osquery is gone for good, or something is wrong.
+    /// Runs until a signal, a permanent end of osquery, or an error.
     pub(super) fn run(&self) -> Result<(), Failure> {
         let waits = self.launch.when_gone() == WhenGone::Wait;
         let timeout = Duration::from_secs(self.launch.timeout);
-        let patience = (!waits).then_some(timeout);
+        let timeout = (!waits).then_some(timeout);
         loop {
             let was_registered = self.was_registered.get();
-            let pause = match self.run_registration(patience) {
-                Stop::Asked => return Ok(()),
-                Stop::CoreEnds if !waits => return Ok(()),
-                Stop::NoCore(error) if !was_registered => return Err(error.into()),
-                Stop::CoreGone(_) | Stop::NoCore(_) if !waits => {
+            let pause = match self.run_registration(timeout) {
+                Stop::Signal => return Ok(()),
+                Stop::CoreExits if !waits => return Ok(()),
+                Stop::CoreTimeout(error) if !was_registered => return Err(error.into()),
+                Stop::CoreGone(_) | Stop::CoreTimeout(_) if !waits => {
                     self.log.print(&format!("osquery is gone from {}", self.socket.display()));
                     return Ok(());
                 }
-                Stop::CoreEnds | Stop::CoreGone(_) | Stop::NoCore(_) => {
+                Stop::CoreExits | Stop::CoreGone(_) | Stop::CoreTimeout(_) => {
                     log::warn!("osquery is gone from {}: waiting for it", self.socket.display());
                     Some(self.launch.interval())
                 }
                 Stop::Dropped => {
-                    log::warn!("osquery no longer lists the extension: registering anew");
+                    log::warn!("osquery no longer lists the extension: registering again");
                     None
                 }
-                // A core that dies, hangs or begins anew while it is asked is as good as gone.
+                // osquery crashed, hangs or restarted during a request.
                 Stop::Failed(
                     failure @ (Failure::NotListed(_)
                     | Failure::Manager(
-                        manager::Error::Silent { .. } | manager::Error::Garbled { .. },
+                        manager::Error::TimedOut { .. } | manager::Error::Protocol { .. },
                     )),
                 ) if waits || was_registered => {
                     log::warn!("{failure}");
@@ -141,28 +141,28 @@ impl<'a> Supervisor<'a> {
                 }
                 Stop::Failed(failure) => return Err(failure),
             };
-            if pause.is_some_and(|pause| self.is_ended_within(pause)) {
+            if pause.is_some_and(|pause| self.is_signaled_within(pause)) {
                 return Ok(());
             }
         }
     }
 
-    /// Whether somebody else than the core wants an end before that time is over: a `shutdown` is of a
-    /// core that is taken for gone.
-    fn is_ended_within(&self, time: Duration) -> bool {
+    /// Waits that long, and returns whether a signal ends the wait. A call of `shutdown` does not: it comes
+    /// from the osquery that is gone.
+    fn is_signaled_within(&self, time: Duration) -> bool {
         let end = Instant::now() + time;
         loop {
             match self.pause(end.saturating_duration_since(Instant::now())) {
                 Ok(()) => return false,
-                Err(Stop::Asked) => return true,
+                Err(Stop::Signal) => return true,
                 Err(_) => {}
             }
         }
     }
 
-    /// From waiting for the core to the end of one registration.
-    fn run_registration(&self, patience: Option<Duration>) -> Stop {
-        let registered = self.wait_for_core(patience).and_then(|()| self.register());
+    /// Waits for osquery, registers, serves, and returns the reason for the end.
+    fn run_registration(&self, timeout: Option<Duration>) -> Stop {
+        let registered = self.wait_for_core(timeout).and_then(|()| self.register());
         let (uuid, tables) = match registered {
             Ok(registered) => registered,
             Err(stop) => return stop,
@@ -183,7 +183,7 @@ impl<'a> Supervisor<'a> {
             Ok(listening) => listening,
             Err(error) => return Failure::Listen(path, error).into(),
         };
-        match self.ask(Manager::extensions) {
+        match self.request(Manager::extensions) {
             Ok(extensions) if extensions.contains_key(&uuid) => {}
             Ok(_) => return Failure::NotListed(self.socket.into()).into(),
             Err(stop) => return stop,
@@ -193,47 +193,47 @@ impl<'a> Supervisor<'a> {
         self.watch(uuid)
     }
 
-    /// Looks for the core until it is there, for that long at the most.
-    fn wait_for_core(&self, patience: Option<Duration>) -> Result<(), Stop> {
+    /// Tries to connect to osquery until it listens or the timeout expires.
+    fn wait_for_core(&self, timeout: Option<Duration>) -> Result<(), Stop> {
         let start = Instant::now();
-        let longest = if patience.is_some() { FIRST_RETRY } else { LONGEST_RETRY };
-        let mut retry = FIRST_RETRY;
+        let max_delay = if timeout.is_some() { MIN_RETRY_DELAY } else { MAX_RETRY_DELAY };
+        let mut delay = MIN_RETRY_DELAY;
         loop {
-            let left = patience.map(|patience| patience.saturating_sub(start.elapsed()));
-            let time = left.unwrap_or(ANSWER_TIME).clamp(FIRST_RETRY, ANSWER_TIME);
-            match self.ask(move |manager| manager.with_timeout(time).look()) {
+            let remaining = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
+            let time = remaining.unwrap_or(REQUEST_TIMEOUT).clamp(MIN_RETRY_DELAY, REQUEST_TIMEOUT);
+            match self.request(move |manager| manager.with_timeout(time).probe()) {
                 Err(
                     Stop::CoreGone(error)
-                    | Stop::Failed(Failure::Manager(error @ manager::Error::Silent { .. })),
+                    | Stop::Failed(Failure::Manager(error @ manager::Error::TimedOut { .. })),
                 ) => {
-                    if patience.is_some_and(|patience| start.elapsed() >= patience) {
-                        return Err(Stop::NoCore(error));
+                    if timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
+                        return Err(Stop::CoreTimeout(error));
                     }
-                    if patience.is_none() {
-                        self.say_waiting(&error);
+                    if timeout.is_none() {
+                        self.log_wait(&error);
                     }
                 }
                 result => return result,
             }
-            self.pause(retry)?;
-            retry = (retry * 2).min(longest);
+            self.pause(delay)?;
+            delay = (delay * 2).min(max_delay);
         }
     }
 
-    /// Says once that the first core is waited for; of a later one it is said when it is gone.
-    fn say_waiting(&self, error: &manager::Error) {
-        if !self.was_registered.get() && !self.waiting_is_said.replace(true) {
+    /// Logs once the wait for the first registration. A later wait is logged when osquery is gone.
+    fn log_wait(&self, error: &manager::Error) {
+        if !self.was_registered.get() && !self.is_wait_logged.replace(true) {
             log::warn!("waiting for osquery at {}", self.socket.display());
             log::debug!("{error}");
         }
     }
 
-    /// Registers the tables under the first names that the core takes.
+    /// Registers the tables under the first names that osquery accepts.
     fn register(&self) -> Result<(ExtensionRouteUUID, NamedTables), Stop> {
-        let give_up = Instant::now() + 2 * self.launch.interval();
+        let deadline = Instant::now() + 2 * self.launch.interval();
         loop {
             match self.register_once() {
-                Err(Stop::Failed(Failure::AlreadyRegistered(_))) if Instant::now() < give_up => {}
+                Err(Stop::Failed(Failure::AlreadyRegistered(_))) if Instant::now() < deadline => {}
                 result => return result,
             }
             self.pause(self.launch.interval() / 4)?;
@@ -241,29 +241,30 @@ impl<'a> Supervisor<'a> {
     }
 
     fn register_once(&self) -> Result<(ExtensionRouteUUID, NamedTables), Stop> {
-        // A life before this one holds the names of its tables too, until the core misses it.
-        let listed = self.ask(Manager::extensions)?;
+        // A previous process of this extension also holds its table names, until osquery notices its end.
+        let listed = self.request(Manager::extensions)?;
         if listed.values().any(|info| info.name.as_deref() == Some(EXTENSION_NAME)) {
             return Err(Failure::AlreadyRegistered(self.socket.into()).into());
         }
-        let wanted = self.launch.table_name.as_deref();
-        let mut choice = NameChoice::new(&self.tables, wanted);
+        let given_name = self.launch.table_name.as_deref();
+        let mut choice = NameChoice::new(&self.tables, given_name);
         let candidates = choice.candidates();
-        choice.take(self.ask(move |manager| manager.tables_among(&candidates))?);
-        // Each turn takes a name away from the choice, so there are as many as names at the most.
+        choice.exclude(self.request(move |manager| manager.tables_among(&candidates))?);
+        // Each round excludes a name, so there are at most as many rounds as names.
         loop {
-            let Chosen { tables, left_out } = choice.choose();
-            if let (Some(name), Some(_)) = (wanted, left_out.iter().find(|out| self.is_first(out)))
+            let ChosenNames { tables, unnamed } = choice.choose();
+            if let Some(name) = given_name
+                && unnamed.iter().any(|table| self.is_first(table))
             {
                 return Err(Failure::NameTaken(name.to_owned()).into());
             }
             if tables.is_empty() {
-                let names = left_out.into_iter().flat_map(|out| out.names).collect();
+                let names = unnamed.into_iter().flat_map(|table| table.names).collect();
                 return Err(Failure::NamesTaken(names).into());
             }
-            let words = match self.register_as(&tables) {
+            let message = match self.register_as(&tables) {
                 Ok(uuid) => {
-                    left_out.iter().for_each(warn_of_left_out);
+                    unnamed.iter().for_each(warn_of_unnamed);
                     return Ok((uuid, tables));
                 }
                 Err(Stop::Failed(Failure::Manager(manager::Error::Refused {
@@ -271,20 +272,20 @@ impl<'a> Supervisor<'a> {
                 }))) => message,
                 Err(stop) => return Err(stop),
             };
-            if words.contains("Duplicate extension registered") {
+            if message.contains("Duplicate extension registered") {
                 return Err(Failure::AlreadyRegistered(self.socket.into()).into());
             }
-            let conflict = conflicting_name(&words).filter(|name| tables.contains_key(*name));
+            let conflict = conflicting_name(&message).filter(|name| tables.contains_key(*name));
             let Some(name) = conflict else {
-                return Err(Failure::Refused(self.socket.into(), words).into());
+                return Err(Failure::Refused(self.socket.into(), message).into());
             };
-            log::debug!("the name {name} was taken meanwhile: {words}");
-            choice.take([name.to_owned()]);
+            log::debug!("name {name} is taken: {message}");
+            choice.exclude([name.to_owned()]);
         }
     }
 
-    fn is_first(&self, out: &LeftOut) -> bool {
-        self.tables.first().is_some_and(|table| table.name() == out.table)
+    fn is_first(&self, unnamed: &UnnamedTable) -> bool {
+        self.tables.first().is_some_and(|table| table.name() == unnamed.table)
     }
 
     fn register_as(&self, tables: &NamedTables) -> Result<ExtensionRouteUUID, Stop> {
@@ -299,9 +300,9 @@ impl<'a> Supervisor<'a> {
         };
         let tables: BTreeMap<_, _> = tables.iter().map(routes).collect();
         let registry = BTreeMap::from([("table".to_owned(), tables)]);
-        let question = move |manager: &Manager| manager.register(&info, &registry);
-        self.ask_to_the_end(question, |answer| {
-            // The core may have taken us, although nobody wants to know any more.
+        let request = move |manager: &Manager| manager.register(&info, &registry);
+        self.request_or_else(request, |answer| {
+            // osquery may complete the registration after the event that ends the wait.
             if let Ok(Ok(uuid)) = answer.recv_timeout(DEREGISTER_TIMEOUT) {
                 self.deregister(uuid);
             }
@@ -309,52 +310,52 @@ impl<'a> Supervisor<'a> {
     }
 
     fn deregister(&self, uuid: ExtensionRouteUUID) {
-        let farewell = self.manager.with_timeout(DEREGISTER_TIMEOUT).deregister(uuid);
-        let _ = farewell.inspect_err(|error| log::debug!("{error}"));
+        let manager = self.manager.with_timeout(DEREGISTER_TIMEOUT);
+        let _ = manager.deregister(uuid).inspect_err(|error| log::debug!("{error}"));
     }
 
-    /// `<the core's socket>.<uuid>`, where the core calls.
+    /// Returns `<osquery's socket>.<uuid>`, the path to which osquery sends requests.
     fn service_socket(&self, uuid: ExtensionRouteUUID) -> PathBuf {
         let mut path = self.socket.as_os_str().to_owned();
         path.push(format!(".{uuid}"));
         path.into()
     }
 
-    /// Asks every interval whether the core still lists the extension.
+    /// Checks at every interval that osquery still lists the extension.
     fn watch(&self, uuid: ExtensionRouteUUID) -> Stop {
         loop {
             if let Err(stop) = self.pause(self.launch.interval()) {
                 return stop;
             }
-            match self.ask(Manager::extensions) {
+            match self.request(Manager::extensions) {
                 Ok(extensions) if extensions.contains_key(&uuid) => {}
                 Ok(_) => return Stop::Dropped,
-                // Busy or hung: it will be asked again.
+                // osquery is busy or hangs: check again after the next interval.
                 Err(Stop::Failed(failure)) => log::debug!("{failure}"),
                 Err(stop) => return stop,
             }
         }
     }
 
-    /// Asks the core from a thread of its own, so that a slow core does not delay our end.
-    fn ask<T: Send + 'static>(
+    /// Sends a request to osquery from another thread, so a slow answer does not delay the end.
+    fn request<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&Manager) -> Result<T, manager::Error> + Send + 'static,
+        request: impl FnOnce(&Manager) -> Result<T, manager::Error> + Send + 'static,
     ) -> Result<T, Stop> {
-        self.ask_to_the_end(question, |_| {})
+        self.request_or_else(request, |_| {})
     }
 
-    /// The same; if there is a reason to stop before the answer is there, `at_stop` may wait for it.
-    fn ask_to_the_end<T: Send + 'static>(
+    /// Does the same. If an event ends the wait for the answer, `at_stop` may wait further.
+    fn request_or_else<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&Manager) -> Result<T, manager::Error> + Send + 'static,
+        request: impl FnOnce(&Manager) -> Result<T, manager::Error> + Send + 'static,
         at_stop: impl FnOnce(&Receiver<Result<T, manager::Error>>),
     ) -> Result<T, Stop> {
         let (send, answer) = mpsc::channel();
         let manager = self.manager.clone();
         thread::Builder::new()
-            .name("question".into())
-            .spawn(move || send.send(question(&manager)))
+            .name("request".into())
+            .spawn(move || send.send(request(&manager)))
             .map_err(Failure::System)?;
         loop {
             match answer.recv_timeout(POLL_INTERVAL) {
@@ -372,19 +373,19 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Waits that long, unless something happens that is a reason to stop.
+    /// Waits that long, or until an event.
     fn pause(&self, time: Duration) -> Result<(), Stop> {
         match self.events.recv_timeout(time) {
             Ok(Event::Signal) => {
-                log::debug!("ending: a signal came");
-                Err(Stop::Asked)
+                log::debug!("received a signal: exiting");
+                Err(Stop::Signal)
             }
             Ok(Event::Shutdown) => {
-                log::debug!("osquery has called shutdown");
-                Err(Stop::CoreEnds)
+                log::debug!("osquery called shutdown");
+                Err(Stop::CoreExits)
             }
             Err(RecvTimeoutError::Timeout) => Ok(()),
-            Err(RecvTimeoutError::Disconnected) => Err(Stop::Asked),
+            Err(RecvTimeoutError::Disconnected) => Err(Stop::Signal),
         }
     }
 }
@@ -397,14 +398,14 @@ fn registered_message(tables: &NamedTables) -> String {
     }
 }
 
-fn warn_of_left_out(LeftOut { table, names }: &LeftOut) {
+fn warn_of_unnamed(UnnamedTable { table, names }: &UnnamedTable) {
     log::warn!(
-        "table {table} is left out: osquery already has tables named {}",
+        "table {table} is not served: osquery already has tables named {}",
         names.join(" and ")
     );
 }
 
-/// The name in osquery's message that a registry item conflicts with another.
+/// Returns the table name in osquery's message about a conflict of two registry items.
 fn conflicting_name(message: &str) -> Option<&str> {
     let (_, rest) = message.split_once("Registry item ")?;
     Some(rest.split_once(" conflicts with another item of the same name")?.0)

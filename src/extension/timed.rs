@@ -1,34 +1,34 @@
-//! A deadline for a whole conversation: a stream's own timeouts count for each read and write anew, so
-//! that one who sends byte by byte is never late.
+//! A stream with a deadline for a whole request or answer. The timeouts of a socket apply to each read and
+//! write alone: a peer that sends byte by byte never exceeds them.
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// A stream that is read and written against the clock.
+/// A stream with a deadline for all reads and writes together.
 pub(super) struct Timed<'a> {
     stream: &'a UnixStream,
-    /// When all has to be done.
+    /// The deadline for all reads and writes.
     end: Cell<Instant>,
-    /// How long a single read or write may take.
+    /// The timeout of a single read or write.
     step: Cell<Duration>,
 }
 
 impl<'a> Timed<'a> {
-    /// Whose clock stands at zero: see [`Timed::set`].
+    /// The deadline has passed already: set one with [`Timed::set`].
     pub(super) fn new(stream: &'a UnixStream) -> Self {
         Timed { stream, end: Cell::new(Instant::now()), step: Cell::new(Duration::ZERO) }
     }
 
-    /// Starts the clock: so long for everything, and for a single step.
+    /// Sets the time for all reads and writes, and for a single one.
     pub(super) fn set(&self, all: Duration, step: Duration) {
         self.end.set(Instant::now() + all);
         self.step.set(step);
     }
 
-    /// Makes a read or a write in the time that it may take. A signal interrupts it (a socket with a timeout is
-    /// never restarted: signal(7)); it goes on then, in the same time.
+    /// Reads or writes before the deadline. Repeats a call that a signal interrupts, with the same deadline:
+    /// the kernel does not restart a call on a socket with a timeout (signal(7)).
     fn attempt(
         &self,
         set_timeout: impl Fn(&UnixStream, Option<Duration>) -> io::Result<()>,

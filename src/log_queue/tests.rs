@@ -2,15 +2,15 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
 
-/// Longer than any of these tests waits.
+/// Longer than any wait of these tests.
 const LONG: Duration = Duration::from_secs(60);
 
-/// What a sink was given, and the gate at which each of its writes waits.
+/// A sink whose writes can be blocked, with the written text.
 #[derive(Clone, Default)]
-struct Pipe(Arc<(Mutex<AtPipe>, Condvar)>);
+struct Pipe(Arc<(Mutex<PipeState>, Condvar)>);
 
 #[derive(Default)]
-struct AtPipe {
+struct PipeState {
     text: Vec<u8>,
     is_blocked: bool,
     is_waiting: bool,
@@ -20,11 +20,11 @@ struct AtPipe {
 impl Pipe {
     fn blocked() -> Pipe {
         let pipe = Pipe::default();
-        pipe.set(|at| at.is_blocked = true);
+        pipe.set(|state| state.is_blocked = true);
         pipe
     }
 
-    fn set(&self, change: impl FnOnce(&mut AtPipe)) {
+    fn set(&self, change: impl FnOnce(&mut PipeState)) {
         change(&mut self.0.0.lock().unwrap());
         self.0.1.notify_all();
     }
@@ -32,7 +32,7 @@ impl Pipe {
     /// Waits until a write waits.
     fn wait_for_writer(&self) {
         let state = self.0.0.lock().unwrap();
-        let waited = self.0.1.wait_timeout_while(state, LONG, |at| !at.is_waiting).unwrap();
+        let waited = self.0.1.wait_timeout_while(state, LONG, |state| !state.is_waiting).unwrap();
         assert!(!waited.1.timed_out(), "nothing is written");
     }
 
@@ -46,7 +46,7 @@ impl Write for Pipe {
         let mut state = self.0.0.lock().unwrap();
         state.is_waiting = true;
         self.0.1.notify_all();
-        state = self.0.1.wait_while(state, |at| at.is_blocked).unwrap();
+        state = self.0.1.wait_while(state, |state| state.is_blocked).unwrap();
         state.is_waiting = false;
         if state.fails {
             return Err(io::ErrorKind::StorageFull.into());
@@ -75,7 +75,7 @@ fn numbers(numbers: std::ops::Range<usize>) -> String {
 const DROPPED: &str = "test: warning: log messages dropped: ";
 
 #[test]
-fn lines_are_written_in_their_order() {
+fn lines_are_written_in_order() {
     let sink = Pipe::default();
     let queue = queue(&sink, 10_000, 1 << 20);
     push(&queue, 0..5_000);
@@ -89,9 +89,9 @@ fn a_blocked_writer_blocks_no_caller_and_drops_are_counted() {
     let queue = queue(&sink, 10, 1 << 20);
     push(&queue, 0..1);
     sink.wait_for_writer();
-    // Ten wait behind the one that is being written; were a call to block, this would not end.
+    // One line is being written and ten are queued. A blocking call would never return.
     push(&queue, 1..100_000);
-    sink.set(|at| at.is_blocked = false);
+    sink.set(|state| state.is_blocked = false);
     assert!(queue.flush_within(LONG));
     assert_eq!(sink.text(), format!("{}{DROPPED}{}\n", numbers(0..11), 100_000 - 11));
 }
@@ -103,7 +103,7 @@ fn lines_after_a_drop_come_after_its_count() {
     push(&queue, 0..1);
     sink.wait_for_writer();
     push(&queue, 1..12);
-    sink.set(|at| at.is_blocked = false);
+    sink.set(|state| state.is_blocked = false);
     assert!(queue.flush_within(LONG));
     push(&queue, 12..14);
     assert!(queue.flush_within(LONG));
@@ -119,7 +119,7 @@ fn a_short_line_does_not_overtake_a_dropped_one() {
     queue.push(b"123456\n".to_vec());
     queue.push(b"78901\n".to_vec());
     queue.push(b"2\n".to_vec());
-    sink.set(|at| at.is_blocked = false);
+    sink.set(|state| state.is_blocked = false);
     assert!(queue.flush_within(LONG));
     assert_eq!(sink.text(), format!("0\n123456\n{DROPPED}2\n"));
 }
@@ -131,26 +131,26 @@ fn a_flush_of_a_blocked_writer_ends_after_its_time() {
     push(&queue, 0..1);
     assert!(!queue.flush_within(Duration::from_millis(50)));
     assert_eq!(sink.text(), "");
-    sink.set(|at| at.is_blocked = false);
+    sink.set(|state| state.is_blocked = false);
     assert!(queue.flush_within(LONG));
     assert_eq!(sink.text(), "0\n");
 }
 
 #[test]
-fn lines_that_cannot_be_written_are_counted_once_others_can() {
+fn failed_lines_are_counted_when_writes_succeed_again() {
     let sink = Pipe::default();
     let queue = queue(&sink, 10, 1 << 20);
-    sink.set(|at| at.fails = true);
+    sink.set(|state| state.fails = true);
     push(&queue, 0..3);
     assert!(queue.flush_within(LONG));
-    sink.set(|at| at.fails = false);
+    sink.set(|state| state.fails = false);
     push(&queue, 3..4);
     assert!(queue.flush_within(LONG));
     assert_eq!(sink.text(), format!("{DROPPED}3\n3\n"));
 }
 
 #[test]
-fn a_line_that_is_too_long_is_cut() {
+fn a_line_that_is_too_long_is_truncated() {
     let sink = Pipe::default();
     let queue = queue(&sink, 10, 1 << 20);
     queue.push(vec![b'x'; 2 * MAX_LINE]);
@@ -158,7 +158,7 @@ fn a_line_that_is_too_long_is_cut() {
     assert_eq!(sink.text(), format!("{}…\n", "x".repeat(MAX_LINE)));
 }
 
-/// Takes three bytes at a time, and nothing every other time, as a pipe in non-blocking mode does.
+/// Accepts three bytes at a time and fails every second write, like a full pipe in non-blocking mode.
 struct Trickle(Sender<u8>, bool);
 
 impl Write for Trickle {
@@ -178,10 +178,10 @@ impl Write for Trickle {
 }
 
 #[test]
-fn a_sink_that_is_full_for_a_moment_gets_the_whole_line() {
-    let (send, came): (_, Receiver<u8>) = channel();
+fn a_sink_that_is_full_at_times_gets_the_whole_line() {
+    let (send, received): (_, Receiver<u8>) = channel();
     let queue = LogQueue::start("test", Trickle(send, false)).unwrap();
     queue.push(b"a whole line\n".to_vec());
     assert!(queue.flush_within(LONG));
-    assert_eq!(came.try_iter().collect::<Vec<u8>>(), b"a whole line\n");
+    assert_eq!(received.try_iter().collect::<Vec<u8>>(), b"a whole line\n");
 }

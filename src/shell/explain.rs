@@ -1,4 +1,4 @@
-//! `--explain`: how the table answers each request of SQLite.
+//! `--explain`: records how the tables answer the requests of SQLite.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 use tables::{Column, Error, Explanation, QueryContext, Rows, Table};
 
 use super::render::{Cell, Renderer, Style};
-use super::vtab::Asked;
+use super::vtab::RequestText;
 
 /// The columns of the output.
 const COLUMNS: [&str; 5] = ["request", "plan", "work", "rows", "milliseconds"];
 
-/// How the tables answered.
+/// The recorded answers of all tables.
 #[derive(Clone, Default)]
 pub(super) struct Answers(Arc<Mutex<Vec<Answer>>>);
 
-/// A table that records how it answers.
-struct Explained {
+/// A table that records its answers.
+struct RecordingTable {
     table: Arc<dyn Table>,
     answers: Answers,
 }
 
-/// A request and how the table answered it.
+/// A request and its answer.
 struct Answer {
     request: String,
     explanation: Explanation,
@@ -31,16 +31,16 @@ struct Answer {
 }
 
 impl Answers {
-    /// The same tables, whose answers are recorded here.
-    pub(super) fn record(&self, tables: &[Arc<dyn Table>]) -> Vec<Arc<dyn Table>> {
+    /// Returns the same tables with a recording of their answers.
+    pub(super) fn recording_tables(&self, tables: &[Arc<dyn Table>]) -> Vec<Arc<dyn Table>> {
         let record = |table: &Arc<dyn Table>| -> Arc<dyn Table> {
-            Arc::new(Explained { table: Arc::clone(table), answers: self.clone() })
+            Arc::new(RecordingTable { table: Arc::clone(table), answers: self.clone() })
         };
         tables.iter().map(record).collect()
     }
 
-    /// Prints the answers since the last call, a row each.
-    pub(super) fn print(&self, style: &Style, out: &mut dyn io::Write) -> io::Result<()> {
+    /// Prints the answers since the last call, one row each, and returns how many there were.
+    pub(super) fn print(&self, style: &Style, out: &mut dyn io::Write) -> io::Result<usize> {
         let answers = std::mem::take(&mut *self.lock());
         let mut renderer = Renderer::new(out, style, COLUMNS.map(str::to_owned).to_vec());
         for Answer { request, explanation, rows, time } in &answers {
@@ -54,7 +54,8 @@ impl Answers {
             ];
             renderer.row(&texts.map(|text| -> Cell<'_> { Some(text.into()) }))?;
         }
-        renderer.finish()
+        renderer.finish()?;
+        Ok(answers.len())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Answer>> {
@@ -62,7 +63,7 @@ impl Answers {
     }
 }
 
-impl Table for Explained {
+impl Table for RecordingTable {
     fn name(&self) -> &str {
         self.table.name()
     }
@@ -83,7 +84,7 @@ impl Table for Explained {
         let start = Instant::now();
         let rows = self.table.generate(query)?;
         let time = start.elapsed();
-        let request = Asked { query, columns: self.columns() }.to_string();
+        let request = RequestText { query, columns: self.columns() }.to_string();
         let answer = Answer { request, explanation: rows.explanation(), rows: rows.len(), time };
         self.answers.lock().push(answer);
         Ok(rows)

@@ -1,29 +1,29 @@
-//! A table in a frame of ASCII characters, as osqueryi prints it.
+//! Prints rows in a frame of ASCII characters, as osqueryi does.
 //!
-//! The rows wait here for the widest cell of each column, as one text. Wide and zero-width
-//! characters count as Unicode says; terminals may think otherwise.
+//! A frame holds all rows, because the widths of the columns are not known before the last row. Character
+//! widths are Unicode's; a terminal may use others.
 
 use std::borrow::Cow;
 use std::io::{self, Read, Write};
 
 use unicode_width::UnicodeWidthStr;
 
-/// Rows of a given number of cells.
+/// Rows with the same number of cells.
 pub(super) struct Frame {
-    header: bool,
+    has_header: bool,
     widths: Vec<usize>,
     text: String,
-    /// Where each cell ends in `text`, row after row.
+    /// End of each cell in `text`, row by row.
     ends: Vec<usize>,
 }
 
 impl Frame {
-    /// An empty frame. With `header`, the first row is set apart from the others.
-    pub(super) fn new(columns: usize, header: bool) -> Frame {
-        Frame { header, widths: vec![0; columns], text: String::new(), ends: Vec::new() }
+    /// Creates an empty frame. With a header, a rule follows the first row.
+    pub(super) fn new(columns: usize, has_header: bool) -> Frame {
+        Frame { has_header, widths: vec![0; columns], text: String::new(), ends: Vec::new() }
     }
 
-    /// Adds a row, one cell for each column, none with a line feed.
+    /// Adds a row: one cell for each column, without line feeds.
     pub(super) fn add<'a>(&mut self, cells: impl Iterator<Item = impl Into<Cow<'a, str>>>) {
         for (cell, width) in cells.zip(&mut self.widths) {
             let cell = cell.into();
@@ -33,7 +33,7 @@ impl Frame {
         }
     }
 
-    /// Prints the rows; nothing when there are none.
+    /// Prints the rows, or nothing if there are none.
     pub(super) fn print(&self, out: &mut impl Write) -> io::Result<()> {
         if self.ends.is_empty() || self.widths.is_empty() {
             return Ok(());
@@ -46,23 +46,23 @@ impl Frame {
             for (&end, width) in ends.iter().zip(&self.widths) {
                 let cell = self.text.get(start..end).unwrap_or_default();
                 write!(out, "| {cell}")?;
-                spaces(out, width - cell.width() + 1)?;
+                write_spaces(out, width - cell.width() + 1)?;
                 start = end;
             }
             out.write_all(b"|\n")?;
-            if row == 0 && self.header {
+            if row == 0 && self.has_header {
                 out.write_all(rule.as_bytes())?;
             }
         }
-        // A header alone has its second rule already.
-        if self.ends.len() > self.widths.len() || !self.header {
+        // The rule after a header without rows is also the last one.
+        if self.ends.len() > self.widths.len() || !self.has_header {
             out.write_all(rule.as_bytes())?;
         }
         Ok(())
     }
 }
 
-/// Writes that many spaces; a width in a format string has to fit 16 bits.
-pub(super) fn spaces(out: &mut impl Write, count: usize) -> io::Result<()> {
+/// Writes that many spaces. A width in a format string is limited to 16 bits.
+pub(super) fn write_spaces(out: &mut impl Write, count: usize) -> io::Result<()> {
     io::copy(&mut io::repeat(b' ').take(count as u64), out).map(drop)
 }

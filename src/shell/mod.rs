@@ -1,9 +1,9 @@
-//! SQL without osquery: the tables in the SQLite that is built in.
+//! Runs SQL on the tables with the built-in SQLite, without osquery.
 //!
-//! The database is in memory and no other can be attached, so a query reads this host and writes
-//! nothing but its answer.
+//! The database is in memory and no other can be attached: a query cannot write to a file.
 
 use std::borrow::Cow;
+use std::env;
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::process::ExitCode;
@@ -16,36 +16,37 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Batch, Connection, Row, Statement};
 use tables::Table;
 
-use explain::Answers;
-use render::{Cell, Mode, Renderer, Style};
+use self::explain::Answers;
+use self::render::{Cell, Mode, Renderer, Style};
+use crate::table_flags;
 
+mod escape;
 mod explain;
 mod frame;
 mod real;
 pub mod render;
-mod visible;
+mod similar;
 pub mod vtab;
 
-/// How much SQL is read from standard input, in bytes.
-const LONGEST_INPUT: u64 = 1 << 20;
+/// Longest SQL on standard input, in bytes.
+const MAX_INPUT: u64 = 1 << 20;
 
-/// `query`: options named as osqueryi names them.
+/// The arguments of `query`. The options have the same names as in osqueryi.
 #[derive(clap::Args, Debug)]
 pub struct Query {
-    /// The statements, separated by ';'; read from standard input when there are none
+    /// SQL statements, separated by ';' [default: read from standard input]
     pub sql: Option<String>,
-    /// What is taken for more SQL, to say what is wrong with it.
+    /// Further arguments, accepted to report an error with a hint.
     #[arg(hide = true)]
     pub rest: Vec<String>,
-    /// Instead of the rows, print how the table answers each request that SQLite makes: the request's
-    /// constraints, the plan, the work done, the number of rows and the time (--line is the default). The
-    /// statements run
+    /// Run the statements, but print no rows: print each request that SQLite sends to a table, with its
+    /// constraints, the plan, the work done, the number of rows and the time (default mode: --line)
     #[arg(long)]
     pub explain: bool,
     /// The output mode.
     #[command(flatten)]
     pub mode: ModeFlags,
-    /// Print the columns' names; --header=false leaves them out
+    /// Print the column names; --header=false omits them
     #[arg(
         long,
         value_name = "BOOL",
@@ -57,34 +58,34 @@ pub struct Query {
         action = clap::ArgAction::Set
     )]
     pub header: bool,
-    /// The same as --header=false
+    /// Same as --header=false
     #[arg(long, hide = true, conflicts_with = "header")]
     pub noheader: bool,
-    /// What stands between two values [default: '|' in --list, ',' in --csv]
+    /// Separator between values [default: '|' with --list, ',' with --csv]
     #[arg(long, value_name = "TEXT")]
     pub separator: Option<String>,
-    /// What stands for NULL, except in --json
+    /// Text to print for NULL, except with --json
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub nullvalue: String,
 }
 
-/// The output mode: one of these, or the last.
+/// The flags of the output modes; at most one is set. The default is `--pretty`.
 #[derive(clap::Args, Debug)]
 #[group(multiple = false)]
 pub struct ModeFlags {
-    /// Print an array of JSON objects, one array for each statement that has columns
+    /// Print an array of JSON objects for each statement that returns columns
     #[arg(long)]
     pub json: bool,
     /// Print comma-separated values
     #[arg(long)]
     pub csv: bool,
-    /// Print one value a line
+    /// Print one value per line
     #[arg(long)]
     pub line: bool,
-    /// Print one row a line, separated by '|'
+    /// Print one row per line, with values separated by '|'
     #[arg(long)]
     pub list: bool,
-    /// Print a frame around the rows (the default)
+    /// Print a frame around the rows (default mode)
     #[arg(long)]
     pub pretty: bool,
 }
@@ -102,10 +103,10 @@ impl ModeFlags {
     }
 }
 
-/// Answers the statements on standard output. The first one that fails is the last one.
+/// Runs the statements and prints their rows on standard output. Stops at the first statement that fails.
 pub fn query(query: &Query, tables: &[Arc<dyn Table>]) -> ExitCode {
-    exit(tables, |out| {
-        check_words(query)?;
+    run_command(tables, |out| {
+        check_arguments(query)?;
         let style = Style {
             mode: query.mode.mode(if query.explain { Mode::Line } else { Mode::Pretty }),
             header: query.header && !query.noheader,
@@ -116,49 +117,73 @@ pub fn query(query: &Query, tables: &[Arc<dyn Table>]) -> ExitCode {
             && !matches!(separator.as_bytes(), [byte] if byte.is_ascii() && !b"\"\r\n".contains(byte))
         {
             return Err(Failure::Input(format!(
-                "--separator: with --csv it is one ASCII character, and not {separator:?}"
+                "--separator: with --csv the separator is one ASCII character, not {separator:?}"
             )));
         }
         let sql = match &query.sql {
             Some(sql) => Cow::Borrowed(sql.as_str()),
-            None => Cow::Owned(standard_input()?),
+            None => Cow::Owned(read_standard_input()?),
         };
         if sql.contains('\0') {
             return Err(Failure::Input(
-                "the SQL holds a NUL, where SQLite would stop reading".into(),
+                "the SQL contains a NUL byte, at which SQLite stops reading".into(),
             ));
         }
         if query.explain {
             let answers = Answers::default();
-            let print = |statement: &mut Statement<'_>| explain(statement, &answers, &style, out);
-            return run(&answers.record(tables), &sql, print);
+            let mut requests = 0;
+            run(&answers.recording_tables(tables), &sql, |statement| {
+                requests += explain(statement, &answers, &style, out)?;
+                Ok(())
+            })?;
+            if requests == 0 {
+                eprintln!(
+                    "{}: note: no statement sends a request to a table",
+                    env!("CARGO_PKG_NAME")
+                );
+            }
+            return Ok(());
         }
-        run(tables, &sql, |statement| answer(statement, &style, out))
+        run(tables, &sql, |statement| print_rows(statement, &style, out))
     })
 }
 
-/// What stands alone where the SQL is looked for, and is none.
-fn check_words(query: &Query) -> Result<(), Failure> {
+/// Checks that the SQL is one argument, and not the value of a flag that needs '='.
+fn check_arguments(query: &Query) -> Result<(), Failure> {
     let Some(sql) = &query.sql else { return Ok(()) };
-    if BoolishValueParser::new()
-        .parse_ref(&clap::Command::new(""), None, OsStr::new(sql.trim()))
-        .is_ok()
-    {
+    let mut flags = flags_with_value(sql);
+    let is_on_command_line = |flag: &&str| env::args_os().any(|arg| arg == **flag);
+    if flags.iter().any(|flag| is_on_command_line(&flag.as_str())) {
+        flags.retain(|flag| is_on_command_line(&flag.as_str()));
+    }
+    if !flags.is_empty() {
+        let flags: Vec<String> = flags.iter().map(|flag| format!("{flag}={sql}")).collect();
         return Err(Failure::Usage(format!(
-            "'{sql}' is no SQL; a value of --header stands behind '=': --header={sql}"
+            "'{sql}' is not SQL; a flag with an optional value needs '=': {}",
+            flags.join(" or ")
         )));
     }
     match query.rest.first() {
         None => Ok(()),
-        Some(word) => Err(Failure::Usage(format!(
-            "the SQL ends before '{word}': it is one argument, put it all between quotes"
+        Some(argument) => Err(Failure::Usage(format!(
+            "unexpected argument '{argument}' after the SQL: put quotes around the whole SQL"
         ))),
     }
 }
 
+/// Returns the flags, with their dashes, that accept this value, but only after '='.
+fn flags_with_value(value: &str) -> Vec<String> {
+    let is_boolean = BoolishValueParser::new()
+        .parse_ref(&clap::Command::new(""), None, OsStr::new(value.trim()))
+        .is_ok();
+    let header = is_boolean.then_some("header");
+    let of_tables = table_flags::flags_with_optional_value(value);
+    header.into_iter().chain(of_tables).map(|flag| format!("--{flag}")).collect()
+}
+
 /// Prints the CREATE TABLE of each table.
 pub fn schema(tables: &[Arc<dyn Table>]) -> ExitCode {
-    exit(tables, |out| {
+    run_command(tables, |out| {
         for table in tables {
             writeln!(out, "{};", vtab::create_table(table.name(), table.columns()))?;
         }
@@ -166,13 +191,15 @@ pub fn schema(tables: &[Arc<dyn Table>]) -> ExitCode {
     })
 }
 
-/// Why there is no answer, or only half of one.
+/// The reason why a command fails.
 enum Failure {
     /// The command line is wrong.
     Usage(String),
-    /// What was asked cannot be read.
+    /// The SQL cannot be read or run.
     Input(String),
+    /// SQLite reports an error.
     Sql(rusqlite::Error),
+    /// Standard output cannot be written.
     Output(io::Error),
 }
 
@@ -188,9 +215,9 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Runs it on standard output and says on stderr what went wrong. A reader who has seen enough and
-/// closes the pipe is no error.
-fn exit(
+/// Runs a command with standard output, prints its error on stderr and returns the exit code. A closed pipe is
+/// not an error.
+fn run_command(
     tables: &[Arc<dyn Table>],
     run: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
 ) -> ExitCode {
@@ -207,15 +234,15 @@ fn exit(
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
-        Err(Failure::Output(error)) => format!("cannot write the answer: {error}"),
+        Err(Failure::Output(error)) => format!("cannot write to standard output: {error}"),
         Err(Failure::Usage(message) | Failure::Input(message)) => message,
         Err(Failure::Sql(error)) => sql_message(error, tables),
     };
-    eprintln!("{}: error: {}", env!("CARGO_PKG_NAME"), visible::visible(&message));
+    eprintln!("{}: error: {}", env!("CARGO_PKG_NAME"), escape::escape(&message));
     status
 }
 
-/// SQLite's own words, without the statement that rusqlite adds.
+/// Returns SQLite's message, without the statement that rusqlite adds, and a hint where one helps.
 fn sql_message(error: rusqlite::Error, tables: &[Arc<dyn Table>]) -> String {
     let message = match error {
         rusqlite::Error::SqlInputError { msg, .. } => msg,
@@ -223,34 +250,49 @@ fn sql_message(error: rusqlite::Error, tables: &[Arc<dyn Table>]) -> String {
         other => other.to_string(),
     };
     if message.starts_with("too many attached databases") {
-        return format!("{message}: no other database can be opened here");
+        return format!("{message}: this shell opens no other database");
     }
     if message.starts_with("no such table: ") {
         let available: Vec<String> =
             tables.iter().map(|table| table.names().join(" or ")).collect();
         return format!("{message} (available: {})", available.join(", "));
     }
+    if let Some(name) = missing_column(&message) {
+        let columns = tables.iter().flat_map(|table| table.columns()).map(|column| column.name);
+        let similar = similar::similar_names(name, columns);
+        if !similar.is_empty() {
+            return format!("{message} (similar: {})", similar.join(", "));
+        }
+    }
     message
 }
 
-fn standard_input() -> Result<String, Failure> {
+/// Returns the column in SQLite's message `no such column: …`, without its table and quotes.
+fn missing_column(message: &str) -> Option<&str> {
+    let name = message.strip_prefix("no such column: ")?;
+    // SQLite appends a hint to a name in double quotes.
+    let name = name.split_once(" - ").map_or(name, |(name, _)| name).trim_matches('"');
+    Some(name.rsplit_once('.').map_or(name, |(_, column)| column))
+}
+
+fn read_standard_input() -> Result<String, Failure> {
     if io::stdin().is_terminal() {
         eprintln!("Reading SQL from standard input; end it with Ctrl-D.");
     }
     let mut sql = String::new();
     io::stdin()
-        .take(LONGEST_INPUT + 1)
+        .take(MAX_INPUT + 1)
         .read_to_string(&mut sql)
         .map_err(|error| Failure::Input(format!("cannot read SQL from standard input: {error}")))?;
-    if sql.len() as u64 > LONGEST_INPUT {
+    if sql.len() as u64 > MAX_INPUT {
         return Err(Failure::Input(format!(
-            "standard input has more than {LONGEST_INPUT} bytes: give the statements in several calls"
+            "standard input has more than {MAX_INPUT} bytes: split the statements into several calls"
         )));
     }
     Ok(sql)
 }
 
-/// Runs `each` with one statement after the other, until one fails.
+/// Calls `each` for every statement, until one fails.
 fn run(
     tables: &[Arc<dyn Table>],
     sql: &str,
@@ -275,8 +317,8 @@ fn open(tables: &[Arc<dyn Table>]) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Runs one statement and prints its rows. One without columns, such as CREATE, prints nothing.
-fn answer(
+/// Runs one statement and prints its rows. A statement without columns, such as CREATE, prints nothing.
+fn print_rows(
     statement: &mut Statement<'_>,
     style: &Style,
     out: &mut dyn Write,
@@ -295,20 +337,20 @@ fn answer(
             Ok(Some(row)) => renderer.row(&cells(row, count)?)?,
             Ok(None) => return Ok(renderer.finish()?),
             Err(error) => {
-                renderer.cut_short()?;
+                renderer.abort()?;
                 return Err(error.into());
             }
         }
     }
 }
 
-/// Runs one statement and prints how the tables answered its requests, also if it fails.
+/// Runs one statement, prints its requests to the tables, also if it fails, and returns their number.
 fn explain(
     statement: &mut Statement<'_>,
     answers: &Answers,
     style: &Style,
     out: &mut dyn Write,
-) -> Result<(), Failure> {
+) -> Result<usize, Failure> {
     check_parameters(statement)?;
     let mut rows = statement.query([])?;
     let mut outcome = Ok(());
@@ -322,14 +364,14 @@ fn explain(
             }
         }
     }
-    answers.print(style, out)?;
-    outcome
+    let requests = answers.print(style, out)?;
+    outcome.map(|()| requests)
 }
 
 fn check_parameters(statement: &Statement<'_>) -> Result<(), Failure> {
     if statement.parameter_count() > 0 {
         return Err(Failure::Input(
-            "the SQL has a parameter, such as '?', and there is no value for it: write the value"
+            "the SQL has a parameter such as '?', which has no value here: write the value itself"
                 .into(),
         ));
     }
@@ -340,12 +382,12 @@ fn cells<'row>(row: &'row Row<'_>, count: usize) -> rusqlite::Result<Vec<Cell<'r
     (0..count).map(|i| Ok(cell(row.get_ref(i)?))).collect()
 }
 
-/// The value as osqueryi prints it; a BLOB counts as text.
+/// Returns the value as osqueryi prints it; a BLOB is text.
 fn cell(value: ValueRef<'_>) -> Cell<'_> {
     match value {
         ValueRef::Null => None,
         ValueRef::Integer(number) => Some(number.to_string().into()),
-        ValueRef::Real(number) => Some(real::text(number).into()),
+        ValueRef::Real(number) => Some(real::to_text(number).into()),
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes)),
     }
 }

@@ -1,10 +1,11 @@
-//! Real numbers as SQLite prints them.
+//! Prints real numbers as SQLite does.
 //!
-//! Source: SQLite's `%!.17g`, the form of a REAL cast to TEXT. SQLite prints up to 17 digits, this
-//! module as few as read back as the same number, so the last digits can differ.
+//! Source: SQLite's `%!.17g`, the form of a REAL cast to TEXT. SQLite prints up to 17 digits. This
+//! module prints the shortest form that reads back as the same number, so the last digits can differ.
 
-/// The number as text: always with a point, `1.0e+20` from 10^17 on and below 10^-4, `Inf` when infinite.
-pub(super) fn text(number: f64) -> String {
+/// Returns the number as text, always with a point: `1.0e+20` from 10^17 on and below 10^-4, `Inf` if
+/// infinite.
+pub(super) fn to_text(number: f64) -> String {
     if number.is_infinite() {
         return if number > 0.0 { "Inf" } else { "-Inf" }.to_owned();
     }
@@ -55,7 +56,7 @@ mod tests {
             2.9999999999999996,
         ];
         for number in numbers {
-            assert_eq!(super::text(number), sqlite_prints(number), "{number:?}");
+            assert_eq!(super::to_text(number), sqlite_prints(number), "{number:?}");
         }
     }
 
@@ -63,7 +64,7 @@ mod tests {
         #[test]
         fn every_number_reads_back_as_itself(number in any::<f64>()) {
             prop_assume!(number.is_finite());
-            prop_assert_eq!(super::text(number).parse::<f64>().unwrap(), number);
+            prop_assert_eq!(super::to_text(number).parse::<f64>().unwrap(), number);
         }
     }
 }

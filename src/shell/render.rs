@@ -1,55 +1,55 @@
-//! Answers as text, in osqueryi's output modes.
+//! Prints result rows in osqueryi's output modes.
 //!
-//! `json`, `csv`, `line` and `list` are written row by row; `pretty` needs the widths, and holds the
-//! whole answer. The cells come from strangers (any user names a UNIX socket): in the modes that
-//! people read they are shown as `visible.rs` says; `--nullvalue` and `--separator` are the reader's own, and
-//! printed as they are. `json` and `csv` are for programs and change nothing.
+//! `json`, `csv`, `line` and `list` write row by row; `pretty` holds all rows to compute the widths. Cells
+//! are untrusted input (any user can choose a UNIX socket path): `line`, `list` and `pretty` escape them
+//! (`escape.rs`), but not the texts of `--nullvalue` and `--separator`. `json` and `csv` are for programs and
+//! print the cells unchanged.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
 
 use unicode_width::UnicodeWidthStr;
 
-use super::frame::{Frame, spaces};
-use super::visible::visible;
+use super::escape::escape;
+use super::frame::{Frame, write_spaces};
 
-/// The form of the answer.
+/// The output mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// An array of objects, every value a string, NULL the empty one.
+    /// An array of objects; every value is a string, and NULL is the empty string.
     Json,
-    /// RFC 4180, but with LF at the end of a line.
+    /// RFC 4180, but lines end with LF.
     Csv,
-    /// A line for each cell, an empty one between rows.
+    /// One line per cell, and an empty line between rows.
     Line,
-    /// A line for each row.
+    /// One line per row.
     List,
-    /// A frame.
+    /// A frame around the rows.
     Pretty,
 }
 
-/// How answers are printed.
+/// The output style.
 #[derive(Clone, Debug)]
 pub struct Style {
-    /// The form.
+    /// The output mode.
     pub mode: Mode,
-    /// Whether the columns' names come first; without effect on `json` and `line`.
+    /// Print the column names first. `json` and `line` ignore it.
     pub header: bool,
-    /// What stands between two cells of `csv` (one ASCII character) and `list`; `,` and `|` if none.
+    /// Separator of two cells in `csv` (one ASCII character, default `,`) and `list` (default `|`).
     pub separator: Option<String>,
-    /// What stands for NULL, except in `json`.
+    /// Text for NULL, except in `json`.
     pub null: String,
 }
 
 /// A cell; `None` is NULL.
 pub type Cell<'a> = Option<Cow<'a, str>>;
 
-/// Prints the answer to one statement.
+/// Prints the rows of one statement.
 pub struct Renderer<'a, W: Write> {
     style: &'a Style,
     columns: Vec<String>,
     form: Form<W>,
-    started: bool,
+    is_started: bool,
 }
 
 enum Form<W: Write> {
@@ -61,7 +61,7 @@ enum Form<W: Write> {
 }
 
 impl<'a, W: Write> Renderer<'a, W> {
-    /// Nothing is written before the first row or the end.
+    /// Creates a renderer. It writes nothing before the first row or the end.
     pub fn new(out: W, style: &'a Style, columns: Vec<String>) -> Self {
         let separator = |default: &str| style.separator.clone().unwrap_or(default.to_owned());
         let form = match style.mode {
@@ -72,24 +72,24 @@ impl<'a, W: Write> Renderer<'a, W> {
                 Form::Csv(Box::new(writer))
             }
             Mode::Line => {
-                let width = columns.iter().map(|name| visible(name).width()).max();
+                let width = columns.iter().map(|name| escape(name).width()).max();
                 Form::Line { out, width: width.unwrap_or(0), rows: 0 }
             }
             Mode::List => Form::List { out, separator: separator("|") },
             Mode::Pretty => Form::Pretty { out, frame: Frame::new(columns.len(), style.header) },
         };
-        Renderer { style, columns, form, started: false }
+        Renderer { style, columns, form, is_started: false }
     }
 
-    /// Prints one row, or keeps it for the end.
+    /// Prints one row, or holds it until the end.
     ///
     /// # Errors
-    /// Of the output.
+    /// If the output fails.
     pub fn row(&mut self, cells: &[Cell<'_>]) -> io::Result<()> {
         self.start()?;
         let Renderer { style, columns, form, .. } = self;
         let text = |cell| -> &str { Option::as_deref(cell).unwrap_or(&style.null) };
-        let shown = |cell| Option::as_deref(cell).map_or(Cow::Borrowed(&*style.null), visible);
+        let shown = |cell| Option::as_deref(cell).map_or(Cow::Borrowed(&*style.null), escape);
         match form {
             Form::Json { out, rows } => {
                 out.write_all(if *rows == 0 { b"\n  {" } else { b",\n  {" })?;
@@ -104,15 +104,15 @@ impl<'a, W: Write> Renderer<'a, W> {
                 }
                 out.write_all(b"}")
             }
-            Form::Csv(writer) => writer.write_record(cells.iter().map(text)).map_err(plain),
+            Form::Csv(writer) => writer.write_record(cells.iter().map(text)).map_err(to_io_error),
             Form::Line { out, width, rows } => {
                 if *rows > 0 {
                     writeln!(out)?;
                 }
                 *rows += 1;
                 for (name, cell) in columns.iter().zip(cells) {
-                    let name = visible(name);
-                    spaces(out, *width - name.width())?;
+                    let name = escape(name);
+                    write_spaces(out, *width - name.width())?;
                     writeln!(out, "{name} = {}", shown(cell))?;
                 }
                 Ok(())
@@ -128,10 +128,10 @@ impl<'a, W: Write> Renderer<'a, W> {
         }
     }
 
-    /// Prints what is left.
+    /// Prints the rows held so far and the end of the output.
     ///
     /// # Errors
-    /// Of the output.
+    /// If the output fails.
     pub fn finish(mut self) -> io::Result<()> {
         self.start()?;
         match self.form {
@@ -142,28 +142,28 @@ impl<'a, W: Write> Renderer<'a, W> {
         }
     }
 
-    /// Ends the output after an error of the query: what was begun is closed.
+    /// Ends the output after an error of the query: closes a started array or frame.
     ///
     /// # Errors
-    /// Of the output.
-    pub fn cut_short(self) -> io::Result<()> {
-        if self.started { self.finish() } else { Ok(()) }
+    /// If the output fails.
+    pub fn abort(self) -> io::Result<()> {
+        if self.is_started { self.finish() } else { Ok(()) }
     }
 
     fn start(&mut self) -> io::Result<()> {
-        if std::mem::replace(&mut self.started, true) {
+        if std::mem::replace(&mut self.is_started, true) {
             return Ok(());
         }
         let header = self.style.header;
         match &mut self.form {
             Form::Json { out, .. } => out.write_all(b"["),
-            Form::Csv(writer) if header => writer.write_record(&self.columns).map_err(plain),
+            Form::Csv(writer) if header => writer.write_record(&self.columns).map_err(to_io_error),
             Form::List { out, separator } if header => {
-                let names: Vec<_> = self.columns.iter().map(|name| visible(name)).collect();
+                let names: Vec<_> = self.columns.iter().map(|name| escape(name)).collect();
                 writeln!(out, "{}", names.join(separator))
             }
             Form::Pretty { frame, .. } if header => {
-                frame.add(self.columns.iter().map(|name| visible(name)));
+                frame.add(self.columns.iter().map(|name| escape(name)));
                 Ok(())
             }
             _ => Ok(()),
@@ -171,8 +171,8 @@ impl<'a, W: Write> Renderer<'a, W> {
     }
 }
 
-/// The error of the output itself: csv wraps it, and a closed pipe must stay recognisable.
-fn plain(error: csv::Error) -> io::Error {
+/// Returns the I/O error inside an error of csv: the caller checks for a closed pipe.
+fn to_io_error(error: csv::Error) -> io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,
         other => io::Error::other(format!("{other:?}")),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn csv_quotes_what_needs_quotes() {
+    fn csv_quotes_cells_with_special_characters() {
         let printed = print_two_rows(Style { mode: Mode::Csv, ..PLAIN });
         assert_eq!(printed, "pid,a b\n1,\"x, \"\"y\"\" | z\"\n,\n");
     }
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn list_is_a_row_a_line() {
+    fn list_prints_one_row_per_line() {
         let printed = print_two_rows(Style { mode: Mode::List, null: "NULL".into(), ..PLAIN });
         assert_eq!(printed, "pid|a b\n1|x, \"y\" | z\nNULL|\n");
     }
@@ -292,23 +292,23 @@ mod tests {
     }
 
     #[test]
-    fn an_error_closes_only_what_was_begun() {
-        let cut = |rows: usize| {
+    fn an_aborted_array_is_closed_if_it_was_started() {
+        let aborted = |rows: usize| {
             let mut out = Vec::new();
             let style = Style { mode: Mode::Json, ..PLAIN };
             let mut renderer = Renderer::new(&mut out, &style, vec!["a".into()]);
             for _ in 0..rows {
                 renderer.row(&[Some("1".into())]).unwrap();
             }
-            renderer.cut_short().unwrap();
+            renderer.abort().unwrap();
             String::from_utf8(out).unwrap()
         };
-        assert_eq!(cut(0), "");
-        assert_eq!(cut(1), "[\n  {\"a\":\"1\"}\n]\n");
+        assert_eq!(aborted(0), "");
+        assert_eq!(aborted(1), "[\n  {\"a\":\"1\"}\n]\n");
     }
 
     #[test]
-    fn people_see_escapes_and_programs_do_not() {
+    fn cells_are_escaped_except_in_json_and_csv() {
         let (hostile, shown) = ("\u{1b}[2J\n\u{200b}é日\\n", r"\u{1b}[2J\n\u{200b}é日\\n");
         let in_mode =
             |mode| print(&Style { mode, header: false, ..PLAIN }, &["a"], &[&[Some(hostile)]]);
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_for_null_is_printed_as_it_is() {
+    fn the_text_for_null_is_not_escaped() {
         let in_mode = |mode| {
             let style = Style { mode, header: false, null: r"\N".into(), ..PLAIN };
             print(&style, &["a"], &[&[None], &[Some(r"\N")]])
@@ -343,7 +343,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn json_and_csv_read_back_as_what_was_printed(
+        fn json_and_csv_read_back_as_the_printed_cells(
             rows in prop::collection::vec(prop::collection::vec(any::<String>(), 2), 0..5)
         ) {
             let borrowed: Vec<Vec<Option<&str>>> =
@@ -362,7 +362,7 @@ mod tests {
         }
 
         #[test]
-        fn no_cell_makes_a_line_of_its_own(cell in any::<String>()) {
+        fn no_cell_adds_a_line(cell in any::<String>()) {
             for (mode, lines) in [(Mode::List, 1), (Mode::Line, 1), (Mode::Pretty, 3)] {
                 let printed = print(&Style { mode, header: false, ..PLAIN }, &["a"], &[&[Some(&cell)]]);
                 prop_assert_eq!(printed.matches('\n').count(), lines);

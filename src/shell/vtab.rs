@@ -1,10 +1,11 @@
-//! Any [`Table`] as a virtual table of SQLite, asked the way osquery's core asks it.
+//! A [`Table`] as a virtual table of SQLite, with the requests that osquery sends.
 //!
-//! What is passed on, and what a plan costs, follows `osquery/sql/virtual_table.cpp`; with it, joins
-//! come out as they do in osquery. Where osquery's request could lose a row, this one says less:
-//! - A BLOB is never passed on: as text it can be a number that it is not equal to in SQL.
-//! - A real number is not passed on for a TEXT column: as text it has several forms.
-//! - Text is not cut at a NUL, and a real number keeps all of its digits.
+//! Constraint pushdown and plan costs follow `osquery/sql/virtual_table.cpp`, so joins have the same plans
+//! as in osquery. Where osquery's request could lose a row, this module omits the constraint:
+//! - A BLOB: as text it can equal a number that it does not equal in SQL.
+//! - A real number for a TEXT column: as text it has several forms.
+//!
+//! Text is not cut at a NUL, and a real number keeps all of its digits.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_int};
@@ -26,29 +27,28 @@ use tables::{
 
 use super::real;
 
-/// Columns with one of these have their constraints passed on.
-const PASSED_ON: ColumnOptions =
+/// Constraints of columns with one of these options are pushed down.
+const PUSHED_DOWN: ColumnOptions =
     ColumnOptions::INDEX.union(ColumnOptions::REQUIRED).union(ColumnOptions::ADDITIONAL);
-/// What a plan costs in osquery when the table is told nothing.
+/// Cost of a plan without constraints, as in osquery.
 const FULL_SCAN_COST: f64 = 1_000_000.0;
-/// What it costs when the table is told something.
+/// Cost of a plan with a constraint, as in osquery.
 const CONSTRAINED_COST: f64 = 1.0;
-/// What is added for a comparison that osquery does not pass on because of its type.
-const SENSELESS_COST: f64 = 10.0;
+/// Additional cost of a comparison that osquery does not push down because of the column's type.
+const UNSUPPORTED_COST: f64 = 10.0;
 
-/// Makes the table answer to this name on this connection.
+/// Adds the table under this name to this connection.
 ///
 /// An error of [`Table::generate`] becomes the error of the query, with its text.
 ///
 /// # Errors
-/// When SQLite refuses the module. A table whose columns are not valid in SQL is noticed by the
-/// first query.
+/// If SQLite refuses the module. The first query reports columns that are not valid in SQL.
 pub fn mount(connection: &Connection, name: &str, table: Arc<dyn Table>) -> Result<()> {
-    const MODULE: Module<'static, Mounted> = Module::eponymous_only_module();
+    const MODULE: Module<'static, VirtualTable> = Module::eponymous_only_module();
     connection.create_module(name, &MODULE, Some(table))
 }
 
-/// The table's CREATE TABLE, one column a line, without a closing semicolon.
+/// Returns the table's CREATE TABLE, one column per line, without a semicolon at the end.
 pub fn create_table(name: &str, columns: &[Column]) -> String {
     let quoted = |name| format!("\"{}\"", escape_double_quote(name));
     let columns: Vec<String> = columns
@@ -63,14 +63,14 @@ pub fn create_table(name: &str, columns: &[Column]) -> String {
 }
 
 #[repr(C)]
-struct Mounted {
+struct VirtualTable {
     base: sqlite3_vtab,
     table: Arc<dyn Table>,
 }
 
-// SAFETY: `Mounted` is repr(C) and `sqlite3_vtab` is its first field.
+// SAFETY: `VirtualTable` is repr(C) and `sqlite3_vtab` is its first field.
 #[allow(unsafe_code)]
-unsafe impl VTab<'_> for Mounted {
+unsafe impl VTab<'_> for VirtualTable {
     type Aux = Arc<dyn Table>;
     type Cursor = Cursor;
 
@@ -81,20 +81,20 @@ unsafe impl VTab<'_> for Mounted {
         _database_name: &[u8],
         table_name: &[u8],
         _arguments: &[&[u8]],
-    ) -> Result<(Cow<'static, CStr>, Mounted)> {
+    ) -> Result<(Cow<'static, CStr>, VirtualTable)> {
         let table =
-            table.ok_or_else(|| Error::ModuleError("mounted without a table".to_owned()))?;
+            table.ok_or_else(|| Error::ModuleError("the module has no table".to_owned()))?;
         let statement = create_table(&String::from_utf8_lossy(table_name), table.columns());
-        let mounted = Mounted { base: sqlite3_vtab::default(), table: Arc::clone(table) };
+        let mounted = VirtualTable { base: sqlite3_vtab::default(), table: Arc::clone(table) };
         Ok((CString::new(statement)?.into(), mounted))
     }
 
     fn best_index(&self, info: &mut IndexInfo) -> Result<bool> {
         let columns = self.table.columns();
         let mut cost = FULL_SCAN_COST;
-        let mut passed_on = Vec::new();
+        let mut pushed_down = Vec::new();
         for (position, constraint) in info.constraints().enumerate() {
-            // The row id is column -1, and not the table's business.
+            // SQLite checks constraints on the row id (column -1) itself.
             let column = usize::try_from(constraint.column()).ok();
             let Some((index, column)) = column.and_then(|i| Some((i, columns.get(i)?))) else {
                 continue;
@@ -104,24 +104,24 @@ unsafe impl VTab<'_> for Mounted {
             }
             let operator = operator(constraint.operator());
             if column.kind == ColumnType::Text && is_ordering(operator) {
-                cost += SENSELESS_COST;
-            } else if column.options.intersects(PASSED_ON) {
+                cost += UNSUPPORTED_COST;
+            } else if column.options.intersects(PUSHED_DOWN) {
                 cost = CONSTRAINED_COST;
-                let whole_list = column.options.contains(ColumnOptions::OPTIMIZED);
-                passed_on.push((position, Argument { column: index, operator, whole_list }));
+                let is_list = column.options.contains(ColumnOptions::OPTIMIZED);
+                pushed_down.push((position, Argument { column: index, operator, is_list }));
             }
         }
         let unmet = |(index, column): (usize, &Column)| {
             column.options.contains(ColumnOptions::REQUIRED)
-                && !passed_on.iter().any(|(_, argument)| argument.column == index)
+                && !pushed_down.iter().any(|(_, argument)| argument.column == index)
         };
         if columns.iter().enumerate().any(unmet) {
             return Ok(false);
         }
 
         let mut plan = Plan { columns_used: ColumnsUsed(info.col_used()), arguments: Vec::new() };
-        for (argv_index, (position, mut argument)) in (1..).zip(passed_on) {
-            argument.whole_list = argument.whole_list && info.set_in_constraint(position, true)?;
+        for (argv_index, (position, mut argument)) in (1..).zip(pushed_down) {
+            argument.is_list = argument.is_list && info.set_in_constraint(position, true)?;
             info.constraint_usage(position).set_argv_index(argv_index);
             plan.arguments.push(argument);
         }
@@ -154,16 +154,16 @@ unsafe impl VTabCursor for Cursor {
     fn filter(&mut self, _: c_int, plan: Option<&str>, values: &Filters<'_>) -> Result<()> {
         let plan = plan
             .and_then(Plan::decode)
-            .ok_or_else(|| Error::ModuleError("SQLite passed a plan that is not ours".into()))?;
-        // A cursor may be used again, and two answers need not be held at once.
+            .ok_or_else(|| Error::ModuleError("SQLite passed an unknown plan".into()))?;
+        // SQLite reuses cursors: free the previous rows before the next request.
         self.rows = None;
         self.row = 0;
         let query = plan.query(self.table.columns(), values)?;
         let start = Instant::now();
         let rows = self.table.generate(&query);
         let rows = rows.map_err(|error| Error::ModuleError(error.to_string()))?;
-        let asked = Asked { query: &query, columns: self.table.columns() };
-        log::debug!("asked for {asked}: rows: {}, {:.1?}", rows.len(), start.elapsed());
+        let request = RequestText { query: &query, columns: self.table.columns() };
+        log::debug!("table request: {request}: rows: {}, {:.1?}", rows.len(), start.elapsed());
         self.rows = Some(rows);
         Ok(())
     }
@@ -192,27 +192,27 @@ unsafe impl VTabCursor for Cursor {
     }
 }
 
-/// What `best_index` decided; SQLite keeps it as text, and frees it with the statement.
+/// The decision of `best_index`. SQLite stores it as text, and frees it with the statement.
 #[derive(Debug, PartialEq)]
 struct Plan {
     columns_used: ColumnsUsed,
     arguments: Vec<Argument>,
 }
 
-/// What one value that SQLite hands to `filter` is compared with.
+/// The column and the operator of one value that SQLite passes to `filter`.
 #[derive(Debug, PartialEq)]
 struct Argument {
     column: usize,
     operator: Operator,
-    /// The value is a list, all of `IN (…)`.
-    whole_list: bool,
+    /// The value is the whole list of `IN (…)`.
+    is_list: bool,
 }
 
 impl Plan {
     fn encode(&self) -> String {
         let mut text = self.columns_used.0.to_string();
-        for Argument { column, operator, whole_list } in &self.arguments {
-            text += &format!(" {column}:{}:{whole_list}", operator.code());
+        for Argument { column, operator, is_list } in &self.arguments {
+            text += &format!(" {column}:{}:{is_list}", operator.code());
         }
         text
     }
@@ -225,7 +225,7 @@ impl Plan {
             Some(Argument {
                 column: parts.next()?.parse().ok()?,
                 operator: Operator::from_code(parts.next()?.parse().ok()?),
-                whole_list: parts.next()?.parse().ok()?,
+                is_list: parts.next()?.parse().ok()?,
             })
         };
         Some(Plan { columns_used, arguments: words.map(argument).collect::<Option<_>>()? })
@@ -234,52 +234,73 @@ impl Plan {
     fn query(&self, columns: &[Column], values: &Filters<'_>) -> Result<QueryContext> {
         let mut constraints = Vec::new();
         for (i, (argument, value)) in self.arguments.iter().zip(values.iter()).enumerate() {
-            let &Argument { column, operator, whole_list } = argument;
-            let numeric = columns.get(column).is_some_and(|column| column.kind != ColumnType::Text);
-            let texts = if whole_list {
-                list(values.in_values(i)?, numeric)?
+            let &Argument { column, operator, is_list } = argument;
+            let is_numeric =
+                columns.get(column).is_some_and(|column| column.kind != ColumnType::Text);
+            let texts = if is_list {
+                list(values.in_values(i)?, is_numeric)?
             } else {
-                text(value, numeric).filter(|text| !text.is_empty()).into_iter().collect()
+                text(value, is_numeric).filter(|text| !text.is_empty()).into_iter().collect()
             };
-            let pass_on = |text| Constraint { column, operator, text };
-            constraints.extend(texts.into_iter().map(pass_on));
+            let constraint = |text| Constraint { column, operator, text };
+            constraints.extend(texts.into_iter().map(constraint));
         }
         Ok(QueryContext { constraints, columns_used: self.columns_used })
     }
 }
 
-/// The constraints of a request, as text for people.
-pub(super) struct Asked<'a> {
+/// Displays the constraints of a request as SQL writes them. Each member of an `IN` list is an `=`.
+pub(super) struct RequestText<'a> {
     pub(super) query: &'a QueryContext,
     pub(super) columns: &'a [Column],
 }
 
-impl fmt::Display for Asked<'_> {
+impl fmt::Display for RequestText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // LIMIT and OFFSET come as constraints on no column in particular; SQLite applies them itself.
+        // LIMIT and OFFSET are constraints without a column; SQLite applies them itself.
         let is_of_column = |constraint: &&Constraint| {
             let code = constraint.operator.code();
             code != Operator::LIMIT && code != Operator::OFFSET
         };
         let mut constraints = self.query.constraints.iter().filter(is_of_column).peekable();
         if constraints.peek().is_none() {
-            return f.write_str("everything");
+            return f.write_str("all rows");
         }
         for (i, Constraint { column, operator, text }) in constraints.enumerate() {
             let name = self.columns.get(*column).map_or("?", |column| column.name);
             let comma = if i == 0 { "" } else { ", " };
-            write!(f, "{comma}{name} {operator:?} {text:?}")?;
+            write!(f, "{comma}{name} {} {text:?}", sql_name(*operator))?;
         }
         Ok(())
     }
 }
 
-/// The members of `IN (…)` that a row can equal; nothing if one of them cannot be told as text.
-fn list(mut values: InValues<'_>, numeric: bool) -> Result<Vec<String>> {
+/// Returns the operator as SQL writes it.
+fn sql_name(operator: Operator) -> Cow<'static, str> {
+    let name = match operator {
+        Operator::Equals => "=",
+        Operator::GreaterThan => ">",
+        Operator::LessThanOrEquals => "<=",
+        Operator::LessThan => "<",
+        Operator::GreaterThanOrEquals => ">=",
+        Operator::NotEquals => "<>",
+        Operator::Is => "IS",
+        Operator::IsNot => "IS NOT",
+        Operator::Other(64) => "MATCH",
+        Operator::Other(65) => "LIKE",
+        Operator::Other(66) => "GLOB",
+        Operator::Other(67) => "REGEXP",
+        Operator::Other(code) => return format!("operator {code}").into(),
+    };
+    name.into()
+}
+
+/// Returns the members of `IN (…)` that a row can equal; none if one of them has no exact text.
+fn list(mut values: InValues<'_>, is_numeric: bool) -> Result<Vec<String>> {
     let mut texts = Vec::new();
     while let Some(value) = values.next()? {
-        match (value, text(value, numeric)) {
-            // No number and no text equals these.
+        match (value, text(value, is_numeric)) {
+            // NULL and a BLOB equal no number and no text.
             (ValueRef::Null | ValueRef::Blob(_), _) => {}
             (_, Some(text)) => texts.push(text),
             (_, None) => return Ok(Vec::new()),
@@ -288,11 +309,11 @@ fn list(mut values: InValues<'_>, numeric: bool) -> Result<Vec<String>> {
     Ok(texts)
 }
 
-/// The right-hand side as text, if that says the same to a column of this kind.
-fn text(value: ValueRef<'_>, numeric: bool) -> Option<String> {
+/// Returns the right-hand side as text, if the comparison with that text has the same result.
+fn text(value: ValueRef<'_>, is_numeric: bool) -> Option<String> {
     match value {
         ValueRef::Integer(number) => Some(number.to_string()),
-        ValueRef::Real(number) if numeric => Some(real::text(number)),
+        ValueRef::Real(number) if is_numeric => Some(real::to_text(number)),
         ValueRef::Text(bytes) => std::str::from_utf8(bytes).ok().map(str::to_owned),
         _ => None,
     }
@@ -337,13 +358,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plan_survives_the_way_through_sqlite() {
+    fn a_plan_is_the_same_after_encoding_and_decoding() {
         let plan = Plan {
             columns_used: ColumnsUsed::ALL,
             arguments: vec![
-                Argument { column: 0, operator: Operator::Equals, whole_list: true },
-                Argument { column: 0, operator: Operator::Other(73), whole_list: false },
-                Argument { column: 11, operator: Operator::IsNot, whole_list: false },
+                Argument { column: 0, operator: Operator::Equals, is_list: true },
+                Argument { column: 0, operator: Operator::Other(73), is_list: false },
+                Argument { column: 11, operator: Operator::IsNot, is_list: false },
             ],
         };
         assert_eq!(plan.encode(), "18446744073709551615 0:2:true 0:73:false 11:69:false");
@@ -351,14 +372,14 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_that_is_not_ours_is_refused() {
+    fn an_invalid_plan_is_refused() {
         for text in ["", "x", "1 ", "1 0:2", "1 0:256:true", "1 0:2:maybe", "-1"] {
             assert_eq!(Plan::decode(text), None, "{text:?}");
         }
     }
 
     #[test]
-    fn names_are_quoted_and_hidden_columns_say_so() {
+    fn names_are_quoted_and_hidden_columns_are_marked() {
         let columns = [
             Column { name: "a\"b", kind: ColumnType::Text, options: ColumnOptions::INDEX },
             Column { name: "c", kind: ColumnType::BigInt, options: ColumnOptions::HIDDEN },

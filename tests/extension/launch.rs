@@ -59,8 +59,8 @@ fn a_taken_name_that_is_asked_for_is_an_error() {
         &Core::stock(),
         &["--table-name=Processes"],
         1,
-        "process_open_sockets: error: osquery already has a table named Processes; give --table-name \
-         another name, or leave it out\n",
+        "process_open_sockets: error: osquery already has a table named Processes; set --table-name \
+         to another name, or omit it\n",
     );
 }
 
@@ -81,7 +81,7 @@ fn two_taken_names_are_an_error_that_says_so() {
         &[],
         1,
         "process_open_sockets: error: osquery already has tables named process_open_sockets and \
-         alt_process_open_sockets; give the table a name of its own with --table-name or \
+         alt_process_open_sockets; set an unused name with --table-name or \
          PROCESS_OPEN_SOCKETS_TABLE_NAME\n",
     );
 }
@@ -97,7 +97,7 @@ fn a_second_extension_of_the_name_is_an_error_that_says_so() {
         1,
         &format!(
             "process_open_sockets: error: an extension named process_open_sockets is already registered \
-             at {}; end that one first, or remove one of its lines from extensions.load\n",
+             at {}; stop that process, or remove the duplicate line from extensions.load\n",
             core.socket().display()
         ),
     );
@@ -109,7 +109,7 @@ fn a_refused_registration_is_an_error_in_the_core_s_words() {
     core.faults().refuse("Failed adding registry: refused by the test");
     let message = format!(
         "process_open_sockets: error: osquery at {} refuses the extension: Failed adding registry: \
-         refused by the test; its log may say more (start osquery with --verbose)\n",
+         refused by the test; osquery's log may have details (start osquery with --verbose)\n",
         core.socket().display()
     );
     ends(&core, &[], 1, &message);
@@ -136,7 +136,7 @@ fn a_socket_that_never_comes_is_an_error_that_names_it() {
     assert_eq!(status.code(), Some(1));
     assert!(start.elapsed() >= Duration::from_secs(1));
     let expected = format!(
-        "process_open_sockets: error: osquery is not there: no extension manager listens at {} ",
+        "process_open_sockets: error: no osquery extension manager listens at {} ",
         socket.display()
     );
     assert!(said.starts_with(&expected), "{said}");
@@ -235,7 +235,7 @@ fn an_extension_that_the_core_forgot_registers_anew() {
     let uuid = core.wait_for(NAME);
     says_its_name(&extension, ALTERNATIVE);
     core.forget(uuid);
-    extension.wait_until_it_says("osquery no longer lists the extension: registering anew");
+    extension.wait_until_it_says("osquery no longer lists the extension: registering again");
     assert_ne!(core.wait_for(NAME), uuid);
     assert!(!core.socket_of(uuid).exists());
     assert!(core.query("SELECT fd FROM alt_process_open_sockets WHERE pid = 1").is_ok());

@@ -82,7 +82,7 @@ fn a_signal_while_the_core_answers_a_registration_leaves_none_behind() {
         thread::sleep(Duration::from_millis(5));
     }
     extension.terminate();
-    extension.wait_until_it_says("ending: a signal came");
+    extension.wait_until_it_says("received a signal: exiting");
     core.faults().release_registrations();
     assert_eq!(extension.end().0.code(), Some(0));
     assert_eq!(core.uuid_of(NAME), None);
@@ -104,7 +104,7 @@ fn a_core_that_trickles_its_answer_is_given_up_after_the_time_for_an_answer() {
     });
     let start = Instant::now();
     let error = Manager::new(&socket, Duration::from_millis(500)).query("SELECT 1").unwrap_err();
-    assert!(matches!(error, Error::Silent { .. }), "{error}");
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
     // All of it would take 50 s.
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     core.join().unwrap();
@@ -131,7 +131,7 @@ fn a_sidecar_whose_registration_was_lost_tries_again() {
     let core = Core::stock();
     core.faults().forget_registrations();
     let extension = Extension::sidecar(core.socket(), &[]);
-    extension.wait_until_it_says("and does not list it");
+    extension.wait_until_it_says("but does not list it");
     let core = Core::start(core.die(), &[NAME]);
     core.wait_for(NAME);
     core.query(QUERY).unwrap();
@@ -147,7 +147,7 @@ fn a_connection_that_waits_for_nothing_is_closed_with_its_registration() {
     idle.set_nonblocking(true).unwrap();
     core.forget(uuid);
     // Within an interval, and long before it would be closed for its silence.
-    extension.wait_until_it_says("registering anew");
+    extension.wait_until_it_says("registering again");
     assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0);
 }
 
@@ -170,7 +170,7 @@ fn a_core_that_goes_after_it_dropped_a_launched_extension_ends_it_with_status_0(
     extension.wait_until_it_says("registered with osquery");
     core.forget(uuid);
     core.faults().answer_after(Duration::from_millis(500));
-    extension.wait_until_it_says("registering anew");
+    extension.wait_until_it_says("registering again");
     let _dir = core.die();
     let (status, said) = extension.end();
     assert_eq!(status.code(), Some(0), "{said}");
@@ -227,7 +227,7 @@ fn a_sidecar_that_is_told_to_gives_up_a_core_that_never_comes() {
     let (status, said) = Extension::sidecar(&socket, &["--when-gone=exit", "--timeout=1"]).end();
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
-    assert!(said.contains("osquery is not there: no extension manager listens at "), "{said}");
+    assert!(said.contains("no osquery extension manager listens at "), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
 }
 
@@ -301,7 +301,10 @@ fn a_sidecar_tries_again_when_the_core_hangs_up_while_it_is_asked() {
     core.wait_for(NAME);
     assert_eq!(core.faults().cut(), 2);
     let said = extension.said();
-    assert_eq!(said.matches("does not speak as osquery's extension manager does").count(), 2);
+    assert_eq!(
+        said.matches("does not follow the protocol of osquery's extension manager").count(),
+        2
+    );
 }
 
 #[test]
@@ -312,7 +315,7 @@ fn a_launched_extension_ends_when_the_core_hangs_up_while_it_is_asked() {
     assert_eq!(status.code(), Some(1));
     assert_eq!(said.lines().count(), 1, "{said}");
     let expected =
-        format!("process_open_sockets: error: what answers at {}", core.socket().display());
+        format!("process_open_sockets: error: the server at {}", core.socket().display());
     assert!(said.starts_with(&expected), "{said}");
 }
 
@@ -329,7 +332,7 @@ fn a_core_that_claims_two_billion_rows_is_not_believed() {
         rest(stream);
     });
     let error = Manager::new(&socket, Duration::from_secs(5)).query("SELECT 1").unwrap_err();
-    let Error::Garbled { source: thrift::Error::Protocol(source), .. } = error else {
+    let Error::Protocol { source: thrift::Error::Protocol(source), .. } = error else {
         panic!("{error}")
     };
     assert_eq!(source.message, "a container claims 2147483647 elements");

@@ -128,7 +128,7 @@ fn full(scenario: impl FnOnce(&Served)) {
 #[test]
 fn the_33rd_query_is_refused_at_once() {
     full(|served| {
-        let expected = response(1, "32 queries of this table wait already: try again later", &[]);
+        let expected = response(1, "32 queries already run or wait: try again later", &[]);
         assert_eq!(exchange(served.socket(), &generate(SMALL)), expected);
     });
 }

@@ -47,14 +47,14 @@ fn when_all_is_well_only_the_registration_is_said() {
 fn verbose_says_the_launch_and_the_end_and_no_line_a_row() {
     let said = said("{}", &sound(), &["--verbose"], None);
     assert!(said.starts_with("process_open_sockets: debug: Launch { socket: Some("), "{said}");
-    assert!(said.ends_with("process_open_sockets: debug: ending: a signal came\n"), "{said}");
+    assert!(said.ends_with("process_open_sockets: debug: received a signal: exiting\n"), "{said}");
     assert!(said.lines().count() < 20, "{said}");
 }
 
 #[test]
 fn rust_log_turns_the_log_up() {
     let said = said("{}", &sound(), &[], Some("debug"));
-    assert!(said.contains("debug: ending: a signal came\n"), "{said}");
+    assert!(said.contains("debug: received a signal: exiting\n"), "{said}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn tables(core: &Core) -> Vec<String> {
 fn is_too_old(core: &Core) -> String {
     format!(
         "process_open_sockets: error: osquery at {} refuses the extension: Incompatible extension SDK \
-         version; its log may say more (start osquery with --verbose)\n",
+         version; osquery's log may have details (start osquery with --verbose)\n",
         core.socket().display()
     )
 }
@@ -110,7 +110,7 @@ fn two_names_that_are_taken_after_the_look_are_an_error_that_says_so() {
     core.faults().refuse_next(1, &conflict(ALTERNATIVE));
     let (status, said) = Extension::sidecar(core.socket(), &[]).end();
     let expected = "process_open_sockets: error: osquery already has tables named process_open_sockets \
-                    and alt_process_open_sockets; give the table a name of its own with \
+                    and alt_process_open_sockets; set an unused name with \
                     --table-name or PROCESS_OPEN_SOCKETS_TABLE_NAME\n";
     assert_eq!((status.code(), said.as_str()), (Some(1), expected));
 }
@@ -120,8 +120,8 @@ fn a_name_that_is_asked_for_and_taken_after_the_look_is_an_error() {
     let core = Core::stock();
     core.faults().refuse(&conflict("mine"));
     let (status, said) = Extension::sidecar(core.socket(), &["--table-name=mine"]).end();
-    let expected = "process_open_sockets: error: osquery already has a table named mine; give \
-                    --table-name another name, or leave it out\n";
+    let expected = "process_open_sockets: error: osquery already has a table named mine; set \
+                    --table-name to another name, or omit it\n";
     assert_eq!((status.code(), said.as_str()), (Some(1), expected));
 }
 
@@ -131,8 +131,8 @@ fn a_core_that_takes_the_extension_and_does_not_list_it_is_an_error() {
     core.faults().forget_registrations();
     let (status, said) = Extension::sidecar(core.socket(), &["--when-gone=exit"]).end();
     let expected = format!(
-        "process_open_sockets: error: osquery took the extension at {} and does not list it; its log \
-         says why (start osquery with --verbose)\n",
+        "process_open_sockets: error: osquery at {} accepted the extension but does not list it; osquery's log \
+         has the reason (start osquery with --verbose)\n",
         core.socket().display()
     );
     assert_eq!((status.code(), said), (Some(1), expected));

@@ -99,8 +99,8 @@ fn a_file_that_is_in_the_place_of_ours_is_left_and_said() {
     let (status, said) = Extension::sidecar(core.socket(), &[]).end();
     assert_eq!(status.code(), Some(1));
     let expected = format!(
-        "process_open_sockets: error: cannot make the socket {} at which osquery calls: Address already \
-         in use (os error 98); is its folder there, and may this user write to it?\n",
+        "process_open_sockets: error: cannot create the socket {} for osquery's requests: Address already \
+         in use (os error 98); check that its directory exists and that this user may write to it\n",
         path.display()
     );
     assert_eq!(said, expected);

@@ -1,7 +1,7 @@
 //! The steps of a scan, and whole scans, at three sizes of a host.
 //!
-//! `cargo bench --manifest-path benches/compare/Cargo.toml`, as root. Each size holds its sockets in
-//! processes of their own while it is measured.
+//! `cargo bench --manifest-path benches/compare/Cargo.toml`, as root. Other processes hold the
+//! sockets of each size during its measurement.
 
 #![allow(clippy::expect_used)]
 
@@ -10,13 +10,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use divan::{Bencher, black_box};
-use tables::process_open_sockets::bench::{self, Collected};
 use tables::process_open_sockets::ProcessOpenSockets;
+use tables::process_open_sockets::bench::{self, Collected};
 use tables::{Constraint, Operator, Options, QueryContext, Table};
 
 /// How many TCP sockets the host has.
 const SIZES: [u32; 3] = [1_000, 10_000, 100_000];
-/// How many processes of three sockets each it has besides, and a burst asks for.
+/// Number of additional processes with three sockets each; a burst reads them.
 const LOOKUPS: usize = 500;
 /// Below the limit of descriptors that most systems have.
 const SOCKETS_A_PROCESS: u32 = 16_000;
@@ -82,8 +82,8 @@ fn table() -> ProcessOpenSockets {
 }
 
 fn equals(table: &dyn Table, column: &str, text: &str) -> QueryContext {
-    let place = table.columns().iter().position(|it| it.name == column).expect("a column");
-    let constraint = Constraint { column: place, operator: Operator::Equals, text: text.into() };
+    let index = table.columns().iter().position(|it| it.name == column).expect("a column");
+    let constraint = Constraint { column: index, operator: Operator::Equals, text: text.into() };
     QueryContext { constraints: vec![constraint], ..QueryContext::default() }
 }
 
@@ -139,7 +139,7 @@ fn scan_listen(bencher: Bencher, size: u32) {
 fn one_pid(bencher: Bencher, size: u32) {
     let host = host(size);
     let query = equals(&table(), "pid", host.pids.first().expect("a small process"));
-    // A new table each time: it remembers nothing.
+    // A new table each time, with empty caches.
     bencher.bench(|| assert_eq!(table().generate(&query).expect("rows").len(), 3));
 }
 

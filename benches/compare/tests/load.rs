@@ -1,4 +1,4 @@
-//! What the load generator promises, seen from outside.
+//! Tests of the load generator's program.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -53,7 +53,7 @@ fn sockets_of(pid: u32) -> usize {
     links.filter(|link| link.to_string_lossy().starts_with("socket:[")).count()
 }
 
-/// What has ended has no program, even if nobody has asked for its exit code yet.
+/// A process that has ended has no program, even before its parent reads the exit code.
 fn has_ended(pid: u32) -> bool {
     std::fs::read_link(format!("/proc/{pid}/exe")).is_err()
 }

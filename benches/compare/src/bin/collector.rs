@@ -1,4 +1,4 @@
-//! The table's collector alone, without SQLite: everything, unconstrained, no cell made.
+//! A full scan of the table's collector, without SQLite and without cells.
 //!
 //! Prints the milliseconds and the number of rows.
 

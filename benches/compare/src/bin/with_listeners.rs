@@ -1,7 +1,7 @@
 //! Every TCP and UDP socket with its process, by the crate listeners.
 //!
-//! It knows neither remote ends, UNIX sockets nor descriptors, reads the namespace that it runs in,
-//! and gives what looks the same once.
+//! It reports no remote addresses, UNIX sockets or descriptors, reads only its own namespace, and merges equal
+//! records.
 
 use std::hint::black_box;
 

@@ -1,7 +1,7 @@
 //! Every TCP, UDP and ICMP socket with its process, by the crate lumination.
 //!
-//! It knows neither UNIX sockets nor descriptors, reads the namespace that it runs in, and compares
-//! each descriptor with each socket: its time grows with the square of their number.
+//! It reports no UNIX sockets or descriptors, reads only its own namespace, and compares each descriptor with
+//! each socket: its time grows with the square of their number.
 
 use std::hint::black_box;
 

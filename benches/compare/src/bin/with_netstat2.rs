@@ -1,6 +1,6 @@
 //! Every TCP and UDP socket with its processes, by the crate netstat2.
 //!
-//! It knows neither UNIX sockets nor descriptors, and asks the namespace that it runs in.
+//! It reports no UNIX sockets or descriptors, and reads only its own namespace.
 
 use std::hint::black_box;
 

@@ -1,7 +1,7 @@
 //! Every TCP, UDP and UNIX socket with every descriptor that holds it, by the crate procfs.
 //!
-//! The crate reads; who holds what is put together here, as its own example does it for TCP, by a map
-//! from inode to descriptors. Of the namespace that it runs in.
+//! The crate reads its own namespace. This program finds the holders with a map from inode to descriptors, as
+//! the crate's example does for TCP.
 
 use std::collections::HashMap;
 use std::hint::black_box;

@@ -1,5 +1,5 @@
 //! NETLINK_SOCK_DIAG dumps of TCP over IPv4 and IPv6 and of the UNIX sockets, in every state, received
-//! in pieces of at most 256 KiB. Only the headers are looked at, for the end and for errors.
+//! in pieces of at most 256 KiB. Only the headers are read, for the end and for errors.
 
 use std::error::Error;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const ENOENT: i32 = 2;
 
-/// Asks for all three, and returns the number of datagrams.
+/// Requests all three, and returns the number of datagrams.
 pub fn dump() -> Result<usize, Box<dyn Error>> {
     let (kind, flags) = (SocketType::RAW, SocketFlags::CLOEXEC);
     let socket = rustix::net::socket_with(AddressFamily::NETLINK, kind, flags, Some(SOCK_DIAG))?;
@@ -39,7 +39,7 @@ fn unix() -> Vec<u8> {
     [&[AF_UNIX, 0, 0, 0][..], &fields.map(u32::to_ne_bytes).concat()].concat()
 }
 
-/// Asks for a dump and receives it to its end. One that the kernel does not have is empty.
+/// Requests a dump and receives it to its end. A protocol that the kernel lacks has an empty dump.
 fn dump_one(socket: &OwnedFd, request: &[u8]) -> Result<usize, Box<dyn Error>> {
     const SOCK_DIAG_BY_FAMILY: u16 = 20;
     const NLM_F_REQUEST: u16 = 1;

@@ -1,5 +1,5 @@
-//! The least that the kernel takes for the two halves of the work, of which nothing is kept: a walk of
-//! all descriptors, and a dump of the TCP and UNIX sockets. Prints the milliseconds of each.
+//! The kernel's minimum time for the two halves of a scan, without storing results: a walk of all
+//! descriptors, and a dump of the TCP and UNIX sockets. Prints the milliseconds of each.
 
 mod dump;
 mod walk;

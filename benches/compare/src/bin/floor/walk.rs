@@ -1,7 +1,7 @@
 //! `readdir` of every `/proc/<pid>/fd` and `readlinkat` of every name there, on two threads.
 //!
-//! Whoever reads a directory leaves its names in batches, which either thread takes: two threads share
-//! the work evenly even if one process holds most descriptors.
+//! The thread that reads a directory queues its names in batches for both threads, which share the work
+//! evenly even if one process holds most descriptors.
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -24,7 +24,7 @@ struct Batch {
 struct Work {
     pids: VecDeque<u32>,
     batches: Vec<Batch>,
-    /// Threads that are reading a directory, and so may leave more batches.
+    /// Threads that read a directory, and can queue more batches.
     readers: usize,
 }
 
@@ -59,7 +59,7 @@ impl Walk {
             match job {
                 Job::Links(batch) => links += read_links(&batch),
                 Job::Directory(pid) => {
-                    // Nobody's descriptors: it has ended, or may not be read.
+                    // The process has ended, or may not be read.
                     links += self.read_directory(pid).unwrap_or_default();
                     self.lock().readers -= 1;
                     self.more.notify_all();
@@ -87,7 +87,7 @@ impl Walk {
         }
     }
 
-    /// Leaves all full batches to whoever is free, and reads the rest itself.
+    /// Queues all full batches for either thread, and reads the rest itself.
     fn read_directory(&self, pid: u32) -> rustix::io::Result<usize> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = Arc::new(openat(CWD, format!("/proc/{pid}/fd"), flags, Mode::empty())?);

@@ -1,4 +1,4 @@
-//! The part of a child: to open its share of the sockets, and to hold it until the leader is gone.
+//! A child process opens its share of the sockets, and holds it until the leader ends.
 
 use std::error::Error;
 use std::io::Write;
@@ -19,7 +19,7 @@ const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 64, 0, 1);
 /// How many there are before 127.128.0.0.
 const ADDRESSES: usize = (64 << 16) - 1;
 
-/// What one process holds.
+/// The sockets of one process.
 #[derive(Clone, Copy, Default)]
 pub struct Share {
     /// TCP connections, both ends of each.
@@ -30,7 +30,7 @@ pub struct Share {
     pub udp: usize,
     /// Listening TCP sockets.
     pub listeners: usize,
-    /// UDP sockets that are neither bound nor connected, as programs have them that ask for interfaces:
+    /// UDP sockets that are neither bound nor connected, as programs use them to list interfaces:
     /// no table of the kernel lists them.
     pub unlisted: usize,
     /// The number of the first address to connect to.
@@ -38,12 +38,12 @@ pub struct Share {
 }
 
 impl Share {
-    /// How many sockets that is, without those that are in no table.
+    /// Returns the number of sockets that a kernel table lists.
     pub fn sockets(&self) -> usize {
         2 * self.tcp_pairs + 2 * self.unix_pairs + self.udp + self.listeners
     }
 
-    /// The same for a child's command line.
+    /// Returns the share as arguments of a child.
     pub fn to_arguments(self) -> [String; 6] {
         let Share { tcp_pairs, unix_pairs, udp, listeners, unlisted, first_address } = self;
         [tcp_pairs, unix_pairs, udp, listeners, unlisted, first_address]
@@ -59,7 +59,7 @@ impl Share {
     }
 }
 
-/// Opens a share, says so, and holds it until standard input ends.
+/// Opens a share, reports it, and holds it until standard input ends.
 pub fn hold(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let share = Share::from_arguments(arguments).ok_or("'hold' is for the program's own use")?;
     crate::raise_limit(share.sockets() + share.unlisted + OTHER_DESCRIPTORS)?;
@@ -81,18 +81,18 @@ pub fn hold(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Both ends of each connection; what they were accepted from is closed again.
+/// Returns both ends of each connection, and closes the listeners.
 fn connections(share: &Share) -> Result<Vec<TcpStream>, Box<dyn Error>> {
     let mut held = Vec::with_capacity(2 * share.tcp_pairs);
     let mut left = share.tcp_pairs;
-    for place in share.first_address.. {
+    for index in share.first_address.. {
         if left == 0 {
             break;
         }
-        if place >= ADDRESSES {
+        if index >= ADDRESSES {
             return Err("more connections than 127.64.0.0/10 has addresses for".into());
         }
-        let address = Ipv4Addr::from_bits(FIRST_ADDRESS.to_bits() + u32::try_from(place)?);
+        let address = Ipv4Addr::from_bits(FIRST_ADDRESS.to_bits() + u32::try_from(index)?);
         let listener = TcpListener::bind((address, 0))?;
         let to = listener.local_addr()?;
         let here = left.min(CONNECTIONS_AN_ADDRESS);

@@ -1,4 +1,4 @@
-//! Holds sockets on the loopback interface for others to look at.
+//! Holds sockets on the loopback interface for measurements.
 //!
 //! Prints `ready <number of sockets>` once all are open, and ends when its standard input does, when
 //! it is killed, or after `--seconds`; its children, which hold the sockets, end with it. Connections
@@ -35,7 +35,7 @@ Connections and pairs have two ends: an odd number is rounded up.";
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// What the command line asks for.
+/// The command line.
 #[derive(Default)]
 struct Request {
     tcp_pairs: usize,
@@ -95,21 +95,21 @@ impl Request {
         Ok(request)
     }
 
-    /// Who holds how much: the holders first, then the idle ones.
+    /// Returns the share of each process: the holders first, then the idle ones.
     fn shares(&self) -> Vec<Share> {
-        let share = |whole: usize, place: usize| {
+        let share = |whole: usize, index: usize| {
             let others = if self.one_holds_most { whole / 10 } else { whole };
-            match (self.one_holds_most && self.processes > 1, place) {
+            match (self.one_holds_most && self.processes > 1, index) {
                 (true, 0) => whole - others,
-                (true, _) => part(others, self.processes - 1, place - 1),
-                (false, _) => part(whole, self.processes, place),
+                (true, _) => part(others, self.processes - 1, index - 1),
+                (false, _) => part(whole, self.processes, index),
             }
         };
-        let holders = (0..self.processes).map(|place| Share {
-            tcp_pairs: share(self.tcp_pairs, place),
-            unix_pairs: share(self.unix_pairs, place),
-            udp: share(self.udp, place),
-            listeners: if place == 0 { self.listeners } else { 0 },
+        let holders = (0..self.processes).map(|index| Share {
+            tcp_pairs: share(self.tcp_pairs, index),
+            unix_pairs: share(self.unix_pairs, index),
+            udp: share(self.udp, index),
+            listeners: if index == 0 { self.listeners } else { 0 },
             unlisted: 0,
             first_address: 0,
         });
@@ -124,7 +124,7 @@ impl Request {
         shares
     }
 
-    /// Starts the children, says when all is open, and waits for the end.
+    /// Starts the children, reports when all sockets are open, and waits for the end.
     fn lead(&self) -> Outcome<()> {
         let shares = self.shares();
         raise_limit(2 * shares.len() + OTHER_DESCRIPTORS)
@@ -139,7 +139,7 @@ impl Request {
 
         let mut children = shares.iter().map(start).collect::<Outcome<Vec<Child>>>()?;
         let mut out = std::io::stdout().lock();
-        for (place, child) in children.iter_mut().enumerate() {
+        for (index, child) in children.iter_mut().enumerate() {
             let mut line = String::new();
             let stdout = child.stdout.take().ok_or("a child has no standard output")?;
             BufReader::new(stdout).read_line(&mut line)?;
@@ -147,7 +147,7 @@ impl Request {
                 return Err("a child could not open its sockets; why stands above".into());
             }
             if self.list {
-                let kind = if place < self.processes { "holder" } else { "idle" };
+                let kind = if index < self.processes { "holder" } else { "idle" };
                 writeln!(out, "{kind} {}", child.id())?;
             }
         }
@@ -159,7 +159,7 @@ impl Request {
             wait_for_end_of_input();
             let _ = send.send(());
         });
-        // Either end is the end.
+        // End when standard input or the time ends.
         let _ = ended.recv_timeout(Duration::from_secs(self.seconds));
         // All at once, then each.
         children.iter_mut().for_each(|child| drop(child.stdin.take()));
@@ -179,19 +179,19 @@ fn holders(value: &str) -> Outcome<bool> {
 }
 
 /// The size of one of so many parts of a whole.
-fn part(whole: usize, parts: usize, place: usize) -> usize {
-    whole / parts + usize::from(place < whole % parts)
+fn part(whole: usize, parts: usize, index: usize) -> usize {
+    whole / parts + usize::from(index < whole % parts)
 }
 
-/// Starts this program as a holder. Its standard input is a pipe that nobody writes to: it ends
-/// when this process does, however that comes about.
+/// Starts this program as a holder. Its standard input is a pipe to which this process does
+/// not write: the child ends when this process ends, even if it is killed.
 fn start(share: &Share) -> Outcome<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("hold").args(share.to_arguments());
     Ok(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?)
 }
 
-/// Returns when nobody can write to standard input any more.
+/// Returns at the end of standard input.
 fn wait_for_end_of_input() {
     let mut bytes = [0; 64];
     while matches!(std::io::stdin().read(&mut bytes), Ok(1..)) {}

@@ -1,12 +1,11 @@
-//! Text of strangers, made safe and plain to look at.
+//! Escapes characters in untrusted text that a terminal interprets or does not show.
 
 use std::borrow::Cow;
 
-/// The text with escapes in place of what a terminal would obey or nobody would see: control and
-/// format characters, line and paragraph separators, and others that have no glyph. They are Rust's
-/// escapes, and so that nothing else looks like one, a backslash is doubled.
-pub fn visible(text: &str) -> Cow<'_, str> {
-    let is_escaped = |c: char| c == '\\' || c.is_control() || is_unseen(c);
+/// Replaces control and format characters, line and paragraph separators, and other characters without a
+/// glyph by Rust's escapes. A backslash is doubled, so no other text looks like an escape.
+pub fn escape(text: &str) -> Cow<'_, str> {
+    let is_escaped = |c: char| c == '\\' || c.is_control() || is_inescape(c);
     if !text.contains(is_escaped) {
         return Cow::Borrowed(text);
     }
@@ -19,7 +18,7 @@ pub fn visible(text: &str) -> Cow<'_, str> {
 
 /// Unicode's general categories Cf, Zl and Zp, and its property Default_Ignorable_Code_Point, as of
 /// Unicode 16.
-fn is_unseen(c: char) -> bool {
+fn is_inescape(c: char) -> bool {
     matches!(c,
         '\u{ad}'
         | '\u{34f}'
@@ -56,32 +55,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_obeys_is_shown_as_an_escape() {
+    fn control_characters_are_escaped() {
         let hostile = "\u{1b}[2J\r\n\t\0\u{7f}\u{9b}\u{85}\u{2028}\u{202e}\u{2066}\u{200f}\u{61c}";
         let shown =
             r"\u{1b}[2J\r\n\t\u{0}\u{7f}\u{9b}\u{85}\u{2028}\u{202e}\u{2066}\u{200f}\u{61c}";
-        assert_eq!(visible(hostile), shown);
+        assert_eq!(escape(hostile), shown);
     }
 
     #[test]
-    fn what_nobody_would_see_is_shown_as_an_escape() {
-        let unseen = "\u{ad}\u{200b}\u{200d}\u{2060}\u{3164}\u{fe0f}\u{feff}\u{fffb}\u{e0041}";
+    fn invisible_characters_are_escaped() {
+        let invisible = "\u{ad}\u{200b}\u{200d}\u{2060}\u{3164}\u{fe0f}\u{feff}\u{fffb}\u{e0041}";
         let shown = r"\u{ad}\u{200b}\u{200d}\u{2060}\u{3164}\u{fe0f}\u{feff}\u{fffb}\u{e0041}";
-        assert_eq!(visible(unseen), shown);
+        assert_eq!(escape(invisible), shown);
     }
 
     #[test]
-    fn a_backslash_is_doubled_and_other_text_stays_as_it_is() {
-        assert_eq!(visible(r"\n"), r"\\n");
-        assert_eq!(visible(r"/run/x\u{1b}"), r"/run/x\\u{1b}");
+    fn a_backslash_is_doubled_and_other_text_unchanged() {
+        assert_eq!(escape(r"\n"), r"\\n");
+        assert_eq!(escape(r"/run/x\u{1b}"), r"/run/x\\u{1b}");
         let plain = "/run/é日本 'a' \"b\" e\u{301}\u{fffd}";
-        assert!(matches!(visible(plain), Cow::Borrowed(text) if text == plain));
+        assert!(matches!(escape(plain), Cow::Borrowed(text) if text == plain));
     }
 
     proptest! {
         #[test]
-        fn two_texts_are_never_shown_alike(a in r"[\\nu{}1b\n\x1b]{0,6}", b in r"[\\nu{}1b\n\x1b]{0,6}") {
-            prop_assert_eq!(a == b, visible(&a) == visible(&b));
+        fn different_texts_have_different_escaped_forms(a in r"[\\nu{}1b\n\x1b]{0,6}", b in r"[\\nu{}1b\n\x1b]{0,6}") {
+            prop_assert_eq!(a == b, escape(&a) == escape(&b));
         }
     }
 }
