@@ -22,7 +22,7 @@ use support::own::net_namespace;
 use support::rows::{rows_where, table};
 use support::sleeper::Sleeper;
 
-const TEST: &str = "whatever_ss_and_lsof_know_of_a_holder_the_table_knows";
+const TEST: &str = "the_table_has_every_holder_that_ss_and_lsof_have";
 
 /// A descriptor that holds a socket: pid, number, inode.
 type Holder = (i32, i32, u64);
@@ -247,7 +247,7 @@ fn by_holder<'a>(rows: &'a [String], here: &str) -> BTreeMap<Holder, Row<'a>> {
 }
 
 #[test]
-fn whatever_ss_and_lsof_know_of_a_holder_the_table_knows() {
+fn the_table_has_every_holder_that_ss_and_lsof_have() {
     in_own_namespaces(TEST, compare);
 }
 

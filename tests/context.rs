@@ -64,7 +64,7 @@ proptest! {
     }
 
     #[test]
-    fn any_values_are_read_as_constraints_of_known_columns(text in misshapen()) {
+    fn any_values_are_read_as_constraints_of_existing_columns(text in misshapen()) {
         let columns = columns();
         if let Ok(query) = decode(&text, &columns) {
             prop_assert!(query.constraints.iter().all(|c| c.column < columns.len()));

@@ -57,7 +57,7 @@ fn tcp_over_ipv6_listening_and_established() {
 }
 
 #[test]
-fn a_connection_from_ipv4_to_an_ipv6_listener_shows_the_mapped_address() {
+fn ipv4_connection_to_ipv6_listener_shows_the_mapped_address() {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let _client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
@@ -68,7 +68,7 @@ fn a_connection_from_ipv4_to_an_ipv6_listener_shows_the_mapped_address() {
 }
 
 #[test]
-fn a_connection_that_was_not_accepted_has_no_inode_and_no_holder() {
+fn a_connection_has_no_inode_and_holder_before_accept() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
@@ -141,7 +141,7 @@ fn unix_sockets_show_paths_with_blanks_and_abstract_names() {
 }
 
 #[test]
-fn a_path_that_imitates_a_line_about_another_kind_of_socket_is_not_believed() {
+fn a_path_that_imitates_a_line_of_another_kind_adds_no_row() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let _forger = imitate_line_about(&inode(&listener));
@@ -190,7 +190,7 @@ fn a_thread_is_no_process() {
 
 /// Two threads open and close sockets all the time.
 #[test]
-fn a_socket_closed_during_the_scan_says_so() {
+fn a_socket_closed_during_the_scan_has_that_reason() {
     const THREADS: usize = 2;
     const SCANS: usize = 100;
     // An address of this process alone.

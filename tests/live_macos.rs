@@ -73,7 +73,7 @@ const ENDS: [&str; 7] =
     ["family", "protocol", "local_address", "local_port", "remote_address", "remote_port", "state"];
 
 #[test]
-fn a_tcp_connection_is_shown_from_both_ends_and_its_listener_too() {
+fn a_tcp_connection_shows_both_ends_and_the_listener() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -126,7 +126,7 @@ fn every_process_that_holds_a_socket_has_a_row() {
 
 /// The lists of the kernel: macOS 27 does not show them to everybody.
 #[test]
-fn a_connection_that_nobody_has_accepted_is_in_the_accept_queue() {
+fn a_connection_before_accept_is_in_the_accept_queue() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = i64::from(listener.local_addr().unwrap().port());
     let _waiting = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

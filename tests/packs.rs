@@ -31,7 +31,7 @@ fn sql(name: &str) -> String {
 }
 
 #[test]
-fn the_pack_has_three_queries_with_all_that_osquery_wants() {
+fn the_pack_has_three_queries_with_all_required_keys() {
     let queries = queries();
     let names: Vec<&str> = queries.keys().map(String::as_str).collect();
     assert_eq!(names, ["exposed_listeners", "packet_capture", "shared_sockets"]);

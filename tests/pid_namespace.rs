@@ -13,8 +13,8 @@ use support::bpf;
 use support::left_out::is_root_or_say;
 
 #[test]
-fn in_a_pid_namespace_bpf_tells_its_pids() {
-    let test = "in_a_pid_namespace_bpf_tells_its_pids";
+fn bpf_returns_the_pids_of_the_pid_namespace() {
+    let test = "bpf_returns_the_pids_of_the_pid_namespace";
     if !is_root_or_say(test, "a PID namespace needs CAP_SYS_ADMIN") {
         return;
     }

@@ -240,7 +240,7 @@ impl Captured<'_> {
 }
 
 #[test]
-fn every_captured_query_asks_what_osquery_asks() {
+fn every_captured_query_makes_the_requests_of_osquery() {
     let fixture: Json =
         serde_json::from_str(include_str!("../fixtures/planner-requests.json")).unwrap();
     let captured = fixture["captured"].as_array().unwrap();

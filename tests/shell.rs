@@ -109,7 +109,7 @@ fn modes_exclude_each_other() {
 const CAPTURED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/one-of-each");
 
 #[test]
-fn both_names_of_the_table_answer_from_the_proc_that_a_flag_or_a_variable_names() {
+fn both_table_names_read_the_procfs_of_the_flag_or_variable() {
     for name in ["process_open_sockets", "alt_process_open_sockets"] {
         let sql = format!("SELECT count(*) FROM {name}");
         assert_eq!(printed(&["--list", "--noheader", "--procfs", CAPTURED, &sql]), "29\n");
@@ -121,7 +121,7 @@ fn both_names_of_the_table_answer_from_the_proc_that_a_flag_or_a_variable_names(
 }
 
 #[test]
-fn the_table_comes_out_in_every_mode() {
+fn every_output_mode_prints_the_table() {
     let sql = "SELECT pid, local_address, local_port, path, state FROM process_open_sockets \
                WHERE fd = 21 OR local_port = 8001 AND pid = 200";
     let mode = |mode| printed(&[mode, "--procfs", CAPTURED, &format!("{sql} ORDER BY pid")]);
@@ -167,7 +167,7 @@ fn complaint(command: &mut Command) -> String {
 }
 
 #[test]
-fn a_procfs_that_is_none_is_refused_by_the_name_of_its_flag_or_variable() {
+fn an_invalid_procfs_is_an_error_with_its_flag_or_variable() {
     for (path, why) in [
         ("/dev", "no proc file system is mounted there (it has no 'self')"),
         ("/nonexistent", "cannot read it: No such file or directory (os error 2)"),
@@ -225,7 +225,7 @@ const OF_THE_TABLE: [&str; 4] = [
 ];
 
 #[test]
-fn a_bad_variable_is_named_where_it_is_of_use_and_harmless_elsewhere() {
+fn a_bad_variable_is_an_error_only_where_it_is_used() {
     let said =
         |variable| format!("process_open_sockets: error: invalid value '???' for '{variable}'");
     for variable in OF_THE_EXTENSION {
@@ -265,7 +265,7 @@ fn an_empty_variable_counts_as_unset() {
 }
 
 #[test]
-fn a_flag_goes_before_a_variable_even_a_bad_one() {
+fn a_flag_overrides_a_variable_even_an_invalid_one() {
     let output = shell()
         .env("PROCESS_OPEN_SOCKETS_PROCFS", "/nonexistent")
         .args(["query", "--procfs", CAPTURED, "--list", "--noheader"])
@@ -331,7 +331,7 @@ fn a_statement_without_columns_prints_nothing() {
 }
 
 #[test]
-fn an_sql_error_has_sqlites_words_and_status_1() {
+fn an_sql_error_has_the_text_of_sqlite_and_status_1() {
     let (stdout, stderr) = failed(&["SELECT missing FROM process_open_sockets"]);
     assert_eq!(
         (&*stdout, &*stderr),
@@ -355,7 +355,7 @@ fn an_unknown_table_is_answered_with_the_tables_there_are() {
 }
 
 #[test]
-fn a_parameter_is_refused_in_plain_words() {
+fn a_parameter_is_refused_with_an_error() {
     for sql in ["SELECT ?", "SELECT :name", "INSERT INTO t VALUES (?1)"] {
         let (stdout, stderr) = failed(&["--list", &format!("CREATE TABLE t (x); {sql}")]);
         assert_eq!(stdout, "");
@@ -395,7 +395,7 @@ fn json_is_an_array_for_each_statement_that_has_columns() {
 }
 
 #[test]
-fn verbose_and_rust_log_tell_what_the_table_was_asked_for() {
+fn verbose_and_rust_log_log_each_request_to_the_table() {
     let arguments = ["query", "--procfs", CAPTURED, "--list", "--noheader"];
     let sql = "SELECT fd FROM process_open_sockets WHERE pid = 100 AND fd = 21";
     let mut verbose = shell();

@@ -289,7 +289,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_same_rows_as_an_ordinary_table(
+    fn the_rows_are_those_of_an_ordinary_table(
         rows in prop::collection::vec(row(), 0..12),
         source in source(),
         condition in condition(),
@@ -329,7 +329,7 @@ fn a_lone_empty_or_null_right_hand_side_is_dropped() {
 }
 
 #[test]
-fn in_a_list_the_empty_text_is_passed_and_null_and_blobs_are_not() {
+fn a_list_passes_the_empty_text_but_no_null_or_blob() {
     let text = |text: &str| (2, 2, text.to_owned());
     assert_eq!(requests("v.s IN ('x', '', NULL, x'31')"), [[text(""), text("x")]]);
     assert_eq!(requests("v.s IN (NULL, x'31')"), [[]]);
@@ -343,7 +343,7 @@ fn a_blob_is_never_a_constraint() {
 }
 
 #[test]
-fn a_number_is_passed_on_as_text_and_a_real_one_to_number_columns_only() {
+fn integers_pass_as_text_and_reals_only_to_number_columns() {
     assert_eq!(requests("v.a = 1.0"), [[(0, 2, "1.0".to_owned())]]);
     assert_eq!(requests("v.a < 1e20"), [[(0, 16, "1.0e+20".to_owned())]]);
     assert_eq!(requests("v.s = 1"), [[(2, 2, "1".to_owned())]]);

@@ -373,9 +373,9 @@ fn zoo(held: &mut Held) -> (Vec<Place>, Vec<Row>) {
 }
 
 #[test]
-fn every_row_and_every_column_of_the_zoo_is_what_was_built() {
+fn every_cell_of_the_socket_zoo_matches_what_was_built() {
     let _alone = alone();
-    let test = "every_row_and_every_column_of_the_zoo_is_what_was_built";
+    let test = "every_cell_of_the_socket_zoo_matches_what_was_built";
     if !can_run(test) {
         return;
     }
@@ -420,9 +420,9 @@ fn every_row_and_every_column_of_the_zoo_is_what_was_built() {
 /// Each source against the others, on all that the host has in these places; what `/proc/net` does not
 /// know it leaves open.
 #[test]
-fn all_sources_show_the_same_rows_of_the_zoo() {
+fn all_sources_return_equal_rows_of_the_socket_zoo() {
     let _alone = alone();
-    let test = "all_sources_show_the_same_rows_of_the_zoo";
+    let test = "all_sources_return_equal_rows_of_the_socket_zoo";
     if !can_run(test) {
         return;
     }
@@ -456,9 +456,9 @@ fn all_sources_show_the_same_rows_of_the_zoo() {
 }
 
 #[test]
-fn sockets_of_a_namespace_that_nothing_leads_to_are_shown_with_bpf() {
+fn bpf_shows_the_sockets_of_an_unreachable_namespace() {
     let _alone = alone();
-    let test = "sockets_of_a_namespace_that_nothing_leads_to_are_shown_with_bpf";
+    let test = "bpf_shows_the_sockets_of_an_unreachable_namespace";
     if !can_run(test) {
         return;
     }
@@ -499,9 +499,9 @@ fn sockets_of_a_namespace_that_nothing_leads_to_are_shown_with_bpf() {
 }
 
 #[test]
-fn a_thread_with_a_table_of_its_own_adds_what_its_process_lacks() {
+fn a_thread_adds_the_sockets_of_its_own_descriptor_table() {
     let _alone = alone();
-    let test = "a_thread_with_a_table_of_its_own_adds_what_its_process_lacks";
+    let test = "a_thread_adds_the_sockets_of_its_own_descriptor_table";
     if !can_run(test) {
         return;
     }
@@ -537,9 +537,9 @@ fn a_thread_with_a_table_of_its_own_adds_what_its_process_lacks() {
 }
 
 #[test]
-fn the_families_that_are_chosen_and_no_others_are_shown() {
+fn only_sockets_of_the_chosen_families_are_shown() {
     let _alone = alone();
-    if !can_run("the_families_that_are_chosen_and_no_others_are_shown") {
+    if !can_run("only_sockets_of_the_chosen_families_are_shown") {
         return;
     }
     let mut place = Place::new();
@@ -727,9 +727,9 @@ fn the_scope_is_the_host_s_where_its_first_process_is() {
 }
 
 #[test]
-fn an_orphan_is_told_by_its_state() {
+fn an_orphaned_socket_is_recognized_by_its_state() {
     let _alone = alone();
-    if !can_run("an_orphan_is_told_by_its_state") {
+    if !can_run("an_orphaned_socket_is_recognized_by_its_state") {
         return;
     }
     let mut place = Place::new();

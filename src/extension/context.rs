@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn no_columns_used_are_none_and_a_missing_list_is_all() {
+    fn an_empty_list_is_no_column_and_a_missing_list_is_all() {
         assert_eq!(read(r#"{"colsUsed":[]}"#).columns_used, ColumnsUsed(0));
         assert_eq!(read("{}").columns_used, ColumnsUsed::ALL);
         assert_eq!(read(r#"{"colsUsed":"c0"}"#).columns_used, ColumnsUsed::ALL);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_context_that_is_no_object_is_an_error_that_says_so() {
+    fn a_context_that_is_no_object_is_an_error() {
         let message = |text: &str| decode(text, &columns(1)).unwrap_err().to_string();
         assert_eq!(message("[]"), "the query context is not a JSON object");
         assert_eq!(

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn only_asked_columns_are_sent() {
+    fn only_requested_columns_are_sent() {
         let answer = call(r#"{"constraints":[],"colsUsed":["path"]}"#);
         let expected = map([("path", "a b"), ("rowid", "9223372036854775807")]);
         assert_eq!(answer.response, Some(vec![expected]));

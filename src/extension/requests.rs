@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reply_to_shutdown_is_out_before_anybody_is_told() {
+    fn the_reply_to_shutdown_is_sent_before_the_extension_ends() {
         let (send, events) = channel();
         let requests = Requests::new(NamedTables::new(), Arc::default(), send);
         let request = Request { number: 1, method: Method::Shutdown };

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_place_of_the_socket_is_not_followed() {
+    fn a_symlink_at_the_path_of_the_socket_is_not_followed() {
         let (directory, victim, _listener) = socket(0o755);
         let path = directory.path().join("link");
         symlink(&victim, &path).unwrap();
@@ -135,7 +135,7 @@ mod tests {
 
     /// As if the link had come after the first look.
     #[test]
-    fn a_link_that_comes_between_look_and_change_is_not_followed() {
+    fn a_symlink_created_after_the_check_is_not_followed() {
         let (directory, victim, _listener) = socket(0o755);
         let path = directory.path().join("link");
         symlink(&victim, &path).unwrap();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_comes_between_look_and_change_keeps_its_mode() {
+    fn a_file_created_after_the_check_keeps_its_mode() {
         let (directory, path, _listener) = socket(0o755);
         let before = identity(&path).unwrap();
         let other = directory.path().join("other");

@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_would_see_is_shown_as_an_escape() {
+    fn an_invisible_character_is_shown_as_an_escape() {
         let unseen = "\u{ad}\u{200b}\u{200d}\u{2060}\u{3164}\u{fe0f}\u{feff}\u{fffb}\u{e0041}";
         let shown = r"\u{ad}\u{200b}\u{200d}\u{2060}\u{3164}\u{fe0f}\u{feff}\u{fffb}\u{e0041}";
         assert_eq!(visible(unseen), shown);

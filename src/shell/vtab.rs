@@ -337,7 +337,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plan_survives_the_way_through_sqlite() {
+    fn a_plan_is_unchanged_after_sqlite_passes_it() {
         let plan = Plan {
             columns_used: ColumnsUsed::ALL,
             arguments: vec![
@@ -351,14 +351,14 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_that_is_not_ours_is_refused() {
+    fn a_plan_of_another_origin_is_refused() {
         for text in ["", "x", "1 ", "1 0:2", "1 0:256:true", "1 0:2:maybe", "-1"] {
             assert_eq!(Plan::decode(text), None, "{text:?}");
         }
     }
 
     #[test]
-    fn names_are_quoted_and_hidden_columns_say_so() {
+    fn names_are_quoted_and_hidden_columns_are_marked() {
         let columns = [
             Column { name: "a\"b", kind: ColumnType::Text, options: ColumnOptions::INDEX },
             Column { name: "c", kind: ColumnType::BigInt, options: ColumnOptions::HIDDEN },

@@ -21,7 +21,7 @@ pub(super) const ATTACKS: &[Attack] = &[("dup-flood", dup_flood)];
 pub(super) const TESTS: &[Test] = &[
     ("dup_flood_is_100_rows_a_process_and_hides_no_socket", is_100_rows_a_process),
     ("dup_flood_states_the_number_of_descriptors", states_the_number_of_descriptors),
-    ("dup_flood_has_all_its_rows_if_they_are_asked_for", has_all_rows),
+    ("dup_flood_has_all_its_rows_with_all_descriptors", has_all_rows),
     ("dup_flood_is_answered_in_bounded_time_and_memory", is_answered_in_bounds),
 ];
 
@@ -151,7 +151,7 @@ fn states_the_number_of_descriptors() {
 
 fn has_all_rows() {
     let flood = Flood::start(PROCESSES);
-    for (_, source) in sources("dup_flood_has_all_its_rows_if_they_are_asked_for") {
+    for (_, source) in sources("dup_flood_has_all_its_rows_with_all_descriptors") {
         let table = ProcessOpenSockets::new(Options {
             source,
             descriptors_per_socket: None,

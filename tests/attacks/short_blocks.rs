@@ -21,18 +21,18 @@ pub(super) const ATTACKS: &[Attack] =
     &[("exec-loops", exec_loops), ("exec-once", exec_once), ("short-lived", short_lived)];
 
 pub(super) const TESTS: &[Test] = &[
-    ("exec_loops_delay_no_answer_and_hide_no_holder_with_bpf", || stands("exec-loops", BPF)),
-    ("exec_loops_delay_no_answer_and_hide_no_holder_with_netlink", || {
+    ("exec_loops_delay_no_answer_hide_no_holder_with_bpf", || stands("exec-loops", BPF)),
+    ("exec_loops_delay_no_answer_hide_no_holder_with_netlink", || {
         stands("exec-loops", NETLINK);
     }),
-    ("exec_loops_delay_no_answer_and_hide_no_holder_with_procfs", || stands("exec-loops", PROCFS)),
-    ("short_lived_execs_delay_no_answer_and_hide_no_holder_with_bpf", || {
+    ("exec_loops_delay_no_answer_hide_no_holder_with_procfs", || stands("exec-loops", PROCFS)),
+    ("short_execs_delay_no_answer_hide_no_holder_with_bpf", || {
         stands("short-lived", BPF);
     }),
-    ("short_lived_execs_delay_no_answer_and_hide_no_holder_with_netlink", || {
+    ("short_execs_delay_no_answer_hide_no_holder_with_netlink", || {
         stands("short-lived", NETLINK);
     }),
-    ("short_lived_execs_delay_no_answer_and_hide_no_holder_with_procfs", || {
+    ("short_execs_delay_no_answer_hide_no_holder_with_procfs", || {
         stands("short-lived", PROCFS);
     }),
 ];
@@ -50,8 +50,8 @@ const ANSWERS: usize = 4;
 
 /// Every answer comes within [`TIME`], and has the holder of another user's sockets.
 fn stands(attack: &str, (name, source): NamedSource) {
-    let loops = if attack == "exec-loops" { "exec_loops" } else { "short_lived_execs" };
-    let test = format!("{loops}_delay_no_answer_and_hide_no_holder_with_{name}");
+    let loops = if attack == "exec-loops" { "exec_loops" } else { "short_execs" };
+    let test = format!("{loops}_delay_no_answer_hide_no_holder_with_{name}");
     let Some(device) = prepare(&test, (name, source)) else { return };
     let bystander = Bystander::start_as(BYSTANDER);
     let table = table(source);

@@ -27,7 +27,7 @@ fn ends(core: &Core, arguments: &[&str], status: i32, message: &str) {
 }
 
 #[test]
-fn beside_the_built_in_table_it_is_the_alternative_one() {
+fn the_table_has_the_alternative_name_beside_the_built_in() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     core.wait_for(NAME);
@@ -36,7 +36,7 @@ fn beside_the_built_in_table_it_is_the_alternative_one() {
 }
 
 #[test]
-fn a_core_without_the_name_gives_it() {
+fn the_table_has_its_name_if_the_core_has_no_such_table() {
     let core = Core::with_tables(&[]);
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     core.wait_for(NAME);
@@ -45,7 +45,7 @@ fn a_core_without_the_name_gives_it() {
 }
 
 #[test]
-fn a_free_name_that_is_asked_for_is_given() {
+fn a_free_name_from_the_flag_is_the_name_of_the_table() {
     let core = Core::stock();
     let extension = Extension::launch(core.socket(), &["--table-name", "Sockets_2"]);
     core.wait_for(NAME);
@@ -54,7 +54,7 @@ fn a_free_name_that_is_asked_for_is_given() {
 }
 
 #[test]
-fn a_taken_name_that_is_asked_for_is_an_error() {
+fn a_taken_name_from_the_flag_is_an_error() {
     ends(
         &Core::stock(),
         &["--table-name=Processes"],
@@ -65,7 +65,7 @@ fn a_taken_name_that_is_asked_for_is_an_error() {
 }
 
 #[test]
-fn a_name_that_is_none_in_sql_is_an_error() {
+fn a_name_that_is_invalid_in_sql_is_an_error() {
     let core = Core::stock();
     for name in ["", "1st", "a b", "a;drop", "a\"b", "größe", "sqlite_x", &"x".repeat(65)] {
         let (status, said) = Extension::launch(core.socket(), &["--table-name", name]).end();
@@ -75,7 +75,7 @@ fn a_name_that_is_none_in_sql_is_an_error() {
 }
 
 #[test]
-fn two_taken_names_are_an_error_that_says_so() {
+fn two_taken_names_are_an_error_that_names_both() {
     ends(
         &Core::with_tables(&[NAME, ALTERNATIVE]),
         &[],
@@ -87,7 +87,7 @@ fn two_taken_names_are_an_error_that_says_so() {
 }
 
 #[test]
-fn a_second_extension_of_the_name_is_an_error_that_says_so() {
+fn a_second_extension_of_the_name_is_an_error() {
     let core = Core::stock();
     let _first = Extension::launch::<&str>(core.socket(), &[]);
     core.wait_for(NAME);
@@ -104,7 +104,7 @@ fn a_second_extension_of_the_name_is_an_error_that_says_so() {
 }
 
 #[test]
-fn a_refused_registration_is_an_error_in_the_core_s_words() {
+fn a_refused_registration_is_an_error_with_the_reason() {
     let core = Core::stock();
     core.faults().refuse("Failed adding registry: refused by the test");
     let message = format!(
@@ -116,7 +116,7 @@ fn a_refused_registration_is_an_error_in_the_core_s_words() {
 }
 
 #[test]
-fn it_can_be_started_before_the_socket_is_there() {
+fn it_registers_if_started_before_the_core_listens() {
     let dir = tempfile::tempdir().unwrap();
     let extension = Extension::launch(&socket_in(dir.path()), &["--verbose"]);
     extension.wait_until_it_says("Launch {");
@@ -126,7 +126,7 @@ fn it_can_be_started_before_the_socket_is_there() {
 }
 
 #[test]
-fn a_socket_that_never_comes_is_an_error_that_names_it() {
+fn a_socket_that_never_appears_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let start = Instant::now();
@@ -143,7 +143,7 @@ fn a_socket_that_never_comes_is_an_error_that_names_it() {
 }
 
 #[test]
-fn without_a_socket_it_names_both_ways_of_using_it() {
+fn it_prints_both_commands_when_started_without_a_socket() {
     let (status, said) = Extension::run(&mut command()).end();
     assert_eq!(status.code(), Some(2));
     assert!(said.contains(&format!("{BINARY} query \"SELECT")), "{said}");
@@ -151,7 +151,7 @@ fn without_a_socket_it_names_both_ways_of_using_it() {
 }
 
 #[test]
-fn flags_may_carry_their_values_in_one_word() {
+fn flags_accept_values_after_an_equals_sign() {
     let core = Core::stock();
     let _extension = Extension::run(
         command()
@@ -200,7 +200,7 @@ fn an_interval_of_zero_is_taken_for_one() {
 }
 
 #[test]
-fn a_sigterm_ends_it_and_leaves_nothing_behind() {
+fn a_sigterm_ends_it_deregistered_and_without_a_socket() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let socket = core.socket_of(core.wait_for(NAME));
@@ -218,7 +218,7 @@ fn a_sigterm_ends_it_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn the_core_s_shutdown_ends_it_and_leaves_nothing_behind() {
+fn a_shutdown_by_the_core_ends_it_and_removes_the_socket() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let socket = core.socket_of(core.wait_for(NAME));
@@ -229,7 +229,7 @@ fn the_core_s_shutdown_ends_it_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_extension_that_the_core_forgot_registers_anew() {
+fn an_extension_that_the_core_dropped_registers_again() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let uuid = core.wait_for(NAME);
@@ -242,7 +242,7 @@ fn an_extension_that_the_core_forgot_registers_anew() {
 }
 
 #[test]
-fn it_ends_with_the_core_and_says_so() {
+fn it_ends_with_the_core_and_logs_it() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     core.wait_for(NAME);

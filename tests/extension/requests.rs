@@ -70,7 +70,7 @@ fn a_count_uses_no_column() {
 }
 
 #[test]
-fn a_limit_comes_under_the_first_column() {
+fn a_limit_is_a_constraint_of_the_first_column() {
     assert_eq!(
         requests("SELECT * FROM alt_process_open_sockets WHERE pid > 1000 LIMIT 5"),
         [asked(&[("pid", 4, "1000"), ("pid", 73, "5")], &ALL)]
@@ -93,7 +93,7 @@ fn a_filtered_join_with_processes_is_one_request() {
 }
 
 #[test]
-fn while_another_query_runs_the_columns_are_asked_for_first() {
+fn the_columns_are_requested_first_while_a_query_runs() {
     let Osquery::StandIn { core, extension: _extension } = Osquery::stand_in_over_captured() else {
         unreachable!()
     };

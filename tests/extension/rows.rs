@@ -160,7 +160,7 @@ fn a_self_join_finds_both_ends() {
 }
 
 #[test]
-fn a_limit_cuts_the_answer_and_nothing_else() {
+fn a_limit_only_truncates_the_answer() {
     let _listeners: Vec<_> = (0..4).map(|_| listener()).collect();
     everywhere(|osquery| {
         let rows = osquery.rows(&format!(

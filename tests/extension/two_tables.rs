@@ -185,7 +185,7 @@ fn a_conflict_moves_the_table_that_has_it_alone() {
 }
 
 #[test]
-fn a_given_name_that_is_taken_ends_the_extension() {
+fn a_name_from_the_flag_that_is_taken_ends_the_extension() {
     let core = Core::with_tables(&["mine"]);
     let running = Running::start(&core, Some("mine"));
     running.wait_for_log("error: osquery already has a table named mine;");

@@ -30,7 +30,7 @@ fn a_request_without_a_context_gets_every_column_and_the_rowid() {
 }
 
 #[test]
-fn a_context_without_used_columns_gets_every_column_and_the_rowid() {
+fn a_context_without_used_columns_gets_all_columns_and_rowid() {
     let row = |n| [("number", n), ("text", "xxx"), ("nothing", ""), ("rowid", n)];
     rows(Some(r#"{"constraints":[]}"#), &[&row("0"), &row("1")]);
 }
@@ -59,7 +59,7 @@ fn no_rows_are_an_answer() {
 }
 
 #[test]
-fn the_longest_answer_is_below_what_osquery_was_seen_to_refuse() {
+fn the_longest_answer_is_below_the_limit_of_osquery() {
     // osquery took 134 million bytes and gave up on 178 million.
     assert!((100_000_000..134_000_000).contains(&LONGEST_ANSWER), "{LONGEST_ANSWER}");
 }
@@ -94,7 +94,7 @@ fn the_longest_answer_is_sent_whole() {
 }
 
 #[test]
-fn a_longer_answer_is_an_error_that_says_what_to_do_and_no_row_of_it_comes() {
+fn a_too_long_answer_is_an_error_with_a_remedy_and_no_row() {
     let served = Served::new(Numbers::new(ROWS, longest() + 1));
     let words = format!(
         "1000 rows of about {} bytes exceed what osquery accepts: select fewer columns or add a \

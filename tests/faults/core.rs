@@ -39,12 +39,12 @@ fn a_sidecar_waits_for_a_core_that_died_and_serves_it_again() {
 }
 
 #[test]
-fn a_launched_extension_that_is_told_to_waits_for_a_core_that_died() {
+fn a_launched_extension_with_wait_waits_for_a_dead_core() {
     outlives_the_core(|core| Extension::launch(core.socket(), &["--when-gone=wait"]));
 }
 
 #[test]
-fn a_sidecar_that_is_told_to_ends_with_the_core() {
+fn a_sidecar_with_exit_ends_with_the_core() {
     let core = Core::stock();
     let extension = Extension::sidecar(core.socket(), &["--when-gone=exit"]);
     let socket = core.socket_of(core.wait_for(NAME));
@@ -55,7 +55,7 @@ fn a_sidecar_that_is_told_to_ends_with_the_core() {
 }
 
 #[test]
-fn a_sidecar_whose_core_says_shutdown_leaves_it_and_serves_it_again() {
+fn a_sidecar_deregisters_and_registers_again_after_shutdown() {
     let core = Core::stock();
     let extension = Extension::sidecar(core.socket(), &[]);
     let uuid = core.wait_for(NAME);
@@ -71,7 +71,7 @@ fn a_sidecar_whose_core_says_shutdown_leaves_it_and_serves_it_again() {
 }
 
 #[test]
-fn a_signal_while_the_core_answers_a_registration_leaves_none_behind() {
+fn a_signal_during_registration_leaves_no_registration() {
     let core = Core::stock();
     core.faults().hold_registrations();
     let extension = Extension::launch(core.socket(), &["--verbose"]);
@@ -89,7 +89,7 @@ fn a_signal_while_the_core_answers_a_registration_leaves_none_behind() {
 }
 
 #[test]
-fn a_core_that_trickles_its_answer_is_given_up_after_the_time_for_an_answer() {
+fn an_answer_that_trickles_from_the_core_times_out() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let listener = UnixListener::bind(&socket).unwrap();
@@ -111,7 +111,7 @@ fn a_core_that_trickles_its_answer_is_given_up_after_the_time_for_an_answer() {
 }
 
 #[test]
-fn the_timeout_holds_for_a_core_whose_queue_is_full() {
+fn the_timeout_applies_to_a_core_with_a_full_accept_queue() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let address = rustix::net::SocketAddrUnix::new(&socket).unwrap();
@@ -127,7 +127,7 @@ fn the_timeout_holds_for_a_core_whose_queue_is_full() {
 }
 
 #[test]
-fn a_sidecar_whose_registration_was_lost_tries_again() {
+fn a_sidecar_registers_again_after_a_lost_registration() {
     let core = Core::stock();
     core.faults().forget_registrations();
     let extension = Extension::sidecar(core.socket(), &[]);
@@ -138,7 +138,7 @@ fn a_sidecar_whose_registration_was_lost_tries_again() {
 }
 
 #[test]
-fn a_connection_that_waits_for_nothing_is_closed_with_its_registration() {
+fn an_idle_connection_is_closed_with_its_registration() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let uuid = core.wait_for(NAME);
@@ -152,7 +152,7 @@ fn a_connection_that_waits_for_nothing_is_closed_with_its_registration() {
 }
 
 #[test]
-fn a_sidecar_that_is_told_to_ends_when_its_core_says_shutdown() {
+fn a_sidecar_with_exit_ends_after_shutdown() {
     let core = Core::stock();
     let extension = Extension::sidecar(core.socket(), &["--when-gone=exit"]);
     let socket = core.socket_of(core.wait_for(NAME));
@@ -163,7 +163,7 @@ fn a_sidecar_that_is_told_to_ends_when_its_core_says_shutdown() {
 }
 
 #[test]
-fn a_core_that_goes_after_it_dropped_a_launched_extension_ends_it_with_status_0() {
+fn it_ends_with_status_0_if_the_core_ends_after_a_drop() {
     let core = Core::stock();
     let extension = Extension::launch(core.socket(), &["--timeout=1"]);
     let uuid = core.wait_for(NAME);
@@ -178,7 +178,7 @@ fn a_core_that_goes_after_it_dropped_a_launched_extension_ends_it_with_status_0(
 }
 
 #[test]
-fn a_core_that_is_back_before_it_was_missed_is_served() {
+fn a_core_that_restarts_between_two_polls_is_served() {
     let core = Core::stock();
     let extension = Extension::sidecar(core.socket(), &[]);
     core.wait_for(NAME);
@@ -202,7 +202,7 @@ fn waits_for_its_first_core(launch: impl FnOnce(&Path) -> Extension) -> String {
 }
 
 #[test]
-fn a_sidecar_waits_for_its_first_core_longer_than_the_timeout_and_says_so_once() {
+fn a_sidecar_waits_past_the_timeout_and_logs_it_once() {
     let said = waits_for_its_first_core(|socket| Extension::sidecar(socket, &["--timeout=0"]));
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(lines.len(), 2, "{said}");
@@ -213,14 +213,14 @@ fn a_sidecar_waits_for_its_first_core_longer_than_the_timeout_and_says_so_once()
 }
 
 #[test]
-fn a_launched_extension_that_is_told_to_waits_for_its_first_core_longer_than_the_timeout() {
+fn a_launched_extension_with_wait_waits_past_the_timeout() {
     let flags = ["--when-gone=wait", "--timeout=0"];
     let said = waits_for_its_first_core(|socket| Extension::launch(socket, &flags));
     assert_eq!(said.matches(": waiting for osquery at /").count(), 1, "{said}");
 }
 
 #[test]
-fn a_sidecar_that_is_told_to_gives_up_a_core_that_never_comes() {
+fn a_sidecar_with_exit_ends_if_no_core_starts() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let start = Instant::now();
@@ -241,7 +241,7 @@ fn a_signal_ends_the_wait_for_a_core() {
 }
 
 #[test]
-fn dropped_twice_it_registers_twice_with_new_numbers() {
+fn an_extension_dropped_twice_registers_twice_with_new_uuids() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let first = core.wait_for(NAME);
@@ -256,7 +256,7 @@ fn dropped_twice_it_registers_twice_with_new_numbers() {
 }
 
 #[test]
-fn a_slow_core_is_waited_for() {
+fn the_extension_waits_for_a_slow_core() {
     let core = Core::stock();
     core.faults().answer_after(Duration::from_millis(500));
     let _extension = Extension::launch::<&str>(core.socket(), &[]);
@@ -265,7 +265,7 @@ fn a_slow_core_is_waited_for() {
 }
 
 #[test]
-fn a_signal_is_heeded_before_a_slow_core_answers_a_registration() {
+fn a_signal_ends_it_before_a_slow_core_answers_registration() {
     let core = Core::stock();
     core.faults().answer_after(LONG);
     let extension = Extension::launch::<&str>(core.socket(), &[]);
@@ -278,7 +278,7 @@ fn a_signal_is_heeded_before_a_slow_core_answers_a_registration() {
 }
 
 #[test]
-fn a_signal_is_heeded_before_a_slow_core_that_is_watched_answers() {
+fn a_signal_ends_it_before_a_slow_core_answers_a_poll() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let socket = core.socket_of(core.wait_for(NAME));
@@ -294,7 +294,7 @@ fn a_signal_is_heeded_before_a_slow_core_that_is_watched_answers() {
 }
 
 #[test]
-fn a_sidecar_tries_again_when_the_core_hangs_up_while_it_is_asked() {
+fn a_sidecar_retries_when_the_core_hangs_up_during_a_request() {
     let core = Core::stock();
     core.faults().cut_next(2);
     let extension = Extension::sidecar(core.socket(), &[]);
@@ -305,7 +305,7 @@ fn a_sidecar_tries_again_when_the_core_hangs_up_while_it_is_asked() {
 }
 
 #[test]
-fn a_launched_extension_ends_when_the_core_hangs_up_while_it_is_asked() {
+fn a_launched_extension_ends_when_the_core_hangs_up() {
     let core = Core::stock();
     core.faults().cut_next(1);
     let (status, said) = Extension::launch::<&str>(core.socket(), &[]).end();
@@ -317,7 +317,7 @@ fn a_launched_extension_ends_when_the_core_hangs_up_while_it_is_asked() {
 }
 
 #[test]
-fn a_core_that_claims_two_billion_rows_is_not_believed() {
+fn a_claim_of_two_billion_rows_takes_no_memory() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let listener = UnixListener::bind(&socket).unwrap();

@@ -162,7 +162,7 @@ fn an_unknown_action_is_refused_at_once_while_queries_wait() {
 }
 
 #[test]
-fn a_scan_that_panics_holds_no_turn() {
+fn a_scan_that_panics_holds_no_permit() {
     let served = Served::new(Numbers::panicking());
     for _ in 0..40 {
         assert_eq!(exchange(served.socket(), &everything()), b"");
@@ -171,7 +171,7 @@ fn a_scan_that_panics_holds_no_turn() {
 }
 
 #[test]
-fn beside_64_silent_clients_another_is_served_at_once() {
+fn a_client_is_served_at_once_beside_64_silent_ones() {
     let served = Served::with_limits(Numbers::new(0, 0), limits(NEVER, NEVER, NEVER));
     let _silent: Vec<_> = (0..64).map(|_| connect(served.socket())).collect();
     let start = Instant::now();
@@ -180,7 +180,7 @@ fn beside_64_silent_clients_another_is_served_at_once() {
 }
 
 #[test]
-fn it_is_the_oldest_silent_client_that_makes_room() {
+fn the_oldest_silent_client_is_closed_for_a_new_one() {
     let served = Served::with_limits(Numbers::new(0, 0), limits(NEVER, NEVER, NEVER));
     let mut silent: Vec<_> = (0..64).map(|_| connect(served.socket())).collect();
     assert!(pings_within(served.socket(), AT_ONCE));
@@ -191,7 +191,7 @@ fn it_is_the_oldest_silent_client_that_makes_room() {
 }
 
 #[test]
-fn a_client_whose_query_waits_does_not_make_room_for_silent_ones() {
+fn a_client_with_a_waiting_query_is_not_closed_for_another() {
     let (table, gate) = Numbers::new(0, 0).behind_a_gate();
     let served = Served::new(table);
     let client = ask(served.socket(), 1).remove(0);
@@ -203,7 +203,7 @@ fn a_client_whose_query_waits_does_not_make_room_for_silent_ones() {
 }
 
 #[test]
-fn a_silent_client_is_dropped_after_the_time_for_a_request() {
+fn a_silent_client_is_dropped_after_the_request_timeout() {
     let served = Served::with_limits(Numbers::new(0, 0), limits(300, NEVER, NEVER));
     let start = Instant::now();
     assert_eq!(rest(connect(served.socket())), b"");
@@ -211,7 +211,7 @@ fn a_silent_client_is_dropped_after_the_time_for_a_request() {
 }
 
 #[test]
-fn half_a_request_is_dropped_after_the_time_for_a_request() {
+fn half_a_request_is_dropped_after_the_request_timeout() {
     let served = Served::with_limits(Numbers::new(0, 0), limits(300, NEVER, NEVER));
     let start = Instant::now();
     assert_eq!(rest(send(served.socket(), &ping(1)[..7])), b"");
@@ -219,7 +219,7 @@ fn half_a_request_is_dropped_after_the_time_for_a_request() {
 }
 
 #[test]
-fn a_request_that_trickles_is_dropped_after_the_time_for_a_request() {
+fn a_trickled_request_is_dropped_after_the_request_timeout() {
     let served = Served::with_limits(Numbers::new(0, 0), limits(300, NEVER, NEVER));
     let mut stream = connect(served.socket());
     let start = Instant::now();
@@ -231,7 +231,7 @@ fn a_request_that_trickles_is_dropped_after_the_time_for_a_request() {
 }
 
 #[test]
-fn a_client_that_does_not_read_its_answer_is_dropped_after_the_time_for_a_stall() {
+fn a_client_that_does_not_read_is_dropped_after_stall_timeout() {
     let served = Served::with_limits(Numbers::new(20_000, 500), limits(NEVER, 300, NEVER));
     let stream = send(served.socket(), &everything());
     wait_for_answer(&stream);
@@ -254,7 +254,7 @@ fn clients_that_do_not_read_their_answers_leave_room_for_pings() {
 }
 
 #[test]
-fn a_client_that_reads_on_and_on_is_dropped_after_the_time_for_an_answer() {
+fn a_slow_reader_is_dropped_after_the_answer_timeout() {
     let served = Served::with_limits(Numbers::new(20_000, 500), limits(NEVER, NEVER, 500));
     let mut stream = send(served.socket(), &everything());
     let start = Instant::now();
@@ -271,7 +271,7 @@ fn a_client_that_reads_on_and_on_is_dropped_after_the_time_for_an_answer() {
 }
 
 #[test]
-fn clients_that_hang_up_in_the_middle_of_their_answer_leave_no_trace() {
+fn queries_are_answered_after_clients_hang_up_during_answers() {
     let served = Served::new(Numbers::new(2000, 1000));
     for _ in 0..100 {
         let mut stream = send(served.socket(), &everything());
@@ -282,7 +282,7 @@ fn clients_that_hang_up_in_the_middle_of_their_answer_leave_no_trace() {
 }
 
 #[test]
-fn clients_that_hang_up_while_they_wait_leave_no_trace() {
+fn queries_are_answered_after_waiting_clients_hang_up() {
     let (table, gate) = Numbers::new(0, 0).behind_a_gate();
     let served = Served::new(table);
     // With those who ask below as many as there may be.

@@ -15,7 +15,7 @@ fn query(tree: &ProcTree, descriptors: usize) -> Output {
 }
 
 #[test]
-fn rows_missing_for_lack_of_descriptors_name_the_limit() {
+fn rows_missing_at_the_descriptor_limit_name_the_limit() {
     let lines: String = (0..8).map(|n| tcp_line(443, &(10_000 + n).to_string())).collect();
     let mut tree = ProcTree::default().namespace(1);
     for pid in 1..=8 {

@@ -109,7 +109,7 @@ fn a_sigterm_in_the_middle_of_an_answer_ends_it_cleanly() {
 }
 
 #[test]
-fn killed_in_the_middle_of_an_answer_its_successor_registers_once_the_core_missed_it() {
+fn a_killed_extension_is_replaced_after_the_core_drops_it() {
     let tree = large();
     let mut scene = Scene::begin(&tree);
     let uuid = scene.core.uuid_of(NAME).unwrap();

@@ -39,12 +39,12 @@ fn sound() -> ProcTree {
 }
 
 #[test]
-fn when_all_is_well_only_the_registration_is_said() {
+fn only_the_registration_is_logged_without_faults() {
     assert_eq!(said("{}", &sound(), &[], None), REGISTERED);
 }
 
 #[test]
-fn verbose_says_the_launch_and_the_end_and_no_line_a_row() {
+fn verbose_logs_the_launch_and_the_end_but_no_row() {
     let said = said("{}", &sound(), &["--verbose"], None);
     assert!(said.starts_with("process_open_sockets: debug: Launch { socket: Some("), "{said}");
     assert!(said.ends_with("process_open_sockets: debug: ending: a signal came\n"), "{said}");
@@ -52,18 +52,18 @@ fn verbose_says_the_launch_and_the_end_and_no_line_a_row() {
 }
 
 #[test]
-fn rust_log_turns_the_log_up() {
+fn rust_log_raises_the_log_level() {
     let said = said("{}", &sound(), &[], Some("debug"));
     assert!(said.contains("debug: ending: a signal came\n"), "{said}");
 }
 
 #[test]
-fn rust_log_turns_the_log_down_even_where_it_is_verbose() {
+fn rust_log_lowers_the_log_level_despite_verbose() {
     assert_eq!(said("{", &sound(), &["--verbose"], Some("error")), REGISTERED);
 }
 
 #[test]
-fn an_extension_whose_stderr_nobody_reads_any_more_serves_all_the_same() {
+fn queries_are_answered_after_stderr_is_closed() {
     let core = Core::stock();
     let (reader, stderr) = std::io::pipe().unwrap();
     drop(reader);
@@ -90,7 +90,7 @@ fn a_context_that_is_no_json_is_a_warning_once() {
 }
 
 #[test]
-fn each_kind_of_gap_is_one_warning_with_its_count_however_many_requests_a_query_makes() {
+fn each_omission_kind_is_one_warning_a_query_with_its_count() {
     let mut tree = sound().file(1, "udp", "nonsense\nnonsense\n");
     for pid in 2..5 {
         tree = tree.process(pid, 1, &[]).with_unreadable_fds(pid);

@@ -119,7 +119,7 @@ fn endless_nesting_of_lists_is_refused() {
 }
 
 #[test]
-fn a_claimed_length_that_an_honest_message_may_have_takes_no_memory_before_its_bytes_come() {
+fn a_claimed_length_takes_no_memory_before_its_bytes_arrive() {
     let registered = Registered::new();
     let before = registered.extension.peak_memory();
     let claim = (15i32 << 20).to_be_bytes();
@@ -143,7 +143,7 @@ fn a_request_that_is_no_map_of_texts_is_refused() {
 }
 
 #[test]
-fn a_type_that_is_none_is_refused() {
+fn an_invalid_type_is_refused() {
     is_closed(&call_with(&[field(99, 1, &[])]));
 }
 
@@ -159,7 +159,7 @@ fn half_a_message_is_not_answered() {
 }
 
 #[test]
-fn another_protocol_is_refused() {
+fn a_request_of_another_protocol_is_refused() {
     is_closed(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
 }
 
@@ -181,7 +181,7 @@ fn an_argument_of_a_wrong_type_counts_as_absent() {
 }
 
 #[test]
-fn an_unknown_method_is_answered_with_an_exception_and_the_connection_goes_on() {
+fn an_unknown_method_is_an_exception_on_an_open_connection() {
     let words = "an extension has the methods ping, call and shutdown";
     // TApplicationException: message, and type 1, UNKNOWN_METHOD.
     let exception =
@@ -195,14 +195,14 @@ fn an_unknown_method_is_answered_with_an_exception_and_the_connection_goes_on() 
 }
 
 #[test]
-fn requests_that_come_together_are_answered_one_after_the_other() {
+fn requests_in_one_write_are_answered_in_order() {
     let together: Vec<u8> = (0..100).flat_map(ping).collect();
     let expected: Vec<u8> = (0..100).flat_map(pong).collect();
     assert_eq!(Registered::new().answers(&together), expected);
 }
 
 #[test]
-fn a_request_that_comes_byte_by_byte_is_answered() {
+fn a_request_sent_byte_by_byte_is_answered() {
     let served = Served::new(Numbers::new(1, 0));
     let mut stream = connect(served.socket());
     for byte in ping(3) {
@@ -247,7 +247,7 @@ fn an_unknown_action_is_named_in_the_answer() {
 }
 
 #[test]
-fn a_request_without_an_action_says_which_there_are() {
+fn a_request_without_an_action_gets_the_list_of_actions() {
     let words =
         "unknown action '' of table alt_process_open_sockets (available: columns, generate)";
     let request = call::<&str>("table", TABLE, &[]);
@@ -255,7 +255,7 @@ fn a_request_without_an_action_says_which_there_are() {
 }
 
 #[test]
-fn a_name_that_is_not_utf_8_is_named_as_far_as_it_can_be() {
+fn a_name_that_is_not_utf_8_is_named_with_u_fffd() {
     let request = call_with(&[
         field(TEXT, 1, &text("table")),
         field(TEXT, 2, &text(b"n\xff")),
@@ -280,14 +280,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn whatever_comes_the_next_ping_is_answered(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn a_ping_is_answered_after_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let served = Served::new(Numbers::new(1, 0));
         exchange(served.socket(), &bytes);
         prop_assert_eq!(exchange(served.socket(), &ping(1)), pong(1));
     }
 
     #[test]
-    fn whatever_is_changed_in_a_request_the_next_ping_is_answered(
+    fn a_ping_is_answered_after_a_changed_request(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)
     ) {
         let served = Served::new(Numbers::new(1, 0));

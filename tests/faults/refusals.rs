@@ -29,7 +29,7 @@ fn is_too_old(core: &Core) -> String {
 }
 
 #[test]
-fn a_refusal_is_one_line_and_status_1_after_a_pause_of_an_interval() {
+fn a_refusal_is_one_line_and_status_1_after_an_interval() {
     let core = Core::stock();
     core.faults().refuse(TOO_OLD);
     let start = Instant::now();
@@ -40,7 +40,7 @@ fn a_refusal_is_one_line_and_status_1_after_a_pause_of_an_interval() {
 }
 
 #[test]
-fn a_refused_sidecar_pauses_too() {
+fn a_refused_sidecar_also_pauses_for_an_interval() {
     let core = Core::stock();
     core.faults().refuse(TOO_OLD);
     let start = Instant::now();
@@ -73,7 +73,7 @@ fn a_signal_ends_the_pause_after_a_refusal() {
 }
 
 #[test]
-fn an_extension_that_the_core_has_not_missed_yet_is_waited_out() {
+fn registration_waits_until_the_core_drops_a_dead_extension() {
     let core = Core::stock();
     core.faults().refuse_next(3, DUPLICATE);
     // Four looks, a quarter of the interval apart, have two intervals.
@@ -83,7 +83,7 @@ fn an_extension_that_the_core_has_not_missed_yet_is_waited_out() {
 }
 
 #[test]
-fn another_extension_of_the_name_is_waited_for_two_intervals_and_no_longer() {
+fn registration_waits_two_intervals_for_a_name_in_use() {
     let core = Core::stock();
     core.faults().refuse(DUPLICATE);
     let start = Instant::now();
@@ -95,7 +95,7 @@ fn another_extension_of_the_name_is_waited_for_two_intervals_and_no_longer() {
 }
 
 #[test]
-fn a_name_that_is_taken_after_the_look_is_left_for_the_alternative_one() {
+fn the_alternative_name_is_used_if_the_first_is_taken_late() {
     let core = Core::with_tables(&[]);
     core.faults().refuse_next(1, &conflict(NAME));
     let extension = Extension::launch::<&str>(core.socket(), &[]);
@@ -104,7 +104,7 @@ fn a_name_that_is_taken_after_the_look_is_left_for_the_alternative_one() {
 }
 
 #[test]
-fn two_names_that_are_taken_after_the_look_are_an_error_that_says_so() {
+fn both_names_taken_after_the_check_are_an_error() {
     let core = Core::with_tables(&[]);
     core.faults().refuse(&conflict(NAME));
     let (status, said) = Extension::sidecar(core.socket(), &[]).end();
@@ -115,7 +115,7 @@ fn two_names_that_are_taken_after_the_look_are_an_error_that_says_so() {
 }
 
 #[test]
-fn a_name_that_is_asked_for_and_taken_after_the_look_is_an_error() {
+fn a_name_from_the_flag_taken_after_the_check_is_an_error() {
     let core = Core::stock();
     core.faults().refuse(&conflict("mine"));
     let (status, said) = Extension::sidecar(core.socket(), &["--table-name=mine"]).end();
@@ -125,7 +125,7 @@ fn a_name_that_is_asked_for_and_taken_after_the_look_is_an_error() {
 }
 
 #[test]
-fn a_core_that_takes_the_extension_and_does_not_list_it_is_an_error() {
+fn a_registration_that_the_core_does_not_list_is_an_error() {
     let core = Core::stock();
     core.faults().forget_registrations();
     let (status, said) = Extension::sidecar(core.socket(), &["--when-gone=exit"]).end();

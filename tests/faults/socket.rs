@@ -30,17 +30,17 @@ fn is_for_its_owner_alone(umask: &str) {
 }
 
 #[test]
-fn the_socket_is_for_its_owner_alone_under_an_open_umask() {
+fn the_socket_has_mode_0600_under_an_open_umask() {
     is_for_its_owner_alone("0000");
 }
 
 #[test]
-fn the_socket_is_for_its_owner_alone_under_a_closed_umask() {
+fn the_socket_has_mode_0600_under_a_closed_umask() {
     is_for_its_owner_alone("0777");
 }
 
 #[test]
-fn at_no_moment_is_the_socket_for_others() {
+fn the_socket_is_never_accessible_to_other_users() {
     let done = AtomicBool::new(false);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("service");
@@ -66,7 +66,7 @@ fn at_no_moment_is_the_socket_for_others() {
 }
 
 #[test]
-fn a_socket_that_took_the_place_of_ours_is_not_removed() {
+fn a_socket_that_replaced_that_of_the_extension_stays() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let path = core.socket_of(core.wait_for(NAME));
@@ -79,7 +79,7 @@ fn a_socket_that_took_the_place_of_ours_is_not_removed() {
 }
 
 #[test]
-fn a_file_that_took_the_place_of_ours_is_not_removed() {
+fn a_file_that_replaced_the_socket_of_the_extension_stays() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let path = core.socket_of(core.wait_for(NAME));
@@ -92,7 +92,7 @@ fn a_file_that_took_the_place_of_ours_is_not_removed() {
 }
 
 #[test]
-fn a_file_that_is_in_the_place_of_ours_is_left_and_said() {
+fn a_file_at_the_path_of_the_socket_stays_and_is_an_error() {
     let core = Core::stock();
     let path = core.socket_of(4711);
     fs::write(&path, "other").unwrap();

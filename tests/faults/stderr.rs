@@ -47,7 +47,7 @@ fn queries_are_answered_while_stderr_is_full() {
 }
 
 #[test]
-fn a_core_that_comes_back_is_served_while_stderr_is_full() {
+fn a_restarted_core_is_served_while_stderr_is_full() {
     let core = Core::stock();
     let (_reader, writer) = full_pipe();
     let _extension = Extension::with_stderr(&mut sidecar(core.socket()), writer);
@@ -78,7 +78,7 @@ fn a_sigterm_ends_it_while_stderr_is_full() {
 }
 
 #[test]
-fn what_a_full_stderr_lacks_is_counted_once_it_is_read() {
+fn lines_dropped_at_a_full_stderr_are_counted_after_a_read() {
     let core = Core::stock();
     let (mut reader, writer) = full_pipe();
     let mut command = sidecar(core.socket());
@@ -112,7 +112,7 @@ fn what_a_full_stderr_lacks_is_counted_once_it_is_read() {
 }
 
 #[test]
-fn an_end_loses_no_line_that_is_read() {
+fn no_log_line_is_lost_at_the_end_while_stderr_is_read() {
     let core = Core::stock();
     let extension = Extension::run(&mut sidecar(core.socket()));
     let socket = core.socket_of(core.wait_for(NAME));

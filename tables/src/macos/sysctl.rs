@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_did_not_fit_is_asked_for_with_twice_the_room_or_more() {
+    fn a_value_that_did_not_fit_is_read_with_a_doubled_buffer() {
         let cut = (648, Some(ENOMEM));
         let (value, rooms) = read(&[(0, None), cut, (0, None), cut, (90_000, None), (664, None)]);
         assert_eq!(value.unwrap(), Some(vec![7; 664]));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_known_is_a_list_that_is_not_there() {
+    fn an_unknown_name_is_an_absent_list() {
         assert_eq!(read(&[(0, Some(ENOENT))]).0.unwrap(), None);
     }
 

@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_before_the_number_has_none() {
+    fn a_line_truncated_before_the_number_has_none() {
         for status in [&b""[..], b"Name:\tcat\n", b"Tgid:", b"Tgid:\tx\n"] {
             assert_eq!(thread_group(status), None);
         }

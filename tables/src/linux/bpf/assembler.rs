@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_to_a_label_without_a_place_is_refused() {
+    fn a_jump_to_an_unplaced_label_is_refused() {
         let mut code = Assembler::default();
         let label = code.label();
         code.exit();

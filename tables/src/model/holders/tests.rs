@@ -111,7 +111,7 @@ fn a_collector_without_a_limit_keeps_all() {
 }
 
 #[test]
-fn no_more_descriptors_are_asked_about_than_are_kept() {
+fn only_descriptors_that_are_kept_are_looked_up() {
     let mut asked = Vec::new();
     let mut collector = collector(Some(3));
     (0..50).rev().for_each(|fd| collector.push(holder(7, 1, fd)));
@@ -290,7 +290,7 @@ fn too_many_holders_cost_the_user_with_the_most() {
 }
 
 #[test]
-fn as_many_holders_as_may_be_are_all_kept() {
+fn the_maximum_number_of_holders_is_kept() {
     let limits = HolderLimits { per_socket: Some(100), max: Some(HolderCollector::FIRST_PRUNE) };
     let mut holders = HolderCollector::new(limits);
     for pid in 0..i32::try_from(HolderCollector::FIRST_PRUNE).unwrap() {

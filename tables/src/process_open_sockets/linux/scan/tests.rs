@@ -176,7 +176,7 @@ fn second(still_listed: &[u64], new: Vec<Socket>) -> Option<SecondReading> {
 }
 
 #[test]
-fn a_socket_that_is_gone_at_the_second_reading_is_closed() {
+fn a_socket_missing_in_the_second_read_is_closed() {
     use Presence::{Closed, Lasting};
     let listed = || vec![tcp(1, TcpState::Listen, 80, 0), tcp(2, TcpState::Listen, 81, 0)];
     let shown = reconciled(listed(), &[], second(&[2], vec![]), vec![]);
@@ -195,7 +195,7 @@ fn a_connection_is_shown_as_what_it_has_become() {
 }
 
 #[test]
-fn a_listener_that_replaced_another_is_shown_beside_it() {
+fn a_listener_that_replaced_another_is_shown_with_it() {
     let listed = vec![tcp(1, TcpState::Listen, 80, 0)];
     let after = vec![tcp(3, TcpState::Listen, 80, 0)];
     let record = vec![tcp(2, TcpState::Listen, 80, 0)];
