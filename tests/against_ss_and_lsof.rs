@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType, ipproto};
 use support::isolated::in_own_namespaces;
-use support::left_out::say_left_out;
+use support::left_out::report_left_out;
 use support::own::net_namespace;
 use support::rows::{rows_where, table};
 use support::sleeper::Sleeper;
@@ -164,7 +164,7 @@ impl Sockets {
                 let Ok(socket) = net::socket(family, kind, Some(protocol)) else {
                     // Not every kernel has UDP-Lite.
                     assert_eq!(protocol, ipproto::UDPLITE, "no {name} of {family:?}");
-                    say_left_out(TEST, "UDP-Lite, which this kernel lacks");
+                    report_left_out(TEST, "UDP-Lite, which this kernel lacks");
                     continue;
                 };
                 net::bind(&socket, &any.parse::<SocketAddr>().unwrap()).unwrap();
@@ -261,7 +261,7 @@ fn compare() {
     let (Some(ss), Some(lsof)) =
         (printed("ss", &every_kind), printed("lsof", &["-nP", "-F", "pftdi"]))
     else {
-        return say_left_out(TEST, "needs ss (iproute2) and lsof");
+        return report_left_out(TEST, "needs ss (iproute2) and lsof");
     };
     let rows_after = rows_where(&table(Path::new("/proc")), &[]);
     // What others open and close meanwhile nobody can be held to.

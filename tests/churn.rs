@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use support::bpf;
-use support::over::Over;
 use support::rows::rows_where;
+use support::set_on_drop::SetOnDrop;
 use support::sleeper::Sleeper;
 use tables::process_open_sockets::ProcessOpenSockets;
 use tables::{Options, Source};
@@ -194,7 +194,7 @@ fn lasting_sockets_are_shown_with_their_holders_and_no_others() {
             scope.spawn(|| churn(&over, &opened));
         }
         scope.spawn(|| come_and_go(&over, &pids, &started));
-        let _over = Over(&over);
+        let _set_over = SetOnDrop(&over);
         let tables = [Source::Auto, Source::Bpf, Source::Netlink, Source::Procfs].map(|source| {
             // The first is without BPF.
             let bpf_from_files = (source == Source::Bpf).then_some(0);

@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType, ipproto};
 use support::bpf::with_bpf;
-use support::left_out::say_left_out;
-use support::over::Over;
+use support::left_out::report_left_out;
 use support::own::{imitate_line_about, inode, net_namespace, pid, row, rows_of};
 use support::rows::{rows_where, table};
+use support::set_on_drop::SetOnDrop;
 use tables::process_open_sockets::ProcessOpenSockets;
 use tables::{Constraint, Operator, Options, QueryContext, Source, Table, Value};
 
@@ -106,7 +106,7 @@ fn udp_bound_and_connected() {
 fn udplite_where_the_kernel_has_it() {
     let Ok(socket) = net::socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::UDPLITE))
     else {
-        say_left_out("udplite_where_the_kernel_has_it", "this kernel has no UDP-Lite");
+        report_left_out("udplite_where_the_kernel_has_it", "this kernel has no UDP-Lite");
         return;
     };
     net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
@@ -208,7 +208,7 @@ fn a_socket_closed_during_the_scan_has_that_reason() {
                 }
             });
         }
-        let _over = Over(&over);
+        let _set_over = SetOnDrop(&over);
         let table = table(Path::new("/proc"));
         // Until there was something to see.
         let end = Instant::now() + Duration::from_secs(60);

@@ -133,7 +133,10 @@ fn a_connection_before_accept_is_in_the_accept_queue() {
     let look = || rows(Families::all(), &[("pid", -1), ("local_port", port)]);
     let rows = wait_for(look, |rows| !rows.is_empty());
     if rows.is_empty() {
-        support::left_out::say_left_out("the accept queue", "the kernel does not show its lists");
+        support::left_out::report_left_out(
+            "the accept queue",
+            "the kernel does not show its lists",
+        );
         return;
     }
     let why: Vec<&str> = rows.iter().map(|row| cell(row, "holder_unknown")).collect();
@@ -150,7 +153,10 @@ fn a_listener_waits_with_its_queue_and_its_user() {
     assert_eq!(waiting, "1");
     assert_ne!(room, "NULL");
     if uid == "NULL" {
-        support::left_out::say_left_out("uid and last_pid", "the kernel does not show its lists");
+        support::left_out::report_left_out(
+            "uid and last_pid",
+            "the kernel does not show its lists",
+        );
         return;
     }
     assert_eq!(uid, rustix::process::getuid().as_raw().to_string());

@@ -10,12 +10,12 @@ use std::os::fd::OwnedFd;
 use std::process::Command;
 
 use support::bpf;
-use support::left_out::is_root_or_say;
+use support::left_out::is_root_or_report;
 
 #[test]
 fn bpf_returns_the_pids_of_the_pid_namespace() {
     let test = "bpf_returns_the_pids_of_the_pid_namespace";
-    if !is_root_or_say(test, "a PID namespace needs CAP_SYS_ADMIN") {
+    if !is_root_or_report(test, "a PID namespace needs CAP_SYS_ADMIN") {
         return;
     }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -38,5 +38,5 @@ fn bpf_returns_the_pids_of_the_pid_namespace() {
     let log = String::from_utf8(out.stderr).unwrap();
     assert_eq!(rows, "1|0\n".repeat(4), "{log}");
     let lines: Vec<String> = log.lines().map(str::to_owned).collect();
-    bpf::is_used_or_say(test, &lines);
+    bpf::is_used_or_report(test, &lines);
 }

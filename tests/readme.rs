@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use process_open_sockets::shell::vtab;
 use rusqlite::Connection;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
-use support::left_out::say_left_out;
+use support::left_out::report_left_out;
 use tables::process_open_sockets::ProcessOpenSockets;
 use tables::{ColumnOptions, Options, Table, Threads};
 
@@ -195,7 +195,7 @@ fn every_example_returns_the_rows_that_it_is_about() {
             panic!("{} expectations for {example}", matching.len())
         };
         if *words == "scope = 1" && !is_host {
-            say_left_out(test, "scope = 1: this is not the host's network namespace");
+            report_left_out(test, "scope = 1: this is not the host's network namespace");
             continue;
         }
         let rows = rows(&connection, &example);

@@ -17,7 +17,7 @@ use tables::{Column, ColumnOptions, ColumnType, Error, Options, QueryContext, Ro
 use crate::support::core::Core;
 
 /// Longer than anything that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A table of one row, which counts how often it was started and stopped.
 struct Small {
@@ -124,7 +124,7 @@ impl Running {
             if log.contains(text) {
                 return;
             }
-            assert!(start.elapsed() < PATIENCE, "not logged: {text:?}; but: {log}");
+            assert!(start.elapsed() < TEST_TIMEOUT, "not logged: {text:?}; but: {log}");
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -207,7 +207,7 @@ fn a_table_starts_and_stops_once() {
     let core = Core::with_tables(&[]);
     let running = Running::start(&core, None);
     let first = core.wait_for(EXTENSION_NAME);
-    core.forget(first);
+    core.drop_extension(first);
     core.wait_for_another(EXTENSION_NAME, first);
     let (starts, stops) = (Arc::clone(&running.starts), Arc::clone(&running.stops));
     assert_eq!((starts.load(Ordering::SeqCst), stops.load(Ordering::SeqCst)), (1, 0));

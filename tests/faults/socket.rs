@@ -1,4 +1,4 @@
-//! The file at which the extension listens.
+//! The socket file of the extension.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::support::served::Numbers;
 const NAME: &str = "process_open_sockets";
 
 #[track_caller]
-fn is_for_its_owner_alone(umask: &str) {
+fn check_mode_under(umask: &str) {
     let core = Core::stock();
     let mut command = command_with_umask(umask);
     let _extension = Extension::run(command.arg("--socket").arg(core.socket()));
@@ -31,12 +31,12 @@ fn is_for_its_owner_alone(umask: &str) {
 
 #[test]
 fn the_socket_has_mode_0600_under_an_open_umask() {
-    is_for_its_owner_alone("0000");
+    check_mode_under("0000");
 }
 
 #[test]
 fn the_socket_has_mode_0600_under_a_closed_umask() {
-    is_for_its_owner_alone("0777");
+    check_mode_under("0777");
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_socket_that_replaced_that_of_the_extension_stays() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let path = core.socket_of(core.wait_for(NAME));
-    extension.wait_until_it_says("registered with osquery");
+    extension.wait_for_log("registered with osquery");
     fs::remove_file(&path).unwrap();
     let _other = UnixListener::bind(&path).unwrap();
     extension.terminate();
@@ -83,7 +83,7 @@ fn a_file_that_replaced_the_socket_of_the_extension_stays() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let path = core.socket_of(core.wait_for(NAME));
-    extension.wait_until_it_says("registered with osquery");
+    extension.wait_for_log("registered with osquery");
     fs::rename(&path, path.with_extension("moved")).unwrap();
     fs::write(&path, "other").unwrap();
     extension.terminate();
@@ -96,13 +96,13 @@ fn a_file_at_the_path_of_the_socket_stays_and_is_an_error() {
     let core = Core::stock();
     let path = core.socket_of(4711);
     fs::write(&path, "other").unwrap();
-    let (status, said) = Extension::sidecar(core.socket(), &[]).end();
+    let (status, log) = Extension::sidecar(core.socket(), &[]).end();
     assert_eq!(status.code(), Some(1));
     let expected = format!(
         "process_open_sockets: error: cannot make the socket {} at which osquery calls: Address already \
          in use (os error 98); is its folder there, and may this user write to it?\n",
         path.display()
     );
-    assert_eq!(said, expected);
+    assert_eq!(log, expected);
     assert_eq!((fs::read(&path).unwrap(), core.uuid_of(NAME)), (b"other".to_vec(), None));
 }

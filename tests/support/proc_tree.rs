@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// The tree; it goes away with this value.
+/// The tree, removed when dropped.
 pub struct ProcTree(TempDir);
 
 impl Default for ProcTree {
@@ -52,17 +52,17 @@ impl ProcTree {
         self
     }
 
-    /// Waits until somebody reads that endless file, who will then wait until this is dropped.
+    /// Waits until a process reads that endless file. The reader then waits until the returned file is dropped.
     pub fn writer(&self, namespace: u64, name: &str) -> fs::File {
         let start = Instant::now();
         loop {
-            // Without a reader it is refused.
+            // Without a reader, open(2) fails with ENXIO.
             let mut options = fs::OpenOptions::new();
             options.write(true).custom_flags(libc::O_NONBLOCK);
             if let Ok(writer) = options.open(self.net(namespace).join(name)) {
                 return writer;
             }
-            assert!(start.elapsed() < Duration::from_secs(10), "nobody reads {name}");
+            assert!(start.elapsed() < Duration::from_secs(10), "no process reads {name}");
             thread::sleep(Duration::from_millis(10));
         }
     }
