@@ -1,5 +1,4 @@
-//! The query context: what the core writes is what the extension reads, and no text makes it fail
-//! otherwise than with an error.
+//! The query context: the extension reads the context of the core, and rejects every other text with an error.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -21,7 +20,7 @@ fn query() -> impl Strategy<Value = QueryContext> {
             Constraint { column, operator: Operator::from_code(code), text }
         });
     let constraints = prop::collection::vec(constraint, 0..20).prop_map(|mut constraints| {
-        // The wire files them by column.
+        // The context groups constraints by column.
         constraints.sort_by_key(|constraint| constraint.column);
         constraints
     });
@@ -30,7 +29,7 @@ fn query() -> impl Strategy<Value = QueryContext> {
         .prop_map(|(constraints, columns_used)| QueryContext { constraints, columns_used })
 }
 
-/// JSON of the right shape with anything in the places of the values.
+/// JSON with the right structure and arbitrary values.
 fn misshapen() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("null".to_owned()),

@@ -1,4 +1,4 @@
-//! The table over trees that look like `/proc`: one that was captured, and hostile ones.
+//! The table over trees in the format of `/proc`: a captured one, and hostile ones.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
@@ -12,7 +12,7 @@ use support::proc_tree::{ProcTree, TCP_HEADER, UNIX_HEADER, tcp_line, unix_line}
 use support::rows::{rows_where, table};
 use tables::{Error, QueryContext, Table, Value};
 
-/// All rows of the tree, and the warnings that reading it gave.
+/// All rows of the tree, and the warnings of the scan.
 fn read(tree: &ProcTree) -> (Vec<String>, Vec<String>) {
     read_where(tree, &[])
 }
@@ -28,7 +28,7 @@ fn a_captured_socket_of_each_kind_has_every_column() {
     let captured = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/one-of-each");
     let (rows, log) = logged(|| rows_where(&table(&captured), &[]));
     let mut expected = vec![
-        // A TCP listener that the child holds too.
+        // A TCP listener that the child holds, too.
         "100|3|19023|2|6|127.0.0.1|0.0.0.0|8001|0||LISTEN|4026532177",
         "200|3|19023|2|6|127.0.0.1|0.0.0.0|8001|0||LISTEN|4026532177",
         // A connection over IPv4; the child holds the client's end.
@@ -45,7 +45,7 @@ fn a_captured_socket_of_each_kind_has_every_column() {
         "100|12|19033|2|6|127.0.0.1|127.0.0.1|40004|8001||ESTABLISHED|4026532177",
         "-1|-1|0|2|6|127.0.0.1|127.0.0.1|8001|40004||ESTABLISHED|4026532177",
         "-1|-1|0|2|6|127.0.0.1|127.0.0.1|40005|8001||TIME_WAIT|4026532177",
-        // UDP: bound, connected, and on its way from process to process.
+        // UDP: bound, connected, and in flight.
         "100|13|19034|2|17|127.0.0.1|0.0.0.0|8003|0|||4026532177",
         "100|14|19035|10|17|::1|::1|8004|8005|||4026532177",
         "-1|-1|19681|2|17|127.0.0.1|0.0.0.0|8007|0|||4026532177",
@@ -106,7 +106,7 @@ fn a_connection_without_inode_that_is_listed_twice_is_one_row() {
              0 0 3 0000000000000000\n"
         )
     };
-    // It went from FIN_WAIT2 to TIME_WAIT while the file was read, and was met again.
+    // The connection changed from FIN_WAIT2 to TIME_WAIT during the read, and was listed again.
     let lines = line("05") + &line("06");
     let tree = ProcTree::default()
         .namespace(5)
@@ -166,7 +166,7 @@ fn a_malformed_line_is_one_omission_and_the_next_are_read() {
 fn a_cut_file_gives_its_whole_lines() {
     let whole = format!("{TCP_HEADER}{}{}", tcp_line(80, "1001"), tcp_line(81, "1002"));
     let inode_ends = whole.rfind("1002").unwrap() + 4;
-    // Cut inside the last inode, after it, and before the line's end.
+    // The line is truncated inside the last inode, after it, and before the end of the line.
     for length in [inode_ends - 1, inode_ends, whole.len() - 1] {
         let tree = ProcTree::default().namespace(5).file(5, "tcp", &whole[..length]).process(
             1,
@@ -183,9 +183,9 @@ fn a_cut_file_gives_its_whole_lines() {
 /// A column of every row, in order.
 fn column(tree: &ProcTree, name: &str) -> Vec<Option<String>> {
     let table = table(tree.path());
-    let place = table.columns().iter().position(|column| column.name == name).unwrap();
+    let index = table.columns().iter().position(|column| column.name == name).unwrap();
     let rows = table.generate(&QueryContext::default()).unwrap();
-    let cell = |row| match rows.cell(row, place) {
+    let cell = |row| match rows.cell(row, index) {
         Value::Null => None,
         Value::Integer(number) => Some(number.to_string()),
         Value::Text(text) => Some(text.into_owned()),
@@ -223,9 +223,9 @@ fn the_scope_is_1_in_the_namespace_of_pid_1_and_0_elsewhere() {
     };
     let number = |number: &str| Some(number.to_owned());
     assert_eq!(column(&tree(), "scope"), [number("0"), number("1")]);
-    // Another process in its namespace tells the number.
+    // Another process in the namespace has a readable link with its number.
     assert_eq!(column(&tree().without_namespace_link(1), "scope"), [number("0"), number("1")]);
-    // Nobody does.
+    // No process has a readable link.
     let unknown = tree().without_namespace_link(1).without_namespace_link(3);
     assert_eq!(column(&unknown, "scope"), [None, None]);
 }
@@ -295,8 +295,8 @@ fn a_line_forged_in_one_netns_hides_no_socket_of_another() {
     let all = read(&tree).0;
     assert_eq!(all.len(), 4, "{all:?}");
     for pid in ["1", "2"] {
-        let mine: Vec<_> = all.iter().filter(|row| row.starts_with(pid)).cloned().collect();
-        assert_eq!(read_where(&tree, &[("pid", pid)]).0, mine);
+        let of_pid: Vec<_> = all.iter().filter(|row| row.starts_with(pid)).cloned().collect();
+        assert_eq!(read_where(&tree, &[("pid", pid)]).0, of_pid);
     }
     assert_eq!(read_where(&tree, &[("pid", "1"), ("pid", "2")]).0, all);
 }
@@ -415,7 +415,7 @@ fn only_files_of_the_requested_family_and_protocol_are_read() {
     assert_eq!((rows.len(), log), (1, vec![]));
     let (rows, log) = read_where(&tree, &[("family", "10")]);
     assert_eq!((rows.len(), log), (0, vec![]));
-    assert_eq!(read_where(&tree, &[("family", "1")]).1.len(), 1, "unix is read when asked for");
+    assert_eq!(read_where(&tree, &[("family", "1")]).1.len(), 1, "unix is read on request");
 }
 
 #[test]

@@ -1,8 +1,7 @@
-//! The table over this host's `/proc` without any privilege: a socket of each kind, opened by the test.
+//! The table over the `/proc` of this host without privileges: the tests open a socket of each kind.
 //!
-//! Nothing here starts a process: until a child is a program of its own it holds all that this
-//! process holds, and would rightly be shown. What takes privileges is in `truth.rs`, and what processes
-//! share in `churn.rs`.
+//! No test here starts a process: until execve(2), a child holds copies of all descriptors of this process, and the
+//! table shows them. `truth.rs` has tests that need privileges, and `churn.rs` tests with child processes.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -75,18 +74,18 @@ fn a_connection_has_no_inode_and_holder_before_accept() {
     let peer = client.local_addr().unwrap().port();
     let namespace = net_namespace("self");
     // Other network namespaces have ports of the same numbers.
-    let asked = [
+    let constraints = [
         ("local_port", &*port.to_string()),
         ("remote_port", &*peer.to_string()),
         ("net_namespace", &*namespace),
     ];
     let expected =
         format!("-1|-1|0|2|6|127.0.0.1|127.0.0.1|{port}|{peer}||ESTABLISHED|{namespace}");
-    // The last segment of the handshake may still be under way.
+    // The last segment of the handshake may still be in transit.
     let end = Instant::now() + Duration::from_secs(30);
-    let mut rows = rows_where(&table(Path::new("/proc")), &asked);
+    let mut rows = rows_where(&table(Path::new("/proc")), &constraints);
     while rows != [&*expected] && Instant::now() < end {
-        rows = rows_where(&table(Path::new("/proc")), &asked);
+        rows = rows_where(&table(Path::new("/proc")), &constraints);
     }
     assert_eq!(rows, [expected]);
 }
@@ -160,9 +159,9 @@ fn a_handle_of_a_socket_does_not_hold_it() {
         let table = ProcessOpenSockets::new(options.clone());
         [("socket", number.clone()), ("pid", pid())].map(|(column, value)| {
             let rows = rows_where(&table, &[(column, &value)]);
-            let ours = rows.iter().map(|row| row.split('|').collect::<Vec<_>>());
-            let ours = ours.filter(|cells| cells[2] == number);
-            ours.map(|cells| cells[1].to_owned()).collect::<Vec<_>>()
+            let cells = rows.iter().map(|row| row.split('|').collect::<Vec<_>>());
+            let of_socket = cells.filter(|cells| cells[2] == number);
+            of_socket.map(|cells| cells[1].to_owned()).collect::<Vec<_>>()
         })
     };
     let holds = || [vec![listener.as_raw_fd().to_string()], vec![listener.as_raw_fd().to_string()]];
@@ -188,12 +187,12 @@ fn a_thread_is_no_process() {
     assert_eq!(of_process.len(), 1);
 }
 
-/// Two threads open and close sockets all the time.
+/// Two threads open and close sockets during the scans.
 #[test]
 fn a_socket_closed_during_the_scan_has_that_reason() {
     const THREADS: usize = 2;
     const SCANS: usize = 100;
-    // An address of this process alone.
+    // Only this process uses this address.
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let address = Ipv4Addr::new(127, 77, high, low);
     let over = AtomicBool::new(false);
@@ -210,7 +209,7 @@ fn a_socket_closed_during_the_scan_has_that_reason() {
         }
         let _set_over = SetOnDrop(&over);
         let table = table(Path::new("/proc"));
-        // Until there was something to see.
+        // The scans repeat until an answer has such a row.
         let end = Instant::now() + Duration::from_secs(60);
         let mut scans = 0;
         while (scans < SCANS || held == 0 || closed == 0) && Instant::now() < end {
@@ -221,10 +220,10 @@ fn a_socket_closed_during_the_scan_has_that_reason() {
             scans += 1;
         }
     });
-    assert!(held > 0 && closed > 0, "{held} held sockets seen, {closed} closed ones");
+    assert!(held > 0 && closed > 0, "{held} held sockets, {closed} closed ones");
 }
 
-/// Of each UDP socket over IPv4 at that address: why it has no holder; '' if it has one.
+/// The `holder_unknown` of each UDP socket at that IPv4 address; '' if it has a holder.
 fn reasons(table: &ProcessOpenSockets, address: &str) -> Vec<String> {
     let column = |name| table.columns().iter().position(|column| column.name == name).unwrap();
     let equals = |name, text: &str| Constraint {

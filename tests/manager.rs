@@ -1,4 +1,4 @@
-//! The client of the extension manager against the stand-in core, and the stand-in's refusals.
+//! The client of the extension manager with the stand-in core, and the refusals of the stand-in.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -24,7 +24,7 @@ fn manager(socket: &Path) -> Manager {
     Manager::new(socket, Duration::from_secs(5))
 }
 
-/// Registers as another extension would.
+/// Registers another extension.
 fn register(core: &Core, name: &str, sdk: &str, registry: &str, items: &[&str]) -> ExtensionStatus {
     let info = InternalExtensionInfo::new(
         name.to_owned(),
@@ -115,7 +115,7 @@ fn a_silent_core_does_not_block_the_client() {
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
-// Elsewhere a full queue refuses at once.
+// On other systems, connect(2) fails at once if the accept queue is full.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_accept_queue_does_not_block_the_client() {

@@ -1,4 +1,4 @@
-//! BPF in a PID namespace: its pids are those that the namespace has.
+//! BPF in a PID namespace returns the pids of that namespace.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
@@ -20,7 +20,7 @@ fn bpf_returns_the_pids_of_the_pid_namespace() {
     }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
-    // The shell is process 1 there, and holds the listener. Of one process, and of all.
+    // The shell is process 1 of the namespace, and holds the listener. The queries are a lookup and a full scan.
     let select = format!("SELECT pid, fd FROM process_open_sockets WHERE socket = {inode} AND pid");
     let queries = format!(
         "for flag in --no-bpf --source=bpf; do

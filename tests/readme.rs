@@ -22,7 +22,7 @@ use tables::{ColumnOptions, Options, Table, Threads};
 
 const README: &str = include_str!("../README.md");
 
-/// A row by the names of its columns, NULL as ''.
+/// A row as cells by column name, NULL as ''.
 type Row = BTreeMap<String, String>;
 
 /// The README, and the pages in `docs`.
@@ -34,14 +34,14 @@ fn pages() -> Vec<String> {
     [README.to_owned()].into_iter().chain(docs).collect()
 }
 
-/// What is in the blocks of that language.
+/// The texts of the blocks of that language.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let begin = format!("```{language}\n");
     let blocks = page.split(&begin).skip(1);
     blocks.map(|block| block.split("```").next().unwrap().trim().to_owned()).collect()
 }
 
-/// Statements in blocks of SQL, and those that a command has between quotes.
+/// The statements in SQL blocks, and those between quotes in commands.
 fn examples() -> Vec<String> {
     let of_page = |page: &String| {
         let quoted = |block: String| -> Vec<String> {
@@ -71,7 +71,7 @@ fn rows(connection: &Connection, sql: &str) -> Vec<Row> {
     statement.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
-/// A thread that holds a socket in a file descriptor table of its own, until it is dropped.
+/// A thread that holds a socket in a private file descriptor table, until this value is dropped.
 struct Thread {
     socket: u64,
     stop: Option<mpsc::Sender<()>>,
@@ -106,7 +106,7 @@ fn inode(socket: &impl AsFd) -> u64 {
     rustix::fs::fstat(socket).unwrap().st_ino
 }
 
-/// A listener whose accept queue is full of one connection, and its port.
+/// A listener with a full accept queue of one connection, and its port.
 fn full_listener() -> (OwnedFd, TcpStream, u16) {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     let any_port = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0);
@@ -118,7 +118,7 @@ fn full_listener() -> (OwnedFd, TcpStream, u16) {
     (socket, client, address.port())
 }
 
-/// An example, known by words of its own, and what one of its rows has.
+/// A part of an example's text that identifies it, and cells of one of its rows.
 type Expected = (&'static str, Vec<(&'static str, String)>);
 
 #[test]
@@ -191,10 +191,10 @@ fn every_example_returns_the_rows_that_it_is_about() {
     ];
     for example in examples() {
         let matching: Vec<_> = expected.iter().filter(|it| example.contains(it.0)).collect();
-        let [(words, cells)] = matching[..] else {
+        let [(text, cells)] = matching[..] else {
             panic!("{} expectations for {example}", matching.len())
         };
-        if *words == "scope = 1" && !is_host {
+        if *text == "scope = 1" && !is_host {
             report_left_out(test, "scope = 1: this is not the host's network namespace");
             continue;
         }
@@ -202,7 +202,7 @@ fn every_example_returns_the_rows_that_it_is_about() {
         let is_shown = |row: &Row| cells.iter().all(|(name, value)| row[*name] == *value);
         assert!(rows.iter().any(is_shown), "no row has {cells:?}: {example}");
     }
-    assert_eq!(examples().len(), expected.len(), "an example is gone");
+    assert_eq!(examples().len(), expected.len(), "an example is missing");
     drop((client, copies));
 }
 

@@ -1,4 +1,4 @@
-//! `query` and `schema`, from outside: the binary, its output, its exit status.
+//! The subcommands `query` and `schema`: output and exit status of the binary.
 
 #![cfg(feature = "shell")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -22,7 +22,7 @@ fn query(arguments: &[&str]) -> Output {
     shell().arg("query").args(arguments).output().unwrap()
 }
 
-/// What was printed by a query that succeeded and complained of nothing.
+/// The output of a query that succeeds without a message on stderr.
 fn printed(arguments: &[&str]) -> String {
     let output = query(arguments);
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{arguments:?}");
@@ -45,7 +45,7 @@ fn query_on_stdin(sql: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The shell may refuse the input before it has read all of it.
+    // The shell may fail before it has read the whole input.
     let _ = child.stdin.take().unwrap().write_all(sql);
     child.wait_with_output().unwrap()
 }
@@ -158,8 +158,8 @@ fn every_output_mode_prints_the_table() {
     assert!(line.ends_with("state = LISTEN\n"), "{line}");
 }
 
-/// What a command that is called wrongly says, before the hint at the help.
-fn complaint(command: &mut Command) -> String {
+/// The error of a command with wrong arguments, without the hint at the help.
+fn usage_error(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert_eq!((output.status.code(), &*output.stdout), (Some(2), &b""[..]));
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -173,15 +173,15 @@ fn an_invalid_procfs_is_an_error_with_its_flag_or_variable() {
         ("/nonexistent", "cannot read it: No such file or directory (os error 2)"),
         ("/etc/passwd", "cannot read it: Not a directory (os error 20)"),
     ] {
-        let said =
+        let error =
             |by| format!("process_open_sockets: error: invalid value '{path}' for '{by}': {why}");
-        let by_flag = complaint(shell().args(["query", "--procfs", path, "SELECT 1"]));
-        assert_eq!(by_flag, said("--procfs <DIR>"));
+        let by_flag = usage_error(shell().args(["query", "--procfs", path, "SELECT 1"]));
+        assert_eq!(by_flag, error("--procfs <DIR>"));
         let variable = "PROCESS_OPEN_SOCKETS_PROCFS";
-        let by_variable = complaint(shell().env(variable, path).args(["query", "SELECT 1"]));
-        assert_eq!(by_variable, said(variable));
-        let extension = complaint(shell().env(variable, path).args(["--socket", "/none"]));
-        assert_eq!(extension, said(variable));
+        let by_variable = usage_error(shell().env(variable, path).args(["query", "SELECT 1"]));
+        assert_eq!(by_variable, error(variable));
+        let extension = usage_error(shell().env(variable, path).args(["--socket", "/none"]));
+        assert_eq!(extension, error(variable));
     }
 }
 
@@ -197,12 +197,12 @@ fn a_value_out_of_range_is_refused_with_its_limits() {
                 "process_open_sockets: error: invalid value '{value}' for '{name}': not a whole \
                  number from 0 to {most}"
             );
-            assert_eq!(complaint(shell().args([flag, value])), expected);
+            assert_eq!(usage_error(shell().args([flag, value])), expected);
         }
     }
 }
 
-/// What a query prints under this variable.
+/// The output of a query under this variable.
 fn one_under(variable: &str, value: impl AsRef<OsStr>) -> String {
     let mut command = shell();
     command.env(variable, value).args(["query", "--list", "--noheader", "SELECT 1"]);
@@ -226,16 +226,16 @@ const OF_THE_TABLE: [&str; 4] = [
 
 #[test]
 fn a_bad_variable_is_an_error_only_where_it_is_used() {
-    let said =
+    let error =
         |variable| format!("process_open_sockets: error: invalid value '???' for '{variable}'");
     for variable in OF_THE_EXTENSION {
         assert_eq!(one_under(variable, "???"), "1\n");
-        let extension = complaint(shell().env(variable, "???").args(["--socket", "/none"]));
-        assert!(extension.starts_with(&said(variable)), "{extension}");
+        let extension = usage_error(shell().env(variable, "???").args(["--socket", "/none"]));
+        assert!(extension.starts_with(&error(variable)), "{extension}");
     }
     for variable in OF_THE_TABLE {
-        let query = complaint(shell().env(variable, "???").args(["query", "SELECT 1"]));
-        assert!(query.starts_with(&said(variable)), "{query}");
+        let query = usage_error(shell().env(variable, "???").args(["query", "SELECT 1"]));
+        assert!(query.starts_with(&error(variable)), "{query}");
     }
     for variable in OF_THE_EXTENSION.iter().chain(&OF_THE_TABLE) {
         let schema = shell().env(variable, "???").arg("schema").output().unwrap();
@@ -245,12 +245,12 @@ fn a_bad_variable_is_an_error_only_where_it_is_used() {
 
 #[test]
 fn a_variable_that_is_no_text_is_named() {
-    let said = complaint(
+    let error = usage_error(
         shell()
             .env("PROCESS_OPEN_SOCKETS_SOURCE", OsStr::from_bytes(b"\xff"))
             .args(["query", "SELECT 1"]),
     );
-    assert_eq!(said, "process_open_sockets: error: PROCESS_OPEN_SOCKETS_SOURCE is not UTF-8\n");
+    assert_eq!(error, "process_open_sockets: error: PROCESS_OPEN_SOCKETS_SOURCE is not UTF-8\n");
 }
 
 #[test]
@@ -260,8 +260,8 @@ fn an_empty_variable_counts_as_unset() {
         assert_eq!(one_under(variable, ""), "1\n", "{variable}");
         extension.env(variable, "");
     }
-    let said = complaint(extension.env("PROCESS_OPEN_SOCKETS_SOCKET", ""));
-    assert!(said.starts_with("process_open_sockets: error: nothing to do"), "{said}");
+    let error = usage_error(extension.env("PROCESS_OPEN_SOCKETS_SOCKET", ""));
+    assert!(error.starts_with("process_open_sockets: error: nothing to do"), "{error}");
 }
 
 #[test]
@@ -372,7 +372,7 @@ fn a_value_of_header_without_its_sign_is_not_taken_for_sql() {
     for arguments in [&["query", "--header", "false"][..], &["query", "--header", "false", ONE_ROW]]
     {
         assert_eq!(
-            complaint(shell().args(arguments)),
+            usage_error(shell().args(arguments)),
             "process_open_sockets: error: 'false' is no SQL; a value of --header stands behind '=': \
              --header=false\n"
         );
@@ -382,7 +382,7 @@ fn a_value_of_header_without_its_sign_is_not_taken_for_sql() {
 #[test]
 fn sql_without_quotes_is_refused_with_a_hint() {
     assert_eq!(
-        complaint(shell().args(["query", "SELECT", "1"])),
+        usage_error(shell().args(["query", "SELECT", "1"])),
         "process_open_sockets: error: the SQL ends before '1': it is one argument, put it all \
          between quotes\n"
     );
@@ -406,12 +406,12 @@ fn verbose_and_rust_log_log_each_request_to_the_table() {
         let output = command.output().unwrap();
         assert_eq!(output.stdout, b"21\n");
         let stderr = String::from_utf8(output.stderr).unwrap();
-        let asked = "debug: asked for pid Equals \"100\", fd Equals \"21\": rows: 1, ";
-        assert!(stderr.contains(asked), "{stderr}");
+        let request = "debug: asked for pid Equals \"100\", fd Equals \"21\": rows: 1, ";
+        assert!(stderr.contains(request), "{stderr}");
     }
 }
 
-/// What `--explain` prints in list mode, without the times, which are numbers.
+/// The output of `--explain` in list mode, without the times.
 #[cfg(target_os = "linux")]
 fn explained(arguments: &[&str], sql: &str) -> Vec<String> {
     let flags = ["--explain", "--list", "--noheader"];

@@ -95,10 +95,10 @@ fn tcp(netns: &Netns, held: &mut Held) -> Vec<Row> {
 }
 
 fn unheld_tcp(netns: &Netns, held: &mut Held) -> Vec<Row> {
-    let (listener, gone, deferring, deferred) = netns.inside(|| {
+    let (listener, client_end, deferring, deferred) = netns.inside(|| {
         let listener = TcpListener::bind((LOCALHOST, 7002)).unwrap();
         let client = TcpStream::connect((LOCALHOST, 7002)).unwrap();
-        let gone = client.local_addr().unwrap();
+        let client_end = client.local_addr().unwrap();
         let (server, _) = listener.accept().unwrap();
         // The end that closes first enters TIME_WAIT.
         drop(client);
@@ -120,7 +120,7 @@ fn unheld_tcp(netns: &Netns, held: &mut Held) -> Vec<Row> {
         };
         assert_eq!(set, 0);
         let deferred = TcpStream::connect((LOCALHOST, 7003)).unwrap();
-        (listener, gone, deferring, deferred)
+        (listener, client_end, deferring, deferred)
     });
     let deferred_end = deferred.local_addr().unwrap().to_string();
     let (listens, defers) = ("127.0.0.1:7002", "127.0.0.1:7003");
@@ -128,7 +128,7 @@ fn unheld_tcp(netns: &Netns, held: &mut Held) -> Vec<Row> {
         netns.own_row(&listener).inet(6, listens, "0.0.0.0:0").state("LISTEN").queues(0, 128),
         netns
             .unheld("time_wait")
-            .inet(6, &gone.to_string(), listens)
+            .inet(6, &client_end.to_string(), listens)
             .state("TIME_WAIT")
             .queues(0, 0)
             .cgroup(""),
@@ -740,20 +740,25 @@ fn an_orphaned_socket_is_recognized_by_its_state() {
     }
     let mut netns = Netns::new();
     netns.keep_by_process();
-    let (listener, server, gone) = netns.inside(|| {
+    let (listener, server, client_end) = netns.inside(|| {
         let listener = TcpListener::bind((LOCALHOST, 7401)).unwrap();
         let client = TcpStream::connect((LOCALHOST, 7401)).unwrap();
-        let (server, gone) = listener.accept().unwrap();
+        let (server, client_end) = listener.accept().unwrap();
         // The server does not close its side.
         drop(client);
-        (listener, server, gone.to_string())
+        (listener, server, client_end.to_string())
     });
     let listens = "127.0.0.1:7401";
     let rows = [
         netns.own_row(&listener).inet(6, listens, "0.0.0.0:0").state("LISTEN").queues(0, 128),
         // The kernel counts the FIN as a byte in the receive queue.
-        netns.own_row(&server).inet(6, listens, &gone).state("CLOSE_WAIT").queues(1, 0),
-        netns.unheld("orphan").inet(6, &gone, listens).state("FIN_WAIT2").any_queues().cgroup(""),
+        netns.own_row(&server).inet(6, listens, &client_end).state("CLOSE_WAIT").queues(1, 0),
+        netns
+            .unheld("orphan")
+            .inet(6, &client_end, listens)
+            .state("FIN_WAIT2")
+            .any_queues()
+            .cgroup(""),
     ];
     let namespaces = [netns];
     wait_for(|| expected::differences(Options::default(), &namespaces, &rows).is_empty());

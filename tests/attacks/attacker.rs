@@ -49,7 +49,7 @@ impl Attacker {
         self.child.id().into()
     }
 
-    /// The words that the attacker reported when it was ready.
+    /// The fields that the attacker reported when it was ready.
     pub(super) fn facts(&self) -> &[String] {
         &self.facts
     }
@@ -104,7 +104,7 @@ fn give_up_privileges(user: u32) {
     }
 }
 
-/// Reports that the attacker is ready, with words for the test.
+/// Reports that the attacker is ready, with fields for the test.
 pub(super) fn report_ready(facts: &str) {
     let mut stdout = std::io::stdout();
     writeln!(stdout, "ready {facts}").unwrap();

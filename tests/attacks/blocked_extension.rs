@@ -203,8 +203,10 @@ fn is_logged() {
     let locks = ExecLocks::start(&device, 1);
     let _ = scene.full_scan().join().unwrap();
     let warns = |line: &str| {
-        let mut words = line.split(|character: char| !character.is_ascii_alphanumeric());
-        line.contains("warning") && line.contains("blocked") && words.any(|w| w == locks.pids[0])
+        let mut fields = line.split(|character: char| !character.is_ascii_alphanumeric());
+        line.contains("warning")
+            && line.contains("blocked")
+            && fields.any(|field| field == locks.pids[0])
     };
     let end = Instant::now() + Duration::from_secs(20);
     while !scene.extension.log().lines().any(warns) {

@@ -115,13 +115,13 @@ pub(super) fn is_alive(pid: i32) -> bool {
 /// The state of a thread does not show it. A thread that waits for a FUSE server sleeps interruptibly until a
 /// signal comes (`fs/fuse/dev.c`), and other calls have short sleeps in D state.
 pub(super) fn blocked(tasks: impl IntoIterator<Item = String>) -> Vec<String> {
-    let seen: Vec<_> =
+    let calls: Vec<_> =
         tasks.into_iter().filter_map(|task| Some((path_call(&task)?, task))).collect();
-    if !seen.is_empty() {
+    if !calls.is_empty() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let is_same = |(call, task): &(String, String)| path_call(task).as_ref() == Some(call);
-    seen.into_iter().filter(is_same).map(|(_, task)| task).collect()
+    calls.into_iter().filter(is_same).map(|(_, task)| task).collect()
 }
 
 /// System calls that take a path.

@@ -45,9 +45,9 @@ fn constraints_change_no_answer() {
             Attacker::start("thread", &[]),
         ];
         let connection = database(table(source));
-        let ours = answer(&connection, "plain", "", &is_ours);
+        let own = answer(&connection, "plain", "", &is_ours);
         // This process holds eight. Two connections are in accept queues, of the port and of the path.
-        assert_eq!(ours.len(), 10, "{name}: {ours:#?}");
+        assert_eq!(own.len(), 10, "{name}: {own:#?}");
         proptest!(config(cases), |(condition in condition())| {
             check(&connection, &condition, &is_ours)?;
         });

@@ -49,8 +49,8 @@ fn descriptor_flood_hides_no_listener() {
         let table = table(source.1);
         for &(query, equals) in (0..SCANS).flat_map(|_| &queries) {
             let rows = answer(&table, equals);
-            let seen = Sighting::of(&rows, &[("protocol", "6"), ("local_port", PORT)], pid);
-            tally.add(&format!("descriptor flood, {query}"), source, PidPromise::Always, seen);
+            let sighting = Sighting::of(&rows, &[("protocol", "6"), ("local_port", PORT)], pid);
+            tally.add(&format!("descriptor flood, {query}"), source, PidPromise::Always, sighting);
         }
         assert!(attacker.is_running(), "the attack has ended");
     }

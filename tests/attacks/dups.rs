@@ -104,8 +104,8 @@ fn is_100_rows_a_process() {
         let table = table(source.1);
         let mut count = |tally: &mut Tally, query: &str, rows: &[Row], pids: &[i64]| {
             let (shown, expected) = (flood.shown(rows), flood.expected(pids));
-            let seen = Sighting { socket: !shown.is_empty(), pid: shown == expected };
-            tally.add(&format!("dup flood, {query}"), source, PidPromise::Always, seen);
+            let sighting = Sighting { socket: !shown.is_empty(), pid: shown == expected };
+            tally.add(&format!("dup flood, {query}"), source, PidPromise::Always, sighting);
             wrong.extend(difference(&format!("{}, {query}", source.0), &shown, &expected));
         };
         let me = std::process::id().to_string();

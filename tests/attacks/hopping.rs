@@ -35,8 +35,8 @@ fn count(test: &str, attack: &str, pid: PidPromise) {
             for (query, equals) in QUERIES {
                 let rows = answer(&table(source.1), equals);
                 let cells = [("protocol", "6"), ("local_port", PORT)];
-                let seen = Sighting::of_any_holder(&rows, &cells);
-                tally.add(&format!("{attack}, {query}"), source, pid, seen);
+                let sighting = Sighting::of_any_holder(&rows, &cells);
+                tally.add(&format!("{attack}, {query}"), source, pid, sighting);
             }
         }
     }

@@ -58,8 +58,13 @@ fn forge_no_row_and_hide_no_socket() {
             let of_attacker: Vec<String> = of_attacker.map(|row| row.cell("socket")).collect();
             let count = of_attacker.len();
             let of_attacker: BTreeSet<String> = of_attacker.into_iter().collect();
-            let seen = Sighting::whole(of_attacker == bound && count == bound.len());
-            tally.add(&format!("sockets of all names, {query}"), source, PidPromise::Always, seen);
+            let sighting = Sighting::whole(of_attacker == bound && count == bound.len());
+            tally.add(
+                &format!("sockets of all names, {query}"),
+                source,
+                PidPromise::Always,
+                sighting,
+            );
         }
     }
     tally.check();

@@ -64,8 +64,9 @@ fn are_shown(test: &str, attacker: &mut Attacker, pid: i64, namespace: &str, pat
         if is_quick {
             for ((query, equals), sockets) in whole {
                 let rows = answer(&table(source.1), equals);
-                let seen = sockets.iter().map(|(_, cells)| Sighting::of(&rows, cells, pid).pid);
-                assert_eq!(seen.collect::<Vec<_>>(), [true; 3], "{query}, {}", source.0);
+                let sightings =
+                    sockets.iter().map(|(_, cells)| Sighting::of(&rows, cells, pid).pid);
+                assert_eq!(sightings.collect::<Vec<_>>(), [true; 3], "{query}, {}", source.0);
             }
         }
         let queries = if is_quick { quick } else { whole };
@@ -73,8 +74,8 @@ fn are_shown(test: &str, attacker: &mut Attacker, pid: i64, namespace: &str, pat
             // A table caches what it reads for a lookup by pid. A new table reads again.
             let rows = answer(&table(source.1), equals);
             for (socket, cells) in sockets {
-                let seen = Sighting::of(&rows, cells, pid);
-                tally.add(&format!("{socket}, {query}"), source, PidPromise::Always, seen);
+                let sighting = Sighting::of(&rows, cells, pid);
+                tally.add(&format!("{socket}, {query}"), source, PidPromise::Always, sighting);
             }
         }
     }

@@ -80,7 +80,13 @@ pub(super) struct Tally(Vec<Count>);
 
 impl Tally {
     /// Counts an answer about the socket of that name, and of that query.
-    pub(super) fn add(&mut self, name: &str, source: NamedSource, pid: PidPromise, seen: Sighting) {
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        source: NamedSource,
+        pid: PidPromise,
+        sighting: Sighting,
+    ) {
         let is_it = |count: &Count| count.name == name && count.source == source;
         let index = self.0.iter().position(is_it).unwrap_or_else(|| {
             let (name, [answers, with_socket, with_pid]) = (name.to_owned(), [0; 3]);
@@ -89,8 +95,8 @@ impl Tally {
         });
         let count = &mut self.0[index];
         count.answers += 1;
-        count.with_socket += usize::from(seen.socket);
-        count.with_pid += usize::from(seen.pid);
+        count.with_socket += usize::from(sighting.socket);
+        count.with_pid += usize::from(sighting.pid);
     }
 
     /// Prints a line for each socket, query and source, and asserts that no answer lacked the socket or a

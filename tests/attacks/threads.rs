@@ -60,8 +60,8 @@ fn count(sources: &[NamedSource], threads: Threads, pid: PidPromise) {
             let shown: Vec<String> = rows
                 .map(|row| ["pid", "fd", "socket", "tid"].map(|column| row.cell(column)).join("|"))
                 .collect();
-            let seen = Sighting { socket: !shown.is_empty(), pid: shown == [&*expected] };
-            tally.add(&format!("listener of a thread, {query}"), source, pid, seen);
+            let sighting = Sighting { socket: !shown.is_empty(), pid: shown == [&*expected] };
+            tally.add(&format!("listener of a thread, {query}"), source, pid, sighting);
         }
     }
     tally.check();

@@ -1,4 +1,4 @@
-//! Two tables in one extension: each has its own names.
+//! An extension with two tables, each with its own names.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -16,10 +16,10 @@ use tables::{Column, ColumnOptions, ColumnType, Error, Options, QueryContext, Ro
 
 use crate::support::core::Core;
 
-/// Longer than anything that a test waits for.
+/// No wait of a test takes this long, unless the test fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A table of one row, which counts how often it was started and stopped.
+/// A table of one row that counts its starts and stops.
 struct Small {
     columns: [Column; 1],
     starts: Arc<AtomicUsize>,
@@ -74,7 +74,7 @@ struct Running {
     stops: Arc<AtomicUsize>,
 }
 
-/// What the extension has written to its log.
+/// The log of the extension.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -129,14 +129,14 @@ impl Running {
         }
     }
 
-    /// Ends it as a signal does.
+    /// Ends the extension as a signal does.
     fn end(self) -> ExitCode {
         self.events.send(Event::Signal).unwrap();
         self.thread.join().unwrap()
     }
 }
 
-/// The names that the core has of the extension's tables.
+/// The names of the extension's tables in the core.
 fn names(core: &Core) -> Vec<String> {
     core.extensions().into_values().flat_map(|extension| extension.tables.into_keys()).collect()
 }

@@ -49,8 +49,8 @@ fn no_answer_is_lost_while_it_is_stopped_and_continued() {
         });
         // The extension waits for the request while it is stopped and continued.
         let wait = || {
-            let (start, seen) = (Instant::now(), stops.load(Ordering::SeqCst));
-            while stops.load(Ordering::SeqCst) < seen + 3 && start.elapsed() < TEST_TIMEOUT {
+            let (start, before) = (Instant::now(), stops.load(Ordering::SeqCst));
+            while stops.load(Ordering::SeqCst) < before + 3 && start.elapsed() < TEST_TIMEOUT {
                 thread::yield_now();
             }
         };

@@ -28,7 +28,7 @@ use super::remote;
 /// No wait of a test takes this long, unless the test fails.
 pub(super) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A row as it goes over the wire, and as `--json` prints it.
+/// A row as sent in an answer, and as `--json` prints it.
 pub(crate) type Row = BTreeMap<String, String>;
 
 /// The tables that every stand-in core has, beside those of its test.

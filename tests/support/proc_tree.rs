@@ -1,4 +1,4 @@
-//! A throw-away tree that looks like `/proc`.
+//! A temporary tree in the format of `/proc`.
 
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
@@ -24,7 +24,7 @@ impl ProcTree {
         self.0.path()
     }
 
-    /// A network namespace of that number, whose `net` lists no socket in `tcp` and nothing else.
+    /// Adds a network namespace of that number. Its `net` has only the file `tcp`, which lists no socket.
     pub fn namespace(self, number: u64) -> Self {
         let net = self.net(number);
         fs::create_dir_all(&net).unwrap();
