@@ -52,7 +52,7 @@ fn misshapen() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn what_the_core_writes_is_what_is_read(query in query()) {
+    fn a_context_of_the_core_is_read_unchanged(query in query()) {
         let columns = columns();
         prop_assert_eq!(decode(&encode::encode(&query, &columns), &columns).unwrap(), query);
     }

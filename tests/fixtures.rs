@@ -432,7 +432,7 @@ fn a_pid_that_is_no_process_has_no_rows() {
 }
 
 #[test]
-fn a_directory_that_is_no_proc_is_an_error_that_names_it() {
+fn a_directory_without_proc_is_an_error_with_its_path() {
     let directory = tempfile::tempdir().unwrap();
     let error = table(directory.path()).generate(&QueryContext::default()).map(|_| ()).unwrap_err();
     assert!(matches!(&error, Error::NotProc { path } if path == directory.path()), "{error:?}");

@@ -102,10 +102,13 @@ fn udp_bound_and_connected() {
 }
 
 #[test]
-fn udplite_where_the_kernel_has_it() {
+fn udplite_sockets_are_shown_if_the_kernel_has_udplite() {
     let Ok(socket) = net::socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::UDPLITE))
     else {
-        report_left_out("udplite_where_the_kernel_has_it", "this kernel has no UDP-Lite");
+        report_left_out(
+            "udplite_sockets_are_shown_if_the_kernel_has_udplite",
+            "this kernel has no UDP-Lite",
+        );
         return;
     };
     net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
@@ -149,7 +152,7 @@ fn a_path_that_imitates_a_line_of_another_kind_adds_no_row() {
 }
 
 #[test]
-fn a_handle_of_a_socket_does_not_hold_it() {
+fn an_o_path_descriptor_of_a_socket_is_no_holder() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let link = format!("/proc/self/fd/{}", listener.as_raw_fd());
     let handle = rustix::fs::open(link, OFlags::PATH, Mode::empty()).unwrap();
@@ -168,7 +171,7 @@ fn a_handle_of_a_socket_does_not_hold_it() {
     let walk = Options { bpf_from_files: None, ..Options::default() };
     assert_eq!(fds(&walk), holds());
     let bpf = Options { source: Source::Bpf, ..Options::default() };
-    let (of_bpf, _) = with_bpf("a_handle_of_a_socket_does_not_hold_it", || fds(&bpf));
+    let (of_bpf, _) = with_bpf("an_o_path_descriptor_of_a_socket_is_no_holder", || fds(&bpf));
     assert_eq!(of_bpf, holds());
 }
 

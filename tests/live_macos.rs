@@ -220,7 +220,7 @@ fn the_program_starts_as_an_extension_and_misses_osquery_only() {
 }
 
 #[test]
-fn what_only_linux_can_choose_is_no_flag_here() {
+fn flags_for_linux_do_not_exist_on_macos() {
     for flag in ["--procfs=/", "--source=auto", "--snapshot-ttl-ms=0", "--threads"] {
         let output = program().args([flag, "--version"]).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{flag}");

@@ -109,7 +109,7 @@ fn compare_on_live_sockets() {
 }
 
 #[test]
-fn a_limit_gives_as_many_rows_as_it_should() {
+fn a_limit_returns_the_right_number_of_rows() {
     let connection = database(table(captured()));
     proptest!(config(500), |(condition in condition(), limit in -1..9, offset in 0..9)| {
         let all = answer(&connection, "plain", &format!("WHERE {condition}"), "1");
@@ -121,7 +121,7 @@ fn a_limit_gives_as_many_rows_as_it_should() {
 }
 
 #[test]
-fn what_is_no_comparison_leaves_every_row() {
+fn a_condition_without_a_comparison_omits_no_row() {
     let table = table(captured());
     let rows = |constraints| {
         let query = QueryContext { constraints, ..Default::default() };

@@ -122,8 +122,8 @@ fn full_listener() -> (OwnedFd, TcpStream, u16) {
 type Expected = (&'static str, Vec<(&'static str, String)>);
 
 #[test]
-fn every_example_returns_the_rows_that_it_is_about() {
-    let test = "every_example_returns_the_rows_that_it_is_about";
+fn every_example_returns_the_described_rows() {
+    let test = "every_example_returns_the_described_rows";
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (_server, from) = listener.accept().unwrap();

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_stays_what_it_is() {
+    fn a_limit_is_read_unchanged() {
         let context = read(
             r#"{"constraints":[{"name":"c0","list":[{"op":73,"expr":"5"},{"op":74,"expr":"2"}]}]}"#,
         );

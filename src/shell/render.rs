@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn csv_quotes_what_needs_quotes() {
+    fn csv_quotes_only_cells_that_need_quotes() {
         let printed = print_two_rows(Style { mode: Mode::Csv, ..PLAIN });
         assert_eq!(printed, "pid,a b\n1,\"x, \"\"y\"\" | z\"\n,\n");
     }
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_closes_only_what_was_begun() {
+    fn an_error_closes_only_started_output() {
         let cut = |rows: usize| {
             let mut out = Vec::new();
             let style = Style { mode: Mode::Json, ..PLAIN };
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_for_null_is_printed_as_it_is() {
+    fn the_text_for_null_is_printed_unchanged() {
         let in_mode = |mode| {
             let style = Style { mode, header: false, null: r"\N".into(), ..PLAIN };
             print(&style, &["a"], &[&[None], &[Some(r"\N")]])
@@ -343,7 +343,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn json_and_csv_read_back_as_what_was_printed(
+        fn json_and_csv_round_trip(
             rows in prop::collection::vec(prop::collection::vec(any::<String>(), 2), 0..5)
         ) {
             let borrowed: Vec<Vec<Option<&str>>> =

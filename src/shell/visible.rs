@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_obeys_is_shown_as_an_escape() {
+    fn a_terminal_control_character_is_shown_as_an_escape() {
         let hostile = "\u{1b}[2J\r\n\t\0\u{7f}\u{9b}\u{85}\u{2028}\u{202e}\u{2066}\u{200f}\u{61c}";
         let shown =
             r"\u{1b}[2J\r\n\t\u{0}\u{7f}\u{9b}\u{85}\u{2028}\u{202e}\u{2066}\u{200f}\u{61c}";
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backslash_is_doubled_and_other_text_stays_as_it_is() {
+    fn a_backslash_is_doubled_and_other_text_is_unchanged() {
         assert_eq!(visible(r"\n"), r"\\n");
         assert_eq!(visible(r"/run/x\u{1b}"), r"/run/x\\u{1b}");
         let plain = "/run/é日本 'a' \"b\" e\u{301}\u{fffd}";

@@ -116,7 +116,7 @@ fn a_refused_registration_is_an_error_with_the_reason() {
 }
 
 #[test]
-fn it_registers_if_started_before_the_core_listens() {
+fn an_extension_started_before_its_core_registers() {
     let dir = tempfile::tempdir().unwrap();
     let extension = Extension::launch(&socket_in(dir.path()), &["--verbose"]);
     extension.wait_for_log("Launch {");
@@ -126,7 +126,7 @@ fn it_registers_if_started_before_the_core_listens() {
 }
 
 #[test]
-fn a_socket_that_never_appears_is_an_error_that_names_it() {
+fn a_socket_that_never_appears_is_an_error_with_its_path() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let start = Instant::now();
@@ -143,7 +143,7 @@ fn a_socket_that_never_appears_is_an_error_that_names_it() {
 }
 
 #[test]
-fn it_prints_both_commands_when_started_without_a_socket() {
+fn a_start_without_a_socket_prints_both_commands() {
     let (status, log) = Extension::run(&mut command()).end();
     assert_eq!(status.code(), Some(2));
     assert!(log.contains(&format!("{BINARY} query \"SELECT")), "{log}");
@@ -200,7 +200,7 @@ fn an_interval_of_zero_is_taken_for_one() {
 }
 
 #[test]
-fn a_sigterm_ends_it_deregistered_and_without_a_socket() {
+fn sigterm_ends_the_extension_deregistered_without_a_socket() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let socket = core.socket_of(core.wait_for(NAME));
@@ -218,7 +218,7 @@ fn a_sigterm_ends_it_deregistered_and_without_a_socket() {
 }
 
 #[test]
-fn a_shutdown_by_the_core_ends_it_and_removes_the_socket() {
+fn a_shutdown_ends_the_extension_and_removes_the_socket() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let socket = core.socket_of(core.wait_for(NAME));
@@ -242,7 +242,7 @@ fn an_extension_that_the_core_dropped_registers_again() {
 }
 
 #[test]
-fn it_ends_with_the_core_and_logs_it() {
+fn a_launched_extension_ends_with_the_core_and_logs_the_end() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     core.wait_for(NAME);

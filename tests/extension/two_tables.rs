@@ -174,7 +174,7 @@ fn a_table_without_a_free_name_is_left_out() {
 }
 
 #[test]
-fn a_conflict_moves_the_table_that_has_it_alone() {
+fn a_conflict_renames_only_the_table_with_that_name() {
     let core = Core::with_tables(&[]);
     let conflict = "Failed adding registry: Registry item small conflicts with another item of the same name.";
     core.faults().refuse_next(1, conflict);

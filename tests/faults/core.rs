@@ -34,7 +34,7 @@ fn check_that_it_outlives_the_core(launch: impl FnOnce(&Core) -> Extension) {
 }
 
 #[test]
-fn a_sidecar_waits_for_a_core_that_died_and_serves_it_again() {
+fn a_sidecar_waits_for_a_dead_core_and_serves_the_next_one() {
     check_that_it_outlives_the_core(|core| Extension::sidecar(core.socket(), &[]));
 }
 
@@ -163,7 +163,7 @@ fn a_sidecar_with_exit_ends_after_shutdown() {
 }
 
 #[test]
-fn it_ends_with_status_0_if_the_core_ends_after_a_drop() {
+fn a_launched_extension_ends_with_0_if_the_core_ends_after_drop() {
     let core = Core::stock();
     let extension = Extension::launch(core.socket(), &["--timeout=1"]);
     let uuid = core.wait_for(NAME);
@@ -201,7 +201,7 @@ fn log_of_a_late_core(launch: impl FnOnce(&Path) -> Extension) -> String {
 }
 
 #[test]
-fn a_sidecar_waits_past_the_timeout_and_logs_it_once() {
+fn a_sidecar_waits_past_the_timeout_and_logs_the_wait_once() {
     let log = log_of_a_late_core(|socket| Extension::sidecar(socket, &["--timeout=0"]));
     let lines: Vec<_> = log.lines().collect();
     assert_eq!(lines.len(), 2, "{log}");
@@ -264,7 +264,7 @@ fn the_extension_waits_for_a_slow_core() {
 }
 
 #[test]
-fn a_signal_ends_it_before_a_slow_core_answers_registration() {
+fn a_signal_ends_the_wait_for_a_slow_registration() {
     let core = Core::stock();
     core.faults().answer_after(TEST_TIMEOUT);
     let extension = Extension::launch::<&str>(core.socket(), &[]);
@@ -277,7 +277,7 @@ fn a_signal_ends_it_before_a_slow_core_answers_registration() {
 }
 
 #[test]
-fn a_signal_ends_it_before_a_slow_core_answers_a_poll() {
+fn a_signal_ends_the_wait_for_a_slow_poll() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let socket = core.socket_of(core.wait_for(NAME));

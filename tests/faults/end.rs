@@ -65,7 +65,7 @@ fn large() -> ProcTree {
 }
 
 #[test]
-fn a_sigterm_in_the_middle_of_a_scan_ends_it_cleanly() {
+fn sigterm_during_a_scan_ends_the_extension_cleanly() {
     let tree = endless();
     let scene = Scene::begin(&tree);
     let _writer = tree.writer(1, "udp");
@@ -73,7 +73,7 @@ fn a_sigterm_in_the_middle_of_a_scan_ends_it_cleanly() {
 }
 
 #[test]
-fn a_sigint_in_the_middle_of_a_scan_ends_it_cleanly() {
+fn sigint_during_a_scan_ends_the_extension_cleanly() {
     let tree = endless();
     let scene = Scene::begin(&tree);
     let _writer = tree.writer(1, "udp");
@@ -82,7 +82,7 @@ fn a_sigint_in_the_middle_of_a_scan_ends_it_cleanly() {
 
 #[test]
 #[allow(unsafe_code)]
-fn a_sighup_in_the_middle_of_a_scan_ends_it_cleanly() {
+fn sighup_during_a_scan_ends_the_extension_cleanly() {
     // The extension does not handle SIGHUP if its parent ignores it, as nohup(1) does.
     // SAFETY: the default action is no function.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
@@ -93,7 +93,7 @@ fn a_sighup_in_the_middle_of_a_scan_ends_it_cleanly() {
 }
 
 #[test]
-fn a_shutdown_in_the_middle_of_a_scan_ends_it_cleanly() {
+fn shutdown_during_a_scan_ends_the_extension_cleanly() {
     let tree = endless();
     let scene = Scene::begin(&tree);
     let _writer = tree.writer(1, "udp");
@@ -101,7 +101,7 @@ fn a_shutdown_in_the_middle_of_a_scan_ends_it_cleanly() {
 }
 
 #[test]
-fn a_sigterm_in_the_middle_of_an_answer_ends_it_cleanly() {
+fn sigterm_during_an_answer_ends_the_extension_cleanly() {
     let tree = large();
     let mut scene = Scene::begin(&tree);
     scene.client.read_exact(&mut [0; 1000]).unwrap();

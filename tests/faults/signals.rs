@@ -16,7 +16,7 @@ const NAME: &str = "process_open_sockets";
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[test]
-fn no_answer_is_lost_while_it_is_stopped_and_continued() {
+fn no_answer_is_lost_under_sigstop_and_sigcont() {
     const QUERIES: usize = 300;
     let lines: String = (0..100).map(|n| tcp_line(443, &(10_000 + n).to_string())).collect();
     let tree = ProcTree::default().namespace(1).process(1, 1, &[]);

@@ -59,7 +59,7 @@ fn a_restarted_core_is_served_while_stderr_is_full() {
 }
 
 #[test]
-fn a_sigterm_ends_it_while_stderr_is_full() {
+fn sigterm_ends_the_extension_while_stderr_is_full() {
     let core = Core::stock();
     let (_reader, writer) = full_pipe();
     let extension = Extension::with_stderr(&mut sidecar(core.socket()), writer);

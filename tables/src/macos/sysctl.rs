@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_as_long_as_what_was_written() {
+    fn a_value_has_the_length_of_the_written_bytes() {
         let (value, rooms) = read(&[(1000, None), (640, None)]);
         assert_eq!(value.unwrap(), Some(vec![7; 640]));
         assert_eq!(rooms, [0, 1000 + 250 + 4096]);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_never_fits_is_what_was_written_of_it_at_last() {
+    fn a_value_that_never_fits_is_truncated() {
         let answers = [(1, None), (648, Some(ENOMEM))].repeat(5);
         assert_eq!(read(&answers).0.unwrap(), Some(vec![7; 648]));
     }

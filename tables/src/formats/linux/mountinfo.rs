@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_mount_is_skipped() {
+    fn a_line_without_a_mount_is_skipped() {
         for line in ["", "1 2 0:4", "1 2 0:4 net:[1] /a rw shared:1", "1 2 0:4 net:[1] /a rw -"] {
             assert_eq!(mounts_of(line.as_bytes(), b"nsfs").count(), 0, "{line}");
         }

@@ -246,7 +246,7 @@ mod tests {
     /// number.
     #[test]
     #[cfg(target_endian = "little")]
-    fn instructions_are_what_the_kernel_expects() {
+    fn instructions_have_the_encoding_of_the_kernel() {
         let mut code = Assembler::default();
         let end = code.label();
         code.copy(R9, R1);

@@ -67,7 +67,7 @@ fn a_descriptor_that_was_read_twice_counts_once() {
 }
 
 #[test]
-fn a_threads_descriptor_is_kept_where_its_process_lacks_it() {
+fn a_threads_descriptor_is_kept_if_its_process_lacks_it() {
     let of_thread = |inode, fd, tid| Holder { tid: Some(tid), ..holder(inode, 9, fd) };
     let holders: Holders = [
         of_thread(7, 3, 2),
@@ -136,7 +136,7 @@ fn many_sockets_of_one_descriptor_each_are_sorted_once() {
 }
 
 #[test]
-fn what_is_left_out_later_is_not_counted() {
+fn a_row_that_is_omitted_later_is_not_counted() {
     let holders = collected(2, (0..5).map(|fd| holder(7, 1, fd)));
     let holders = holders.without(|it, all| it.fd == 1 && all.len() == 2);
     assert_eq!(holders.of(7), [holder(7, 1, 0)]);

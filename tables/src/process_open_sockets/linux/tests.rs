@@ -319,8 +319,8 @@ fn quietly(test: &str, body: fn()) {
 }
 
 #[test]
-fn a_lookup_in_a_burst_shows_what_was_read_a_moment_ago() {
-    quietly("a_lookup_in_a_burst_shows_what_was_read_a_moment_ago", || {
+fn a_lookup_in_a_burst_returns_cached_sockets() {
+    quietly("a_lookup_in_a_burst_returns_cached_sockets", || {
         let (table, client) = remembering(LONG);
         assert_eq!(state(&lookup(&table), &client), "ESTABLISHED");
     });
@@ -554,8 +554,8 @@ fn mptcp_subflows_are_found_with_and_without_a_pid() {
 }
 
 #[test]
-fn a_constraint_on_what_changes_is_answered_by_the_kernel() {
-    quietly("a_constraint_on_what_changes_is_answered_by_the_kernel", || {
+fn a_constraint_on_changing_fields_is_read_from_the_kernel() {
+    quietly("a_constraint_on_changing_fields_is_read_from_the_kernel", || {
         let (table, client) = remembering(LONG);
         let me = is(Field::Pid, Operator::Equals, std::process::id());
         let port = client.local_addr().unwrap().port();

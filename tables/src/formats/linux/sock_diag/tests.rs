@@ -242,7 +242,7 @@ fn a_unix_listener_has_the_connections_in_its_accept_queue() {
 }
 
 #[test]
-fn a_unix_name_is_what_proc_net_prints_and_whole() {
+fn a_unix_name_has_the_format_of_proc_net_and_is_whole() {
     for (name, path) in [
         (&b"/run/a\nb\0"[..], &b"/run/a\nb"[..]),
         (b"/run/no end", b"/run/no end"),

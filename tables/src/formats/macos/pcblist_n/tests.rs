@@ -64,7 +64,7 @@ fn a_record_as_long_as_the_header_would_not_be_the_end() {
 }
 
 #[test]
-fn the_end_is_not_taken_for_a_record_whatever_it_counts() {
+fn the_end_is_no_record_with_any_count() {
     for count in [1, 2, 4, 8, 0x10, 0x20, 0x80, 0x100, 0x200] {
         for list in PcbList::ALL {
             let head = header(list, count, 1_000_000);
@@ -77,7 +77,7 @@ fn the_end_is_not_taken_for_a_record_whatever_it_counts() {
 }
 
 #[test]
-fn what_was_never_written_after_the_end_is_ignored() {
+fn unwritten_bytes_after_the_end_are_ignored() {
     let mut value = fixture(TCP4, None);
     let whole = PcbList::Tcp.parse(&value);
     value.extend([0; 999]);
@@ -227,7 +227,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_cut_is_a_beginning_of_what_was_whole(
+    fn a_truncated_list_is_a_prefix_of_the_whole_one(
         list in any_list(),
         handles in prop::collection::vec(any::<u64>(), 0..5),
         length in any::<prop::sample::Index>(),

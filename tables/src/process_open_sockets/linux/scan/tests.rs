@@ -58,10 +58,10 @@ fn mptcp_listener() -> std::os::fd::OwnedFd {
     socket
 }
 
-const BPF_TEST: &str = "what_bpf_answers_in_part_is_passed_once_and_not_walked";
+const BPF_TEST: &str = "a_partial_bpf_answer_is_passed_once_and_not_walked";
 
 #[test]
-fn what_bpf_answers_in_part_is_passed_once_and_not_walked() {
+fn a_partial_bpf_answer_is_passed_once_and_not_walked() {
     in_quiet_namespace(module_path!(), BPF_TEST, || {
         let collector = collector(Source::Bpf);
         let root = ProcRoot::open("/proc".as_ref()).unwrap();
@@ -187,7 +187,7 @@ fn a_socket_missing_in_the_second_read_is_closed() {
 }
 
 #[test]
-fn a_connection_is_shown_as_what_it_has_become() {
+fn a_connection_is_shown_in_its_new_state() {
     let listed = vec![tcp(1, TcpState::Established, 80, 4000)];
     let after = vec![tcp(0, TcpState::TimeWait, 80, 4000)];
     let shown = reconciled(listed, &[], second(&[], after), vec![]);

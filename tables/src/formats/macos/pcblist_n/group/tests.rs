@@ -147,7 +147,7 @@ fn a_unix_socket_has_the_peer_pcb_that_the_kernel_connects() {
 }
 
 #[test]
-fn kernel_controls_and_events_are_read_with_what_names_them() {
+fn kernel_controls_and_events_are_read_with_their_names() {
     let socket = KernelSocket {
         handle: 5,
         family: 32,
@@ -265,7 +265,7 @@ fn a_user_space_flow_has_no_handle_but_a_last_pid() {
 }
 
 #[test]
-fn only_what_has_addresses_can_be_of_user_space() {
+fn only_sockets_with_addresses_can_be_of_user_space() {
     for list in [PcbList::LocalStream, PcbList::Kctl, PcbList::Kevt] {
         let socket = KernelSocket { generation: 0, last_pid: 9, ..KernelSocket::default() };
         let pcb = only(list, &value(list, Layout::Macos13, &[socket]));
@@ -291,7 +291,7 @@ fn a_group_without_a_socket_is_kept_without_a_handle() {
 }
 
 #[test]
-fn what_is_written_is_read_back_in_both_layouts_and_every_list() {
+fn every_list_round_trips_in_both_layouts() {
     let written = KernelSocket {
         handle: u64::MAX,
         pcb: 0x8000_0000_0000_0002,
