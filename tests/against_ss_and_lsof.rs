@@ -1,4 +1,5 @@
-//! The table beside ss(8) and lsof(8): what they know, it knows, and what they do not know is explained.
+//! The table compared with ss(8) and lsof(8): it has all their holders, and there is a reason for each holder that
+//! they lack.
 //!
 //! In namespaces of its own: a name that another process gives to its socket breaks the lines of ss.
 
@@ -17,12 +18,12 @@ use std::process::{Command, Stdio};
 
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType, ipproto};
 use support::isolated::in_own_namespaces;
-use support::left_out::say_left_out;
+use support::left_out::report_left_out;
 use support::own::net_namespace;
 use support::rows::{rows_where, table};
 use support::sleeper::Sleeper;
 
-const TEST: &str = "whatever_ss_and_lsof_know_of_a_holder_the_table_knows";
+const TEST: &str = "the_table_has_every_holder_that_ss_and_lsof_have";
 
 /// A descriptor that holds a socket: pid, number, inode.
 type Holder = (i32, i32, u64);
@@ -46,25 +47,23 @@ fn holders() -> BTreeSet<Holder> {
     holders
 }
 
-/// What one of the two programs says of the sockets of processes: the inode of each descriptor, where it
-/// says one.
-type Told = BTreeMap<(i32, i32), Option<u64>>;
+/// The sockets in the output of a program: the inode of each descriptor, if the program prints it.
+type Printed = BTreeMap<(i32, i32), Option<u64>>;
 
-/// From lines that end in `users:(("name",pid=1,fd=3),…) uid:… ino:4 …`, or for a UNIX socket in
-/// `NAME 4 * PEER users:(("name",pid=1,fd=3),…) …`. A name can have blanks in it, and be taken for any of
-/// this but the last.
-fn of_ss(text: &str) -> Told {
+/// Parses lines that end in `users:(("name",pid=1,fd=3),…) uid:… ino:4 …`, or for a UNIX socket in
+/// `NAME 4 * PEER users:(("name",pid=1,fd=3),…) …`. A name can contain blanks and imitate all fields but the last.
+fn parse_ss(text: &str) -> Printed {
     fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
         text.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
     }
-    let mut told = Told::new();
+    let mut printed = Printed::new();
     for (socket, users) in text.lines().filter_map(|line| line.rsplit_once(" users:((")) {
         let inode = if socket.starts_with("u_") {
             let mut from_the_end = socket.split_whitespace().rev().skip(1);
             assert_eq!(
                 from_the_end.next(),
                 Some("*"),
-                "ss shows a UNIX socket otherwise: {socket}"
+                "ss prints a UNIX socket in another format: {socket}"
             );
             from_the_end.next().and_then(number)
         } else {
@@ -72,47 +71,47 @@ fn of_ss(text: &str) -> Told {
         };
         for user in users.split(",pid=").skip(1) {
             let fd = user.split_once(",fd=").and_then(|(_, fd)| number(fd));
-            told.insert((number(user).unwrap(), fd.unwrap()), inode);
+            printed.insert((number(user).unwrap(), fd.unwrap()), inode);
         }
     }
-    told
+    printed
 }
 
-/// From its output for programs: `p1`, then `f3` for each descriptor, each with its type, inode and
-/// device. A socket of type `sock` is one that it found in no table.
-fn of_lsof(text: &str) -> Told {
-    let (mut pid, mut fd, mut kind, mut told) = (0, None, "", Told::new());
+/// Parses the output of `lsof -F`: `p1`, then `f3` for each descriptor, each with its type, inode and
+/// device. The type `sock` means that lsof found the socket in no table.
+fn parse_lsof(text: &str) -> Printed {
+    let (mut pid, mut fd, mut kind, mut printed) = (0, None, "", Printed::new());
     for line in text.lines() {
         match line.split_at(1) {
             ("p", number) => pid = number.parse().unwrap(),
-            // Not `cwd` and the like.
+            // Other values are no descriptors, for example `cwd`.
             ("f", number) => fd = number.parse().ok(),
-            ("t", word) => kind = word,
-            // The device of these is their inode.
+            ("t", name) => kind = name,
+            // lsof prints the inode of these as their device.
             ("d", number) if matches!(kind, "IPv4" | "IPv6" | "pack") => {
-                told.extend(fd.map(|fd| ((pid, fd), Some(number.parse().unwrap()))));
+                printed.extend(fd.map(|fd| ((pid, fd), Some(number.parse().unwrap()))));
             }
             ("i", number) if matches!(kind, "raw" | "raw6" | "unix") => {
-                told.extend(fd.map(|fd| ((pid, fd), Some(number.parse().unwrap()))));
+                printed.extend(fd.map(|fd| ((pid, fd), Some(number.parse().unwrap()))));
             }
             _ => {}
         }
     }
-    told
+    printed
 }
 
-/// What a program prints; None if there is no such program.
-fn printed(program: &str, arguments: &[&str]) -> Option<String> {
+/// The output of a program, or `None` if it is not installed.
+fn output_of(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).stderr(Stdio::null()).output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Sockets of all kinds that the kernel lets us have.
+/// Sockets of all kinds that the kernel has.
 struct Sockets {
-    /// In this process, each with what it is. The table's default rows have all of them.
+    /// Sockets of this process, with their names. The table shows all of them by default.
     held: Vec<(String, OwnedFd)>,
     sleepers: Vec<Sleeper>,
-    /// The two ports, ours and the other's, of a connection that is over.
+    /// The local and the remote port of a connection in TIME_WAIT.
     time_wait: [u16; 2],
 }
 
@@ -125,7 +124,7 @@ impl Sockets {
         for address in [std::net::IpAddr::V6(Ipv6Addr::LOCALHOST), Ipv4Addr::LOCALHOST.into()] {
             let listener = TcpListener::bind((address, 0)).unwrap();
             let at = listener.local_addr().unwrap();
-            // Who closes first has to wait.
+            // The end that closes first enters TIME_WAIT.
             let mut client = TcpStream::connect(at).unwrap();
             let (mut server, _) = listener.accept().unwrap();
             time_wait = [client.local_addr().unwrap().port(), at.port()];
@@ -145,14 +144,14 @@ impl Sockets {
             hold("listener once more", listener.into());
             hold("client", client.try_clone().unwrap().into());
             hold("server", server.into());
-            hold("client that nobody accepted", waiting.into());
+            hold("client before accept", waiting.into());
             hold("UDP socket", udp.try_clone().unwrap().into());
             hold("connected UDP socket", connected.into());
             for shared in [OwnedFd::from(udp), client.into()] {
                 sleepers.push(Sleeper::holding(shared));
             }
         }
-        // Not closed on exec: the sleeper that is started last inherits these.
+        // These have no FD_CLOEXEC: the last sleeper inherits them.
         for (family, any) in [(AddressFamily::INET, "0.0.0.0:0"), (AddressFamily::INET6, "[::]:0")]
         {
             let ping = if family == AddressFamily::INET { ipproto::ICMP } else { ipproto::ICMPV6 };
@@ -164,7 +163,7 @@ impl Sockets {
                 let Ok(socket) = net::socket(family, kind, Some(protocol)) else {
                     // Not every kernel has UDP-Lite.
                     assert_eq!(protocol, ipproto::UDPLITE, "no {name} of {family:?}");
-                    say_left_out(TEST, "UDP-Lite, which this kernel lacks");
+                    report_left_out(TEST, "UDP-Lite, which this kernel lacks");
                     continue;
                 };
                 net::bind(&socket, &any.parse::<SocketAddr>().unwrap()).unwrap();
@@ -175,7 +174,7 @@ impl Sockets {
         let packet = net::socket(AddressFamily::PACKET, SocketType::RAW, every);
         hold("packet socket", packet.unwrap());
         for kind in [SocketType::STREAM, SocketType::SEQPACKET, SocketType::DGRAM] {
-            // With blanks, and with what ss writes after a name.
+            // The name has blanks, and the text that ss prints after a name.
             let name = format!("against  {} users:((\"a\",pid=1,fd=2)) |", kind.as_raw());
             let by_path = net::socket(AddressFamily::UNIX, kind, None).unwrap();
             net::bind(&by_path, &SocketAddrUnix::new(folder.join(&name)).unwrap()).unwrap();
@@ -199,43 +198,44 @@ impl Sockets {
         Sockets { held, sleepers, time_wait }
     }
 
-    fn is_of_ours(&self, pid: i32) -> bool {
+    /// Whether the process is this one or one of its children.
+    fn is_of_test(&self, pid: i32) -> bool {
         let children = self.sleepers.iter().map(|sleeper| sleeper.0.id());
-        children.chain([std::process::id()]).any(|ours| ours.cast_signed() == pid)
+        children.chain([std::process::id()]).any(|own| own.cast_signed() == pid)
     }
 }
 
-/// What a program does not show, and why.
+/// The reason why ss lacks a row.
 fn reason_of_ss(row: &Row) -> Option<&'static str> {
     match row {
         Row { is_here: false, .. } => Some("in another network namespace"),
-        Row { protocol: "136", .. } => Some("UDP-Lite: it has no option for it"),
-        Row { protocol: "1" | "58", .. } => Some("ping: it does not read the table of these"),
+        Row { protocol: "136", .. } => Some("UDP-Lite: no option"),
+        Row { protocol: "1" | "58", .. } => Some("ping: table not read"),
         _ => None,
     }
 }
 
-/// The same for lsof, which has no reason but that.
+/// The reason why lsof lacks a row.
 fn reason_of_lsof(row: &Row) -> Option<&'static str> {
     match row {
         Row { is_here: false, .. } => Some("in another network namespace"),
-        Row { protocol: "1" | "58", .. } => Some("ping: it does not read the table of these"),
+        Row { protocol: "1" | "58", .. } => Some("ping: table not read"),
         _ => None,
     }
 }
 
-/// What matters here of a row of the table.
+/// The compared cells of a row.
 struct Row<'a> {
     family: &'a str,
     protocol: &'a str,
-    /// Whether it is in the network namespace of this process, the only one that the two look into.
+    /// Whether the socket is in the network namespace of this process: ss and lsof read no other one.
     is_here: bool,
 }
 
-/// The rows that have a holder.
+/// The rows by holder, without unheld sockets.
 fn by_holder<'a>(rows: &'a [String], here: &str) -> BTreeMap<Holder, Row<'a>> {
     let row = |row: &'a String| {
-        // A path can have a bar in it.
+        // A path can contain a bar.
         let cells: Vec<&str> = row.splitn(6, '|').collect();
         let (pid, fd) = (cells[0].parse().unwrap(), cells[1].parse().unwrap());
         let is_here = row.rsplit('|').next() == Some(here);
@@ -247,7 +247,7 @@ fn by_holder<'a>(rows: &'a [String], here: &str) -> BTreeMap<Holder, Row<'a>> {
 }
 
 #[test]
-fn whatever_ss_and_lsof_know_of_a_holder_the_table_knows() {
+fn the_table_has_every_holder_that_ss_and_lsof_have() {
     in_own_namespaces(TEST, compare);
 }
 
@@ -259,31 +259,33 @@ fn compare() {
     let rows_before = rows_where(&table(Path::new("/proc")), &[]);
     let every_kind = ["-H", "-n", "-a", "-p", "-e", "-O", "-t", "-u", "-w", "-x", "-0"];
     let (Some(ss), Some(lsof)) =
-        (printed("ss", &every_kind), printed("lsof", &["-nP", "-F", "pftdi"]))
+        (output_of("ss", &every_kind), output_of("lsof", &["-nP", "-F", "pftdi"]))
     else {
-        return say_left_out(TEST, "needs ss (iproute2) and lsof");
+        return report_left_out(TEST, "needs ss (iproute2) and lsof");
     };
     let rows_after = rows_where(&table(Path::new("/proc")), &[]);
-    // What others open and close meanwhile nobody can be held to.
+    // Sockets of other processes may be opened and closed meanwhile; those do not count.
     let lasting: BTreeSet<Holder> = before.intersection(&holders()).copied().collect();
 
-    // A socket that lasts can be bound, and so get into the tables, between one look and the next. So
-    // what they know has to be in one of our answers, and what is in both they have to know.
+    // A lasting socket can be bound, and so enter the tables, between two reads. Therefore each holder of a program
+    // must be in one of the two answers, and each program must have a holder that is in both answers.
     let here = net_namespace("self");
     let [before, after] = [&rows_before, &rows_after].map(|rows| by_holder(rows, &here));
     let mut unexplained = Vec::new();
     let mut counts = BTreeMap::new();
     let programs: [(_, _, fn(&Row) -> _); 2] =
-        [("ss", of_ss(&ss), reason_of_ss), ("lsof", of_lsof(&lsof), reason_of_lsof)];
-    for (program, told, reason) in &programs {
+        [("ss", parse_ss(&ss), reason_of_ss), ("lsof", parse_lsof(&lsof), reason_of_lsof)];
+    for (program, printed, reason) in &programs {
         for holder @ &(pid, fd, inode) in &lasting {
-            let theirs = told.get(&(pid, fd));
-            match (before.get(holder), after.get(holder), theirs) {
+            let other = printed.get(&(pid, fd));
+            match (before.get(holder), after.get(holder), other) {
                 (None, None, Some(_)) => {
-                    unexplained.push(format!("{holder:?}: {program} knows it, the table does not"));
+                    unexplained.push(format!("{holder:?}: {program} has it, the table lacks it"));
                 }
                 (_, _, Some(Some(other))) if *other != inode => {
-                    unexplained.push(format!("{holder:?}: {program} says {other}, /proc does not"));
+                    unexplained.push(format!(
+                        "{holder:?}: {program} prints {other}, /proc has another inode"
+                    ));
                 }
                 (Some(row), Some(_), None) => match reason(row) {
                     Some(why) => *counts.entry((*program, why)).or_insert(0) += 1,
@@ -296,31 +298,40 @@ fn compare() {
                     *counts.entry((*program, "same inode")).or_insert(0) += 1;
                 }
                 (Some(Row { protocol: "255", .. }), _, Some(None)) if *program == "ss" => {
-                    let why = "raw: without a dump of these it says no inode";
+                    let why = "raw: without a dump, no inode";
                     *counts.entry((*program, why)).or_insert(0) += 1;
                 }
                 (_, _, Some(None)) => {
-                    unexplained.push(format!("{holder:?}: {program} says no inode"));
+                    unexplained.push(format!("{holder:?}: {program} prints no inode"));
                 }
                 _ => {}
             }
         }
     }
-    // Nothing of the sockets of this test changes: what we say of its processes is all true.
+    // The sockets of this test do not change: /proc must have each row of its processes.
     for holder in before.keys().chain(after.keys()) {
-        if sockets.is_of_ours(holder.0) && !lasting.contains(holder) {
-            unexplained.push(format!("{holder:?}: the table knows it, /proc does not"));
+        if sockets.is_of_test(holder.0) && !lasting.contains(holder) {
+            unexplained.push(format!("{holder:?}: the table has it, /proc lacks it"));
         }
     }
-    let known: BTreeSet<_> = before.keys().filter(|holder| sockets.is_of_ours(holder.0)).collect();
+    let own: BTreeSet<_> = before.keys().filter(|holder| sockets.is_of_test(holder.0)).collect();
     for (kind, socket) in &sockets.held {
         let inode = rustix::fs::fstat(socket).unwrap().st_ino;
         let fd = socket.as_raw_fd();
-        if !known.contains(&(std::process::id().cast_signed(), fd, inode)) {
-            unexplained.push(format!("{fd}, {inode}: the table lacks our {kind}"));
+        if !own.contains(&(std::process::id().cast_signed(), fd, inode)) {
+            unexplained.push(format!("{fd}, {inode}: the table lacks the {kind} of this test"));
         }
     }
-    // Nobody's.
+    check_time_wait(&sockets, &rows_before, &ss, &here);
+
+    println!("{} of this test, {} of all, {counts:?}", own.len(), before.len());
+    assert!(unexplained.is_empty(), "\n{}", unexplained.join("\n"));
+    let same = |program| counts.get(&(program, "same inode")).copied().unwrap_or(0);
+    assert!(own.len() >= 30 && same("ss") >= 25 && same("lsof") >= 25, "{counts:?}");
+}
+
+/// The connection in TIME_WAIT, which no process holds, is in both lists.
+fn check_time_wait(sockets: &Sockets, rows_before: &[String], ss: &str, here: &str) {
     let [port, peer] = sockets.time_wait.map(|port| port.to_string());
     let is_it = |row: &&String| row.contains(&format!("|127.0.0.1|127.0.0.1|{port}|{peer}||"));
     let of_time_wait: Vec<_> = rows_before.iter().filter(is_it).collect();
@@ -329,16 +340,11 @@ fn compare() {
         [&format!("-1|-1|0|2|6|127.0.0.1|127.0.0.1|{port}|{peer}||TIME_WAIT|{here}")]
     );
     let is_it = |line: &&str| {
-        let mut words = line.split_whitespace().skip(4);
-        let ends = [words.next(), words.next()];
+        let mut fields = line.split_whitespace().skip(4);
+        let ends = [fields.next(), fields.next()];
         ends == [Some(&*format!("127.0.0.1:{port}")), Some(&*format!("127.0.0.1:{peer}"))]
     };
     let of_time_wait: Vec<_> = ss.lines().filter(is_it).collect();
     assert_eq!(of_time_wait.len(), 1, "{of_time_wait:?}");
     assert!(of_time_wait[0].contains("TIME-WAIT"), "{of_time_wait:?}");
-
-    println!("{} of this test, {} of all, {counts:?}", known.len(), before.len());
-    assert!(unexplained.is_empty(), "\n{}", unexplained.join("\n"));
-    let same = |program| counts.get(&(program, "same inode")).copied().unwrap_or(0);
-    assert!(known.len() >= 30 && same("ss") >= 25 && same("lsof") >= 25, "{counts:?}");
 }

@@ -1,15 +1,14 @@
-//! Attacks of an unprivileged local user who wants to hide a socket from a scan, or to break it.
+//! Attacks of an unprivileged local user to hide a socket from a scan, or to make a scan fail.
 //!
-//! The suite runs itself again in a PID, mount and network namespace of its own: no other process
-//! is seen there, and all attackers end with it. An attacker is this program, started again with the
-//! environment variable `ATTACK`. It gives up its privileges unless the attack needs root, and ends when
-//! its standard input is closed, at the latest after five minutes.
+//! The suite runs itself again in a private PID, mount and network namespace: no other process is visible
+//! there, and all attackers end with it. An attacker is this program, started again with the environment
+//! variable `ATTACK`. It gives up its privileges unless the attack needs root. It ends when its standard
+//! input is closed, at the latest after five minutes.
 //!
-//! Each attack has to stand 20 scans of each query with each source. Where they take long, some are in
-//! the long form alone (`ATTACKS_LONG=1`), in which the attacks that are a race have to stand 400.
+//! Each attack runs against 20 scans of each query with each source. Some slow scans are only in the long
+//! form (`ATTACKS_LONG=1`), which has 400 scans against each attack that is a race.
 //!
-//! It has no test harness: an attacker must be a process of one thread, with which the harness does
-//! not start one.
+//! The suite has no test harness: an attacker must have one thread, and the harness starts several.
 
 #[cfg(target_os = "linux")]
 #[path = "attacks/mod.rs"]

@@ -1,5 +1,5 @@
-//! The table while sockets and processes come and go, a thousand and more a second: for five seconds, or
-//! for `CHURN_SECONDS`.
+//! The table while more than a thousand sockets and processes start and end each second. It runs for five seconds,
+//! or for `CHURN_SECONDS`.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
@@ -16,26 +16,26 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use support::bpf;
-use support::over::Over;
 use support::rows::rows_where;
+use support::set_on_drop::SetOnDrop;
 use support::sleeper::Sleeper;
 use tables::process_open_sockets::ProcessOpenSockets;
 use tables::{Options, Source};
 
 const TEST: &str = "lasting_sockets_are_shown_with_their_holders_and_no_others";
 
-/// How long it takes, if the machine does what is compared in that time.
+/// The duration, if the machine is fast enough for the minimum of comparisons.
 fn duration() -> Duration {
     let seconds = std::env::var("CHURN_SECONDS").map_or(5, |seconds| seconds.parse().unwrap());
     Duration::from_secs(seconds)
 }
 
-/// What there has to be of each, however slow the machine is.
+/// The minimum numbers, even on a slow machine.
 const SOCKETS: u64 = 1000;
 const PROCESSES: u64 = 10;
 const ROWS: usize = 20;
 
-/// What is there all the time: inodes, and who holds each.
+/// The sockets that do not change: their inodes, with the holders of each.
 struct Lasting {
     holders: BTreeMap<u64, BTreeSet<(u32, i32)>>,
     listener: u64,
@@ -78,15 +78,15 @@ impl Lasting {
         Lasting { holders, listener: listening, _sockets: sockets, sleepers: sleepers.into() }
     }
 
-    /// Whether that process lives as long as they do.
+    /// Whether that process runs as long as these sockets are open.
     fn is_of_lasting_process(&self, pid: i32) -> bool {
         let children = self.sleepers.iter().map(|sleeper| sleeper.pid());
         children.chain([std::process::id()]).any(|lasting| i32::try_from(lasting) == Ok(pid))
     }
 
-    /// Whether they and /proc agree on who holds what, now.
-    fn is_what_proc_says(&self) -> bool {
-        let mut truth: BTreeMap<u64, BTreeSet<(u32, i32)>> = BTreeMap::new();
+    /// Whether /proc now has exactly these holders.
+    fn matches_proc(&self) -> bool {
+        let mut actual: BTreeMap<u64, BTreeSet<(u32, i32)>> = BTreeMap::new();
         let pids = self.sleepers.iter().map(|sleeper| sleeper.pid()).chain([std::process::id()]);
         for pid in pids {
             for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
@@ -96,15 +96,15 @@ impl Lasting {
                 let Some(inode) = inode.map(|inode| inode.parse().unwrap()) else { continue };
                 if self.holders.contains_key(&inode) {
                     let fd = entry.file_name().to_str().unwrap().parse().unwrap();
-                    truth.entry(inode).or_default().insert((pid, fd));
+                    actual.entry(inode).or_default().insert((pid, fd));
                 }
             }
         }
-        truth == self.holders
+        actual == self.holders
     }
 }
 
-/// Opens and closes sockets until it is over; counts them.
+/// Opens and closes sockets until the end of the test, and counts them.
 fn churn(over: &AtomicBool, opened: &AtomicU64) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -112,7 +112,7 @@ fn churn(over: &AtomicBool, opened: &AtomicU64) {
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let pair = UnixStream::pair().unwrap();
         let client = TcpStream::connect(address).unwrap();
-        // So that no TIME_WAIT is left.
+        // With a linger time of 0, close(2) leaves no TIME_WAIT.
         socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         let server = listener.accept().unwrap();
         let copy = udp.try_clone().unwrap();
@@ -122,43 +122,46 @@ fn churn(over: &AtomicBool, opened: &AtomicU64) {
     }
 }
 
-/// Starts processes that end at once, and notes their pids.
-fn come_and_go(over: &AtomicBool, started: &Mutex<BTreeSet<i32>>, count: &AtomicU64) {
+/// Starts processes that end at once, and stores their pids.
+fn start_short_lived_processes(
+    over: &AtomicBool,
+    started: &Mutex<BTreeSet<i32>>,
+    count: &AtomicU64,
+) {
     while !over.load(Ordering::Relaxed) {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut child = Command::new("true").stdin(OwnedFd::from(socket)).spawn().unwrap();
         started.lock().unwrap().insert(i32::try_from(child.id()).unwrap());
         assert!(child.wait().unwrap().success());
         count.fetch_add(1, Ordering::Relaxed);
-        // So that their pids do not come round again: the list would in the end excuse any.
+        // The pause keeps pids from being reused: otherwise the list would soon have every pid.
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// How many rows of lasting sockets there are in an answer, which is right in every one of them.
+/// Checks the rows of lasting sockets in an answer, and returns their number.
 ///
-/// Between fork and exec a child of ours holds a copy of all that we hold, each under our number for it,
-/// and is rightly shown. Which pids were taken for such children goes to `copies`: they have to be in the
-/// list of those that were started, but may be shown before they are.
-fn checked(
+/// Between fork and exec, a child of this process holds copies of all its descriptors, and the table shows them
+/// correctly. The pids of such rows go to `copies`: the test compares them with the started processes at the end.
+fn check(
     lasting: &Lasting,
     rows: &[String],
     copies: &mut BTreeMap<i32, String>,
-    asked: impl Fn(u64, u32) -> bool,
+    is_selected: impl Fn(u64, u32) -> bool,
 ) -> usize {
     let mut shown: BTreeMap<u64, BTreeSet<(u32, i32)>> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
+    let mut checked = BTreeSet::new();
     for row in rows {
         let cells: Vec<&str> = row.split('|').collect();
         let (pid, fd): (i32, i32) = (cells[0].parse().unwrap(), cells[1].parse().unwrap());
         let inode: u64 = cells[2].parse().unwrap();
-        // Of other processes a file shows what they write into the names of their sockets.
-        let is_ours = lasting.is_of_lasting_process(pid) || lasting.holders.contains_key(&inode);
-        // A name of another process can add a line about a UNIX socket of ours to a file, with another path.
+        // A UNIX socket name of another process can imitate lines of a file.
+        let is_own = lasting.is_of_lasting_process(pid) || lasting.holders.contains_key(&inode);
+        // Such a name can add a line about a UNIX socket of this test, with another path.
         let path = cells[9].to_owned();
-        assert!(!is_ours || seen.insert((inode, pid, fd, path)), "twice: {row}");
+        assert!(!is_own || checked.insert((inode, pid, fd, path)), "twice: {row}");
         let Some(holders) = lasting.holders.get(&inode) else { continue };
-        assert_ne!(pid, -1, "held, and shown as nobody's: {row}");
+        assert_ne!(pid, -1, "held, and shown as unheld: {row}");
         if lasting.is_of_lasting_process(pid) {
             shown.entry(inode).or_default().insert((pid.cast_unsigned(), fd));
         } else {
@@ -169,9 +172,9 @@ fn checked(
     let mut compared = 0;
     for (inode, holders) in &lasting.holders {
         let expected: BTreeSet<_> =
-            holders.iter().filter(|(pid, _)| asked(*inode, *pid)).copied().collect();
-        let came = shown.remove(inode).unwrap_or_default();
-        assert_eq!(came, expected, "holders of socket {inode}");
+            holders.iter().filter(|(pid, _)| is_selected(*inode, *pid)).copied().collect();
+        let actual = shown.remove(inode).unwrap_or_default();
+        assert_eq!(actual, expected, "holders of socket {inode}");
         compared += expected.len();
     }
     compared
@@ -180,10 +183,10 @@ fn checked(
 #[test]
 fn lasting_sockets_are_shown_with_their_holders_and_no_others() {
     let lasting = Lasting::new();
-    // A child that has just become a program may not have closed yet what it does not keep.
+    // A child may not have closed its copies yet shortly after execve(2).
     let end = Instant::now() + Duration::from_secs(60);
-    while !lasting.is_what_proc_says() {
-        assert!(Instant::now() < end, "who holds what is not what was built");
+    while !lasting.matches_proc() {
+        assert!(Instant::now() < end, "the holders in /proc are not the expected ones");
     }
     let over = AtomicBool::new(false);
     let (opened, started, pids) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::default());
@@ -193,27 +196,27 @@ fn lasting_sockets_are_shown_with_their_holders_and_no_others() {
         for _ in 0..2 {
             scope.spawn(|| churn(&over, &opened));
         }
-        scope.spawn(|| come_and_go(&over, &pids, &started));
-        let _over = Over(&over);
+        scope.spawn(|| start_short_lived_processes(&over, &pids, &started));
+        let _set_over = SetOnDrop(&over);
         let tables = [Source::Auto, Source::Bpf, Source::Netlink, Source::Procfs].map(|source| {
-            // The first is without BPF.
+            // Source::Auto runs without BPF.
             let bpf_from_files = (source == Source::Bpf).then_some(0);
             ProcessOpenSockets::new(Options { source, bpf_from_files, ..Options::default() })
         });
-        let ours = std::process::id();
+        let own_pid = std::process::id();
         let child = lasting.sleepers[0].pid();
-        let mut ask = |table: &ProcessOpenSockets| {
+        let mut check_queries = |table: &ProcessOpenSockets| {
             let all = rows_where(table, &[]);
-            compared[0] += checked(&lasting, &all, &mut copies, |_, _| true);
-            for pid in [ours, child] {
+            compared[0] += check(&lasting, &all, &mut copies, |_, _| true);
+            for pid in [own_pid, child] {
                 let of_one = rows_where(table, &[("pid", &pid.to_string())]);
-                compared[1] += checked(&lasting, &of_one, &mut copies, |_, holder| holder == pid);
+                compared[1] += check(&lasting, &of_one, &mut copies, |_, holder| holder == pid);
             }
             let of_listener = |inode, _| inode == lasting.listener;
             let listening = rows_where(table, &[("state", "LISTEN")]);
-            compared[2] += checked(&lasting, &listening, &mut copies, of_listener);
+            compared[2] += check(&lasting, &listening, &mut copies, of_listener);
             let socket = rows_where(table, &[("socket", &lasting.listener.to_string())]);
-            compared[3] += checked(&lasting, &socket, &mut copies, of_listener);
+            compared[3] += check(&lasting, &socket, &mut copies, of_listener);
             answers += 5;
             compared.iter().all(|&count| count > ROWS)
         };
@@ -224,7 +227,7 @@ fn lasting_sockets_are_shown_with_their_holders_and_no_others() {
                 let mut is_enough = opened.load(Ordering::Relaxed) > SOCKETS
                     && started.load(Ordering::Relaxed) > PROCESSES;
                 for table in &tables {
-                    is_enough &= ask(table);
+                    is_enough &= check_queries(table);
                 }
                 if begun.elapsed() > most || (is_enough && begun.elapsed() > least) {
                     break;
@@ -232,14 +235,14 @@ fn lasting_sockets_are_shown_with_their_holders_and_no_others() {
             }
         });
     });
-    assert!(lasting.is_what_proc_says());
+    assert!(lasting.matches_proc());
     let pids = pids.into_inner().unwrap();
     let wrong: Vec<_> = copies.iter().filter(|(pid, _)| !pids.contains(pid)).collect();
-    assert!(wrong.is_empty(), "shown with processes that are none of ours: {wrong:#?}");
+    assert!(wrong.is_empty(), "shown with processes that this test did not start: {wrong:#?}");
     let copies = copies.len();
     let (opened, started) = (opened.into_inner(), started.into_inner());
     println!(
-        "{opened} sockets opened, {started} processes started; {answers} answers, {compared:?} rows compared, {copies} children seen before they were programs"
+        "{opened} sockets opened, {started} processes started; {answers} answers, {compared:?} rows compared, {copies} children shown before execve"
     );
     assert!(opened > SOCKETS && started > PROCESSES, "{opened} {started}");
     assert!(compared.iter().all(|&count| count > ROWS), "{compared:?}");

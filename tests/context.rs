@@ -1,5 +1,4 @@
-//! The query context: what the core writes is what the extension reads, and no text makes it fail
-//! otherwise than with an error.
+//! The query context: the extension reads the context of the core, and rejects every other text with an error.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -21,7 +20,7 @@ fn query() -> impl Strategy<Value = QueryContext> {
             Constraint { column, operator: Operator::from_code(code), text }
         });
     let constraints = prop::collection::vec(constraint, 0..20).prop_map(|mut constraints| {
-        // The wire files them by column.
+        // The context groups constraints by column.
         constraints.sort_by_key(|constraint| constraint.column);
         constraints
     });
@@ -30,7 +29,7 @@ fn query() -> impl Strategy<Value = QueryContext> {
         .prop_map(|(constraints, columns_used)| QueryContext { constraints, columns_used })
 }
 
-/// JSON of the right shape with anything in the places of the values.
+/// JSON with the right structure and arbitrary values.
 fn misshapen() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("null".to_owned()),
@@ -53,7 +52,7 @@ fn misshapen() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn what_the_core_writes_is_what_is_read(query in query()) {
+    fn a_context_of_the_core_is_read_unchanged(query in query()) {
         let columns = columns();
         prop_assert_eq!(decode(&encode::encode(&query, &columns), &columns).unwrap(), query);
     }
@@ -64,7 +63,7 @@ proptest! {
     }
 
     #[test]
-    fn any_values_are_read_as_constraints_of_known_columns(text in misshapen()) {
+    fn any_values_are_read_as_constraints_of_existing_columns(text in misshapen()) {
         let columns = columns();
         if let Ok(query) = decode(&text, &columns) {
             prop_assert!(query.constraints.iter().all(|c| c.column < columns.len()));

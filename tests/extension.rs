@@ -1,5 +1,5 @@
-//! The extension as osquery sees it: the real binary under a stand-in core. The scenarios in
-//! `rows` are played against a real osqueryi too, when the variable OSQUERYI names one.
+//! The extension binary under a stand-in core. The scenarios in `rows` also run with a real osqueryi if
+//! the variable OSQUERYI names one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 

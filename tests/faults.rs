@@ -1,17 +1,17 @@
-//! What goes wrong at either end of the wire, and what comes of it. `docs/faults.md` lists it.
+//! Faults between osquery and the extension. `docs/faults.md` lists them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "faults/answers.rs"]
 mod answers;
+#[path = "faults/clients.rs"]
+mod clients;
 #[path = "faults/core.rs"]
 mod core;
-#[path = "faults/crowds.rs"]
-mod crowds;
 #[cfg(target_os = "linux")]
 #[path = "faults/descriptors.rs"]
 mod descriptors;
-// They need a scan that lasts as long as a tree makes it.
+// These tests need a scan that blocks on a file of the tree.
 #[cfg(target_os = "linux")]
 #[path = "faults/end.rs"]
 mod end;
@@ -23,11 +23,11 @@ mod listed;
 #[cfg(target_os = "linux")]
 #[path = "faults/log.rs"]
 mod log;
-#[path = "faults/nonsense.rs"]
-mod nonsense;
+#[path = "faults/malformed.rs"]
+mod malformed;
 #[path = "faults/refusals.rs"]
 mod refusals;
-// They count what is in /proc.
+// These tests count entries of /proc.
 #[cfg(target_os = "linux")]
 #[path = "faults/restarts.rs"]
 mod restarts;

@@ -1,4 +1,4 @@
-//! The table over trees that look like `/proc`: one that was captured, and hostile ones.
+//! The table over trees in the format of `/proc`: a captured one, and hostile ones.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
@@ -12,7 +12,7 @@ use support::proc_tree::{ProcTree, TCP_HEADER, UNIX_HEADER, tcp_line, unix_line}
 use support::rows::{rows_where, table};
 use tables::{Error, QueryContext, Table, Value};
 
-/// All rows of the tree, and the warnings that reading it gave.
+/// All rows of the tree, and the warnings of the scan.
 fn read(tree: &ProcTree) -> (Vec<String>, Vec<String>) {
     read_where(tree, &[])
 }
@@ -24,11 +24,11 @@ fn read_where(tree: &ProcTree, equals: &[(&str, &str)]) -> (Vec<String>, Vec<Str
 }
 
 #[test]
-fn a_captured_socket_of_each_kind_comes_out_in_every_column() {
+fn a_captured_socket_of_each_kind_has_every_column() {
     let captured = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/one-of-each");
     let (rows, log) = logged(|| rows_where(&table(&captured), &[]));
     let mut expected = vec![
-        // A TCP listener that the child holds too.
+        // A TCP listener that the child holds, too.
         "100|3|19023|2|6|127.0.0.1|0.0.0.0|8001|0||LISTEN|4026532177",
         "200|3|19023|2|6|127.0.0.1|0.0.0.0|8001|0||LISTEN|4026532177",
         // A connection over IPv4; the child holds the client's end.
@@ -45,7 +45,7 @@ fn a_captured_socket_of_each_kind_comes_out_in_every_column() {
         "100|12|19033|2|6|127.0.0.1|127.0.0.1|40004|8001||ESTABLISHED|4026532177",
         "-1|-1|0|2|6|127.0.0.1|127.0.0.1|8001|40004||ESTABLISHED|4026532177",
         "-1|-1|0|2|6|127.0.0.1|127.0.0.1|40005|8001||TIME_WAIT|4026532177",
-        // UDP: bound, connected, and on its way from process to process.
+        // UDP: bound, connected, and in flight.
         "100|13|19034|2|17|127.0.0.1|0.0.0.0|8003|0|||4026532177",
         "100|14|19035|10|17|::1|::1|8004|8005|||4026532177",
         "-1|-1|19681|2|17|127.0.0.1|0.0.0.0|8007|0|||4026532177",
@@ -99,14 +99,14 @@ fn a_socket_that_the_kernel_prints_twice_is_one() {
 }
 
 #[test]
-fn a_connection_without_an_inode_that_the_kernel_prints_twice_is_one() {
+fn a_connection_without_inode_that_is_listed_twice_is_one_row() {
     let line = |state: &str| {
         format!(
             "   0: 0100007F:1F90 0100007F:9C40 {state} 00000000:00000000 03:000001F4 00000000     0        \
              0 0 3 0000000000000000\n"
         )
     };
-    // It went from FIN_WAIT2 to TIME_WAIT while the file was read, and was met again.
+    // The connection changed from FIN_WAIT2 to TIME_WAIT during the read, and was listed again.
     let lines = line("05") + &line("06");
     let tree = ProcTree::default()
         .namespace(5)
@@ -118,7 +118,7 @@ fn a_connection_without_an_inode_that_the_kernel_prints_twice_is_one() {
 }
 
 #[test]
-fn a_ping_socket_in_the_files_of_both_families_that_nobody_holds_is_shown_once() {
+fn an_unheld_ping_socket_in_both_files_is_one_row() {
     let line = |address: &str, inode: u32| {
         let nowhere = "0".repeat(address.len());
         format!(
@@ -148,7 +148,7 @@ fn files_that_do_not_exist_are_normal() {
 }
 
 #[test]
-fn a_malformed_line_is_one_gap_and_the_lines_after_it_are_read() {
+fn a_malformed_line_is_one_omission_and_the_next_are_read() {
     let text = format!("{TCP_HEADER}{}nonsense\n{}", tcp_line(80, "1001"), tcp_line(81, "1002"));
     let tree = ProcTree::default().namespace(5).file(5, "tcp", text).process(1, 5, &[(3, "1002")]);
     let (rows, log) = read_where(&tree, &[("pid", "1")]);
@@ -166,7 +166,7 @@ fn a_malformed_line_is_one_gap_and_the_lines_after_it_are_read() {
 fn a_cut_file_gives_its_whole_lines() {
     let whole = format!("{TCP_HEADER}{}{}", tcp_line(80, "1001"), tcp_line(81, "1002"));
     let inode_ends = whole.rfind("1002").unwrap() + 4;
-    // Cut inside the last inode, after it, and before the line's end.
+    // The line is truncated inside the last inode, after it, and before the end of the line.
     for length in [inode_ends - 1, inode_ends, whole.len() - 1] {
         let tree = ProcTree::default().namespace(5).file(5, "tcp", &whole[..length]).process(
             1,
@@ -183,9 +183,9 @@ fn a_cut_file_gives_its_whole_lines() {
 /// A column of every row, in order.
 fn column(tree: &ProcTree, name: &str) -> Vec<Option<String>> {
     let table = table(tree.path());
-    let place = table.columns().iter().position(|column| column.name == name).unwrap();
+    let index = table.columns().iter().position(|column| column.name == name).unwrap();
     let rows = table.generate(&QueryContext::default()).unwrap();
-    let cell = |row| match rows.cell(row, place) {
+    let cell = |row| match rows.cell(row, index) {
         Value::Null => None,
         Value::Integer(number) => Some(number.to_string()),
         Value::Text(text) => Some(text.into_owned()),
@@ -196,7 +196,7 @@ fn column(tree: &ProcTree, name: &str) -> Vec<Option<String>> {
 }
 
 #[test]
-fn a_socket_without_a_holder_is_no_process_s_only_if_every_process_was_looked_into() {
+fn a_socket_is_unheld_only_if_every_process_was_read() {
     let tree = || {
         let text = format!("{TCP_HEADER}{}{}", tcp_line(80, "1001"), tcp_line(81, "1002"));
         let tree = ProcTree::default().namespace(5).file(5, "tcp", text);
@@ -209,7 +209,7 @@ fn a_socket_without_a_holder_is_no_process_s_only_if_every_process_was_looked_in
 }
 
 #[test]
-fn the_scope_is_1_in_the_namespace_of_the_first_process_and_0_in_another() {
+fn the_scope_is_1_in_the_namespace_of_pid_1_and_0_elsewhere() {
     let listening = |port, inode| format!("{TCP_HEADER}{}", tcp_line(port, inode));
     let tree = || {
         ProcTree::default()
@@ -223,9 +223,9 @@ fn the_scope_is_1_in_the_namespace_of_the_first_process_and_0_in_another() {
     };
     let number = |number: &str| Some(number.to_owned());
     assert_eq!(column(&tree(), "scope"), [number("0"), number("1")]);
-    // Another process in its namespace tells the number.
+    // Another process in the namespace has a readable link with its number.
     assert_eq!(column(&tree().without_namespace_link(1), "scope"), [number("0"), number("1")]);
-    // Nobody does.
+    // No process has a readable link.
     let unknown = tree().without_namespace_link(1).without_namespace_link(3);
     assert_eq!(column(&unknown, "scope"), [None, None]);
 }
@@ -237,7 +237,7 @@ fn an_empty_file_lists_nothing() {
 }
 
 #[test]
-fn an_endless_line_is_one_gap() {
+fn an_endless_line_is_one_omission() {
     let text = format!("{UNIX_HEADER}{}\n{}", "x".repeat(1 << 20), unix_line("7", "/run/a"));
     let tree = ProcTree::default().namespace(5).file(5, "unix", text).process(1, 5, &[(3, "7")]);
     let (rows, log) = read(&tree);
@@ -246,7 +246,7 @@ fn an_endless_line_is_one_gap() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_a_gap_and_the_others_are_read() {
+fn an_unreadable_file_is_an_omission_and_others_are_read() {
     let tree = ProcTree::default()
         .namespace(5)
         .file(5, "tcp", format!("{TCP_HEADER}{}", tcp_line(80, "1001")))
@@ -264,7 +264,7 @@ fn a_file_that_cannot_be_read_is_a_gap_and_the_others_are_read() {
 }
 
 #[test]
-fn a_newline_in_a_path_costs_the_rest_of_the_path_and_nothing_else() {
+fn a_newline_in_a_path_only_removes_the_rest_of_the_path() {
     let text = format!("{UNIX_HEADER}{}{}", unix_line("7", "/run/a\nb"), unix_line("8", "/run/c"));
     let tree =
         ProcTree::default().namespace(5).file(5, "unix", text).process(1, 5, &[(3, "7"), (4, "8")]);
@@ -283,7 +283,7 @@ fn a_line_forged_in_a_path_hides_no_true_one() {
 }
 
 #[test]
-fn a_line_forged_in_one_namespace_hides_no_socket_of_another_from_a_list_of_pids() {
+fn a_line_forged_in_one_netns_hides_no_socket_of_another() {
     let forged = format!("{UNIX_HEADER}{}", unix_line("8", "/forged"));
     let tree = ProcTree::default()
         .namespace(5)
@@ -295,14 +295,14 @@ fn a_line_forged_in_one_namespace_hides_no_socket_of_another_from_a_list_of_pids
     let all = read(&tree).0;
     assert_eq!(all.len(), 4, "{all:?}");
     for pid in ["1", "2"] {
-        let mine: Vec<_> = all.iter().filter(|row| row.starts_with(pid)).cloned().collect();
-        assert_eq!(read_where(&tree, &[("pid", pid)]).0, mine);
+        let of_pid: Vec<_> = all.iter().filter(|row| row.starts_with(pid)).cloned().collect();
+        assert_eq!(read_where(&tree, &[("pid", pid)]).0, of_pid);
     }
     assert_eq!(read_where(&tree, &[("pid", "1"), ("pid", "2")]).0, all);
 }
 
 #[test]
-fn inodes_of_20_digits_are_shown_as_the_signed_number_of_the_same_bits() {
+fn inodes_of_20_digits_are_shown_as_signed_numbers() {
     let text = format!(
         "{TCP_HEADER}{}{}",
         tcp_line(80, "18446744073709551615"),
@@ -321,7 +321,7 @@ fn inodes_of_20_digits_are_shown_as_the_signed_number_of_the_same_bits() {
 }
 
 #[test]
-fn a_namespace_whose_link_one_member_hides_is_read_once_and_numbered_by_another() {
+fn a_netns_is_read_once_if_one_member_hides_its_link() {
     let tree = ProcTree::default()
         .namespace(5)
         .file(5, "tcp", format!("{TCP_HEADER}{}", tcp_line(80, "1001")))
@@ -336,7 +336,7 @@ fn a_namespace_whose_link_one_member_hides_is_read_once_and_numbered_by_another(
 }
 
 #[test]
-fn a_namespace_that_nobody_names_is_read_all_the_same() {
+fn a_namespace_with_an_unreadable_number_is_read() {
     let tree = ProcTree::default()
         .namespace(5)
         .file(5, "tcp", format!("{TCP_HEADER}{}", tcp_line(80, "1001")))
@@ -349,7 +349,7 @@ fn a_namespace_that_nobody_names_is_read_all_the_same() {
 }
 
 #[test]
-fn a_process_finds_its_sockets_of_another_namespace() {
+fn a_process_has_its_sockets_of_another_namespace() {
     let tree = ProcTree::default()
         .namespace(5)
         .namespace(6)
@@ -379,7 +379,7 @@ fn sockets_of_processes_that_cannot_be_read_have_no_holder() {
 }
 
 #[test]
-fn what_could_not_be_read_is_said_once_and_not_for_each_row_of_a_join() {
+fn an_omission_is_logged_once_and_not_for_each_row_of_a_join() {
     let tree = ProcTree::default().namespace(5).process(1, 5, &[]).with_unreadable_fds(1);
     let table = table(tree.path());
     let (_, log) = logged(|| {
@@ -391,7 +391,7 @@ fn what_could_not_be_read_is_said_once_and_not_for_each_row_of_a_join() {
 }
 
 #[test]
-fn only_the_asked_processes_are_walked() {
+fn only_the_requested_processes_are_read() {
     let tree = ProcTree::default()
         .namespace(5)
         .file(5, "tcp", format!("{TCP_HEADER}{}", tcp_line(80, "1001")))
@@ -404,7 +404,7 @@ fn only_the_asked_processes_are_walked() {
 }
 
 #[test]
-fn only_the_files_of_the_asked_family_and_protocol_are_read() {
+fn only_files_of_the_requested_family_and_protocol_are_read() {
     let tree = ProcTree::default()
         .namespace(5)
         .file(5, "tcp", format!("{TCP_HEADER}{}", tcp_line(80, "1001")))
@@ -415,7 +415,7 @@ fn only_the_files_of_the_asked_family_and_protocol_are_read() {
     assert_eq!((rows.len(), log), (1, vec![]));
     let (rows, log) = read_where(&tree, &[("family", "10")]);
     assert_eq!((rows.len(), log), (0, vec![]));
-    assert_eq!(read_where(&tree, &[("family", "1")]).1.len(), 1, "unix is read when asked for");
+    assert_eq!(read_where(&tree, &[("family", "1")]).1.len(), 1, "unix is read on request");
 }
 
 #[test]
@@ -432,7 +432,7 @@ fn a_pid_that_is_no_process_has_no_rows() {
 }
 
 #[test]
-fn a_directory_that_is_no_proc_is_an_error_that_names_it() {
+fn a_directory_without_proc_is_an_error_with_its_path() {
     let directory = tempfile::tempdir().unwrap();
     let error = table(directory.path()).generate(&QueryContext::default()).map(|_| ()).unwrap_err();
     assert!(matches!(&error, Error::NotProc { path } if path == directory.path()), "{error:?}");

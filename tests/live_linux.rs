@@ -1,8 +1,7 @@
-//! The table over this host's `/proc` without any privilege: a socket of each kind, opened by the test.
+//! The table over the `/proc` of this host without privileges: the tests open a socket of each kind.
 //!
-//! Nothing here starts a process: until a child is a program of its own it holds all that this
-//! process holds, and would rightly be shown. What takes privileges is in `truth.rs`, and what processes
-//! share in `churn.rs`.
+//! No test here starts a process: until execve(2), a child holds copies of all descriptors of this process, and the
+//! table shows them. `truth.rs` has tests that need privileges, and `churn.rs` tests with child processes.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -19,10 +18,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType, ipproto};
 use support::bpf::with_bpf;
-use support::left_out::say_left_out;
-use support::over::Over;
+use support::left_out::report_left_out;
 use support::own::{imitate_line_about, inode, net_namespace, pid, row, rows_of};
 use support::rows::{rows_where, table};
+use support::set_on_drop::SetOnDrop;
 use tables::process_open_sockets::ProcessOpenSockets;
 use tables::{Constraint, Operator, Options, QueryContext, Source, Table, Value};
 
@@ -57,7 +56,7 @@ fn tcp_over_ipv6_listening_and_established() {
 }
 
 #[test]
-fn a_connection_from_ipv4_to_an_ipv6_listener_shows_the_mapped_address() {
+fn ipv4_connection_to_ipv6_listener_shows_the_mapped_address() {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let _client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
@@ -68,25 +67,25 @@ fn a_connection_from_ipv4_to_an_ipv6_listener_shows_the_mapped_address() {
 }
 
 #[test]
-fn a_connection_that_was_not_accepted_has_no_inode_and_no_holder() {
+fn a_connection_has_no_inode_and_holder_before_accept() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
     let peer = client.local_addr().unwrap().port();
     let namespace = net_namespace("self");
     // Other network namespaces have ports of the same numbers.
-    let asked = [
+    let constraints = [
         ("local_port", &*port.to_string()),
         ("remote_port", &*peer.to_string()),
         ("net_namespace", &*namespace),
     ];
     let expected =
         format!("-1|-1|0|2|6|127.0.0.1|127.0.0.1|{port}|{peer}||ESTABLISHED|{namespace}");
-    // The last segment of the handshake may still be under way.
+    // The last segment of the handshake may still be in transit.
     let end = Instant::now() + Duration::from_secs(30);
-    let mut rows = rows_where(&table(Path::new("/proc")), &asked);
+    let mut rows = rows_where(&table(Path::new("/proc")), &constraints);
     while rows != [&*expected] && Instant::now() < end {
-        rows = rows_where(&table(Path::new("/proc")), &asked);
+        rows = rows_where(&table(Path::new("/proc")), &constraints);
     }
     assert_eq!(rows, [expected]);
 }
@@ -103,10 +102,13 @@ fn udp_bound_and_connected() {
 }
 
 #[test]
-fn udplite_where_the_kernel_has_it() {
+fn udplite_sockets_are_shown_if_the_kernel_has_udplite() {
     let Ok(socket) = net::socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::UDPLITE))
     else {
-        say_left_out("udplite_where_the_kernel_has_it", "this kernel has no UDP-Lite");
+        report_left_out(
+            "udplite_sockets_are_shown_if_the_kernel_has_udplite",
+            "this kernel has no UDP-Lite",
+        );
         return;
     };
     net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
@@ -141,7 +143,7 @@ fn unix_sockets_show_paths_with_blanks_and_abstract_names() {
 }
 
 #[test]
-fn a_path_that_imitates_a_line_about_another_kind_of_socket_is_not_believed() {
+fn a_path_that_imitates_a_line_of_another_kind_adds_no_row() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let _forger = imitate_line_about(&inode(&listener));
@@ -150,7 +152,7 @@ fn a_path_that_imitates_a_line_about_another_kind_of_socket_is_not_believed() {
 }
 
 #[test]
-fn a_handle_of_a_socket_does_not_hold_it() {
+fn an_o_path_descriptor_of_a_socket_is_no_holder() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let link = format!("/proc/self/fd/{}", listener.as_raw_fd());
     let handle = rustix::fs::open(link, OFlags::PATH, Mode::empty()).unwrap();
@@ -160,16 +162,16 @@ fn a_handle_of_a_socket_does_not_hold_it() {
         let table = ProcessOpenSockets::new(options.clone());
         [("socket", number.clone()), ("pid", pid())].map(|(column, value)| {
             let rows = rows_where(&table, &[(column, &value)]);
-            let ours = rows.iter().map(|row| row.split('|').collect::<Vec<_>>());
-            let ours = ours.filter(|cells| cells[2] == number);
-            ours.map(|cells| cells[1].to_owned()).collect::<Vec<_>>()
+            let cells = rows.iter().map(|row| row.split('|').collect::<Vec<_>>());
+            let of_socket = cells.filter(|cells| cells[2] == number);
+            of_socket.map(|cells| cells[1].to_owned()).collect::<Vec<_>>()
         })
     };
     let holds = || [vec![listener.as_raw_fd().to_string()], vec![listener.as_raw_fd().to_string()]];
     let walk = Options { bpf_from_files: None, ..Options::default() };
     assert_eq!(fds(&walk), holds());
     let bpf = Options { source: Source::Bpf, ..Options::default() };
-    let (of_bpf, _) = with_bpf("a_handle_of_a_socket_does_not_hold_it", || fds(&bpf));
+    let (of_bpf, _) = with_bpf("an_o_path_descriptor_of_a_socket_is_no_holder", || fds(&bpf));
     assert_eq!(of_bpf, holds());
 }
 
@@ -188,12 +190,12 @@ fn a_thread_is_no_process() {
     assert_eq!(of_process.len(), 1);
 }
 
-/// Two threads open and close sockets all the time.
+/// Two threads open and close sockets during the scans.
 #[test]
-fn a_socket_closed_during_the_scan_says_so() {
+fn a_socket_closed_during_the_scan_has_that_reason() {
     const THREADS: usize = 2;
     const SCANS: usize = 100;
-    // An address of this process alone.
+    // Only this process uses this address.
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let address = Ipv4Addr::new(127, 77, high, low);
     let over = AtomicBool::new(false);
@@ -208,9 +210,9 @@ fn a_socket_closed_during_the_scan_says_so() {
                 }
             });
         }
-        let _over = Over(&over);
+        let _set_over = SetOnDrop(&over);
         let table = table(Path::new("/proc"));
-        // Until there was something to see.
+        // The scans repeat until an answer has such a row.
         let end = Instant::now() + Duration::from_secs(60);
         let mut scans = 0;
         while (scans < SCANS || held == 0 || closed == 0) && Instant::now() < end {
@@ -221,10 +223,10 @@ fn a_socket_closed_during_the_scan_says_so() {
             scans += 1;
         }
     });
-    assert!(held > 0 && closed > 0, "{held} held sockets seen, {closed} closed ones");
+    assert!(held > 0 && closed > 0, "{held} held sockets, {closed} closed ones");
 }
 
-/// Of each UDP socket over IPv4 at that address: why it has no holder; '' if it has one.
+/// The `holder_unknown` of each UDP socket at that IPv4 address; '' if it has a holder.
 fn reasons(table: &ProcessOpenSockets, address: &str) -> Vec<String> {
     let column = |name| table.columns().iter().position(|column| column.name == name).unwrap();
     let equals = |name, text: &str| Constraint {

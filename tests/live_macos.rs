@@ -1,4 +1,4 @@
-//! The table over this Mac: its own sockets, as osquery shows them and as it does not.
+//! The table on macOS: sockets of the tests, in columns that osquery has and in further ones.
 
 #![cfg(target_os = "macos")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 use tables::process_open_sockets::ProcessOpenSockets;
 use tables::{Constraint, Families, Operator, Options, QueryContext, Table, Value};
 
-/// Cells by the names of their columns, of rows where all of that holds.
+/// The rows under these constraints, as cells by column name.
 fn rows(families: Families, wanted: &[(&str, i64)]) -> Vec<Vec<(String, String)>> {
     let table = ProcessOpenSockets::new(Options { families, ..Options::default() });
     let columns = table.columns();
-    let place = |name: &str| columns.iter().position(|column| column.name == name).unwrap();
+    let index_of = |name: &str| columns.iter().position(|column| column.name == name).unwrap();
     let constraint = |&(name, number): &(&str, i64)| Constraint {
-        column: place(name),
+        column: index_of(name),
         operator: Operator::Equals,
         text: number.to_string(),
     };
@@ -33,8 +33,8 @@ fn rows(families: Families, wanted: &[(&str, i64)]) -> Vec<Vec<(String, String)>
         Value::Text(text) => text.into_owned(),
     };
     let cells = |row| {
-        let cell = |(place, column): (usize, &tables::Column)| {
-            (column.name.to_string(), text(answer.cell(row, place)))
+        let cell = |(index, column): (usize, &tables::Column)| {
+            (column.name.to_string(), text(answer.cell(row, index)))
         };
         columns.iter().enumerate().map(cell).collect::<Vec<_>>()
     };
@@ -48,7 +48,7 @@ fn cell<'a>(row: &'a [(String, String)], name: &str) -> &'a str {
     &row.iter().find(|(column, _)| column == name).unwrap().1
 }
 
-/// The one row of that descriptor of ours, and of it these cells.
+/// These cells of the only row of that descriptor of this process.
 fn own<const N: usize>(socket: &impl AsRawFd, names: [&str; N]) -> [String; N] {
     let pid = i64::from(std::process::id());
     let rows = rows(Families::all(), &[("pid", pid), ("fd", socket.as_raw_fd().into())]);
@@ -56,14 +56,14 @@ fn own<const N: usize>(socket: &impl AsRawFd, names: [&str; N]) -> [String; N] {
     names.map(|name| cell(&rows[0], name).to_owned())
 }
 
-/// What is so at last, if it comes within a second: the kernel puts a connection into its lists and queues a
-/// moment after connect(2) has returned.
-fn wait_for<T>(look: impl Fn() -> T, is_so: impl Fn(&T) -> bool) -> T {
+/// Reads until the condition holds, for a second at most: the kernel adds a connection to its lists and queues
+/// shortly after connect(2) has returned.
+fn wait_for<T>(read: impl Fn() -> T, is_complete: impl Fn(&T) -> bool) -> T {
     let end = Instant::now() + Duration::from_secs(1);
     loop {
-        let seen = look();
-        if is_so(&seen) || Instant::now() >= end {
-            return seen;
+        let value = read();
+        if is_complete(&value) || Instant::now() >= end {
+            return value;
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -73,7 +73,7 @@ const ENDS: [&str; 7] =
     ["family", "protocol", "local_address", "local_port", "remote_address", "remote_port", "state"];
 
 #[test]
-fn a_tcp_connection_is_shown_from_both_ends_and_its_listener_too() {
+fn a_tcp_connection_shows_both_ends_and_the_listener() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -124,40 +124,46 @@ fn every_process_that_holds_a_socket_has_a_row() {
     assert!(holders.contains(&&*us) && holders.contains(&&*them), "{holders:?}");
 }
 
-/// The lists of the kernel: macOS 27 does not show them to everybody.
+/// Tests the lists of the kernel, which macOS 27 does not show to all processes.
 #[test]
-fn a_connection_that_nobody_has_accepted_is_in_the_accept_queue() {
+fn a_connection_before_accept_is_in_the_accept_queue() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = i64::from(listener.local_addr().unwrap().port());
     let _waiting = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let look = || rows(Families::all(), &[("pid", -1), ("local_port", port)]);
-    let rows = wait_for(look, |rows| !rows.is_empty());
+    let read = || rows(Families::all(), &[("pid", -1), ("local_port", port)]);
+    let rows = wait_for(read, |rows| !rows.is_empty());
     if rows.is_empty() {
-        support::left_out::say_left_out("the accept queue", "the kernel does not show its lists");
+        support::left_out::report_left_out(
+            "the accept queue",
+            "the kernel does not show its lists",
+        );
         return;
     }
     let why: Vec<&str> = rows.iter().map(|row| cell(row, "holder_unknown")).collect();
     assert_eq!(why, ["accept_queue"]);
 }
 
-/// What only the lists tell: the same caution.
+/// Tests the columns that only the lists of the kernel have.
 #[test]
 fn a_listener_waits_with_its_queue_and_its_user() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let _waiting = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let look = || own(&listener, ["rx_queue", "tx_queue", "uid", "last_pid"]);
-    let [waiting, room, uid, last] = wait_for(look, |[waiting, ..]| waiting == "1");
+    let read = || own(&listener, ["rx_queue", "tx_queue", "uid", "last_pid"]);
+    let [waiting, room, uid, last] = wait_for(read, |[waiting, ..]| waiting == "1");
     assert_eq!(waiting, "1");
     assert_ne!(room, "NULL");
     if uid == "NULL" {
-        support::left_out::say_left_out("uid and last_pid", "the kernel does not show its lists");
+        support::left_out::report_left_out(
+            "uid and last_pid",
+            "the kernel does not show its lists",
+        );
         return;
     }
     assert_eq!(uid, rustix::process::getuid().as_raw().to_string());
     assert_eq!(last, std::process::id().to_string());
 }
 
-/// The program, without the settings of whoever runs the tests.
+/// The program, without settings from the environment of the tests.
 fn program() -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_process_open_sockets"));
     for (name, _) in std::env::vars_os() {
@@ -168,7 +174,7 @@ fn program() -> Command {
     program
 }
 
-/// What it prints, having done what it was asked for.
+/// The output of a command that succeeds.
 #[cfg(feature = "shell")]
 fn printed(arguments: &[&str]) -> String {
     let output = program().args(arguments).output().unwrap();
@@ -197,7 +203,7 @@ fn the_program_prints_its_schema_without_a_flag() {
     assert!(schema.contains(r#""last_pid" INTEGER HIDDEN"#), "{schema}");
 }
 
-/// osqueryd passes no flag but its own: here those of an osquery that is not there.
+/// osqueryd passes its flags to the extension: here those of an osquery that does not run.
 #[test]
 fn the_program_starts_as_an_extension_and_misses_osquery_only() {
     let dir = tempfile::tempdir().unwrap();
@@ -214,7 +220,7 @@ fn the_program_starts_as_an_extension_and_misses_osquery_only() {
 }
 
 #[test]
-fn what_only_linux_can_choose_is_no_flag_here() {
+fn flags_for_linux_do_not_exist_on_macos() {
     for flag in ["--procfs=/", "--source=auto", "--snapshot-ttl-ms=0", "--threads"] {
         let output = program().args([flag, "--version"]).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{flag}");

@@ -1,4 +1,4 @@
-//! The client of the extension manager against the stand-in core, and the stand-in's refusals.
+//! The client of the extension manager with the stand-in core, and the refusals of the stand-in.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -24,7 +24,7 @@ fn manager(socket: &Path) -> Manager {
     Manager::new(socket, Duration::from_secs(5))
 }
 
-/// Registers as another extension would.
+/// Registers another extension.
 fn register(core: &Core, name: &str, sdk: &str, registry: &str, items: &[&str]) -> ExtensionStatus {
     let info = InternalExtensionInfo::new(
         name.to_owned(),
@@ -59,7 +59,7 @@ fn the_core_is_listed_among_its_extensions() {
 }
 
 #[test]
-fn taken_names_are_those_of_the_core_and_of_extensions_in_any_case() {
+fn taken_names_are_of_core_and_extensions_in_any_case() {
     let core = Core::stock();
     register(&core, "other", "0.0.0", "table", &["Other_Table"]);
     let names = ["Process_Open_Sockets", "alt_process_open_sockets", "other_table", "it's"];
@@ -68,7 +68,7 @@ fn taken_names_are_those_of_the_core_and_of_extensions_in_any_case() {
 }
 
 #[test]
-fn a_query_gives_its_rows_or_the_core_s_words() {
+fn a_query_returns_its_rows_or_the_error_of_the_core() {
     let core = Core::stock();
     let manager = manager(core.socket());
     let rows = manager.query("SELECT 1 AS one, NULL AS absent, 'x' AS text").unwrap();
@@ -81,7 +81,7 @@ fn a_query_gives_its_rows_or_the_core_s_words() {
 }
 
 #[test]
-fn a_socket_that_nobody_made_is_absent_and_named() {
+fn a_missing_socket_is_absent_and_named_in_the_error() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let error = manager(&socket).probe().unwrap_err();
@@ -90,7 +90,7 @@ fn a_socket_that_nobody_made_is_absent_and_named() {
 }
 
 #[test]
-fn a_socket_that_nobody_listens_at_any_more_is_absent() {
+fn a_socket_without_a_listener_is_absent() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     drop(UnixListener::bind(&socket).unwrap());
@@ -105,7 +105,7 @@ fn a_path_that_is_too_long_for_a_socket_is_no_absent_core() {
 }
 
 #[test]
-fn a_core_that_is_silent_does_not_hold_us() {
+fn a_silent_core_does_not_block_the_client() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let _listener = UnixListener::bind(&socket).unwrap();
@@ -115,10 +115,10 @@ fn a_core_that_is_silent_does_not_hold_us() {
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
-// Elsewhere a full queue refuses at once.
+// On other systems, connect(2) fails at once if the accept queue is full.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_core_whose_queue_is_full_does_not_hold_us() {
+fn a_full_accept_queue_does_not_block_the_client() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let _listener = UnixListener::bind(&socket).unwrap();
@@ -140,7 +140,7 @@ fn a_core_whose_queue_is_full_does_not_hold_us() {
 }
 
 #[test]
-fn an_answer_in_another_language_is_garbled() {
+fn an_answer_of_another_protocol_is_garbled() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let listener = UnixListener::bind(&socket).unwrap();

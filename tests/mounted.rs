@@ -1,4 +1,4 @@
-//! The table as a plugin in somebody else's extension: `examples/mounted.rs` under the stand-in core.
+//! The table as a plugin of another extension: `examples/mounted.rs` under the stand-in core.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -11,7 +11,7 @@ use std::process::Command;
 use support::core::Core;
 use support::process::Extension;
 
-/// Where cargo puts the example that it builds with this test.
+/// The path of the example that cargo builds with this test.
 fn example() -> PathBuf {
     let binary = Path::new(env!("CARGO_BIN_EXE_process_open_sockets"));
     binary.parent().unwrap().join("examples/mounted")

@@ -1,4 +1,4 @@
-//! The packs: osquery's form, and every query is answered.
+//! The packs: their format, and an answer to every query.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -31,7 +31,7 @@ fn sql(name: &str) -> String {
 }
 
 #[test]
-fn the_pack_has_three_queries_with_all_that_osquery_wants() {
+fn the_pack_has_three_queries_with_all_required_keys() {
     let queries = queries();
     let names: Vec<&str> = queries.keys().map(String::as_str).collect();
     assert_eq!(names, ["exposed_listeners", "packet_capture", "shared_sockets"]);
@@ -75,7 +75,7 @@ fn shared_sockets_are_those_that_a_child_holds_too() {
     let row = rows.iter().find(is_mine).expect("the shared listener");
     let pids = pids_of(row);
     assert!(pids.contains(&child), "{row:?}");
-    // A child of another test holds the listener too, between fork and exec.
+    // A child of another test also holds the listener, between fork and exec.
     assert_eq!(row["holders"], pids.len().to_string());
 }
 

@@ -1,4 +1,4 @@
-//! BPF in a PID namespace: its pids are those that the namespace has.
+//! BPF in a PID namespace returns the pids of that namespace.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
@@ -10,17 +10,17 @@ use std::os::fd::OwnedFd;
 use std::process::Command;
 
 use support::bpf;
-use support::left_out::is_root_or_say;
+use support::left_out::is_root_or_report;
 
 #[test]
-fn in_a_pid_namespace_bpf_tells_its_pids() {
-    let test = "in_a_pid_namespace_bpf_tells_its_pids";
-    if !is_root_or_say(test, "a PID namespace needs CAP_SYS_ADMIN") {
+fn bpf_returns_the_pids_of_the_pid_namespace() {
+    let test = "bpf_returns_the_pids_of_the_pid_namespace";
+    if !is_root_or_report(test, "a PID namespace needs CAP_SYS_ADMIN") {
         return;
     }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
-    // The shell is process 1 there, and holds the listener. Of one process, and of all.
+    // The shell is process 1 of the namespace, and holds the listener. The queries are a lookup and a full scan.
     let select = format!("SELECT pid, fd FROM process_open_sockets WHERE socket = {inode} AND pid");
     let queries = format!(
         "for flag in --no-bpf --source=bpf; do
@@ -38,5 +38,5 @@ fn in_a_pid_namespace_bpf_tells_its_pids() {
     let log = String::from_utf8(out.stderr).unwrap();
     assert_eq!(rows, "1|0\n".repeat(4), "{log}");
     let lines: Vec<String> = log.lines().map(str::to_owned).collect();
-    bpf::is_used_or_say(test, &lines);
+    bpf::is_used_or_report(test, &lines);
 }

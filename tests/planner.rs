@@ -1,7 +1,7 @@
-//! The virtual table asks a table exactly what stock osquery asks.
+//! The virtual table makes exactly the requests of stock osquery.
 //!
-//! `fixtures/planner-requests.json` holds what osquery asked, and says how it was captured. The
-//! rows that its tables had are made up here so that they lead to the same requests.
+//! `fixtures/planner-requests.json` has the captured requests of osquery, and describes the capture. The
+//! test makes up rows of its tables that lead to equal requests.
 
 #![cfg(feature = "shell")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -16,7 +16,7 @@ use tables::{Column, ColumnOptions, ColumnType, Error, QueryContext, Rows, Table
 
 type Row = Vec<Value<'static>>;
 
-/// A table that answers every request with all of its rows, and remembers the requests.
+/// A table that answers every request with all of its rows, and records the requests.
 struct Recorder {
     columns: Vec<Column>,
     rows: Arc<Vec<Row>>,
@@ -59,7 +59,7 @@ impl Table for Recorder {
     }
 }
 
-/// The columns of T as osquery's core sees them: there, an option of 0 has become INDEX.
+/// The columns of T in osquery's core, which turns the options 0 into INDEX.
 fn columns_declared(ops: &str) -> Vec<Column> {
     let filterable = ColumnOptions::ADDITIONAL | ColumnOptions::OPTIMIZED;
     [
@@ -119,8 +119,8 @@ fn processes(named: impl Iterator<Item = (i64, &'static str)>) -> Arc<Recorder> 
     Recorder::new(columns.map(column).into(), named.map(row).collect())
 }
 
-/// A request, without what is incidental: SQLite sorts the members of an IN list, and lists the
-/// constraints of a column in an order of its own.
+/// A request without its incidental order: SQLite sorts the members of an IN list and the constraints of a
+/// column.
 #[derive(Debug, PartialEq)]
 struct Asked {
     constraints: BTreeMap<String, BTreeSet<(u8, String)>>,
@@ -135,7 +135,7 @@ impl Asked {
             let new = of_column
                 .or_default()
                 .insert((constraint.operator.code(), constraint.text.clone()));
-            assert!(new, "the same constraint came twice: {constraint:?}");
+            assert!(new, "a constraint is in the request twice: {constraint:?}");
         }
         let used = columns.iter().enumerate().filter(|(i, _)| query.columns_used.contains(*i));
         let columns_used = used.map(|(_, column)| column.name.to_string()).collect();
@@ -163,14 +163,14 @@ impl Asked {
     }
 }
 
-/// How many members of the request's list of pids the capture left out.
+/// The number of members that the capture left out of the request's list of pids.
 fn left_out(request: &Json) -> usize {
     let pids = request["constraints"]["pid"].as_array();
     let more = pids.into_iter().flatten().find_map(|constraint| constraint["more"].as_u64());
     more.unwrap_or(0) as usize
 }
 
-/// What osquery asked for one query.
+/// The requests of osquery for one query.
 struct Captured<'a> {
     ops: &'a str,
     sql: &'a str,
@@ -179,7 +179,7 @@ struct Captured<'a> {
 }
 
 impl Captured<'_> {
-    /// The pids that the requests name, in their order, with stand-ins for those left out.
+    /// The pids in the requests, in their order, with substitutes for those left out.
     fn pids(&self) -> Vec<i64> {
         let lists: Vec<&Json> =
             self.requests.iter().filter_map(|request| request["constraints"].get("pid")).collect();
@@ -206,7 +206,7 @@ impl Captured<'_> {
         let recorder = Recorder::new(columns_declared(self.ops), sockets(rows));
         let connection = Connection::open_in_memory().unwrap();
         vtab::mount(&connection, "T", recorder.clone()).unwrap();
-        // One more than was asked for, where the query chooses by name.
+        // One row more than the request selects, if the query selects by name.
         let other = self.sql.contains("'bash'").then_some((99_999, "init"));
         let named = pids.iter().map(|&pid| (pid, "bash")).chain(other);
         vtab::mount(&connection, "processes", processes(named)).unwrap();
@@ -216,7 +216,7 @@ impl Captured<'_> {
         recorder
     }
 
-    /// How the replay differs, if it does.
+    /// The difference of the replay from the capture, if there is one.
     fn difference(&self) -> Option<String> {
         let recorder = self.replay();
         let made = recorder.requests.lock().unwrap();
@@ -234,13 +234,13 @@ impl Captured<'_> {
                 }
                 pids.retain(|pid| listed.contains(pid));
             }
-            (made != captured).then(|| format!("asked {made:?}, in osquery {captured:?}"))
+            (made != captured).then(|| format!("made {made:?}, osquery makes {captured:?}"))
         })
     }
 }
 
 #[test]
-fn every_captured_query_asks_what_osquery_asks() {
+fn every_captured_query_makes_the_requests_of_osquery() {
     let fixture: Json =
         serde_json::from_str(include_str!("../fixtures/planner-requests.json")).unwrap();
     let captured = fixture["captured"].as_array().unwrap();

@@ -1,5 +1,5 @@
-//! A constraint never changes the answer: whatever a query asks, the table gives the rows that
-//! SQLite would pick from all of its rows.
+//! A constraint never changes the answer: for every query, the table returns the rows that SQLite selects from all
+//! of its rows.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -23,8 +23,8 @@ fn captured() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/one-of-each"))
 }
 
-/// Two namespaces, processes that hold sockets of their own and of the other one, shared sockets,
-/// one whose descriptors and one whose namespace cannot be read, sockets alike without an inode.
+/// A tree with two namespaces, processes with sockets of both, shared sockets, a process with unreadable descriptors,
+/// a process with an unreadable namespace link, and equal sockets without an inode.
 fn tangled() -> ProcTree {
     let tcp = |ports: &[(u16, &str)]| {
         let lines: String = ports.iter().map(|(port, inode)| tcp_line(*port, inode)).collect();
@@ -64,7 +64,7 @@ fn over_a_tangled_tree() {
     proptest!(config(1500), |(condition in condition())| check(&connection, &condition, "1")?);
 }
 
-/// In namespaces of its own, where a scan takes no longer on a host with many processes.
+/// Runs in private namespaces, since a scan takes long on a host with many processes.
 #[test]
 fn over_this_host() {
     in_own_namespaces("over_this_host", compare_on_live_sockets);
@@ -82,8 +82,8 @@ fn compare_on_live_sockets() {
     let _unix = (UnixListener::bind(&path).unwrap(), UnixStream::connect(&path).unwrap());
     let shared = four.try_clone().unwrap();
 
-    // Others' sockets may change between two answers; these stay. Others' have the same ports too: the
-    // connection that is not accepted has its address, both of its ports and its namespace.
+    // Sockets of other processes may change between two answers, and may have the same ports. The condition selects
+    // the connection before accept by its address, both ports and its namespace.
     let namespace = net_namespace("self");
     let [port, peer] = [six.local_addr(), not_accepted.local_addr()].map(|it| it.unwrap().port());
     let is_ours = format!(
@@ -92,7 +92,7 @@ fn compare_on_live_sockets() {
         std::process::id(),
         path.display()
     );
-    // The last segment of the handshake may still be under way.
+    // The last segment of the handshake may still be in transit.
     let end = Instant::now() + Duration::from_secs(30);
     let here = || database(table(Path::new("/proc")));
     let mut connection = here();
@@ -102,14 +102,14 @@ fn compare_on_live_sockets() {
     {
         connection = here();
     }
-    let ours = answer(&connection, "plain", "", &is_ours);
-    assert_eq!(ours.len(), 11, "{ours:#?}");
+    let own = answer(&connection, "plain", "", &is_ours);
+    assert_eq!(own.len(), 11, "{own:#?}");
     proptest!(config(200), |(condition in condition())| check(&connection, &condition, &is_ours)?);
     drop(shared);
 }
 
 #[test]
-fn a_limit_gives_as_many_rows_as_it_should() {
+fn a_limit_returns_the_right_number_of_rows() {
     let connection = database(table(captured()));
     proptest!(config(500), |(condition in condition(), limit in -1..9, offset in 0..9)| {
         let all = answer(&connection, "plain", &format!("WHERE {condition}"), "1");
@@ -121,7 +121,7 @@ fn a_limit_gives_as_many_rows_as_it_should() {
 }
 
 #[test]
-fn what_is_no_comparison_leaves_every_row() {
+fn a_condition_without_a_comparison_omits_no_row() {
     let table = table(captured());
     let rows = |constraints| {
         let query = QueryContext { constraints, ..Default::default() };

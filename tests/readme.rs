@@ -17,14 +17,14 @@ use std::thread::JoinHandle;
 use process_open_sockets::shell::vtab;
 use rusqlite::Connection;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
-use support::left_out::say_left_out;
+use support::left_out::report_left_out;
 use tables::process_open_sockets::ProcessOpenSockets;
 use tables::{ColumnOptions, Options, Table, Threads};
 
 const README: &str = include_str!("../README.md");
 const COLUMNS: &str = include_str!("../docs/columns.md");
 
-/// A row by the names of its columns, NULL as ''.
+/// A row as cells by column name, NULL as ''.
 type Row = BTreeMap<String, String>;
 
 /// The README, and the pages in `docs`.
@@ -75,7 +75,7 @@ fn rows(connection: &Connection, sql: &str) -> Vec<Row> {
     statement.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
-/// A thread that holds a socket in a file descriptor table of its own, until it is dropped.
+/// A thread that holds a socket in a private file descriptor table, until this value is dropped.
 struct Thread {
     socket: u64,
     stop: Option<mpsc::Sender<()>>,
@@ -110,7 +110,7 @@ fn inode(socket: &impl AsFd) -> u64 {
     rustix::fs::fstat(socket).unwrap().st_ino
 }
 
-/// A listener whose accept queue is full of one connection, and its port.
+/// A listener with a full accept queue of one connection, and its port.
 fn full_listener() -> (OwnedFd, TcpStream, u16) {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     let any_port = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0);
@@ -122,12 +122,12 @@ fn full_listener() -> (OwnedFd, TcpStream, u16) {
     (socket, client, address.port())
 }
 
-/// An example, known by words of its own, and what one of its rows has.
+/// A part of an example's text that identifies it, and cells of one of its rows.
 type Expected = (&'static str, Vec<(&'static str, String)>);
 
 #[test]
-fn every_example_returns_the_rows_that_it_is_about() {
-    let test = "every_example_returns_the_rows_that_it_is_about";
+fn every_example_returns_the_described_rows() {
+    let test = "every_example_returns_the_described_rows";
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (_server, from) = listener.accept().unwrap();
@@ -157,7 +157,6 @@ fn every_example_returns_the_rows_that_it_is_about() {
         let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
         [("pid", me.clone())].into_iter().chain(more).collect::<Vec<_>>()
     };
-    let inodes = [&one, &other].map(|socket| inode(socket).to_string());
     let copies: Vec<UnixDatagram> = (0..150).map(|_| copied.try_clone().unwrap()).collect();
     let processes =
         format!("CREATE TABLE processes AS SELECT {me} AS pid, 'readme' AS name, 0 AS uid");
@@ -216,18 +215,18 @@ fn every_example_returns_the_rows_that_it_is_about() {
     };
     for example in examples() {
         let matching: Vec<_> = expected.iter().filter(|it| example.contains(it.0)).collect();
-        let [(words, cells)] = matching[..] else {
+        let [(text, cells)] = matching[..] else {
             panic!("{} expectations for {example}", matching.len())
         };
         if example.contains("scope = 1") && !is_host {
-            say_left_out(test, "scope = 1: this is not the host's network namespace");
+            report_left_out(test, "scope = 1: this is not the host's network namespace");
             continue;
         }
         let rows = rows(&connection, &here(&example));
         let is_shown = |row: &Row| cells.iter().all(|(name, value)| row[*name] == *value);
-        assert!(rows.iter().any(is_shown), "no row has {cells:?}: {words}: {example}");
+        assert!(rows.iter().any(is_shown), "no row has {cells:?}: {text}: {example}");
     }
-    assert_eq!(examples().len(), expected.len(), "an example is gone");
+    assert_eq!(examples().len(), expected.len(), "an example is missing");
     drop((client, copies));
 }
 
@@ -252,7 +251,7 @@ fn every_command_prints_an_answer() {
             continue;
         }
         if command.contains("| jq") && !has_program("jq") {
-            say_left_out("every_command_prints_an_answer", "needs jq");
+            report_left_out("every_command_prints_an_answer", "needs jq");
             continue;
         }
         let output =

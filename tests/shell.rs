@@ -1,4 +1,4 @@
-//! `query` and `schema`, from outside: the binary, its output, its exit status.
+//! The subcommands `query` and `schema`: output and exit status of the binary.
 
 #![cfg(feature = "shell")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -22,7 +22,7 @@ fn query(arguments: &[&str]) -> Output {
     shell().arg("query").args(arguments).output().unwrap()
 }
 
-/// What was printed by a query that succeeded and complained of nothing.
+/// The output of a query that succeeds without a message on stderr.
 fn printed(arguments: &[&str]) -> String {
     let output = query(arguments);
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{arguments:?}");
@@ -45,7 +45,7 @@ fn query_on_stdin(sql: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The shell may refuse the input before it has read all of it.
+    // The shell may fail before it has read the whole input.
     let _ = child.stdin.take().unwrap().write_all(sql);
     child.wait_with_output().unwrap()
 }
@@ -109,7 +109,7 @@ fn modes_exclude_each_other() {
 const CAPTURED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/one-of-each");
 
 #[test]
-fn both_names_of_the_table_answer_from_the_proc_that_a_flag_or_a_variable_names() {
+fn both_table_names_read_the_procfs_of_the_flag_or_variable() {
     for name in ["process_open_sockets", "alt_process_open_sockets"] {
         let sql = format!("SELECT count(*) FROM {name}");
         assert_eq!(printed(&["--list", "--noheader", "--procfs", CAPTURED, &sql]), "29\n");
@@ -121,7 +121,7 @@ fn both_names_of_the_table_answer_from_the_proc_that_a_flag_or_a_variable_names(
 }
 
 #[test]
-fn the_table_comes_out_in_every_mode() {
+fn every_output_mode_prints_the_table() {
     let sql = "SELECT pid, local_address, local_port, path, state FROM process_open_sockets \
                WHERE fd = 21 OR local_port = 8001 AND pid = 200";
     let mode = |mode| printed(&[mode, "--procfs", CAPTURED, &format!("{sql} ORDER BY pid")]);
@@ -158,8 +158,8 @@ fn the_table_comes_out_in_every_mode() {
     assert!(line.ends_with("state = LISTEN\n"), "{line}");
 }
 
-/// What a command that is called wrongly says, before the hint at the help.
-fn complaint(command: &mut Command) -> String {
+/// The error of a command with wrong arguments, without the hint at the help.
+fn usage_error(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert_eq!((output.status.code(), &*output.stdout), (Some(2), &b""[..]));
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -167,21 +167,21 @@ fn complaint(command: &mut Command) -> String {
 }
 
 #[test]
-fn a_procfs_that_is_none_is_refused_by_the_name_of_its_flag_or_variable() {
+fn an_invalid_procfs_is_an_error_with_its_flag_or_variable() {
     for (path, why) in [
         ("/dev", "no proc file system is mounted there (it has no 'self')"),
         ("/nonexistent", "cannot read it: No such file or directory (os error 2)"),
         ("/etc/passwd", "cannot read it: Not a directory (os error 20)"),
     ] {
-        let said =
+        let error =
             |by| format!("process_open_sockets: error: invalid value '{path}' for '{by}': {why}");
-        let by_flag = complaint(shell().args(["query", "--procfs", path, "SELECT 1"]));
-        assert_eq!(by_flag, said("--procfs <DIR>"));
+        let by_flag = usage_error(shell().args(["query", "--procfs", path, "SELECT 1"]));
+        assert_eq!(by_flag, error("--procfs <DIR>"));
         let variable = "PROCESS_OPEN_SOCKETS_PROCFS";
-        let by_variable = complaint(shell().env(variable, path).args(["query", "SELECT 1"]));
-        assert_eq!(by_variable, said(variable));
-        let extension = complaint(shell().env(variable, path).args(["--socket", "/none"]));
-        assert_eq!(extension, said(variable));
+        let by_variable = usage_error(shell().env(variable, path).args(["query", "SELECT 1"]));
+        assert_eq!(by_variable, error(variable));
+        let extension = usage_error(shell().env(variable, path).args(["--socket", "/none"]));
+        assert_eq!(extension, error(variable));
     }
 }
 
@@ -197,12 +197,12 @@ fn a_value_out_of_range_is_refused_with_its_limits() {
                 "process_open_sockets: error: invalid value '{value}' for '{name}': not a whole \
                  number from 0 to {most}"
             );
-            assert_eq!(complaint(shell().args([flag, value])), expected);
+            assert_eq!(usage_error(shell().args([flag, value])), expected);
         }
     }
 }
 
-/// What a query prints under this variable.
+/// The output of a query under this variable.
 fn one_under(variable: &str, value: impl AsRef<OsStr>) -> String {
     let mut command = shell();
     command.env(variable, value).args(["query", "--list", "--noheader", "SELECT 1"]);
@@ -225,17 +225,17 @@ const OF_THE_TABLE: [&str; 4] = [
 ];
 
 #[test]
-fn a_bad_variable_is_named_where_it_is_of_use_and_harmless_elsewhere() {
-    let said =
+fn a_bad_variable_is_an_error_only_where_it_is_used() {
+    let error =
         |variable| format!("process_open_sockets: error: invalid value '???' for '{variable}'");
     for variable in OF_THE_EXTENSION {
         assert_eq!(one_under(variable, "???"), "1\n");
-        let extension = complaint(shell().env(variable, "???").args(["--socket", "/none"]));
-        assert!(extension.starts_with(&said(variable)), "{extension}");
+        let extension = usage_error(shell().env(variable, "???").args(["--socket", "/none"]));
+        assert!(extension.starts_with(&error(variable)), "{extension}");
     }
     for variable in OF_THE_TABLE {
-        let query = complaint(shell().env(variable, "???").args(["query", "SELECT 1"]));
-        assert!(query.starts_with(&said(variable)), "{query}");
+        let query = usage_error(shell().env(variable, "???").args(["query", "SELECT 1"]));
+        assert!(query.starts_with(&error(variable)), "{query}");
     }
     for variable in OF_THE_EXTENSION.iter().chain(&OF_THE_TABLE) {
         let schema = shell().env(variable, "???").arg("schema").output().unwrap();
@@ -245,12 +245,12 @@ fn a_bad_variable_is_named_where_it_is_of_use_and_harmless_elsewhere() {
 
 #[test]
 fn a_variable_that_is_no_text_is_named() {
-    let said = complaint(
+    let error = usage_error(
         shell()
             .env("PROCESS_OPEN_SOCKETS_SOURCE", OsStr::from_bytes(b"\xff"))
             .args(["query", "SELECT 1"]),
     );
-    assert_eq!(said, "process_open_sockets: error: PROCESS_OPEN_SOCKETS_SOURCE is not UTF-8\n");
+    assert_eq!(error, "process_open_sockets: error: PROCESS_OPEN_SOCKETS_SOURCE is not UTF-8\n");
 }
 
 #[test]
@@ -260,12 +260,12 @@ fn an_empty_variable_counts_as_unset() {
         assert_eq!(one_under(variable, ""), "1\n", "{variable}");
         extension.env(variable, "");
     }
-    let said = complaint(extension.env("PROCESS_OPEN_SOCKETS_SOCKET", ""));
-    assert!(said.starts_with("process_open_sockets: error: nothing to do"), "{said}");
+    let error = usage_error(extension.env("PROCESS_OPEN_SOCKETS_SOCKET", ""));
+    assert!(error.starts_with("process_open_sockets: error: nothing to do"), "{error}");
 }
 
 #[test]
-fn a_flag_goes_before_a_variable_even_a_bad_one() {
+fn a_flag_overrides_a_variable_even_an_invalid_one() {
     let output = shell()
         .env("PROCESS_OPEN_SOCKETS_PROCFS", "/nonexistent")
         .args(["query", "--procfs", CAPTURED, "--list", "--noheader"])
@@ -334,7 +334,7 @@ fn a_statement_without_columns_prints_nothing() {
 }
 
 #[test]
-fn an_sql_error_has_sqlites_words_and_status_1() {
+fn an_sql_error_has_the_text_of_sqlite_and_status_1() {
     let (stdout, stderr) = failed(&["SELECT missing FROM process_open_sockets"]);
     assert_eq!(
         (&*stdout, &*stderr),
@@ -358,7 +358,7 @@ fn an_unknown_table_is_answered_with_the_tables_there_are() {
 }
 
 #[test]
-fn a_parameter_is_refused_in_plain_words() {
+fn a_parameter_is_refused_with_an_error() {
     for sql in ["SELECT ?", "SELECT :name", "INSERT INTO t VALUES (?1)"] {
         let (stdout, stderr) = failed(&["--list", &format!("CREATE TABLE t (x); {sql}")]);
         assert_eq!(stdout, "");
@@ -384,7 +384,7 @@ fn a_flag_value_without_its_equals_sign_is_an_error() {
     ] {
         let value = flags.rsplit('=').next().unwrap();
         assert_eq!(
-            complaint(shell().arg("query").args(arguments)),
+            usage_error(shell().arg("query").args(arguments)),
             format!(
                 "process_open_sockets: error: '{value}' is not SQL; a flag with an optional value needs \
                  '=': {flags}\n"
@@ -413,7 +413,7 @@ fn an_unknown_column_is_an_error_with_similar_names() {
 #[test]
 fn sql_without_quotes_is_refused_with_a_hint() {
     assert_eq!(
-        complaint(shell().args(["query", "SELECT", "1"])),
+        usage_error(shell().args(["query", "SELECT", "1"])),
         "process_open_sockets: error: unexpected argument '1' after the SQL: put quotes around the \
          whole SQL\n"
     );
@@ -426,7 +426,7 @@ fn json_is_an_array_for_each_statement_that_has_columns() {
 }
 
 #[test]
-fn verbose_and_rust_log_print_requests_to_the_table() {
+fn verbose_and_rust_log_log_each_request_to_the_table() {
     let arguments = ["query", "--procfs", CAPTURED, "--list", "--noheader"];
     let sql = "SELECT fd FROM process_open_sockets WHERE pid = 100 AND fd = 21";
     let mut verbose = shell();
@@ -442,7 +442,7 @@ fn verbose_and_rust_log_print_requests_to_the_table() {
     }
 }
 
-/// What `--explain` prints in list mode, without the times, which are numbers.
+/// The output of `--explain` in list mode, without the times.
 #[cfg(target_os = "linux")]
 fn explained(arguments: &[&str], sql: &str) -> Vec<String> {
     let flags = ["--explain", "--list", "--noheader"];

@@ -1,5 +1,5 @@
-//! A constraint never changes the answer: a WHERE over a mounted table that makes the most of every
-//! constraint gives the rows that it gives over an ordinary table of SQLite.
+//! A constraint never changes the answer: a WHERE over a mounted table that uses every constraint returns the rows
+//! that it returns over an ordinary table of SQLite.
 
 #![cfg(feature = "shell")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -17,7 +17,7 @@ use tables::{
 
 type Row = [Value<'static>; 5];
 
-/// A table that leaves out every row that a constraint rules out.
+/// A table that omits every row that does not match a constraint.
 struct Strict {
     columns: [Column; 5],
     rows: Vec<Row>,
@@ -83,13 +83,13 @@ impl Table for Strict {
     }
 }
 
-/// Whether a cell can pass a constraint, in SQL's eyes; true when in doubt.
+/// Whether a cell can match a constraint in SQL; true when in doubt.
 fn allows(cell: &Value<'_>, constraint: &Constraint) -> bool {
     let text = &constraint.text;
     match (cell, constraint.operator) {
         (_, Operator::Other(_)) => true,
         (Value::Null, operator) => operator == Operator::IsNot,
-        // Some collations ignore case, some spaces at the end; and a number may be compared as one.
+        // Some collations ignore case or trailing spaces, and SQLite may compare the text as a number.
         (Value::Text(cell), Operator::Equals | Operator::Is) => {
             cell.trim_end_matches(' ').eq_ignore_ascii_case(text.trim_end_matches(' '))
                 || number(cell).is_some_and(|cell| number(text) == Some(cell))
@@ -97,7 +97,7 @@ fn allows(cell: &Value<'_>, constraint: &Constraint) -> bool {
         (Value::Text(cell), Operator::NotEquals | Operator::IsNot) => cell != text,
         (Value::Text(_), _) => panic!("TEXT columns get no ordering: {constraint:?}"),
         (Value::Integer(cell), operator) => match number(text) {
-            // Exact in a double; for others SQLite knows better.
+            // Only these integers are exact in a double; SQLite compares the others.
             Some(number) if number.abs() < 1e15 && cell.unsigned_abs() < 1 << 50 => {
                 let cell = *cell as f64;
                 match operator {
@@ -199,8 +199,8 @@ fn condition() -> impl Strategy<Value = String> {
         4 => (column(), operator, expression()).prop_map(|(c, o, e)| format!("v.{c} {o} {e}")),
         2 => (column(), prop::collection::vec(expression(), 0..4))
             .prop_map(|(c, list)| format!("v.{c} IN ({})", list.join(", "))),
-        // Only where the list is passed whole: SQLite compares the values of a subquery that it
-        // passes one by one with a virtual table's column without the subquery's affinity.
+        // Only if SQLite passes the whole list: if it passes the values of a subquery one by one, it compares them
+        // with the column of a virtual table without the affinity of the subquery.
         1 => (select(vec!["a", "s", "u"]), select(vec!["n", "x", "y"]))
             .prop_map(|(c, other)| format!("v.{c} IN (SELECT {other} FROM other)")),
         1 => (column(), expression(), expression())
@@ -233,7 +233,7 @@ fn source() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Both tables, of the same rows: `mounted` and `plain`. `other` has columns of every affinity.
+/// A database with `mounted` and `plain`, which have equal rows. `other` has columns of every affinity.
 fn database(rows: &[Row]) -> (Connection, Arc<Strict>) {
     let connection = Connection::open_in_memory().unwrap();
     connection
@@ -276,7 +276,7 @@ fn over(table: &str, sql: &str) -> String {
     sql.replace("{}", table)
 }
 
-/// The requests that the condition led to.
+/// The requests of the condition.
 fn requests(condition: &str) -> Vec<Vec<(usize, u8, String)>> {
     let (connection, table) = database(&[]);
     answer(&connection, &format!("SELECT * FROM mounted v WHERE {condition}"));
@@ -289,7 +289,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_same_rows_as_an_ordinary_table(
+    fn the_rows_are_those_of_an_ordinary_table(
         rows in prop::collection::vec(row(), 0..12),
         source in source(),
         condition in condition(),
@@ -329,7 +329,7 @@ fn a_lone_empty_or_null_right_hand_side_is_dropped() {
 }
 
 #[test]
-fn in_a_list_the_empty_text_is_passed_and_null_and_blobs_are_not() {
+fn a_list_passes_the_empty_text_but_no_null_or_blob() {
     let text = |text: &str| (2, 2, text.to_owned());
     assert_eq!(requests("v.s IN ('x', '', NULL, x'31')"), [[text(""), text("x")]]);
     assert_eq!(requests("v.s IN (NULL, x'31')"), [[]]);
@@ -343,12 +343,12 @@ fn a_blob_is_never_a_constraint() {
 }
 
 #[test]
-fn a_number_is_passed_on_as_text_and_a_real_one_to_number_columns_only() {
+fn integers_pass_as_text_and_reals_only_to_number_columns() {
     assert_eq!(requests("v.a = 1.0"), [[(0, 2, "1.0".to_owned())]]);
     assert_eq!(requests("v.a < 1e20"), [[(0, 16, "1.0e+20".to_owned())]]);
     assert_eq!(requests("v.s = 1"), [[(2, 2, "1".to_owned())]]);
     assert_eq!(requests("v.s = 1.0"), [[]]);
-    // SQLite itself makes text of a list's members.
+    // SQLite converts the members of a list to text.
     let text = |text: &str| (2, 2, text.to_owned());
     assert_eq!(requests("v.s IN ('x', 1.0)"), [[text("1.0"), text("x")]]);
 }

@@ -1,4 +1,4 @@
-//! `tables/process_open_sockets.table` states the table; the code is held to it.
+//! The code matches the table specification `tables/process_open_sockets.table`.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -7,7 +7,7 @@ use tables::{ColumnOptions, Options, Table};
 
 const SPEC: &str = include_str!("../tables/process_open_sockets.table");
 
-/// The lines about all platforms and about this one.
+/// The lines for all platforms and for this one.
 fn lines() -> impl Iterator<Item = &'static str> {
     let this = if cfg!(target_os = "macos") { "DARWIN" } else { "LINUX" };
     let mut is_meant = true;

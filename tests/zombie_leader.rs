@@ -1,8 +1,8 @@
-//! A process whose first thread has ended while another lives on holds its sockets still, although
-//! `/proc/<pid>/fd` is empty then.
+//! A process with a thread holds its sockets after the end of its first thread, although `/proc/<pid>/fd` is
+//! then empty.
 //!
-//! Run by hand, not by the test harness: the process under test is this program, started again,
-//! and its first thread has to end.
+//! This test has no test harness: the process under test is this program, started again, and its first thread has to
+//! end.
 
 #[cfg(target_os = "linux")]
 mod support;
@@ -13,7 +13,7 @@ const CHILD: &str = "ZOMBIE_LEADER_CHILD";
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
-    println!("test {NAME} ... ignored, only Linux shows processes this way");
+    println!("test {NAME} ... ignored, only for Linux");
 }
 
 #[cfg(target_os = "linux")]
@@ -54,7 +54,7 @@ fn its_first_thread_ends() {
     }
 
     let table = table(Path::new("/proc"));
-    // Others listen at the same port, of other addresses and in other network namespaces.
+    // Other processes may listen at the same port of other addresses or in other network namespaces.
     let mut by_port = rows_where(&table, &[("local_port", port), ("state", "LISTEN")]);
     by_port.retain(|row| row.split('|').nth(2) == Some(inode));
     let by_pid = rows_where(&table, &[("pid", &pid.to_string())]);
@@ -66,7 +66,7 @@ fn its_first_thread_ends() {
     assert_eq!(by_pid, by_port);
 }
 
-/// Listens, prints the port and the socket's inode, and ends its first thread.
+/// Listens, prints the port and the inode of the socket, and ends the first thread.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, clippy::unwrap_used, clippy::unreachable)]
 fn child() -> ! {
@@ -74,12 +74,12 @@ fn child() -> ! {
     let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
     println!("{} {inode}", listener.local_addr().unwrap().port());
     std::thread::spawn(move || {
-        // Until the parent is done.
+        // The read ends when the parent closes the pipe.
         let _ = std::io::stdin().read_line(&mut String::new());
         drop(listener);
         std::process::exit(0);
     });
-    // SAFETY: ends this thread alone; nothing that it owns is used by the other.
+    // SAFETY: the call ends only this thread; the other thread uses nothing that this one owns.
     unsafe { libc::syscall(libc::SYS_exit, 0) };
     unreachable!("this thread has ended")
 }

@@ -97,7 +97,7 @@ fn a_blocked_writer_blocks_no_caller_and_drops_are_counted() {
 }
 
 #[test]
-fn lines_after_a_drop_come_after_its_count() {
+fn lines_after_a_drop_are_written_after_its_count() {
     let sink = Pipe::blocked();
     let queue = queue(&sink, 10, 1 << 20);
     push(&queue, 0..1);

@@ -64,7 +64,7 @@ mod tests {
         }
 
         #[test]
-        fn no_more_is_asked_than_exceeds_the_budget(
+        fn no_more_is_requested_than_exceeds_the_budget(
             counts in prop::collection::vec(0..50usize, 0..8),
             budget in 0..200u64,
         ) {

@@ -8,16 +8,16 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Names the attack in the process that is to carry it out.
+/// The environment variable with the attack of an attacker process.
 pub(super) const ATTACK: &str = "ATTACK";
-/// The user of that process, if it is not [`NOBODY`].
+/// The environment variable with the uid of an attacker process.
 pub(super) const ATTACK_USER: &str = "ATTACK_USER";
-/// The user that an attacker is.
+/// The default uid of an attacker.
 pub(super) const NOBODY: u32 = 65534;
-/// An attacker ends after so many seconds: 20 scans of each source take less on a busy machine.
+/// An attacker ends after this number of seconds: 20 scans of each source take less on a busy machine.
 const LIFETIME: u32 = 300;
 
-/// An attacker as its test sees it. It ends with this value, with all processes that it started.
+/// The handle of an attacker process. Dropping it ends the attacker and all processes that it started.
 pub(super) struct Attacker {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -26,12 +26,12 @@ pub(super) struct Attacker {
 }
 
 impl Attacker {
-    /// Starts the attack and waits until it is under way.
+    /// Starts the attack and waits until the attacker is ready.
     pub(super) fn start(attack: &str, arguments: &[&str]) -> Attacker {
         Attacker::start_as(NOBODY, attack, arguments)
     }
 
-    /// The same as that user.
+    /// Starts the attack as that user.
     pub(super) fn start_as(user: u32, attack: &str, arguments: &[&str]) -> Attacker {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.env(ATTACK, attack).env(ATTACK_USER, user.to_string()).args(arguments);
@@ -49,12 +49,12 @@ impl Attacker {
         self.child.id().into()
     }
 
-    /// What the attacker reported when it was ready.
+    /// The fields that the attacker reported when it was ready.
     pub(super) fn facts(&self) -> &[String] {
         &self.facts
     }
 
-    /// Whether the attacker is still there.
+    /// Whether the attacker still runs.
     pub(super) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -65,16 +65,16 @@ impl Drop for Attacker {
         drop(self.stdin.take());
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // Every process of the attack has it open: it ends when they have ended.
+        // Every process of the attack has the pipe open: the read ends when all have ended.
         let _ = self.stdout.read_to_end(&mut Vec::new());
     }
 }
 
-/// In a process that was started as an attacker, carries the attack out and ends.
+/// In an attacker process, runs the attack and ends the process.
 pub(crate) fn run_if_requested() {
     let Some(name) = std::env::var_os(ATTACK) else { return };
     let attacks = super::attacks();
-    let (_, attack) = attacks.iter().find(|(known, _)| name == *known).unwrap();
+    let (_, attack) = attacks.iter().find(|(attack_name, _)| name == *attack_name).unwrap();
     bound_lifetime();
     let user = std::env::var(ATTACK_USER).unwrap().parse().unwrap();
     if user != 0 {
@@ -84,9 +84,9 @@ pub(crate) fn run_if_requested() {
     attack(&arguments)
 }
 
-/// Ends the process after [`LIFETIME`]. A child has to call it again.
+/// Ends the process after [`LIFETIME`]. A forked child must call this again.
 pub(super) fn bound_lifetime() {
-    // SAFETY: alarm(2) has no memory to be careful of; SIGALRM ends the process.
+    // SAFETY: alarm(2) accesses no memory; SIGALRM ends the process.
     unsafe { libc::alarm(LIFETIME) };
 }
 
@@ -99,12 +99,12 @@ fn give_up_privileges(user: u32) {
         assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
         assert_eq!(libc::setresgid(user, user, user), 0);
         assert_eq!(libc::setresuid(user, user, user), 0);
-        // As after execve(2) by that user: its files in /proc are its own.
+        // As after execve(2) by that user: the user owns the files of the process in /proc.
         assert_eq!(libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0), 0);
     }
 }
 
-/// Reports that the attack is under way, with what its test has to know.
+/// Reports that the attacker is ready, with fields for the test.
 pub(super) fn report_ready(facts: &str) {
     let mut stdout = std::io::stdout();
     writeln!(stdout, "ready {facts}").unwrap();
@@ -139,14 +139,14 @@ pub(super) fn fork() -> i32 {
     pid
 }
 
-/// Ends this process without the destructors of its parent's values.
-pub(super) fn leave() -> ! {
-    // SAFETY: it does not return.
+/// Ends this process without destructors: a forked child must not drop values of its parent.
+pub(super) fn exit_now() -> ! {
+    // SAFETY: the call does not return.
     unsafe { libc::_exit(0) }
 }
 
-/// Starts so many children that carry out `child`, one after the other, and returns their pids when
-/// each has returned from it. Then they wait for the end of the attack.
+/// Starts `count` children one after the other, and returns their pids. Each child has run `child` by then,
+/// and waits for the end of the attack.
 pub(super) fn start_children(count: u32, child: impl Fn(u32)) -> Vec<i32> {
     (0..count)
         .map(|number| {
@@ -164,11 +164,11 @@ pub(super) fn start_children(count: u32, child: impl Fn(u32)) -> Vec<i32> {
         .collect()
 }
 
-/// Enters namespaces of the kinds `flags`, of which one is a user namespace, as root of it.
+/// Enters a new user namespace as its root, and further namespaces of the kinds `flags`.
 pub(super) fn enter_user_namespace(flags: libc::c_int) {
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     unshare(flags | libc::CLONE_NEWUSER);
-    // Once in a nested namespace it is there already.
+    // In a nested namespace, setgroups is already denied.
     let _ = fs::write("/proc/self/setgroups", "deny");
     fs::write("/proc/self/uid_map", format!("0 {uid} 1")).unwrap();
     fs::write("/proc/self/gid_map", format!("0 {gid} 1")).unwrap();
@@ -187,8 +187,8 @@ pub(super) fn net_namespace() -> String {
     link.strip_prefix("net:[").unwrap().strip_suffix(']').unwrap().to_owned()
 }
 
-/// What `bind` returns as soon as the address is free: the last socket of an attacker that was there
-/// before may be closed a moment after it seems to have ended.
+/// Calls `bind` until the address is free: the kernel may close the last socket of an earlier attacker shortly
+/// after its end.
 pub(super) fn bind_when_free<T, E>(bind: impl Fn() -> Result<T, E>) -> T
 where
     std::io::Error: From<E>,

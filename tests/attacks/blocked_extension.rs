@@ -1,4 +1,4 @@
-//! The extension while the reads of its scans block: its clients, its log and its end.
+//! The clients, the log and the end of the extension while reads of its scans block.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
@@ -34,7 +34,7 @@ pub(super) struct Scene {
     _core: Core,
 }
 
-/// What a client of the extension got, and when it got it.
+/// The answer to a client of the extension, and the time that it took.
 pub(super) struct Answer {
     what: String,
     result: Result<Rows, String>,
@@ -46,7 +46,7 @@ impl Scene {
         let core = Core::stock();
         let extension = Extension::launch(core.socket(), &[format!("--source={source}")]);
         let socket = core.socket_of(core.wait_for("process_open_sockets"));
-        extension.wait_until_it_says("registered with osquery");
+        extension.wait_for_log("registered with osquery");
         Scene { extension, socket, _core: core }
     }
 
@@ -64,7 +64,7 @@ impl Scene {
         })
     }
 
-    /// A client that asks for all rows.
+    /// Starts a client that requests all rows.
     pub(super) fn full_scan(&self) -> JoinHandle<Answer> {
         self.client("SELECT *", |socket| generate(socket, "{}"))
     }
@@ -79,27 +79,27 @@ impl Scene {
         self.client("pid = X", move |socket| generate(socket, &context))
     }
 
-    /// Two full scans at once; as soon as a read blocks, a lookup of that process and a ping.
-    pub(super) fn ask(&self, pid: &str) -> Vec<Answer> {
+    /// The answers to two full scans at once, and to a lookup and a ping that start as soon as a read blocks.
+    pub(super) fn answers(&self, pid: &str) -> Vec<Answer> {
         let scans = [self.full_scan(), self.full_scan()];
         self.wait_until_blocked(&scans);
         let clients = scans.into_iter().chain([self.lookup(pid), self.ping()]);
         clients.map(|client| client.join().unwrap()).collect()
     }
 
-    /// Waits until a read of these scans blocks. They may also be answered without that.
+    /// Waits until a read of these scans blocks, or all scans are answered.
     fn wait_until_blocked(&self, scans: &[JoinHandle<Answer>]) {
         let are_answered = || scans.iter().all(JoinHandle::is_finished);
         wait_until("a read blocks", || are_answered() || !self.blocked().is_empty());
     }
 
-    /// The threads of the extension and of its children that are blocked in a read.
+    /// The threads of the extension and of its children that block in a read.
     fn blocked(&self) -> Vec<String> {
         let pid = self.extension.pid();
         blocked(tasks(pid).into_iter().chain(children(pid).into_iter().flat_map(tasks)))
     }
 
-    /// A scan that is under way when SIGTERM comes: nothing of the extension is there afterwards.
+    /// Sends SIGTERM during a scan, and returns what is wrong: the extension and its children must end in time.
     pub(super) fn ends_during_a_scan(self, name: &str) -> Vec<String> {
         let clients = [self.full_scan()];
         self.wait_until_blocked(&clients);
@@ -107,7 +107,7 @@ impl Scene {
         let children = children(self.extension.pid());
         let start = Instant::now();
         self.extension.terminate();
-        // A process can be waited for when none of its threads is left, stuck ones included.
+        // wait(2) returns a process only when none of its threads is left, not even a stuck one.
         let (status, log) = self.extension.end();
         let is_left = |pid: &&u32| is_alive(i32::try_from(**pid).unwrap());
         while children.iter().any(|pid| is_left(&pid)) && start.elapsed() < TIME {
@@ -131,7 +131,7 @@ fn generate(socket: &Path, context: &str) -> Result<Rows, String> {
     remote::call(socket, TABLE, request)
 }
 
-/// The directories in `/proc` of the threads of that process.
+/// The directories of the threads of that process in `/proc`.
 fn tasks(pid: u32) -> Vec<String> {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     tasks.flatten().map(|task| task.path().to_str().unwrap().to_owned()).collect()
@@ -146,8 +146,7 @@ fn children(pid: u32) -> Vec<u32> {
     pids.filter(|pid| status(pid).is_ok_and(|status| status.contains(&parent))).collect()
 }
 
-/// What is wrong with these answers: each has to come in time, and those with rows need the listener of
-/// the test with that port.
+/// Faults of these answers: each must arrive in time, and rows must have the listener of the test with that port.
 pub(super) fn faults_of(name: &str, answers: Vec<Answer>, port: u16) -> Vec<String> {
     let me = std::process::id().to_string();
     let mut wrong = Vec::new();
@@ -169,7 +168,7 @@ pub(super) fn faults_of(name: &str, answers: Vec<Answer>, port: u16) -> Vec<Stri
     wrong
 }
 
-/// A listener of the test, and its port.
+/// A listener of this process, and its port.
 pub(super) fn own_listener() -> (TcpListener, u16) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -185,7 +184,7 @@ fn delays_no_client((name, source): NamedSource) {
     let (_listener, port) = own_listener();
     let scene = Scene::start(name);
     let locks = ExecLocks::start(&device, 5);
-    let answers = scene.ask(&std::process::id().to_string());
+    let answers = scene.answers(&std::process::id().to_string());
     let mut wrong = faults_of(name, answers, port);
     wrong.extend((!locks.are_held()).then(|| "answered after the locks were released".to_owned()));
     assert_eq!(wrong, [""; 0]);
@@ -204,13 +203,15 @@ fn is_logged() {
     let locks = ExecLocks::start(&device, 1);
     let _ = scene.full_scan().join().unwrap();
     let warns = |line: &str| {
-        let mut words = line.split(|character: char| !character.is_ascii_alphanumeric());
-        line.contains("warning") && line.contains("blocked") && words.any(|w| w == locks.pids[0])
+        let mut fields = line.split(|character: char| !character.is_ascii_alphanumeric());
+        line.contains("warning")
+            && line.contains("blocked")
+            && fields.any(|field| field == locks.pids[0])
     };
     let end = Instant::now() + Duration::from_secs(20);
-    while !scene.extension.said().lines().any(warns) {
+    while !scene.extension.log().lines().any(warns) {
         let pid = &locks.pids[0];
-        assert!(Instant::now() < end, "no warning of {pid}: {}", scene.extension.said());
+        assert!(Instant::now() < end, "no warning of {pid}: {}", scene.extension.log());
         thread::sleep(Duration::from_millis(10));
     }
 }

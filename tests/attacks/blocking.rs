@@ -16,7 +16,7 @@ use tables::process_open_sockets::ProcessOpenSockets;
 use tempfile::TempDir;
 
 use super::attacker::{
-    Attacker, NOBODY, bind_when_free, enter_user_namespace, fork, leave, park, report_ready,
+    Attacker, NOBODY, bind_when_free, enter_user_namespace, exit_now, fork, park, report_ready,
     wait_until,
 };
 use super::fuse::{self, Device};
@@ -35,30 +35,30 @@ pub(super) const TESTS: &[Test] = &[
     ("exec_lock_hides_no_socket_with_netlink", || hides_no_socket(NETLINK)),
     ("exec_lock_hides_no_socket_with_procfs", || hides_no_socket(PROCFS)),
     ("process_is_read_again_after_its_exec_lock", is_read_again),
-    ("exec_locks_of_one_user_hide_no_holder_with_bpf", || crowd_hides_nothing("one", 1, BPF)),
+    ("exec_locks_of_one_user_hide_no_holder_with_bpf", || check_many_locks("one", 1, BPF)),
     ("exec_locks_of_one_user_hide_no_socket_with_netlink", || {
-        crowd_hides_nothing("one", 1, NETLINK);
+        check_many_locks("one", 1, NETLINK);
     }),
     ("exec_locks_of_one_user_hide_no_socket_with_procfs", || {
-        crowd_hides_nothing("one", 1, PROCFS);
+        check_many_locks("one", 1, PROCFS);
     }),
-    ("exec_locks_of_six_users_hide_no_holder_with_bpf", || crowd_hides_nothing("six", 6, BPF)),
+    ("exec_locks_of_six_users_hide_no_holder_with_bpf", || check_many_locks("six", 6, BPF)),
     ("exec_locks_of_six_users_hide_no_socket_with_netlink", || {
-        crowd_hides_nothing("six", 6, NETLINK);
+        check_many_locks("six", 6, NETLINK);
     }),
     ("exec_locks_of_six_users_hide_no_socket_with_procfs", || {
-        crowd_hides_nothing("six", 6, PROCFS);
+        check_many_locks("six", 6, PROCFS);
     }),
 ];
 
-/// The listener of the first process with an exec lock has this port, the others have those after it.
+/// The port of the listener of the first process with an exec lock; the others have the following ports.
 const FIRST_PORT: u16 = 4700;
-/// How many processes of a crowd have an exec lock, of all users.
-const CROWD: u16 = 40;
+/// The number of processes with an exec lock, of all users together.
+const MANY_LOCKS: u16 = 40;
 /// An answer is promised within 5 s, plus 5 s for a busy machine.
 pub(super) const TIME: Duration = Duration::from_secs(10);
 
-/// Processes of one user whose execve waits for a FUSE server.
+/// Processes of one user that wait for a FUSE server in execve(2).
 pub(super) struct ExecLocks {
     _attacker: Attacker,
     server: i32,
@@ -74,9 +74,9 @@ impl ExecLocks {
 
     fn start_as(user: u32, device: &Device, count: u16, first_port: u16) -> ExecLocks {
         let directory = tempfile::tempdir().unwrap();
-        let place = directory.path().to_str().unwrap();
+        let directory_path = directory.path().to_str().unwrap();
         let (count_text, port) = (count.to_string(), first_port.to_string());
-        let arguments = [&*device.path(), place, &count_text, &port];
+        let arguments = [&*device.path(), directory_path, &count_text, &port];
         let attacker = Attacker::start_as(user, "exec-lock", &arguments);
         let [server, pids @ ..] = attacker.facts() else { panic!() };
         let (server, pids) = (server.parse().unwrap(), pids.to_vec());
@@ -90,7 +90,7 @@ impl ExecLocks {
         locks
     }
 
-    /// Whether the processes still have their locks: only the end of the server releases them.
+    /// Whether the processes still hold their locks: only the end of the server releases them.
     pub(super) fn are_held(&self) -> bool {
         is_alive(self.server)
     }
@@ -99,7 +99,7 @@ impl ExecLocks {
         let server = rustix::process::Pid::from_raw(self.server).unwrap();
         rustix::process::kill_process(server, rustix::process::Signal::KILL).unwrap();
         wait_until("the server ends", || !self.are_held());
-        // Blocks until the lock is free.
+        // readlink(2) blocks until the lock is free.
         self.pids.iter().for_each(|pid| drop(fs::read_link(format!("/proc/{pid}/exe")).unwrap()));
     }
 }
@@ -110,18 +110,18 @@ pub(super) fn is_alive(pid: i32) -> bool {
 }
 
 /// Which of these threads, given by their directories in `/proc`, are blocked in a system call that takes a
-/// path: they are in the same call at two looks.
+/// path: they are in the same call at two reads.
 ///
 /// The state of a thread does not show it. A thread that waits for a FUSE server sleeps interruptibly until a
 /// signal comes (`fs/fuse/dev.c`), and other calls have short sleeps in D state.
 pub(super) fn blocked(tasks: impl IntoIterator<Item = String>) -> Vec<String> {
-    let seen: Vec<_> =
+    let calls: Vec<_> =
         tasks.into_iter().filter_map(|task| Some((path_call(&task)?, task))).collect();
-    if !seen.is_empty() {
+    if !calls.is_empty() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let is_same = |(call, task): &(String, String)| path_call(task).as_ref() == Some(call);
-    seen.into_iter().filter(is_same).map(|(_, task)| task).collect()
+    calls.into_iter().filter(is_same).map(|(_, task)| task).collect()
 }
 
 /// System calls that take a path.
@@ -131,12 +131,12 @@ const PATH_CALLS: &[libc::c_long] = &[
     libc::SYS_openat2,
     libc::SYS_readlinkat,
     libc::SYS_statx,
-    // Other architectures do not have it.
+    // Other architectures lack this call.
     #[cfg(target_arch = "x86_64")]
     libc::SYS_readlink,
 ];
 
-/// The system call in which the thread sleeps, if it takes a path; with how often the thread has slept.
+/// The system call in which the thread sleeps, if it takes a path, and the number of times it has slept.
 fn path_call(task: &str) -> Option<String> {
     let call = fs::read_to_string(format!("{task}/syscall")).ok()?;
     let number = call.split(' ').next()?.parse().ok()?;
@@ -145,7 +145,7 @@ fn path_call(task: &str) -> Option<String> {
     PATH_CALLS.contains(&number).then(|| call + switches)
 }
 
-/// The attack is one: a thread that makes this call blocks. It ends when the attack ends.
+/// Checks that the attack works: a thread that makes this call blocks, until the attack ends.
 pub(super) fn assert_blocks(what: &str, call: impl FnOnce() + Send + 'static) {
     let (sender, receiver) = std::sync::mpsc::channel();
     let caller = std::thread::spawn(move || {
@@ -155,10 +155,10 @@ pub(super) fn assert_blocks(what: &str, call: impl FnOnce() + Send + 'static) {
     let task = format!("/proc/self/task/{}", receiver.recv().unwrap().as_raw_nonzero());
     let is_blocked = || !blocked([task.clone()]).is_empty();
     wait_until("a call blocks", || caller.is_finished() || is_blocked());
-    assert!(!caller.is_finished(), "the attack is none: {what} returns");
+    assert!(!caller.is_finished(), "the attack does not work: {what} returns");
 }
 
-/// `device`, `directory`, how many processes, and the port of the first one's listener.
+/// Arguments: `device`, `directory`, the number of processes, and the port of the first listener.
 fn exec_lock(arguments: &[String]) -> ! {
     let [device, directory, count, first_port] = arguments else { panic!("{arguments:?}") };
     let (count, first_port): (u16, u16) = (count.parse().unwrap(), first_port.parse().unwrap());
@@ -178,26 +178,26 @@ fn exec_lock(arguments: &[String]) -> ! {
     park()
 }
 
-/// Keeps a listener over execve, which closes a file of the FUSE mount and so waits for its server. The
-/// new program waits for the end of the attack.
+/// Calls execve(2) with an open listener. The call closes a file of the FUSE mount, and so waits for its server.
+/// The new program waits for the end of the attack.
 fn exec_and_wait(directory: &str, port: u16) -> ! {
     let listener = bind_when_free(|| TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
     rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
-    // Both are closed by execve, if at all.
+    // Only execve(2) closes the file.
     let _file = fs::File::open(format!("{directory}/{}", fuse::FILE)).unwrap();
     let error = Command::new("cat").exec();
     eprintln!("cat: {error}");
-    leave()
+    exit_now()
 }
 
-/// A process with sockets of several kinds, which stay as they are.
+/// A process with sockets of several kinds that do not change.
 pub(super) struct Bystander {
     attacker: Attacker,
     _directory: TempDir,
 }
 
 impl Bystander {
-    /// As root: no attacker can influence it.
+    /// Starts it as root: no attacker can influence it.
     pub(super) fn start() -> Bystander {
         Bystander::start_as(0)
     }
@@ -214,13 +214,13 @@ impl Bystander {
         self.attacker.pid().to_string()
     }
 
-    /// Its rows, complete and in order.
+    /// Its complete rows, in order.
     pub(super) fn rows(&self, rows: &[Row]) -> BTreeSet<String> {
         let pid = self.pid();
         rows.iter().filter(|row| row.has(&[("pid", &pid)])).map(|row| format!("{row:?}")).collect()
     }
 
-    /// The inodes of its sockets that the rows have, whether with a holder or not.
+    /// The inodes of its sockets in the rows, with or without a holder.
     fn sockets(&self, rows: &[Row]) -> BTreeSet<i64> {
         let own: BTreeSet<i64> =
             self.attacker.facts().iter().map(|inode| inode.parse().unwrap()).collect();
@@ -241,7 +241,7 @@ fn bystander(arguments: &[String]) -> ! {
     park()
 }
 
-/// The queries of a test while the locks are held, each with its time.
+/// Queries while the locks are held, with the late answers.
 struct Attacked<'a> {
     query: String,
     locks: &'a [ExecLocks],
@@ -249,7 +249,7 @@ struct Attacked<'a> {
 }
 
 impl Attacked<'_> {
-    /// The answer has to come while the locks are held, and within [`TIME`].
+    /// Checks that the answer arrives while the locks are held, and within [`TIME`].
     fn answer(
         &mut self,
         what: &str,
@@ -267,7 +267,7 @@ impl Attacked<'_> {
     }
 }
 
-/// Whether the source is there, and if so the FUSE device.
+/// The FUSE device, if the host has the source and FUSE.
 pub(super) fn prepare(test: &str, (name, _): NamedSource) -> Option<Device> {
     (name != BPF.0 || has_bpf(test)).then(|| Device::new(test)).flatten()
 }
@@ -292,7 +292,7 @@ fn delays_no_answer((name, source): NamedSource) {
     assert_eq!(wrong, [""; 0], "answers that were late");
 }
 
-/// The pids in the rows of TCP listeners with that port.
+/// The holders of TCP listeners with that port.
 fn holders(rows: &[Row], port: u16) -> Vec<String> {
     let port = port.to_string();
     let listens = [("protocol", "6"), ("local_port", &*port), ("state", "LISTEN")];
@@ -350,7 +350,7 @@ fn is_read_again() {
         attacked.answer("SELECT *", &table, &[]);
         assert_eq!(attacked.wrong, [""; 0]);
         locks.release();
-        // The table may notice the end of the read a moment later.
+        // The table may detect the end of the blocked read later.
         let has_holder = || holders(&answer(&table, &[]), locks.ports[0]) == [&*locks.pids[0]];
         wait_until(&format!("{name}: the socket has its holder"), has_holder);
         let of_pid = answer(&table, &[("pid", &locks.pids[0])]);
@@ -358,7 +358,7 @@ fn is_read_again() {
     }
 }
 
-fn crowd_hides_nothing(users_name: &str, users: u16, (name, source): NamedSource) {
+fn check_many_locks(users_name: &str, users: u16, (name, source): NamedSource) {
     let hidden = if source == BPF.1 { "holder" } else { "socket" };
     let plural = if users == 1 { "" } else { "s" };
     let test = format!("exec_locks_of_{users_name}_user{plural}_hide_no_{hidden}_with_{name}");
@@ -369,13 +369,13 @@ fn crowd_hides_nothing(users_name: &str, users: u16, (name, source): NamedSource
     let (rows_before, sockets_before) = (bystander.rows(&before), bystander.sockets(&before));
     assert_eq!((rows_before.len(), sockets_before.len()), (6, 6), "{rows_before:#?}");
     let start = |user: u16| {
-        let of_user = (CROWD + users - 1 - user) / users;
-        let first_port = FIRST_PORT + user * CROWD;
+        let of_user = (MANY_LOCKS + users - 1 - user) / users;
+        let first_port = FIRST_PORT + user * MANY_LOCKS;
         ExecLocks::start_as(NOBODY - u32::from(user), &device, of_user, first_port)
     };
     let locks: Vec<ExecLocks> = (0..users).map(start).collect();
     let count: usize = locks.iter().map(|locks| locks.pids.len()).sum();
-    assert_eq!(count, usize::from(CROWD));
+    assert_eq!(count, usize::from(MANY_LOCKS));
     let query = format!("{name}, {count} locked of {users}");
     let mut attacked = Attacked { query, locks: &locks, wrong: Vec::new() };
     for what in ["SELECT *", "SELECT * again"] {

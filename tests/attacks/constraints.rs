@@ -1,4 +1,4 @@
-//! A constraint never changes the answer, while the attackers are at work.
+//! Queries with constraints during attacks.
 
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,8 +16,8 @@ pub(super) const ATTACKS: &[Attack] = &[];
 pub(super) const TESTS: &[Test] =
     &[("constraints_change_no_answer_under_attack", constraints_change_no_answer)];
 
-/// The rows that the conditions pick of the test's own sockets, which stay as they are, are those
-/// that SQLite picks of the whole answer.
+/// Checks the rows of the test's sockets, which do not change: the table must return those that SQLite selects from
+/// the whole answer.
 fn constraints_change_no_answer() {
     let directory = tempfile::tempdir().unwrap();
     let four = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -45,9 +45,9 @@ fn constraints_change_no_answer() {
             Attacker::start("thread", &[]),
         ];
         let connection = database(table(source));
-        let ours = answer(&connection, "plain", "", &is_ours);
-        // Eight of this process, the connection not accepted, and the one that waits at the path.
-        assert_eq!(ours.len(), 10, "{name}: {ours:#?}");
+        let own = answer(&connection, "plain", "", &is_ours);
+        // This process holds eight. Two connections are in accept queues, of the port and of the path.
+        assert_eq!(own.len(), 10, "{name}: {own:#?}");
         proptest!(config(cases), |(condition in condition())| {
             check(&connection, &condition, &is_ours)?;
         });

@@ -1,5 +1,5 @@
-//! A dead file server, which root has mounted for all users: stat(2) of what is below its mount blocks, and
-//! the kernel waits even if the process is killed.
+//! A FUSE mount of root for all users, with a dead server: stat(2) of a path below the mount blocks, and the kernel
+//! does not interrupt it when the process is killed.
 
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -33,7 +33,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const PORT: u16 = 4780;
 
-/// A mount whose server answers nothing. The server's end aborts the connection: nothing blocks afterwards.
+/// A mount with a server that does not answer. The end of the server aborts the connection: then no call blocks.
 struct DeadServer {
     attacker: Attacker,
     server: i32,
@@ -46,8 +46,8 @@ impl DeadServer {
         let arguments = [&*device.path(), directory.path().to_str().unwrap()];
         let attacker = Attacker::start_as(0, attack, &arguments);
         let [server, path] = attacker.facts() else { panic!() };
-        let (server, seen) = (server.parse().unwrap(), path.clone());
-        assert_blocks(&format!("stat(2) of {path}"), || drop(std::fs::metadata(seen)));
+        let (server, blocked_path) = (server.parse().unwrap(), path.clone());
+        assert_blocks(&format!("stat(2) of {path}"), || drop(std::fs::metadata(blocked_path)));
         DeadServer { attacker, server, _directory: directory }
     }
 
@@ -64,9 +64,9 @@ fn delays_no_client(test: &str, attack: &str) {
     for (name, _) in sources(test) {
         let scene = Scene::start(name);
         let mut dead = DeadServer::start(&device, attack);
-        wrong.extend(faults_of(name, scene.ask(&me), port));
+        wrong.extend(faults_of(name, scene.answers(&me), port));
         wrong.extend((!dead.is_dead()).then(|| format!("{name}: answered after the attack")));
-        // Before the extension, which may wait for it.
+        // The server has to end before the extension, which may wait for it.
         drop(dead);
     }
     assert_eq!(wrong, [""; 0]);
@@ -84,7 +84,7 @@ fn leaves_no_stuck_thread(test: &str, attack: &str) {
     assert_eq!(wrong, [""; 0]);
 }
 
-/// Mounts FUSE where only this process and its children see it.
+/// Mounts FUSE in a mount namespace of this process and its children.
 fn mount_for_all_users(arguments: &[String]) -> (fuse::Server, &str) {
     let [device, directory] = arguments else { panic!("{arguments:?}") };
     unshare(libc::CLONE_NEWNS);
@@ -92,7 +92,7 @@ fn mount_for_all_users(arguments: &[String]) -> (fuse::Server, &str) {
     (fuse::mount(device, directory, ",allow_other"), directory)
 }
 
-/// A process whose root is the mount.
+/// A process with the mount as its root directory.
 fn dead_root(arguments: &[String]) -> ! {
     let (server, directory) = mount_for_all_users(arguments);
     let pids = start_children(1, |_| {
@@ -105,7 +105,7 @@ fn dead_root(arguments: &[String]) -> ! {
     park()
 }
 
-/// A network namespace that is mounted on a file of the FUSE mount, and that no process is in.
+/// A network namespace without processes that is mounted on a file of the FUSE mount.
 fn dead_mount(arguments: &[String]) -> ! {
     let (server, directory) = mount_for_all_users(arguments);
     unshare(libc::CLONE_NEWNET);

@@ -1,5 +1,5 @@
-//! A descriptor flood: hundreds of thousands of descriptors that are no sockets, beside a listener,
-//! or beside an unheld socket, whose holder a scan looks for in all of them.
+//! A descriptor flood: hundreds of thousands of descriptors that are no sockets, beside a listener or an unheld
+//! socket. A scan without BPF reads all of them to find the holder of an unheld socket.
 
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,12 +23,12 @@ pub(super) const TESTS: &[Test] = &[
 /// The port of a listener that the last process of the flood holds.
 const PORT: &str = "4700";
 
-/// In so many processes. The limit of a process is 1,024 to 1,048,576.
+/// The number of processes. The limit of a process is 1,024 to 1,048,576 descriptors.
 const PROCESSES: u32 = 30;
-/// In so many where they are walked again and again.
+/// The number of processes where 20 scans read all descriptors.
 const FEW_PROCESSES: u32 = 8;
 const OF_A_PROCESS: u64 = 10_000;
-/// How often the processor time is taken: the least of them is the time.
+/// The number of measurements of the processor time; the least one counts.
 const TIMES: usize = 4;
 
 fn start(processes: u32) -> Attacker {
@@ -49,16 +49,16 @@ fn descriptor_flood_hides_no_listener() {
         let table = table(source.1);
         for &(query, equals) in (0..SCANS).flat_map(|_| &queries) {
             let rows = answer(&table, equals);
-            let seen = Sighting::of(&rows, &[("protocol", "6"), ("local_port", PORT)], pid);
-            tally.add(&format!("descriptor flood, {query}"), source, PidPromise::Always, seen);
+            let sighting = Sighting::of(&rows, &[("protocol", "6"), ("local_port", PORT)], pid);
+            tally.add(&format!("descriptor flood, {query}"), source, PidPromise::Always, sighting);
         }
         assert!(attacker.is_running(), "the attack has ended");
     }
     tally.check();
 }
 
-/// A full scan with an unheld socket takes hardly more processor time than one with none to look
-/// for: both read all descriptors with BPF once, and a walk reads each of them again.
+/// Checks that a full scan takes less than twice the processor time with an unheld socket: BPF reads all descriptors
+/// once in both cases, and a walk over /proc would read each of them again.
 fn descriptor_flood_is_not_walked_with_bpf() {
     if !has_bpf("descriptor_flood_is_not_walked_with_bpf") {
         return;
@@ -93,7 +93,7 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap())
 }
 
-/// Sends a descriptor, which from here on is held by no process until it is received.
+/// Sends a descriptor: no process holds its socket until it is received.
 pub(super) fn send_descriptor(
     socket: &UnixDatagram,
     descriptor: OwnedFd,
@@ -106,7 +106,7 @@ pub(super) fn send_descriptor(
     Ok(())
 }
 
-/// Processes full of descriptors of /dev/null.
+/// Processes with many descriptors of /dev/null.
 fn descriptor_flood(arguments: &[String]) -> ! {
     let processes: u32 = arguments[0].parse().unwrap();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;

@@ -1,4 +1,4 @@
-//! A dup flood: one socket, in hundreds of thousands of descriptors.
+//! A dup flood: one socket with hundreds of thousands of descriptors.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -21,24 +21,24 @@ pub(super) const ATTACKS: &[Attack] = &[("dup-flood", dup_flood)];
 pub(super) const TESTS: &[Test] = &[
     ("dup_flood_is_100_rows_a_process_and_hides_no_socket", is_100_rows_a_process),
     ("dup_flood_states_the_number_of_descriptors", states_the_number_of_descriptors),
-    ("dup_flood_has_all_its_rows_if_they_are_asked_for", has_all_rows),
+    ("dup_flood_has_all_its_rows_with_all_descriptors", has_all_rows),
     ("dup_flood_is_answered_in_bounded_time_and_memory", is_answered_in_bounds),
 ];
 
-/// How many descriptors of the socket a process has, besides the first; the limit may be lower.
+/// The number of descriptors of the socket in each process; the limit of open files may be lower.
 const DUPS: u64 = 19_900;
-/// How many processes have them.
+/// The number of processes with these descriptors.
 const PROCESSES: u32 = 30;
-/// How many where they are walked again and again.
+/// The number of processes where 20 scans read all descriptors.
 const FEW_PROCESSES: u32 = 5;
-/// How many rows a socket has of one process at most.
+/// The highest number of rows of a socket in one process.
 const ROWS: usize = 100;
-/// The most memory that a full scan may take, in bytes.
+/// The limit of memory for a full scan, in bytes.
 const MEMORY: u64 = 100 << 20;
-/// The longest time.
+/// The limit of time for a full scan.
 const TIME: Duration = Duration::from_secs(40);
 
-/// The flood: the socket's inode, how many descriptors of it a process has, and the processes.
+/// The flood: the inode of the socket, the number of its descriptors in each process, and the processes.
 struct Flood {
     attacker: Attacker,
     inode: String,
@@ -60,7 +60,7 @@ impl Flood {
         Flood { attacker, inode, descriptors, lowest, pids }
     }
 
-    /// The descriptors that have to be shown of each process.
+    /// The expected descriptors of each process.
     fn expected(&self, pids: &[i64]) -> BTreeMap<i64, Vec<i64>> {
         let lowest: Vec<i64> = (self.lowest..).take(ROWS).collect();
         pids.iter().map(|pid| (*pid, lowest.clone())).collect()
@@ -77,7 +77,7 @@ impl Flood {
     }
 }
 
-/// What to say of descriptors that are not those that are expected, in short.
+/// A short text about descriptors that differ from the expected ones.
 fn difference(
     query: &str,
     shown: &BTreeMap<i64, Vec<i64>>,
@@ -104,8 +104,8 @@ fn is_100_rows_a_process() {
         let table = table(source.1);
         let mut count = |tally: &mut Tally, query: &str, rows: &[Row], pids: &[i64]| {
             let (shown, expected) = (flood.shown(rows), flood.expected(pids));
-            let seen = Sighting { socket: !shown.is_empty(), pid: shown == expected };
-            tally.add(&format!("dup flood, {query}"), source, PidPromise::Always, seen);
+            let sighting = Sighting { socket: !shown.is_empty(), pid: shown == expected };
+            tally.add(&format!("dup flood, {query}"), source, PidPromise::Always, sighting);
             wrong.extend(difference(&format!("{}, {query}", source.0), &shown, &expected));
         };
         let me = std::process::id().to_string();
@@ -113,13 +113,13 @@ fn is_100_rows_a_process() {
         for _ in 0..SCANS {
             let full = answer(&table, &[]);
             count(&mut tally, "SELECT *", &full, &flood.pids);
-            let of_mine = full.iter().filter(|row| row.has(&[("pid", &me)]));
-            let of_mine: Vec<i64> = of_mine.map(|row| row.number("fd")).collect();
-            let all = descriptors.iter().all(|fd| of_mine.contains(&i64::from(*fd)));
+            let own_rows = full.iter().filter(|row| row.has(&[("pid", &me)]));
+            let own_fds: Vec<i64> = own_rows.map(|row| row.number("fd")).collect();
+            let all = descriptors.iter().all(|fd| own_fds.contains(&i64::from(*fd)));
             tally.add("other sockets, SELECT *", source, PidPromise::Always, Sighting::whole(all));
             count(&mut tally, "pid = X", &answer(&table, &[("pid", &pid.to_string())]), &[pid]);
         }
-        // The descriptors are cut before constraints choose among them.
+        // The table limits the descriptors before constraints select rows.
         let above = flood.lowest + i64::try_from(ROWS).unwrap();
         let above = [("pid", &*pid.to_string()), ("fd", &*above.to_string())];
         let of_fd = flood.shown(&answer(&table, &above));
@@ -151,7 +151,7 @@ fn states_the_number_of_descriptors() {
 
 fn has_all_rows() {
     let flood = Flood::start(PROCESSES);
-    for (_, source) in sources("dup_flood_has_all_its_rows_if_they_are_asked_for") {
+    for (_, source) in sources("dup_flood_has_all_its_rows_with_all_descriptors") {
         let table = ProcessOpenSockets::new(Options {
             source,
             descriptors_per_socket: None,
@@ -178,7 +178,7 @@ fn is_answered_in_bounds() {
     assert_eq!(wrong, [""; 0]);
 }
 
-/// The most memory that `SELECT *` takes, in bytes.
+/// The peak memory of `SELECT *`, in bytes.
 fn peak_memory_of_query(source: &str) -> u64 {
     let select = "SELECT * FROM process_open_sockets";
     let mut child = command()
@@ -187,17 +187,17 @@ fn peak_memory_of_query(source: &str) -> u64 {
         .spawn()
         .unwrap();
     let (mut status, pid) = (0, i32::try_from(child.id()).unwrap());
-    // SAFETY: rusage is numbers alone, for which zero is a value.
+    // SAFETY: rusage has only numbers, for which zero is valid.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: both are valid to write; the child has not been waited for.
     let waited = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
     assert_eq!((waited, status), (pid, 0));
-    // Reports the error that there is no such child any more.
+    // The call fails, since wait4(2) has already returned the child.
     let _ = child.try_wait();
     u64::try_from(usage.ru_maxrss).unwrap() << 10
 }
 
-/// One socket of a long name, duplicated up to the limit and forked.
+/// Duplicates a socket with a long name up to the limit, and forks.
 fn dup_flood(arguments: &[String]) -> ! {
     let processes: u32 = arguments[0].parse().unwrap();
     let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
@@ -206,9 +206,9 @@ fn dup_flood(arguments: &[String]) -> ! {
     bind_when_free(|| net::bind(&socket, &address));
     net::listen(&socket, 1).unwrap();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    // Some are for the pipes.
+    // Some descriptors are for the pipes.
     let dups = limit.map_or(DUPS, |limit| DUPS.min(limit - 50));
-    // The first descriptors stay in one piece.
+    // From here the descriptors of the socket are contiguous.
     let first = rustix::io::fcntl_dupfd_cloexec(&socket, 40).unwrap();
     let (inode, lowest) = (rustix::fs::fstat(&first).unwrap().st_ino, first.as_raw_fd());
     drop(socket);

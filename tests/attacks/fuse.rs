@@ -1,7 +1,7 @@
-//! A small FUSE server that leaves requests without an answer (`linux/fuse.h`).
+//! A small FUSE server that does not answer some requests (`linux/fuse.h`).
 //!
-//! It runs in a process of its own. It ends when the attack ends, at the latest after [`HOLD`]; then the
-//! kernel aborts the connection and every blocked call returns.
+//! The server is a separate process. It ends with the attack, at the latest after [`LIFETIME`]; then the kernel
+//! aborts the connection and every blocked call returns.
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -16,15 +16,15 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use tempfile::TempDir;
 
-use super::attacker::{fork, leave};
+use super::attacker::{exit_now, fork};
 use super::namespaces::mount as mount_tool;
-use crate::support::left_out::say_left_out;
+use crate::support::left_out::report_left_out;
 
-/// The server lives so many seconds at most.
-const HOLD: u32 = 20;
-/// The name of the one file of the mount.
+/// The server ends after this number of seconds.
+const LIFETIME: u32 = 20;
+/// The name of the only file of the mount.
 pub(super) const FILE: &str = "file";
-/// After a lookup of this name the server answers nothing.
+/// After a lookup of this name, the server does not answer any request.
 const STOP: &str = "stop";
 
 const ROOT_NODE: u64 = 1;
@@ -42,16 +42,16 @@ const RELEASEDIR: u32 = 29;
 const INTERRUPT: u32 = 36;
 const BATCH_FORGET: u32 = 42;
 
-/// A node of the FUSE device that every user may open, in a file system of its own: where temporary files
-/// are, device nodes are often not allowed.
+/// A node of the FUSE device that every user may open. It is in a new file system, since those of temporary files
+/// often do not allow device nodes.
 pub(super) struct Device(TempDir);
 
 impl Device {
-    /// None where the kernel has no FUSE: the test is reported as left out.
+    /// Returns `None` and reports the test as left out if the kernel has no FUSE.
     pub(super) fn new(test: &str) -> Option<Device> {
         let filesystems = fs::read_to_string("/proc/filesystems").unwrap();
         if !filesystems.lines().any(|line| line.split_whitespace().last() == Some("fuse")) {
-            say_left_out(test, "needs FUSE: /proc/filesystems does not list it");
+            report_left_out(test, "needs FUSE: /proc/filesystems does not list it");
             return None;
         }
         let device = Device(tempfile::tempdir().unwrap());
@@ -62,7 +62,7 @@ impl Device {
         let made = mknodat(CWD, &*node, FileType::CharacterDevice, Mode::empty(), makedev(10, 229));
         if made.is_err() || fs::set_permissions(&node, mode(0o666)).is_err() || open(&node).is_err()
         {
-            say_left_out(test, "needs FUSE: a node of the device 10:229 cannot be opened");
+            report_left_out(test, "needs FUSE: a node of the device 10:229 cannot be opened");
             return None;
         }
         Some(device)
@@ -84,13 +84,13 @@ fn open(device: &str) -> std::io::Result<fs::File> {
     fs::File::options().read(true).write(true).open(device)
 }
 
-/// Mounts FUSE on that directory in the mount namespace of the caller, and starts its server. FLUSH gets no
-/// answer.
+/// Mounts FUSE on that directory in the mount namespace of the caller, and starts its server, which does not
+/// answer FLUSH.
 pub(super) fn mount(device: &str, directory: &str, more_options: &str) -> Server {
     mount_slow(device, directory, more_options, None)
 }
 
-/// The same with a server that answers FLUSH after that time.
+/// Mounts FUSE with a server that answers FLUSH after that time.
 pub(super) fn mount_slow(
     device: &str,
     directory: &str,
@@ -109,7 +109,7 @@ pub(super) fn mount_slow(
     Server::start(device, hold)
 }
 
-/// A running server, in the process that started it. No other process has the device open.
+/// The handle of a server in the process that started it. No other process has the device open.
 pub(super) struct Server {
     pub(super) pid: i32,
     flushes: PipeReader,
@@ -120,31 +120,31 @@ impl Server {
         let (flushes, report) = std::io::pipe().unwrap();
         let pid = fork();
         if pid == 0 {
-            // SAFETY: alarm(2) has no memory to be careful of; SIGALRM ends the process.
-            unsafe { libc::alarm(HOLD) };
+            // SAFETY: alarm(2) accesses no memory; SIGALRM ends the process.
+            unsafe { libc::alarm(LIFETIME) };
             serve(device, hold, report);
         }
         Server { pid, flushes }
     }
 
-    /// Waits until the server has so many FLUSH requests: so many processes wait for the answer.
+    /// Waits until the server has `count` FLUSH requests: then `count` processes wait for an answer.
     pub(super) fn wait_for_flushes(&mut self, count: usize) {
         self.flushes.read_exact(&mut vec![0; count]).unwrap();
     }
 }
 
-/// From now on the server of that mount answers no request.
+/// Makes the server of that mount stop answering requests.
 pub(super) fn stop_answers(directory: &str) {
     let error = fs::symlink_metadata(format!("{directory}/{STOP}")).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
 }
 
-/// Answers until the attack is over.
+/// Answers requests until the end of the attack.
 fn serve(mut device: fs::File, hold: Option<Duration>, mut flushes: PipeWriter) -> ! {
     let stdin = std::io::stdin();
     let mut answers = true;
     let mut bytes = vec![0; 1 << 20];
-    // Answers to FLUSH, and when they are due.
+    // Delayed answers to FLUSH, with the times at which they are due.
     let mut held: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     loop {
         let mut fds = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(&device, PollFlags::IN)];
@@ -152,18 +152,18 @@ fn serve(mut device: fs::File, hold: Option<Duration>, mut flushes: PipeWriter) 
         let polled = poll(&mut fds, due.map(|due| due.try_into().unwrap()).as_ref());
         let is_request = !fds[1].revents().is_empty();
         if polled.is_ok() && !fds[0].revents().is_empty() {
-            leave();
+            exit_now();
         }
         while held.front().is_some_and(|(due, _)| *due <= Instant::now()) {
-            // The process may have ended meanwhile: then the kernel does not take the answer.
+            // If the process has ended meanwhile, the kernel refuses the answer.
             held.pop_front().map(|(_, answer)| device.write(&answer));
         }
         if polled.is_err() || !is_request {
             continue;
         }
-        let Ok(length) = device.read(&mut bytes) else { leave() };
+        let Ok(length) = device.read(&mut bytes) else { exit_now() };
         let request = Request(&bytes[..length]);
-        // The kernel waits for the answer to a request that was read, even if the process is killed.
+        // The kernel waits for the answer to a request that the server has read, even if the process is killed.
         if !answers {
             continue;
         }
@@ -181,7 +181,7 @@ fn serve(mut device: fs::File, hold: Option<Duration>, mut flushes: PipeWriter) 
     }
 }
 
-/// `struct fuse_in_header` of 40 bytes, and the arguments.
+/// A request: `struct fuse_in_header` of 40 bytes, and the arguments.
 struct Request<'a>(&'a [u8]);
 
 impl Request<'_> {
@@ -198,7 +198,7 @@ impl Request<'_> {
         self.0[40..].strip_suffix(&[0]).unwrap()
     }
 
-    /// `struct fuse_out_header`, and what the request wants; none if it wants no answer or gets none.
+    /// The answer: `struct fuse_out_header` and a body. `None` if the request needs no answer or gets none.
     fn answer(&self) -> Option<Vec<u8>> {
         let (error, body) = match self.opcode() {
             FLUSH | FORGET | INTERRUPT | BATCH_FORGET => return None,
@@ -230,12 +230,12 @@ fn init() -> Vec<u8> {
     body
 }
 
-/// `struct fuse_entry_out`. The kernel may not keep the name: each walk along the path asks for it again.
+/// `struct fuse_entry_out`. The kernel must not cache the name: each path walk sends a request again.
 fn entry(node: u64) -> Vec<u8> {
     [&node.to_ne_bytes()[..], &[0; 32], &attributes(node)].concat()
 }
 
-/// `struct fuse_attr`: a directory or an empty file of root. The kernel may not keep them.
+/// `struct fuse_attr`: a directory or an empty file of root. The kernel must not cache it.
 fn attributes(node: u64) -> Vec<u8> {
     let mode = if node == ROOT_NODE { libc::S_IFDIR | 0o777 } else { libc::S_IFREG | 0o666 };
     // Six numbers of 8 bytes and three of 4; then mode, links, user, group, device, block size, flags.

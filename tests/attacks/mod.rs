@@ -1,4 +1,4 @@
-//! One file an attack family; each has its attackers and its tests.
+//! Families of attacks: each file has the attackers and the tests of one family.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(unsafe_code)]
@@ -7,12 +7,12 @@ pub(crate) mod attacker;
 mod blocked_extension;
 mod blocking;
 mod constraints;
-mod crowd;
 mod dead_server;
 mod descriptors;
 mod dups;
 mod fuse;
 mod hopping;
+mod many_sockets;
 mod names;
 mod namespaces;
 mod rotation;
@@ -22,9 +22,9 @@ mod short_blocks;
 mod tally;
 mod threads;
 
-/// An attack by its name: what the attacker does, given its arguments.
+/// The name of an attack, and the function that the attacker runs with its arguments.
 type Attack = (&'static str, fn(&[String]) -> !);
-/// A test by its name.
+/// The name of a test, and its function.
 pub(crate) type Test = (&'static str, fn());
 
 fn attacks() -> Vec<Attack> {
@@ -32,7 +32,7 @@ fn attacks() -> Vec<Attack> {
         blocked_extension::ATTACKS,
         blocking::ATTACKS,
         constraints::ATTACKS,
-        crowd::ATTACKS,
+        many_sockets::ATTACKS,
         dead_server::ATTACKS,
         descriptors::ATTACKS,
         dups::ATTACKS,

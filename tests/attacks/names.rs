@@ -1,5 +1,4 @@
-//! Names that are to be taken for something else: for a line, for a terminal's command, for the
-//! end of a string.
+//! UNIX socket names that imitate a line of a file, a terminal escape sequence or the end of a string.
 
 use std::collections::BTreeSet;
 
@@ -18,10 +17,10 @@ pub(super) const TESTS: &[Test] = &[
     ("hostile_names_put_no_control_byte_into_the_log", put_no_control_byte_into_the_log),
 ];
 
-/// An inode that the forged lines claim.
+/// The inode in the forged lines.
 const FORGED: &str = "4242424242";
 
-/// The names that sockets are bound to, without the NUL in front of them.
+/// The abstract names of the sockets, without the leading NUL.
 fn hostile_names() -> Vec<Vec<u8>> {
     let line = format!("0000000000000000: 00000002 00000000 00010000 0001 01 {FORGED} /forged");
     let mut names: Vec<Vec<u8>> = vec![
@@ -51,7 +50,7 @@ fn forge_no_row_and_hide_no_socket() {
         let table = table(source.1);
         for (query, equals) in (0..SCANS).flat_map(|_| queries) {
             let rows = answer(&table, equals);
-            // In the text of /proc/net/unix alone a forged line looks like the others.
+            // Only in the text of /proc/net/unix does a forged line look like the others.
             let may_be_forged = |row: &Row| source == PROCFS && row.number("pid") == -1;
             let mut forged = rows.iter().filter(|row| row.has(&[("socket", FORGED)]));
             assert!(forged.all(may_be_forged), "{}, {query}", source.0);
@@ -59,8 +58,13 @@ fn forge_no_row_and_hide_no_socket() {
             let of_attacker: Vec<String> = of_attacker.map(|row| row.cell("socket")).collect();
             let count = of_attacker.len();
             let of_attacker: BTreeSet<String> = of_attacker.into_iter().collect();
-            let seen = Sighting::whole(of_attacker == bound && count == bound.len());
-            tally.add(&format!("sockets of all names, {query}"), source, PidPromise::Always, seen);
+            let sighting = Sighting::whole(of_attacker == bound && count == bound.len());
+            tally.add(
+                &format!("sockets of all names, {query}"),
+                source,
+                PidPromise::Always,
+                sighting,
+            );
         }
     }
     tally.check();
@@ -80,7 +84,7 @@ fn put_no_control_byte_into_the_log() {
     }
 }
 
-/// Binds a socket to each of the names.
+/// Binds a socket to each name.
 fn names(_: &[String]) -> ! {
     let bind = |name: Vec<u8>| {
         let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
@@ -91,7 +95,7 @@ fn names(_: &[String]) -> ! {
         inode.to_string()
     };
     let inodes: Vec<String> = hostile_names().into_iter().map(bind).collect();
-    // The names of threads and processes are no names of sockets, but may be shown beside them.
+    // A log line may have the name of a thread beside the name of a socket.
     rustix::thread::set_name(c"\x1b[2J\nroot").unwrap();
     report_ready(&inodes.join(" "));
     park()

@@ -1,4 +1,4 @@
-//! Decoy network namespaces, in which a listener is to be lost.
+//! Decoy network namespaces that are meant to hide a listener.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
@@ -26,26 +26,26 @@ pub(super) const TESTS: &[Test] = &[
     ("decoy_user_namespaces_hide_no_listener", decoy_user_namespaces_hide_no_listener),
 ];
 
-/// How many decoys there are.
+/// The number of decoys.
 const DECOYS: u32 = 200;
 const PORT: u16 = 4100;
-/// A user namespace can be so deep, and the one of the test counts as well.
+/// The depth of the nested user namespaces.
 const DEPTH: u32 = 25;
 
-/// Listens on that path and on TCP, and binds UDP.
+/// Opens a UNIX and a TCP listener, and binds a UDP socket.
 fn listen(path: &Path) -> (UnixListener, TcpListener, UdpSocket) {
     let address = (Ipv4Addr::UNSPECIFIED, PORT);
     let tcp = TcpListener::bind(address).unwrap();
     (UnixListener::bind(path).unwrap(), tcp, UdpSocket::bind(address).unwrap())
 }
 
-/// A query, and the sockets that its answer has to have: names and cells.
+/// A query, and the sockets that its answer must have: names and cells.
 type Expected<'a> = (NamedQuery<'a>, &'a [(&'static str, &'a [(&'a str, &'a str)])]);
 
-/// What [`listen`] made is in the answers of each source, with its process and namespace.
+/// Checks that the answers of each source have the sockets of [`listen`], with their process and namespace.
 ///
-/// The file of TCP takes the kernel several milliseconds in each namespace, since its hash table is
-/// shared by all. So the short form reads it once with procfs, and so often those of UDP and UNIX.
+/// The kernel takes several milliseconds to print the TCP file of each namespace, since all namespaces share one
+/// hash table. With procfs, the short form therefore reads the TCP file once, and those of UDP and UNIX 20 times.
 fn are_shown(test: &str, attacker: &mut Attacker, pid: i64, namespace: &str, path: &Path) {
     let (port, path, pid_text) = (PORT.to_string(), path.to_str().unwrap(), pid.to_string());
     let ip =
@@ -64,17 +64,18 @@ fn are_shown(test: &str, attacker: &mut Attacker, pid: i64, namespace: &str, pat
         if is_quick {
             for ((query, equals), sockets) in whole {
                 let rows = answer(&table(source.1), equals);
-                let seen = sockets.iter().map(|(_, cells)| Sighting::of(&rows, cells, pid).pid);
-                assert_eq!(seen.collect::<Vec<_>>(), [true; 3], "{query}, {}", source.0);
+                let sightings =
+                    sockets.iter().map(|(_, cells)| Sighting::of(&rows, cells, pid).pid);
+                assert_eq!(sightings.collect::<Vec<_>>(), [true; 3], "{query}, {}", source.0);
             }
         }
         let queries = if is_quick { quick } else { whole };
         for ((query, equals), sockets) in (0..SCANS).flat_map(|_| queries) {
-            // A table keeps what it read for a lookup by pid, and each scan is to read.
+            // A table caches what it reads for a lookup by pid. A new table reads again.
             let rows = answer(&table(source.1), equals);
             for (socket, cells) in sockets {
-                let seen = Sighting::of(&rows, cells, pid);
-                tally.add(&format!("{socket}, {query}"), source, PidPromise::Always, seen);
+                let sighting = Sighting::of(&rows, cells, pid);
+                tally.add(&format!("{socket}, {query}"), source, PidPromise::Always, sighting);
             }
         }
     }
@@ -92,13 +93,12 @@ fn decoy_mounts_hide_no_listener() {
     assert_ne!(*namespace, net_namespace());
     let mountinfo = fs::read_to_string(format!("/proc/{}/mountinfo", attacker.pid())).unwrap();
     let mounted = mountinfo.lines().filter(|line| line.contains(" net:[")).count();
-    assert_eq!(mounted, DECOYS as usize, "the attack is none");
+    assert_eq!(mounted, DECOYS as usize, "the attack does not work");
     let (namespace, pid) = (namespace.clone(), attacker.pid());
     are_shown("decoy_mounts_hide_no_listener", &mut attacker, pid, &namespace, &path);
 }
 
-/// Mounts network namespaces that only its own mount namespace shows, and listens in the last one,
-/// which it leaves.
+/// Mounts network namespaces in a private mount namespace, listens in the last one, and leaves it.
 fn decoy_mounts(arguments: &[String]) -> ! {
     let [directory, path] = arguments else { panic!("{arguments:?}") };
     enter_user_namespace(libc::CLONE_NEWNS);
@@ -131,13 +131,13 @@ pub(super) fn bind_mount(from: &str, to: &str) {
     assert_eq!(result, 0, "mount: {}", std::io::Error::last_os_error());
 }
 
-/// A network namespace that no process is in: a mount keeps it, as `ip netns add` makes one.
+/// A network namespace without processes that a mount keeps alive, as with `ip netns add`.
 struct MountedNamespace {
     file: tempfile::NamedTempFile,
 }
 
 impl MountedNamespace {
-    /// Carries `inside` out in a new namespace, and returns its number as well.
+    /// Runs `inside` in a new namespace, and returns the namespace, its number and the value of `inside`.
     fn new<T: Send>(inside: impl FnOnce() -> T + Send) -> (MountedNamespace, String, T) {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
@@ -165,13 +165,13 @@ fn decoy_processes_hide_no_listener() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("listener");
     let (mounted, namespace, listeners) = MountedNamespace::new(|| listen(&path));
-    assert_eq!(distinct_namespaces(attacker.facts()), DECOYS as usize, "the attack is none");
+    assert_eq!(distinct_namespaces(attacker.facts()), DECOYS as usize, "the attack does not work");
     let pid = i64::from(std::process::id());
     are_shown("decoy_processes_hide_no_listener", &mut attacker, pid, &namespace, &path);
     drop((listeners, mounted));
 }
 
-/// How many network namespaces these processes are in.
+/// The number of distinct network namespaces of these processes.
 fn distinct_namespaces(pids: &[String]) -> usize {
     let link = |pid| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
     pids.iter().map(link).collect::<std::collections::BTreeSet<_>>().len()
@@ -181,7 +181,7 @@ fn pids(pids: &[i32]) -> String {
     pids.iter().map(i32::to_string).collect::<Vec<_>>().join(" ")
 }
 
-/// Processes with a network namespace each.
+/// Processes, each in another network namespace.
 fn decoy_processes(_: &[String]) -> ! {
     enter_user_namespace(0);
     let children = start_children(DECOYS, |_| unshare(libc::CLONE_NEWNET));
@@ -194,13 +194,13 @@ fn decoy_user_namespaces_hide_no_listener() {
     let path = directory.path().join("listener");
     let mut attacker = Attacker::start("decoy-user-namespaces", &[path.to_str().unwrap()]);
     let [namespace, pid, decoys @ ..] = attacker.facts() else { panic!() };
-    assert_eq!(distinct_namespaces(decoys), DECOYS as usize, "the attack is none");
+    assert_eq!(distinct_namespaces(decoys), DECOYS as usize, "the attack does not work");
     let (namespace, pid) = (namespace.clone(), pid.parse().unwrap());
     are_shown("decoy_user_namespaces_hide_no_listener", &mut attacker, pid, &namespace, &path);
 }
 
-/// Chains of user namespaces, one in the other, with a network namespace and a process each. The
-/// listeners are in the deepest one of the last chain.
+/// Chains of nested user namespaces, each with a network namespace and a process. The listeners are in the
+/// deepest namespace of the last chain.
 fn decoy_user_namespaces(arguments: &[String]) -> ! {
     let (mut read, write) = std::io::pipe().unwrap();
     for chain in 0..DECOYS / DEPTH {
@@ -208,7 +208,7 @@ fn decoy_user_namespaces(arguments: &[String]) -> ! {
         start_children(1, |_| nest(DEPTH, is_last.then_some(&arguments[0]), &write));
     }
     drop(write);
-    // The decoys keep the pipe open.
+    // The read would not end at the end of the file: the decoys have the pipe open.
     let mut bytes = [0; 1 << 16];
     let mut text = String::new();
     while text.lines().count() < DECOYS as usize || !text.ends_with('\n') {
@@ -221,8 +221,8 @@ fn decoy_user_namespaces(arguments: &[String]) -> ! {
     park()
 }
 
-/// Enters a user namespace, and has a child nest the others in it. Each process writes its pid; the
-/// deepest one writes the number of its network namespace before it, if it is to listen.
+/// Enters a user namespace and starts a child that nests the next one. Each process writes its pid. The deepest
+/// process listens if there is a path, and writes the number of its network namespace before its pid.
 fn nest(depth: u32, path: Option<&String>, pids: &std::io::PipeWriter) {
     use std::io::Write;
     enter_user_namespace(libc::CLONE_NEWNET);

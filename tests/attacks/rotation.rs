@@ -1,4 +1,4 @@
-//! Rotating listeners: at every moment a socket listens, and no socket lives long.
+//! Rotating listeners: there is a listening socket at every moment, and each socket is short-lived.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -8,10 +8,10 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use super::attacker::{Attacker, NOBODY, is_over, leave, report_ready};
+use super::attacker::{Attacker, NOBODY, exit_now, is_over, report_ready};
 use super::scan::{BPF, NETLINK, NamedSource, PROCFS, Row, SCANS, answer, has_bpf, table};
 use super::tally::{PidPromise, Sighting, Tally};
-use super::{Attack, Test, crowd, runner};
+use super::{Attack, Test, many_sockets, runner};
 
 pub(super) const ATTACKS: &[Attack] =
     &[("rotate-tcp", rotate_tcp), ("rotate-udp", rotate_udp), ("rotate-unix", rotate_unix)];
@@ -28,14 +28,14 @@ fn with_bpf() {
     }
 }
 
-/// What is listened on.
+/// The address of a listener.
 enum Endpoint {
     Tcp(u16),
     Udp(u16),
     Unix(String),
 }
 
-/// An attacker that replaces its listener again and again.
+/// An attacker that replaces its listener periodically.
 pub(super) struct Rotation {
     endpoint: Endpoint,
     attacker: Attacker,
@@ -44,16 +44,16 @@ pub(super) struct Rotation {
 
 impl Rotation {
     fn start(endpoint: Endpoint, period: u64) -> Rotation {
-        let (attack, kind, place) = match &endpoint {
+        let (attack, kind, address) = match &endpoint {
             Endpoint::Tcp(port) => ("rotate-tcp", "TCP", port.to_string()),
             Endpoint::Udp(port) => ("rotate-udp", "UDP", port.to_string()),
             Endpoint::Unix(path) => ("rotate-unix", "UNIX", path.clone()),
         };
-        let attacker = Attacker::start(attack, &[&place, &period.to_string()]);
+        let attacker = Attacker::start(attack, &[&address, &period.to_string()]);
         Rotation { endpoint, attacker, name: format!("{kind} every {period} ms") }
     }
 
-    /// TCP, UDP and UNIX, each replaced every 1 ms and every 20 ms.
+    /// TCP, UDP and UNIX listeners, replaced every 1 ms and every 20 ms.
     pub(super) fn start_all(directory: &Path) -> Vec<Rotation> {
         let path = |name| Endpoint::Unix(directory.join(name).to_str().unwrap().to_owned());
         vec![
@@ -70,7 +70,7 @@ impl Rotation {
         !matches!(self.endpoint, Endpoint::Unix(_))
     }
 
-    /// What the rows show of the endpoint and the attacker.
+    /// Whether the rows have the endpoint, and the attacker as its holder.
     fn sighting(&self, rows: &[Row]) -> Sighting {
         let pid = self.attacker.pid();
         match &self.endpoint {
@@ -84,18 +84,18 @@ impl Rotation {
         }
     }
 
-    /// Whether something listens now.
+    /// Whether a socket listens at the endpoint now.
     fn is_listening(&self) -> bool {
         match &self.endpoint {
-            // Only a socket that listens is in the way of one with SO_REUSEADDR.
+            // With SO_REUSEADDR, bind(2) fails only if another socket listens.
             Endpoint::Tcp(port) => is_in_use(*port, Type::STREAM, true),
             Endpoint::Udp(port) => is_in_use(*port, Type::DGRAM, false),
             Endpoint::Unix(path) => UnixStream::connect(path).is_ok(),
         }
     }
 
-    /// The attack is one: something listens at each of a thousand moments. A path is away between
-    /// unlink(2) and listen(2), while the socket that had it before still listens.
+    /// Checks that the attack works: a socket listens in each of a thousand checks. A path does not exist between
+    /// unlink(2) and bind(2), while the previous socket still listens.
     #[track_caller]
     fn check(&mut self) {
         let listening = (0..1000).filter(|_| self.is_listening()).count();
@@ -112,7 +112,7 @@ fn is_in_use(port: u16, kind: Type, reuse: bool) -> bool {
     error.is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
 }
 
-/// A directory in which an attacker may bind.
+/// A directory in which an attacker may create sockets.
 pub(super) fn attackers_directory() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
@@ -123,18 +123,18 @@ fn are_in_every_answer(source: NamedSource) {
     let directory = attackers_directory();
     let scans = if runner::is_long() { 20 * SCANS } else { SCANS };
     let mut tally = Tally::default();
-    // An attacker does not live long enough for all of them.
+    // An attacker ends before all scans are done.
     for _ in 0..scans / SCANS_OF_A_ROUND {
         scan_a_round(source, directory.path(), &mut tally);
     }
     tally.check();
 }
 
-/// So many scans take less time than an attacker lives, on a busy machine as well.
+/// The number of scans that end before an attacker does, on a busy machine as well.
 const SCANS_OF_A_ROUND: usize = 5;
 
 fn scan_a_round(source: NamedSource, directory: &Path, tally: &mut Tally) {
-    let _crowd = crowd::start(10);
+    let _others = many_sockets::start(10);
     let mut rotations = Rotation::start_all(directory);
     rotations.iter_mut().for_each(Rotation::check);
     let table = table(source.1);
@@ -148,7 +148,7 @@ fn scan_a_round(source: NamedSource, directory: &Path, tally: &mut Tally) {
         let rows = answer(&table, &[("local_port", "4001"), ("local_port", "4020")]);
         let with_port = rotations.iter().filter(|rotation| rotation.has_port());
         with_port.for_each(|rotation| count("local_port = X", rotation, &rows));
-        // Without BPF a lookup by pid promises nothing here, and takes time.
+        // Without BPF, a lookup by pid may miss these sockets, and takes time.
         if source == BPF {
             let pids: Vec<String> =
                 rotations.iter().map(|rotation| rotation.attacker.pid().to_string()).collect();
@@ -159,8 +159,7 @@ fn scan_a_round(source: NamedSource, directory: &Path, tally: &mut Tally) {
     rotations.iter_mut().for_each(Rotation::check);
 }
 
-/// Replaces what `open` returns every so many milliseconds: the new one is there before the old one
-/// goes.
+/// Replaces the value of `open` every `period` milliseconds: the new socket is open before the old one is closed.
 fn rotate<T>(period: &str, open: impl Fn() -> T) -> ! {
     let period = Duration::from_millis(period.parse().unwrap());
     let mut current = open();
@@ -170,7 +169,7 @@ fn rotate<T>(period: &str, open: impl Fn() -> T) -> ! {
         let next = open();
         drop(std::mem::replace(&mut current, next));
     }
-    leave()
+    exit_now()
 }
 
 fn reusable(port: &str, kind: Type) -> Socket {

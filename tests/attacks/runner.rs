@@ -1,16 +1,16 @@
-//! Runs the tests, one after the other, in namespaces of their own.
+//! Runs the tests one after the other in private namespaces.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use super::Test;
-use crate::support::left_out::say_left_out;
+use crate::support::left_out::report_left_out;
 
-/// Set in the process that runs in those namespaces.
+/// The environment variable that is set in the process in those namespaces.
 const INSIDE: &str = "ATTACKS_INSIDE";
-/// `unshare` with the namespaces of the suite. What is in them ends with the suite. The shell is their
-/// init, which waits for the processes that attackers leave.
+/// `unshare` with the namespaces of the suite. All processes in them end with the suite. The shell is their
+/// init: it waits for orphaned processes of attackers.
 const UNSHARE: [&str; 9] = [
     "unshare",
     "--fork",
@@ -23,7 +23,7 @@ const UNSHARE: [&str; 9] = [
     r#""$0" "$@"; exit $?"#,
 ];
 
-/// Whether the suite is the long one.
+/// Whether the suite runs in its long form.
 pub(super) fn is_long() -> bool {
     std::env::var_os("ATTACKS_LONG").is_some_and(|value| value != "0")
 }
@@ -47,9 +47,9 @@ pub(crate) fn run(tests: &[Test]) -> ExitCode {
     let start = Instant::now();
     let failed: Vec<&str> =
         selected.iter().filter(|test| !passes(test)).map(|(name, _)| *name).collect();
-    let word = if failed.is_empty() { "ok" } else { "FAILED" };
+    let outcome = if failed.is_empty() { "ok" } else { "FAILED" };
     println!(
-        "\ntest result: {word}. {} passed; {} failed; finished in {:.2}s\n",
+        "\ntest result: {outcome}. {} passed; {} failed; finished in {:.2}s\n",
         selected.len() - failed.len(),
         failed.len(),
         start.elapsed().as_secs_f64()
@@ -86,13 +86,12 @@ fn select(tests: &[Test], arguments: &[String]) -> Vec<Test> {
 fn passes((name, test): &Test) -> bool {
     let start = Instant::now();
     let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
-    let word = if passed { "ok" } else { "FAILED" };
-    println!("test {name} ... {word} ({:.1} s)", start.elapsed().as_secs_f64());
+    let outcome = if passed { "ok" } else { "FAILED" };
+    println!("test {name} ... {outcome} ({:.1} s)", start.elapsed().as_secs_f64());
     passed
 }
 
-/// Runs this program again in namespaces of its own. Where that is not possible, the tests are left
-/// out.
+/// Runs this program again in private namespaces. Where that is not possible, the tests are reported as left out.
 fn run_inside(selected: &[Test], arguments: &[String]) -> ExitCode {
     let unshare = |program: &std::ffi::OsStr, arguments: &[String]| {
         let mut command = Command::new(UNSHARE[0]);
@@ -100,7 +99,7 @@ fn run_inside(selected: &[Test], arguments: &[String]) -> ExitCode {
     };
     if !unshare("true".as_ref(), &[]).is_ok_and(|status| status.success()) {
         for (name, _) in selected {
-            say_left_out(name, "needs root: namespaces need CAP_SYS_ADMIN");
+            report_left_out(name, "needs root: namespaces need CAP_SYS_ADMIN");
         }
         return ExitCode::SUCCESS;
     }

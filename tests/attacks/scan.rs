@@ -1,4 +1,4 @@
-//! Answers of the table under attack, source by source.
+//! Answers of the table under attack, for each source.
 
 use std::rc::Rc;
 
@@ -7,27 +7,26 @@ use tables::{Constraint, Operator, Options, QueryContext, Rows, Source, Table, V
 
 use crate::support::bpf::with_bpf;
 
-/// How many scans an attack has to stand.
+/// The number of scans against each attack.
 pub(super) const SCANS: usize = 20;
 
-/// A source and its name on the command line.
+/// The name of a source on the command line, and the source.
 pub(super) type NamedSource = (&'static str, Source);
 
 pub(super) const BPF: NamedSource = ("bpf", Source::Bpf);
 pub(super) const NETLINK: NamedSource = ("netlink", Source::Netlink);
 pub(super) const PROCFS: NamedSource = ("procfs", Source::Procfs);
 
-/// Constraints of the form `column = value`, and how a line of the output names them.
+/// The name of a query in the output, and its constraints of the form `column = value`.
 pub(super) type NamedQuery<'a> = (&'static str, &'a [(&'a str, &'a str)]);
 
-/// The sources that this host has. Reports where that is not all of them.
+/// The sources that this host has. Reports a missing source.
 pub(super) fn sources(test: &str) -> Vec<NamedSource> {
     let bpf = has_bpf(test).then_some(BPF);
     bpf.into_iter().chain([NETLINK, PROCFS]).collect()
 }
 
-/// Whether this host answers with BPF. If not, the test is reported as left out, or fails where BPF is
-/// required.
+/// Whether BPF answers on this host. If not, the test is reported as left out, or fails if BPF is required.
 pub(super) fn has_bpf(test: &str) -> bool {
     with_bpf(test, || answer(&table(Source::Bpf), &[("pid", "1")])).1
 }
@@ -36,7 +35,7 @@ pub(super) fn table(source: Source) -> ProcessOpenSockets {
     ProcessOpenSockets::new(Options { source, ..Options::default() })
 }
 
-/// A row, by column. Cells are read when they are asked for: answers are long.
+/// A row with access by column name. It reads a cell on access, since answers are long.
 pub(super) struct Row {
     rows: Rc<dyn Rows>,
     names: Rc<Vec<String>>,
@@ -69,8 +68,8 @@ impl Row {
     }
 
     fn value(&self, column: &str) -> Value<'_> {
-        let place = self.names.iter().position(|name| name == column);
-        self.rows.cell(self.number, place.unwrap_or_else(|| panic!("no column {column}")))
+        let index = self.names.iter().position(|name| name == column);
+        self.rows.cell(self.number, index.unwrap_or_else(|| panic!("no column {column}")))
     }
 }
 
@@ -80,7 +79,7 @@ impl std::fmt::Debug for Row {
     }
 }
 
-/// All rows of the table under `column = value` for each of these.
+/// The rows of the table under `column = value` for each of these.
 pub(super) fn answer(table: &ProcessOpenSockets, equals: &[(&str, &str)]) -> Vec<Row> {
     let rows: Rc<dyn Rows> = generate(table, equals).into();
     let names = table.columns().iter().map(|column| column.name.to_string()).collect();
@@ -89,10 +88,10 @@ pub(super) fn answer(table: &ProcessOpenSockets, equals: &[(&str, &str)]) -> Vec
     (0..rows.len()).map(row).collect()
 }
 
-/// The same, as the table returns it.
+/// The rows in the type that the table returns.
 pub(super) fn generate(table: &ProcessOpenSockets, equals: &[(&str, &str)]) -> Box<dyn Rows> {
     let constraint = |(column, value): &(&str, &str)| Constraint {
-        column: table.columns().iter().position(|known| known.name == *column).unwrap(),
+        column: table.columns().iter().position(|candidate| candidate.name == *column).unwrap(),
         operator: Operator::Equals,
         text: (*value).to_owned(),
     };

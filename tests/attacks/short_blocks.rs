@@ -1,5 +1,5 @@
-//! Processes that block the reads of their files in `/proc` for less than a second each, as in `blocking`, again
-//! and again.
+//! Processes that repeatedly block the reads of their files in `/proc`, as in `blocking`, for less than a second
+//! each time.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{WaitOptions, wait};
 
 use super::attacker::{
-    ATTACK, ATTACK_USER, Attacker, NOBODY, enter_user_namespace, fork, is_over, leave, report_ready,
+    ATTACK, ATTACK_USER, Attacker, NOBODY, enter_user_namespace, exit_now, fork, is_over,
+    report_ready,
 };
 use super::blocking::{Bystander, TIME, is_alive, prepare};
 use super::fuse;
@@ -21,37 +22,39 @@ pub(super) const ATTACKS: &[Attack] =
     &[("exec-loops", exec_loops), ("exec-once", exec_once), ("short-lived", short_lived)];
 
 pub(super) const TESTS: &[Test] = &[
-    ("exec_loops_delay_no_answer_and_hide_no_holder_with_bpf", || stands("exec-loops", BPF)),
-    ("exec_loops_delay_no_answer_and_hide_no_holder_with_netlink", || {
-        stands("exec-loops", NETLINK);
+    ("exec_loops_delay_no_answer_hide_no_holder_with_bpf", || check_answers("exec-loops", BPF)),
+    ("exec_loops_delay_no_answer_hide_no_holder_with_netlink", || {
+        check_answers("exec-loops", NETLINK);
     }),
-    ("exec_loops_delay_no_answer_and_hide_no_holder_with_procfs", || stands("exec-loops", PROCFS)),
-    ("short_lived_execs_delay_no_answer_and_hide_no_holder_with_bpf", || {
-        stands("short-lived", BPF);
+    ("exec_loops_delay_no_answer_hide_no_holder_with_procfs", || {
+        check_answers("exec-loops", PROCFS)
     }),
-    ("short_lived_execs_delay_no_answer_and_hide_no_holder_with_netlink", || {
-        stands("short-lived", NETLINK);
+    ("short_execs_delay_no_answer_hide_no_holder_with_bpf", || {
+        check_answers("short-lived", BPF);
     }),
-    ("short_lived_execs_delay_no_answer_and_hide_no_holder_with_procfs", || {
-        stands("short-lived", PROCFS);
+    ("short_execs_delay_no_answer_hide_no_holder_with_netlink", || {
+        check_answers("short-lived", NETLINK);
+    }),
+    ("short_execs_delay_no_answer_hide_no_holder_with_procfs", || {
+        check_answers("short-lived", PROCFS);
     }),
 ];
 
-/// How many processes call execve(2) again and again, and how long each waits in it.
+/// The number of processes that call execve(2) in a loop, and the time that each call waits.
 const LOOPS: u32 = 40;
 const LOOP_HOLD: Duration = Duration::from_millis(150);
-/// How many processes of those there are that end after an execve(2), and how long each waits in it.
+/// The number of processes that end after an execve(2), and the time that each call waits.
 const SHORT_LIVED: u32 = 20;
 const SHORT_LIVED_HOLD: Duration = Duration::from_millis(900);
-/// The user of the process whose rows may not change.
+/// The user of the process with the expected rows.
 const BYSTANDER: u32 = NOBODY - 100;
-/// How often the table is scanned during an attack, which the file server lets last 20 s.
+/// The number of scans during an attack, which ends with the file server after 20 s.
 const ANSWERS: usize = 4;
 
-/// Every answer comes within [`TIME`], and has the holder of another user's sockets.
-fn stands(attack: &str, (name, source): NamedSource) {
-    let loops = if attack == "exec-loops" { "exec_loops" } else { "short_lived_execs" };
-    let test = format!("{loops}_delay_no_answer_and_hide_no_holder_with_{name}");
+/// Checks that every answer arrives within [`TIME`], and has the holder of another user's sockets.
+fn check_answers(attack: &str, (name, source): NamedSource) {
+    let loops = if attack == "exec-loops" { "exec_loops" } else { "short_execs" };
+    let test = format!("{loops}_delay_no_answer_hide_no_holder_with_{name}");
     let Some(device) = prepare(&test, (name, source)) else { return };
     let bystander = Bystander::start_as(BYSTANDER);
     let table = table(source);
@@ -79,7 +82,7 @@ fn stands(attack: &str, (name, source): NamedSource) {
     assert_eq!(wrong, [""; 0]);
 }
 
-/// Mounts FUSE with a server that lets execve(2) wait for so long; returns the server's pid.
+/// Mounts FUSE with a server that makes execve(2) wait for `hold`; returns the pid of the server.
 fn mount_slow(arguments: &[String], hold: Duration) -> i32 {
     let [device, directory] = arguments else { panic!("{arguments:?}") };
     enter_user_namespace(libc::CLONE_NEWNS);
@@ -87,7 +90,7 @@ fn mount_slow(arguments: &[String], hold: Duration) -> i32 {
     fuse::mount_slow(device, directory, "", Some(hold)).pid
 }
 
-/// `device` and `directory`.
+/// Arguments: `device` and `directory`.
 fn exec_loops(arguments: &[String]) -> ! {
     let server = mount_slow(arguments, LOOP_HOLD);
     for _ in 0..LOOPS {
@@ -99,27 +102,27 @@ fn exec_loops(arguments: &[String]) -> ! {
     super::attacker::park()
 }
 
-/// `directory`: what each process of the loops executes.
+/// The program that each process of the loops executes. Argument: `directory`.
 fn exec_once(arguments: &[String]) -> ! {
     if is_over() {
-        leave();
+        exit_now();
     }
     exec_again(&arguments[0])
 }
 
-/// Executes this program once more, until the test or the file server ends.
+/// Executes this program again, until the test or the file server ends.
 fn exec_again(directory: &str) -> ! {
     if let Ok(_file) = fs::File::open(format!("{directory}/{}", fuse::FILE)) {
         let mut again = Command::new("/proc/self/exe");
-        // It has no privileges to give up any more.
+        // Uid 0: the process has already given up its privileges.
         again.arg(directory).env(ATTACK, "exec-once").env(ATTACK_USER, "0");
         let error = again.exec();
         eprintln!("exec: {error}");
     }
-    leave()
+    exit_now()
 }
 
-/// `device` and `directory`. When a process ends, another starts.
+/// Starts another process when one ends. Arguments: `device` and `directory`.
 fn short_lived(arguments: &[String]) -> ! {
     let server = mount_slow(arguments, SHORT_LIVED_HOLD);
     let start = || {
@@ -128,18 +131,18 @@ fn short_lived(arguments: &[String]) -> ! {
             if file.is_ok() {
                 eprintln!("exec: {}", Command::new("true").exec());
             }
-            leave();
+            exit_now();
         }
     };
     (0..SHORT_LIVED).for_each(|_| start());
     report_ready(&server.to_string());
     while !is_over() {
         let ended = wait(WaitOptions::empty()).unwrap();
-        // The server ends last: then the attack is over.
+        // The end of the server is the end of the attack.
         match ended {
-            Some((pid, _)) if pid.as_raw_pid() == server => leave(),
+            Some((pid, _)) if pid.as_raw_pid() == server => exit_now(),
             _ => start(),
         }
     }
-    leave()
+    exit_now()
 }

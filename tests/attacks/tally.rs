@@ -1,22 +1,22 @@
-//! In how many answers an attacker's socket was.
+//! Counts of the answers that have an attacker's socket.
 
 use super::scan::{BPF, NamedSource, Row, SCANS};
 
-/// What one answer shows of a socket.
+/// What one answer has of a socket.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sighting {
     pub(super) socket: bool,
-    /// The socket, in a row with the pid.
+    /// A row of the socket has the pid.
     pub(super) pid: bool,
 }
 
 impl Sighting {
-    /// What the rows with these cells show of a socket that this process holds.
+    /// The sighting of a socket with these cells that this process holds.
     pub(super) fn of(rows: &[Row], cells: &[(&str, &str)], pid: i64) -> Sighting {
         Sighting::by(rows, cells, |row| row.number("pid") == pid)
     }
 
-    /// The same, of a socket whose holder changes.
+    /// The sighting of a socket with a changing holder.
     pub(super) fn of_any_holder(rows: &[Row], cells: &[(&str, &str)]) -> Sighting {
         Sighting::by(rows, cells, |row| row.number("pid") > 0)
     }
@@ -26,13 +26,13 @@ impl Sighting {
         Sighting { socket: !shown.is_empty(), pid: shown.into_iter().any(is_held) }
     }
 
-    /// All that there is to see is seen.
+    /// The answer has both or none.
     pub(super) fn whole(is_seen: bool) -> Sighting {
         Sighting { socket: is_seen, pid: is_seen }
     }
 }
 
-/// With which sources an answer has to have the pid.
+/// The sources with which an answer must have the pid.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum PidPromise {
     Always,
@@ -51,7 +51,7 @@ struct Count {
 }
 
 impl Count {
-    /// Whether there were too few answers, or one lacked what it has to have.
+    /// Whether there were too few answers, or an answer lacked the socket or a required pid.
     fn is_short(&self) -> bool {
         let needs_pid = match self.pid {
             PidPromise::Always => true,
@@ -74,32 +74,38 @@ impl std::fmt::Display for Count {
     }
 }
 
-/// The sightings of all sockets that a test looks for.
+/// The sightings of all sockets of a test.
 #[derive(Default)]
 pub(super) struct Tally(Vec<Count>);
 
 impl Tally {
     /// Counts an answer about the socket of that name, and of that query.
-    pub(super) fn add(&mut self, name: &str, source: NamedSource, pid: PidPromise, seen: Sighting) {
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        source: NamedSource,
+        pid: PidPromise,
+        sighting: Sighting,
+    ) {
         let is_it = |count: &Count| count.name == name && count.source == source;
-        let place = self.0.iter().position(is_it).unwrap_or_else(|| {
+        let index = self.0.iter().position(is_it).unwrap_or_else(|| {
             let (name, [answers, with_socket, with_pid]) = (name.to_owned(), [0; 3]);
             self.0.push(Count { name, source, pid, answers, with_socket, with_pid });
             self.0.len() - 1
         });
-        let count = &mut self.0[place];
+        let count = &mut self.0[index];
         count.answers += 1;
-        count.with_socket += usize::from(seen.socket);
-        count.with_pid += usize::from(seen.pid);
+        count.with_socket += usize::from(sighting.socket);
+        count.with_pid += usize::from(sighting.pid);
     }
 
-    /// Prints a line for each socket, query and source, and asserts that no answer lacked what it has
-    /// to have.
+    /// Prints a line for each socket, query and source, and asserts that no answer lacked the socket or a
+    /// required pid.
     #[track_caller]
     pub(super) fn check(self) {
         self.0.iter().for_each(|count| println!("{count}"));
         assert!(!self.0.is_empty(), "nothing was counted");
         let short = self.0.iter().filter(|count| count.is_short()).map(Count::to_string);
-        assert_eq!(short.collect::<Vec<_>>(), [""; 0], "answers that lack something");
+        assert_eq!(short.collect::<Vec<_>>(), [""; 0], "answers without the socket or the pid");
     }
 }

@@ -1,4 +1,4 @@
-//! A thread with a descriptor table of its own, in which a listener is.
+//! A listener in the private descriptor table of a thread.
 
 use std::net::TcpListener;
 
@@ -6,7 +6,7 @@ use super::attacker::{Attacker, bind_when_free, park, report_ready, unshare};
 use super::scan::{BPF, NETLINK, NamedQuery, NamedSource, PROCFS, SCANS, answer, has_bpf, sources};
 use super::tally::{PidPromise, Sighting, Tally};
 use super::{Attack, Test};
-use crate::support::left_out::say_left_out;
+use crate::support::left_out::report_left_out;
 use tables::process_open_sockets::ProcessOpenSockets;
 use tables::{Options, Threads};
 
@@ -20,7 +20,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const PORT: &str = "4400";
 
-/// The attacker, and its thread.
+/// Starts the attacker; returns it with the expected row.
 fn start() -> (Attacker, String) {
     let attacker = Attacker::start("thread", &[]);
     let [inode, tid, fd] = attacker.facts() else { panic!() };
@@ -29,26 +29,26 @@ fn start() -> (Attacker, String) {
         link.is_ok_and(|link| link.to_str() == Some(&format!("socket:[{inode}]")))
     };
     let of_process = link(&attacker.pid().to_string());
-    assert!(link(tid) && !of_process, "the attack is none");
+    assert!(link(tid) && !of_process, "the attack does not work");
     let expected = format!("{}|{fd}|{inode}|{tid}", attacker.pid());
     (attacker, expected)
 }
 
-/// Whether BPF alone answers a lookup: it does from Linux 6.7 on.
+/// From Linux 6.7 on, BPF alone answers a lookup.
 fn is_linux_6_7_or_later() -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(['.', '-']).map(|number| number.trim().parse().unwrap_or(0));
     (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 7)
 }
 
-/// Asks each query so often, with these sources and their option `threads`.
+/// Runs each query 20 times with these sources and that option `threads`.
 fn count(sources: &[NamedSource], threads: Threads, pid: PidPromise) {
     let (attacker, expected) = start();
     let attacker_pid = attacker.pid().to_string();
     let mut queries: Vec<NamedQuery> =
         vec![("SELECT *", &[]), ("local_port = X", &[("local_port", PORT)])];
     let of_pid = [("pid", &*attacker_pid)];
-    // Without the thread's table the process has no such socket.
+    // A table without the thread has no such socket in the process.
     queries.extend((pid != PidPromise::Never).then_some(("pid = X", &of_pid[..])));
     let mut tally = Tally::default();
     for &source in sources {
@@ -60,8 +60,8 @@ fn count(sources: &[NamedSource], threads: Threads, pid: PidPromise) {
             let shown: Vec<String> = rows
                 .map(|row| ["pid", "fd", "socket", "tid"].map(|column| row.cell(column)).join("|"))
                 .collect();
-            let seen = Sighting { socket: !shown.is_empty(), pid: shown == [&*expected] };
-            tally.add(&format!("listener of a thread, {query}"), source, pid, seen);
+            let sighting = Sighting { socket: !shown.is_empty(), pid: shown == [&*expected] };
+            tally.add(&format!("listener of a thread, {query}"), source, pid, sighting);
         }
     }
     tally.check();
@@ -70,7 +70,7 @@ fn count(sources: &[NamedSource], threads: Threads, pid: PidPromise) {
 fn is_a_holder_with_bpf() {
     let test = "thread_with_own_descriptors_is_a_holder_with_bpf";
     if !is_linux_6_7_or_later() {
-        return say_left_out(test, "needs Linux 6.7: before it, --threads=auto is off");
+        return report_left_out(test, "needs Linux 6.7: before it, --threads=auto is off");
     }
     if has_bpf(test) {
         count(&[BPF], Threads::Auto, PidPromise::Always);
@@ -86,7 +86,7 @@ fn hides_no_socket_without_bpf() {
     count(&[NETLINK, PROCFS], Threads::Auto, PidPromise::Never);
 }
 
-/// Its thread copies the descriptors for itself and listens.
+/// A thread copies the descriptor table and listens.
 fn thread(_: &[String]) -> ! {
     use std::os::fd::AsRawFd;
     std::thread::spawn(|| {

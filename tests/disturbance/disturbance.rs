@@ -5,7 +5,7 @@
 //! cargo run --example disturbance -- SECONDS
 //! ```
 //!
-//! It prints `disturbing` when all of it runs. It ends after that time, when its standard input is closed, or
+//! It prints `disturbing` when all threads run. It ends after that time, when its standard input is closed, or
 //! on SIGTERM or SIGINT, and removes its files. `.ci/disturbed` runs the tests beside it.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
@@ -27,9 +27,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socke
 
 /// The argument with which the program starts its short-lived processes.
 const SHORT_LIVED: &str = "--short-lived-process";
-/// Spinning threads: as many as the cores of a small machine for tests.
+/// The number of busy threads: that of the cores of a small test machine.
 const BUSY_THREADS: usize = 2;
-/// A pause between two connections. A TIME_WAIT lasts for a minute, so about 2,000 of them are there.
+/// The pause between two connections. A TIME_WAIT lasts for a minute, so there are about 2,000.
 const BETWEEN_CONNECTIONS: Duration = Duration::from_millis(30);
 const BETWEEN_PROCESSES: Duration = Duration::from_millis(40);
 const BETWEEN_NAMES: Duration = Duration::from_millis(5);
@@ -41,7 +41,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 fn main() -> ExitCode {
     let argument = std::env::args().nth(1).unwrap_or_default();
     if argument == SHORT_LIVED {
-        return live_shortly().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+        return run_short_lived_process().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     let Ok(seconds @ 1..) = argument.parse::<u64>() else {
         eprintln!("usage: disturbance SECONDS");
@@ -94,7 +94,7 @@ fn spin() {
     }
 }
 
-/// A step may fail: random ports are taken, and tests use up ports and processes too.
+/// A step may fail: a random port may be in use, and tests also use ports and processes.
 fn repeat(pause: Duration, step: impl Fn() -> io::Result<()>) {
     while !STOP.load(Ordering::Relaxed) {
         let _ = step();
@@ -106,7 +106,7 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// An address of 127.0.0.0/8 and a port that needs no privilege.
+/// An address of 127.0.0.0/8 and an unprivileged port.
 fn random_place() -> (Ipv4Addr, u16) {
     let [a, b, c, port @ ..] = random().to_ne_bytes();
     let port = u16::from_ne_bytes([port[0], port[1]]);
@@ -139,7 +139,7 @@ fn start_short_lived_process() -> io::Result<()> {
     child.wait().map(drop)
 }
 
-fn live_shortly() -> io::Result<()> {
+fn run_short_lived_process() -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     udp.connect(listener.local_addr()?)?;
@@ -148,7 +148,7 @@ fn live_shortly() -> io::Result<()> {
     Ok(())
 }
 
-/// A UNIX socket under a hostile name, and the file of that name if it has one.
+/// A UNIX socket with a hostile name, and the file of that name if there is one.
 struct HostileName {
     _socket: OwnedFd,
     path: Option<PathBuf>,
@@ -192,7 +192,7 @@ fn abstract_address(_: &str) -> rustix::io::Result<SocketAddrUnix> {
     Err(rustix::io::Errno::OPNOTSUPP)
 }
 
-/// A name that breaks lines, and imitates a line of `/proc/net/unix` about a socket that is there or comes soon.
+/// A name with a newline that imitates a line of `/proc/net/unix` about a socket that exists or may exist soon.
 fn hostile_name(inode: u64) -> String {
     let other = inode + random() % 500 - 250.min(inode);
     let state = ["0001 01", "0002 01", "0001 03"][random() as usize % 3];
@@ -206,7 +206,7 @@ fn hostile_name(inode: u64) -> String {
     }
 }
 
-/// Opens one name after the other, and closes the oldest.
+/// Opens sockets with one name after the other, and closes the oldest.
 fn open_hostile_names(dir: &Path) {
     let mut open = VecDeque::new();
     while !STOP.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! Flags, names, registration and end.
+//! Flags, table names, registration and end.
 
 use std::time::{Duration, Instant};
 
@@ -13,49 +13,49 @@ fn tables(core: &Core) -> Vec<String> {
     core.extensions().into_values().flat_map(|extension| extension.tables.into_keys()).collect()
 }
 
-fn says_its_name(extension: &Extension, table: &str) {
-    extension.wait_until_it_says(&format!(
+fn wait_until_registered(extension: &Extension, table: &str) {
+    extension.wait_for_log(&format!(
         "process_open_sockets: registered with osquery; the table is named {table}\n"
     ));
 }
 
-/// Launched with these arguments it ends with that status and says just this.
+/// Launches the extension with these arguments, and checks its status and its whole log.
 #[track_caller]
-fn ends(core: &Core, arguments: &[&str], status: i32, message: &str) {
-    let (ended, said) = Extension::launch(core.socket(), arguments).end();
-    assert_eq!((ended.code(), said.as_str()), (Some(status), message));
+fn check_end(core: &Core, arguments: &[&str], status: i32, message: &str) {
+    let (ended, log) = Extension::launch(core.socket(), arguments).end();
+    assert_eq!((ended.code(), log.as_str()), (Some(status), message));
 }
 
 #[test]
-fn beside_the_built_in_table_it_is_the_alternative_one() {
+fn the_table_has_the_alternative_name_beside_the_built_in() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     core.wait_for(NAME);
     assert_eq!(tables(&core), [ALTERNATIVE]);
-    says_its_name(&extension, ALTERNATIVE);
+    wait_until_registered(&extension, ALTERNATIVE);
 }
 
 #[test]
-fn a_core_without_the_name_gives_it() {
+fn the_table_has_its_name_if_the_core_has_no_such_table() {
     let core = Core::with_tables(&[]);
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     core.wait_for(NAME);
     assert_eq!(tables(&core), [NAME]);
-    says_its_name(&extension, NAME);
+    wait_until_registered(&extension, NAME);
 }
 
 #[test]
-fn a_free_name_that_is_asked_for_is_given() {
+fn a_free_name_from_the_flag_is_the_name_of_the_table() {
     let core = Core::stock();
     let extension = Extension::launch(core.socket(), &["--table-name", "Sockets_2"]);
     core.wait_for(NAME);
     assert_eq!(tables(&core), ["Sockets_2"]);
-    says_its_name(&extension, "Sockets_2");
+    wait_until_registered(&extension, "Sockets_2");
 }
 
 #[test]
-fn a_taken_name_that_is_asked_for_is_an_error() {
-    ends(
+fn a_taken_name_from_the_flag_is_an_error() {
+    check_end(
         &Core::stock(),
         &["--table-name=Processes"],
         1,
@@ -65,18 +65,18 @@ fn a_taken_name_that_is_asked_for_is_an_error() {
 }
 
 #[test]
-fn a_name_that_is_none_in_sql_is_an_error() {
+fn a_name_that_is_invalid_in_sql_is_an_error() {
     let core = Core::stock();
     for name in ["", "1st", "a b", "a;drop", "a\"b", "größe", "sqlite_x", &"x".repeat(65)] {
-        let (status, said) = Extension::launch(core.socket(), &["--table-name", name]).end();
+        let (status, log) = Extension::launch(core.socket(), &["--table-name", name]).end();
         assert_eq!(status.code(), Some(2), "{name}");
-        assert!(said.contains("for '--table-name <NAME>'"), "{said}");
+        assert!(log.contains("for '--table-name <NAME>'"), "{log}");
     }
 }
 
 #[test]
-fn two_taken_names_are_an_error_that_says_so() {
-    ends(
+fn two_taken_names_are_an_error_that_names_both() {
+    check_end(
         &Core::with_tables(&[NAME, ALTERNATIVE]),
         &[],
         1,
@@ -87,11 +87,11 @@ fn two_taken_names_are_an_error_that_says_so() {
 }
 
 #[test]
-fn a_second_extension_of_the_name_is_an_error_that_says_so() {
+fn a_second_extension_of_the_name_is_an_error() {
     let core = Core::stock();
     let _first = Extension::launch::<&str>(core.socket(), &[]);
     core.wait_for(NAME);
-    ends(
+    check_end(
         &core,
         &["--table-name", "another"],
         1,
@@ -104,7 +104,7 @@ fn a_second_extension_of_the_name_is_an_error_that_says_so() {
 }
 
 #[test]
-fn a_refused_registration_is_an_error_in_the_core_s_words() {
+fn a_refused_registration_is_an_error_with_the_reason() {
     let core = Core::stock();
     core.faults().refuse("Failed adding registry: refused by the test");
     let message = format!(
@@ -112,46 +112,46 @@ fn a_refused_registration_is_an_error_in_the_core_s_words() {
          refused by the test; osquery's log may have details (start osquery with --verbose)\n",
         core.socket().display()
     );
-    ends(&core, &[], 1, &message);
+    check_end(&core, &[], 1, &message);
 }
 
 #[test]
-fn it_can_be_started_before_the_socket_is_there() {
+fn an_extension_started_before_its_core_registers() {
     let dir = tempfile::tempdir().unwrap();
     let extension = Extension::launch(&socket_in(dir.path()), &["--verbose"]);
-    extension.wait_until_it_says("Launch {");
+    extension.wait_for_log("Launch {");
     let core = Core::start(dir, &[NAME]);
     core.wait_for(NAME);
-    says_its_name(&extension, ALTERNATIVE);
+    wait_until_registered(&extension, ALTERNATIVE);
 }
 
 #[test]
-fn a_socket_that_never_comes_is_an_error_that_names_it() {
+fn a_socket_that_never_appears_is_an_error_with_its_path() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let start = Instant::now();
     let mut launch = command();
     launch.env("OSQUERY_EXTENSION", "1").arg("--socket").arg(&socket);
-    let (status, said) = Extension::run(launch.args(["--timeout=1", "--interval=1"])).end();
+    let (status, log) = Extension::run(launch.args(["--timeout=1", "--interval=1"])).end();
     assert_eq!(status.code(), Some(1));
     assert!(start.elapsed() >= Duration::from_secs(1));
     let expected = format!(
         "process_open_sockets: error: no osquery extension manager listens at {} ",
         socket.display()
     );
-    assert!(said.starts_with(&expected), "{said}");
+    assert!(log.starts_with(&expected), "{log}");
 }
 
 #[test]
-fn without_a_socket_it_names_both_ways_of_using_it() {
-    let (status, said) = Extension::run(&mut command()).end();
+fn a_start_without_a_socket_prints_both_commands() {
+    let (status, log) = Extension::run(&mut command()).end();
     assert_eq!(status.code(), Some(2));
-    assert!(said.contains(&format!("{BINARY} query \"SELECT")), "{said}");
-    assert!(said.contains(&format!("osqueryi --extension {BINARY}, ")), "{said}");
+    assert!(log.contains(&format!("{BINARY} query \"SELECT")), "{log}");
+    assert!(log.contains(&format!("osqueryi --extension {BINARY}, ")), "{log}");
 }
 
 #[test]
-fn flags_may_carry_their_values_in_one_word() {
+fn flags_accept_values_after_an_equals_sign() {
     let core = Core::stock();
     let _extension = Extension::run(
         command()
@@ -183,9 +183,9 @@ fn every_flag_can_be_a_variable() {
 #[test]
 fn times_that_are_no_whole_seconds_are_errors() {
     for flag in ["--timeout=3.5", "--timeout=soon", "--timeout=-1", "--interval=86401"] {
-        let (status, said) = Extension::run(command().args(["--socket", "/none", flag])).end();
+        let (status, log) = Extension::run(command().args(["--socket", "/none", flag])).end();
         assert_eq!(status.code(), Some(2), "{flag}");
-        assert!(said.contains("<SECONDS>'"), "{flag}: {said}");
+        assert!(log.contains("<SECONDS>'"), "{flag}: {log}");
     }
 }
 
@@ -194,62 +194,63 @@ fn an_interval_of_zero_is_taken_for_one() {
     let core = Core::stock();
     let extension = Extension::launch(core.socket(), &["--interval=0"]);
     let uuid = core.wait_for(NAME);
-    says_its_name(&extension, ALTERNATIVE);
-    core.forget(uuid);
+    wait_until_registered(&extension, ALTERNATIVE);
+    core.drop_extension(uuid);
     core.wait_for_another(NAME, uuid);
 }
 
 #[test]
-fn a_sigterm_ends_it_and_leaves_nothing_behind() {
+fn sigterm_ends_the_extension_deregistered_without_a_socket() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let socket = core.socket_of(core.wait_for(NAME));
-    says_its_name(&extension, ALTERNATIVE);
+    wait_until_registered(&extension, ALTERNATIVE);
     extension.terminate();
-    let (status, said) = extension.end();
-    assert_eq!(status.code(), Some(0), "{said}");
+    let (status, log) = extension.end();
+    assert_eq!(status.code(), Some(0), "{log}");
     assert!(!socket.exists());
     assert_eq!(core.uuid_of(NAME), None);
     assert_eq!(
-        said,
+        log,
         "process_open_sockets: registered with osquery; the table is named \
          alt_process_open_sockets\n"
     );
 }
 
 #[test]
-fn the_core_s_shutdown_ends_it_and_leaves_nothing_behind() {
+fn a_shutdown_ends_the_extension_and_removes_the_socket() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let socket = core.socket_of(core.wait_for(NAME));
     remote::shutdown(&socket);
-    let (status, said) = extension.end();
-    assert_eq!(status.code(), Some(0), "{said}");
+    let (status, log) = extension.end();
+    assert_eq!(status.code(), Some(0), "{log}");
     assert!(!socket.exists());
 }
 
 #[test]
-fn an_extension_that_the_core_forgot_registers_anew() {
+fn an_extension_that_the_core_dropped_registers_again() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let uuid = core.wait_for(NAME);
-    says_its_name(&extension, ALTERNATIVE);
-    core.forget(uuid);
-    extension.wait_until_it_says("osquery no longer lists the extension: registering again");
+    wait_until_registered(&extension, ALTERNATIVE);
+    core.drop_extension(uuid);
+    extension.wait_for_log("osquery no longer lists the extension: registering again");
     assert_ne!(core.wait_for(NAME), uuid);
     assert!(!core.socket_of(uuid).exists());
     assert!(core.query("SELECT fd FROM alt_process_open_sockets WHERE pid = 1").is_ok());
 }
 
 #[test]
-fn it_ends_with_the_core_and_says_so() {
+fn a_launched_extension_ends_with_the_core_and_logs_the_end() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     core.wait_for(NAME);
-    says_its_name(&extension, ALTERNATIVE);
-    let gone = format!("process_open_sockets: osquery is gone from {}\n", core.socket().display());
+    wait_until_registered(&extension, ALTERNATIVE);
+    let last_line =
+        format!("process_open_sockets: osquery is gone from {}\n", core.socket().display());
     drop(core);
-    let (status, said) = extension.end();
-    assert_eq!(status.code(), Some(0), "{said}");
-    assert!(said.ends_with(&gone), "{said}");
+    let (status, log) = extension.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.ends_with(&last_line), "{log}");
 }

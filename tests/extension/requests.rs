@@ -1,4 +1,4 @@
-//! What the core asks the extension for, and that whatever it asks is answered.
+//! Requests of the core to the extension, and their answers.
 
 use crate::support::core::{Core, Request};
 use crate::support::osquery::{Osquery, TABLE};
@@ -21,7 +21,7 @@ const ALL: [&str; 12] = [
     "state",
 ];
 
-fn asked(constraints: &[(&str, u64, &str)], used: &[&str]) -> Request {
+fn expected(constraints: &[(&str, u64, &str)], used: &[&str]) -> Request {
     Request {
         table: TABLE.to_owned(),
         action: "generate".to_owned(),
@@ -45,14 +45,14 @@ fn requests(sql: &str) -> Vec<Request> {
 
 #[test]
 fn everything_is_one_request() {
-    assert_eq!(requests("SELECT * FROM alt_process_open_sockets"), [asked(&[], &ALL)]);
+    assert_eq!(requests("SELECT * FROM alt_process_open_sockets"), [expected(&[], &ALL)]);
 }
 
 #[test]
 fn a_list_arrives_whole() {
     assert_eq!(
         requests("SELECT fd FROM alt_process_open_sockets WHERE pid IN (1, 2, 400)"),
-        [asked(&[("pid", 2, "1"), ("pid", 2, "2"), ("pid", 2, "400")], &["fd", "pid"])]
+        [expected(&[("pid", 2, "1"), ("pid", 2, "2"), ("pid", 2, "400")], &["fd", "pid"])]
     );
 }
 
@@ -60,20 +60,20 @@ fn a_list_arrives_whole() {
 fn an_or_is_a_request_a_branch() {
     assert_eq!(
         requests("SELECT * FROM alt_process_open_sockets WHERE pid = 1 OR local_port = 443"),
-        [asked(&[("pid", 2, "1")], &ALL), asked(&[("local_port", 2, "443")], &ALL)]
+        [expected(&[("pid", 2, "1")], &ALL), expected(&[("local_port", 2, "443")], &ALL)]
     );
 }
 
 #[test]
 fn a_count_uses_no_column() {
-    assert_eq!(requests("SELECT count(*) FROM alt_process_open_sockets"), [asked(&[], &[])]);
+    assert_eq!(requests("SELECT count(*) FROM alt_process_open_sockets"), [expected(&[], &[])]);
 }
 
 #[test]
-fn a_limit_comes_under_the_first_column() {
+fn a_limit_is_a_constraint_of_the_first_column() {
     assert_eq!(
         requests("SELECT * FROM alt_process_open_sockets WHERE pid > 1000 LIMIT 5"),
-        [asked(&[("pid", 4, "1000"), ("pid", 73, "5")], &ALL)]
+        [expected(&[("pid", 4, "1000"), ("pid", 73, "5")], &ALL)]
     );
 }
 
@@ -85,7 +85,7 @@ fn a_filtered_join_with_processes_is_one_request() {
              FROM processes p JOIN alt_process_open_sockets s USING (pid) \
              WHERE s.remote_port > 0 AND s.state = 'ESTABLISHED'"
         ),
-        [asked(
+        [expected(
             &[("remote_port", 4, "0"), ("state", 2, "ESTABLISHED")],
             &["pid", "remote_address", "remote_port", "state"]
         )]
@@ -93,13 +93,13 @@ fn a_filtered_join_with_processes_is_one_request() {
 }
 
 #[test]
-fn while_another_query_runs_the_columns_are_asked_for_first() {
+fn the_columns_are_requested_first_while_a_query_runs() {
     let Osquery::StandIn { core, extension: _extension } = Osquery::stand_in_over_captured() else {
         unreachable!()
     };
     let _busy = core.busy();
     core.query("SELECT count(*) FROM alt_process_open_sockets").unwrap();
-    let actions: Vec<_> = core.take_requests().into_iter().map(|asked| asked.action).collect();
+    let actions: Vec<_> = core.take_requests().into_iter().map(|request| request.action).collect();
     assert_eq!(actions, ["columns", "generate"]);
 }
 
@@ -115,8 +115,8 @@ fn a_context_that_cannot_be_read_is_still_answered() {
         assert!(!rows.is_empty(), "{context:?}");
         assert!(rows.iter().all(|row| row.len() == 25), "{context:?}");
     }
-    let said = extension.said();
-    assert_eq!(said.matches("the query context").count(), 1, "{said}");
+    let log = extension.log();
+    assert_eq!(log.matches("the query context").count(), 1, "{log}");
 }
 
 #[test]
@@ -125,6 +125,6 @@ fn an_unknown_action_and_an_unknown_table_are_refused() {
     let _extension = Extension::launch::<&str>(core.socket(), &[]);
     let socket = core.socket_of(core.wait_for("process_open_sockets"));
     assert!(remote::call(&socket, TABLE, request([("action", "explode")])).is_err());
-    assert!(remote::call(&socket, "nobody", request([("action", "columns")])).is_err());
+    assert!(remote::call(&socket, "missing", request([("action", "columns")])).is_err());
     assert_eq!(remote::ping(&socket), Ok(()));
 }

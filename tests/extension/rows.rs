@@ -1,4 +1,4 @@
-//! What a user gets: scenarios for the stand-in core and for a real osqueryi.
+//! Rows of queries: scenarios for the stand-in core and for a real osqueryi.
 
 use std::collections::BTreeSet;
 use std::net::{TcpListener, TcpStream};
@@ -12,9 +12,9 @@ fn listener() -> (TcpListener, u16) {
     (listener, port)
 }
 
-/// A child of another test holds the sockets of this one between fork and exec. Where a test is not about the
-/// pid, `+pid` keeps the condition from the table, and with it the rows of such a child from the answer.
-fn me() -> u32 {
+/// The pid of this process. Between fork and exec, a child of another test holds the sockets of this process, too. Tests
+/// of other columns use `+pid`: SQLite then removes the rows of such a child, and the table gets no constraint.
+fn own_pid() -> u32 {
     std::process::id()
 }
 
@@ -36,10 +36,10 @@ fn a_listener_is_found_with_all_its_columns() {
         let rows = osquery.rows(&format!(
             "SELECT * FROM alt_process_open_sockets WHERE pid = {} AND local_port = {port} \
              AND state = 'LISTEN'",
-            me()
+            own_pid()
         ));
         let expected = row(&[
-            ("pid", &me().to_string()),
+            ("pid", &own_pid().to_string()),
             ("fd", &fd.to_string()),
             ("socket", &socket),
             ("family", "2"),
@@ -65,7 +65,7 @@ fn every_member_of_a_list_is_found() {
             "SELECT local_port FROM alt_process_open_sockets \
              WHERE local_port IN ({}) AND state = 'LISTEN' AND +pid = {}",
             ports.join(", "),
-            me()
+            own_pid()
         ));
         let found: BTreeSet<&String> = rows.iter().map(|row| &row["local_port"]).collect();
         assert_eq!((rows.len(), found), (3, ports.iter().collect()));
@@ -86,7 +86,7 @@ fn an_or_across_columns_loses_no_row() {
         let rows = osquery.rows(&format!(
             "SELECT local_port, remote_port FROM alt_process_open_sockets \
              WHERE (local_port = {a} OR remote_port = {a} OR local_port = {b}) AND +pid = {}",
-            me()
+            own_pid()
         ));
         let mut ports: Vec<(String, String)> = rows
             .into_iter()
@@ -95,7 +95,7 @@ fn an_or_across_columns_loses_no_row() {
         ports.sort_unstable();
         assert_eq!(ports, expected);
         if let Osquery::StandIn { core, .. } = osquery {
-            assert!(core.take_requests().len() > 1, "the branches were not asked for one by one");
+            assert!(core.take_requests().len() > 1, "there was no request for each branch");
         }
     });
 }
@@ -110,14 +110,14 @@ fn rowids_are_unique_and_stay() {
              WHERE {operand} AND local_port IN ({}) AND state = 'LISTEN' AND +pid = {} \
              ORDER BY local_port",
             ports.join(", "),
-            me()
+            own_pid()
         )
     };
     let osquery = Osquery::stand_in();
     let first = osquery.rows(&sql("pid >= 0"));
     let ids: BTreeSet<&String> = first.iter().map(|row| &row["rowid"]).collect();
     assert_eq!((first.len(), ids.len()), (20, 20));
-    assert_eq!(osquery.rows(&sql(&format!("pid = {}", me()))), first);
+    assert_eq!(osquery.rows(&sql(&format!("pid = {}", own_pid()))), first);
 }
 
 #[test]
@@ -133,9 +133,9 @@ fn a_join_with_processes_names_the_holder() {
             let rows = osquery.rows(&format!(
                 "SELECT p.pid, p.name FROM {from} \
                  WHERE s.local_port = {port} AND s.state = 'LISTEN' AND +s.pid = {}",
-                me()
+                own_pid()
             ));
-            assert_eq!(rows, [row(&[("pid", &me().to_string()), ("name", name)])], "{from}");
+            assert_eq!(rows, [row(&[("pid", &own_pid().to_string()), ("name", name)])], "{from}");
         }
     });
 }
@@ -153,26 +153,26 @@ fn a_self_join_finds_both_ends() {
              ON a.local_port = b.remote_port AND a.remote_port = b.local_port \
              WHERE a.family = 2 AND a.local_port = {port} AND a.state = 'ESTABLISHED' \
              AND +a.pid = {0} AND +b.pid = {0}",
-            me()
+            own_pid()
         ));
         assert_eq!(rows, [row(&[("here", &port.to_string()), ("there", &from.to_string())])]);
     });
 }
 
 #[test]
-fn a_limit_cuts_the_answer_and_nothing_else() {
+fn a_limit_only_truncates_the_answer() {
     let _listeners: Vec<_> = (0..4).map(|_| listener()).collect();
     everywhere(|osquery| {
         let rows = osquery.rows(&format!(
             "SELECT fd FROM alt_process_open_sockets \
              WHERE pid = {} AND state = 'LISTEN' LIMIT 3",
-            me()
+            own_pid()
         ));
         assert_eq!(rows.len(), 3);
         let rows = osquery.rows(&format!(
             "SELECT fd FROM alt_process_open_sockets \
              WHERE pid = {} AND state = 'LISTEN' LIMIT 1 OFFSET 2",
-            me()
+            own_pid()
         ));
         assert_eq!(rows.len(), 1);
     });
@@ -187,14 +187,14 @@ fn a_count_counts() {
             "SELECT count(*) AS n FROM alt_process_open_sockets \
              WHERE local_port IN ({}) AND state = 'LISTEN' AND +pid = {}",
             ports.join(", "),
-            me()
+            own_pid()
         ));
         assert_eq!(rows, [row(&[("n", "5")])]);
-        let mine = osquery.rows(&format!(
+        let own = osquery.rows(&format!(
             "SELECT count(*) AS n FROM alt_process_open_sockets WHERE pid = {}",
-            me()
+            own_pid()
         ));
-        assert!(mine[0]["n"].parse::<u32>().unwrap() >= 5);
+        assert!(own[0]["n"].parse::<u32>().unwrap() >= 5);
     });
 }
 

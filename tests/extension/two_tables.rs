@@ -1,4 +1,4 @@
-//! Two tables in one extension: each has its own names.
+//! An extension with two tables, each with its own names.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -16,10 +16,10 @@ use tables::{Column, ColumnOptions, ColumnType, Error, Options, QueryContext, Ro
 
 use crate::support::core::Core;
 
-/// Longer than anything that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// No wait of a test takes this long, unless the test fails.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A table of one row, which counts how often it was started and stopped.
+/// A table of one row that counts its starts and stops.
 struct Small {
     columns: [Column; 1],
     starts: Arc<AtomicUsize>,
@@ -74,7 +74,7 @@ struct Running {
     stops: Arc<AtomicUsize>,
 }
 
-/// What the extension has written to its log.
+/// The log of the extension.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -124,19 +124,19 @@ impl Running {
             if log.contains(text) {
                 return;
             }
-            assert!(start.elapsed() < PATIENCE, "not logged: {text:?}; but: {log}");
+            assert!(start.elapsed() < TEST_TIMEOUT, "not logged: {text:?}; but: {log}");
             thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// Ends it as a signal does.
+    /// Ends the extension as a signal does.
     fn end(self) -> ExitCode {
         self.events.send(Event::Signal).unwrap();
         self.thread.join().unwrap()
     }
 }
 
-/// The names that the core has of the extension's tables.
+/// The names of the extension's tables in the core.
 fn names(core: &Core) -> Vec<String> {
     core.extensions().into_values().flat_map(|extension| extension.tables.into_keys()).collect()
 }
@@ -174,7 +174,7 @@ fn a_table_without_a_free_name_is_left_out() {
 }
 
 #[test]
-fn a_conflict_moves_the_table_that_has_it_alone() {
+fn a_conflict_renames_only_the_table_with_that_name() {
     let core = Core::with_tables(&[]);
     let conflict = "Failed adding registry: Registry item small conflicts with another item of the same name.";
     core.faults().refuse_next(1, conflict);
@@ -185,7 +185,7 @@ fn a_conflict_moves_the_table_that_has_it_alone() {
 }
 
 #[test]
-fn a_given_name_that_is_taken_ends_the_extension() {
+fn a_name_from_the_flag_that_is_taken_ends_the_extension() {
     let core = Core::with_tables(&["mine"]);
     let running = Running::start(&core, Some("mine"));
     running.wait_for_log("error: osquery already has a table named mine;");
@@ -207,7 +207,7 @@ fn a_table_starts_and_stops_once() {
     let core = Core::with_tables(&[]);
     let running = Running::start(&core, None);
     let first = core.wait_for(EXTENSION_NAME);
-    core.forget(first);
+    core.drop_extension(first);
     core.wait_for_another(EXTENSION_NAME, first);
     let (starts, stops) = (Arc::clone(&running.starts), Arc::clone(&running.stops));
     assert_eq!((starts.load(Ordering::SeqCst), stops.load(Ordering::SeqCst)), (1, 0));

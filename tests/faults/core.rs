@@ -1,4 +1,4 @@
-//! A core that dies, comes back, forgets, is slow, or does not finish what it says.
+//! A core that dies, restarts, drops the extension, is slow, or truncates its answers.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,20 +13,20 @@ use crate::support::process::Extension;
 use crate::support::remote;
 use crate::support::wire::{LIST, MAP, REPLY, STRUCT, field, hangs_up_within, message, rest};
 
-/// Longer than anything that a test waits for.
-const LONG: Duration = Duration::from_secs(60);
+/// No wait of a test takes this long, unless the test fails.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 const NAME: &str = "process_open_sockets";
 const QUERY: &str = "SELECT fd FROM alt_process_open_sockets WHERE pid = 1";
 
-/// The core dies and another one takes its place; the extension serves that one too.
-fn outlives_the_core(launch: impl FnOnce(&Core) -> Extension) {
+/// Replaces the core by another one and checks that the extension serves it.
+fn check_that_it_outlives_the_core(launch: impl FnOnce(&Core) -> Extension) {
     let core = Core::stock();
     let extension = launch(&core);
     let socket = core.socket_of(core.wait_for(NAME));
-    extension.wait_until_it_says("registered with osquery");
+    extension.wait_for_log("registered with osquery");
     let dir = core.die();
-    extension.wait_until_it_says(": waiting for it\n");
+    extension.wait_for_log(": waiting for it\n");
     assert!(!socket.exists());
     let core = Core::start(dir, &[NAME]);
     core.wait_for(NAME);
@@ -34,36 +34,36 @@ fn outlives_the_core(launch: impl FnOnce(&Core) -> Extension) {
 }
 
 #[test]
-fn a_sidecar_waits_for_a_core_that_died_and_serves_it_again() {
-    outlives_the_core(|core| Extension::sidecar(core.socket(), &[]));
+fn a_sidecar_waits_for_a_dead_core_and_serves_the_next_one() {
+    check_that_it_outlives_the_core(|core| Extension::sidecar(core.socket(), &[]));
 }
 
 #[test]
-fn a_launched_extension_that_is_told_to_waits_for_a_core_that_died() {
-    outlives_the_core(|core| Extension::launch(core.socket(), &["--when-gone=wait"]));
+fn a_launched_extension_with_wait_waits_for_a_dead_core() {
+    check_that_it_outlives_the_core(|core| Extension::launch(core.socket(), &["--when-gone=wait"]));
 }
 
 #[test]
-fn a_sidecar_that_is_told_to_ends_with_the_core() {
+fn a_sidecar_with_exit_ends_with_the_core() {
     let core = Core::stock();
     let extension = Extension::sidecar(core.socket(), &["--when-gone=exit"]);
     let socket = core.socket_of(core.wait_for(NAME));
-    extension.wait_until_it_says("registered with osquery");
+    extension.wait_for_log("registered with osquery");
     let _dir = core.die();
     assert_eq!(extension.end().0.code(), Some(0));
     assert!(!socket.exists());
 }
 
 #[test]
-fn a_sidecar_whose_core_says_shutdown_leaves_it_and_serves_it_again() {
+fn a_sidecar_deregisters_and_registers_again_after_shutdown() {
     let core = Core::stock();
     let extension = Extension::sidecar(core.socket(), &[]);
     let uuid = core.wait_for(NAME);
     let socket = core.socket_of(uuid);
-    extension.wait_until_it_says("registered with osquery");
+    extension.wait_for_log("registered with osquery");
     let start = Instant::now();
     remote::shutdown(&socket);
-    extension.wait_until_it_says(": waiting for it\n");
+    extension.wait_for_log(": waiting for it\n");
     assert!(!socket.exists());
     core.wait_for_another(NAME, uuid);
     assert!(start.elapsed() >= Duration::from_secs(1), "after an interval: {:?}", start.elapsed());
@@ -71,25 +71,25 @@ fn a_sidecar_whose_core_says_shutdown_leaves_it_and_serves_it_again() {
 }
 
 #[test]
-fn a_signal_while_the_core_answers_a_registration_leaves_none_behind() {
+fn a_signal_during_registration_leaves_no_registration() {
     let core = Core::stock();
     core.faults().hold_registrations();
     let extension = Extension::launch(core.socket(), &["--verbose"]);
     let start = Instant::now();
-    // The core has it, and has not said so yet.
+    // The core has registered the extension and has not answered yet.
     while core.uuid_of(NAME).is_none() {
-        assert!(start.elapsed() < LONG, "it does not register");
+        assert!(start.elapsed() < TEST_TIMEOUT, "the extension does not register");
         thread::sleep(Duration::from_millis(5));
     }
     extension.terminate();
-    extension.wait_until_it_says("received a signal: exiting");
+    extension.wait_for_log("received a signal: exiting");
     core.faults().release_registrations();
     assert_eq!(extension.end().0.code(), Some(0));
     assert_eq!(core.uuid_of(NAME), None);
 }
 
 #[test]
-fn a_core_that_trickles_its_answer_is_given_up_after_the_time_for_an_answer() {
+fn an_answer_that_trickles_from_the_core_times_out() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let listener = UnixListener::bind(&socket).unwrap();
@@ -105,13 +105,13 @@ fn a_core_that_trickles_its_answer_is_given_up_after_the_time_for_an_answer() {
     let start = Instant::now();
     let error = Manager::new(&socket, Duration::from_millis(500)).query("SELECT 1").unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
-    // All of it would take 50 s.
+    // The whole answer takes 50 s.
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     core.join().unwrap();
 }
 
 #[test]
-fn the_timeout_holds_for_a_core_whose_queue_is_full() {
+fn the_timeout_applies_to_a_core_with_a_full_accept_queue() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let address = rustix::net::SocketAddrUnix::new(&socket).unwrap();
@@ -121,134 +121,133 @@ fn the_timeout_holds_for_a_core_whose_queue_is_full() {
     rustix::net::listen(&listener, 0).unwrap();
     let _first_in_the_queue = UnixStream::connect(&socket).unwrap();
     let start = Instant::now();
-    let (status, said) = Extension::launch(&socket, &["--timeout=1"]).end();
-    assert_eq!(status.code(), Some(1), "{said}");
+    let (status, log) = Extension::launch(&socket, &["--timeout=1"]).end();
+    assert_eq!(status.code(), Some(1), "{log}");
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 #[test]
-fn a_sidecar_whose_registration_was_lost_tries_again() {
+fn a_sidecar_registers_again_after_a_lost_registration() {
     let core = Core::stock();
-    core.faults().forget_registrations();
+    core.faults().lose_registrations();
     let extension = Extension::sidecar(core.socket(), &[]);
-    extension.wait_until_it_says("but does not list it");
+    extension.wait_for_log("but does not list it");
     let core = Core::start(core.die(), &[NAME]);
     core.wait_for(NAME);
     core.query(QUERY).unwrap();
 }
 
 #[test]
-fn a_connection_that_waits_for_nothing_is_closed_with_its_registration() {
+fn an_idle_connection_is_closed_with_its_registration() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let uuid = core.wait_for(NAME);
-    extension.wait_until_it_says("registered with osquery");
+    extension.wait_for_log("registered with osquery");
     let mut idle = UnixStream::connect(core.socket_of(uuid)).unwrap();
     idle.set_nonblocking(true).unwrap();
-    core.forget(uuid);
-    // Within an interval, and long before it would be closed for its silence.
-    extension.wait_until_it_says("registering again");
+    core.drop_extension(uuid);
+    // This is within an interval, and long before the request timeout would close the connection.
+    extension.wait_for_log("registering again");
     assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0);
 }
 
 #[test]
-fn a_sidecar_that_is_told_to_ends_when_its_core_says_shutdown() {
+fn a_sidecar_with_exit_ends_after_shutdown() {
     let core = Core::stock();
     let extension = Extension::sidecar(core.socket(), &["--when-gone=exit"]);
     let socket = core.socket_of(core.wait_for(NAME));
-    extension.wait_until_it_says("registered with osquery");
+    extension.wait_for_log("registered with osquery");
     remote::shutdown(&socket);
     assert_eq!(extension.end().0.code(), Some(0));
     assert!(!socket.exists());
 }
 
 #[test]
-fn a_core_that_goes_after_it_dropped_a_launched_extension_ends_it_with_status_0() {
+fn a_launched_extension_ends_with_0_if_the_core_ends_after_drop() {
     let core = Core::stock();
     let extension = Extension::launch(core.socket(), &["--timeout=1"]);
     let uuid = core.wait_for(NAME);
-    extension.wait_until_it_says("registered with osquery");
-    core.forget(uuid);
+    extension.wait_for_log("registered with osquery");
+    core.drop_extension(uuid);
     core.faults().answer_after(Duration::from_millis(500));
-    extension.wait_until_it_says("registering again");
+    extension.wait_for_log("registering again");
     let _dir = core.die();
-    let (status, said) = extension.end();
-    assert_eq!(status.code(), Some(0), "{said}");
-    assert!(said.contains(": osquery is gone from "), "{said}");
+    let (status, log) = extension.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains(": osquery is gone from "), "{log}");
 }
 
 #[test]
-fn a_core_that_is_back_before_it_was_missed_is_served() {
+fn a_core_that_restarts_between_two_polls_is_served() {
     let core = Core::stock();
     let extension = Extension::sidecar(core.socket(), &[]);
     core.wait_for(NAME);
-    extension.wait_until_it_says("registered with osquery");
+    extension.wait_for_log("registered with osquery");
     let core = Core::start(core.die(), &[NAME]);
     core.wait_for(NAME);
     core.query(QUERY).unwrap();
 }
 
-/// The extension waits for its first core for longer than its timeout, which is none, and is there
-/// for it then. What it said is returned.
-fn waits_for_its_first_core(launch: impl FnOnce(&Path) -> Extension) -> String {
+/// Starts the core after the timeout of the extension, which is 0, and returns the log of the extension.
+fn log_of_a_late_core(launch: impl FnOnce(&Path) -> Extension) -> String {
     let dir = tempfile::tempdir().unwrap();
     let extension = launch(&socket_in(dir.path()));
-    extension.wait_until_it_says(": warning: waiting for osquery at ");
-    // It lives until the extension has heard from it.
+    extension.wait_for_log(": warning: waiting for osquery at ");
+    // The core runs until the extension has registered.
     let core = Core::start(dir, &[NAME]);
     core.wait_for(NAME);
-    extension.wait_until_it_says("registered with osquery");
-    extension.said()
+    extension.wait_for_log("registered with osquery");
+    extension.log()
 }
 
 #[test]
-fn a_sidecar_waits_for_its_first_core_longer_than_the_timeout_and_says_so_once() {
-    let said = waits_for_its_first_core(|socket| Extension::sidecar(socket, &["--timeout=0"]));
-    let lines: Vec<_> = said.lines().collect();
-    assert_eq!(lines.len(), 2, "{said}");
+fn a_sidecar_waits_past_the_timeout_and_logs_the_wait_once() {
+    let log = log_of_a_late_core(|socket| Extension::sidecar(socket, &["--timeout=0"]));
+    let lines: Vec<_> = log.lines().collect();
+    assert_eq!(lines.len(), 2, "{log}");
     assert!(
         lines[0].starts_with("process_open_sockets: warning: waiting for osquery at /"),
-        "{said}"
+        "{log}"
     );
 }
 
 #[test]
-fn a_launched_extension_that_is_told_to_waits_for_its_first_core_longer_than_the_timeout() {
+fn a_launched_extension_with_wait_waits_past_the_timeout() {
     let flags = ["--when-gone=wait", "--timeout=0"];
-    let said = waits_for_its_first_core(|socket| Extension::launch(socket, &flags));
-    assert_eq!(said.matches(": waiting for osquery at /").count(), 1, "{said}");
+    let log = log_of_a_late_core(|socket| Extension::launch(socket, &flags));
+    assert_eq!(log.matches(": waiting for osquery at /").count(), 1, "{log}");
 }
 
 #[test]
-fn a_sidecar_that_is_told_to_gives_up_a_core_that_never_comes() {
+fn a_sidecar_with_exit_ends_if_no_core_starts() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let start = Instant::now();
-    let (status, said) = Extension::sidecar(&socket, &["--when-gone=exit", "--timeout=1"]).end();
-    assert_eq!(status.code(), Some(1), "{said}");
+    let (status, log) = Extension::sidecar(&socket, &["--when-gone=exit", "--timeout=1"]).end();
+    assert_eq!(status.code(), Some(1), "{log}");
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
-    assert!(said.contains("no osquery extension manager listens at "), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(log.contains("no osquery extension manager listens at "), "{log}");
+    assert_eq!(log.lines().count(), 1, "{log}");
 }
 
 #[test]
 fn a_signal_ends_the_wait_for_a_core() {
     let dir = tempfile::tempdir().unwrap();
     let extension = Extension::sidecar(&socket_in(dir.path()), &[]);
-    extension.wait_until_it_says("waiting for osquery at ");
+    extension.wait_for_log("waiting for osquery at ");
     extension.terminate();
     assert_eq!(extension.end().0.code(), Some(0));
 }
 
 #[test]
-fn dropped_twice_it_registers_twice_with_new_numbers() {
+fn an_extension_dropped_twice_registers_twice_with_new_uuids() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let first = core.wait_for(NAME);
-    extension.wait_until_it_says("registered with osquery");
-    core.forget(first);
+    extension.wait_for_log("registered with osquery");
+    core.drop_extension(first);
     let second = core.wait_for_another(NAME, first);
-    core.forget(second);
+    core.drop_extension(second);
     let third = core.wait_for_another(NAME, second);
     assert_ne!(third, first);
     assert_eq!([first, second].map(|uuid| core.socket_of(uuid).exists()), [false, false]);
@@ -256,7 +255,7 @@ fn dropped_twice_it_registers_twice_with_new_numbers() {
 }
 
 #[test]
-fn a_slow_core_is_waited_for() {
+fn the_extension_waits_for_a_slow_core() {
     let core = Core::stock();
     core.faults().answer_after(Duration::from_millis(500));
     let _extension = Extension::launch::<&str>(core.socket(), &[]);
@@ -265,62 +264,62 @@ fn a_slow_core_is_waited_for() {
 }
 
 #[test]
-fn a_signal_is_heeded_before_a_slow_core_answers_a_registration() {
+fn a_signal_ends_the_wait_for_a_slow_registration() {
     let core = Core::stock();
-    core.faults().answer_after(LONG);
+    core.faults().answer_after(TEST_TIMEOUT);
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     core.faults().wait_for_late_answer();
     let start = Instant::now();
     extension.terminate();
     assert_eq!(extension.end().0.code(), Some(0));
-    // The extension itself gives the core 10 s.
+    // The timeout of the extension for an answer is 10 s.
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 #[test]
-fn a_signal_is_heeded_before_a_slow_core_that_is_watched_answers() {
+fn a_signal_ends_the_wait_for_a_slow_poll() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let socket = core.socket_of(core.wait_for(NAME));
-    extension.wait_until_it_says("registered with osquery");
-    core.faults().answer_after(LONG);
+    extension.wait_for_log("registered with osquery");
+    core.faults().answer_after(TEST_TIMEOUT);
     core.faults().wait_for_late_answer();
     let start = Instant::now();
     extension.terminate();
     assert_eq!(extension.end().0.code(), Some(0));
-    // The extension itself gives the core 10 s.
+    // The timeout of the extension for an answer is 10 s.
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert!(!socket.exists());
 }
 
 #[test]
-fn a_sidecar_tries_again_when_the_core_hangs_up_while_it_is_asked() {
+fn a_sidecar_retries_when_the_core_hangs_up_during_a_request() {
     let core = Core::stock();
     core.faults().cut_next(2);
     let extension = Extension::sidecar(core.socket(), &[]);
     core.wait_for(NAME);
     assert_eq!(core.faults().cut(), 2);
-    let said = extension.said();
+    let log = extension.log();
     assert_eq!(
-        said.matches("does not follow the protocol of osquery's extension manager").count(),
+        log.matches("does not follow the protocol of osquery's extension manager").count(),
         2
     );
 }
 
 #[test]
-fn a_launched_extension_ends_when_the_core_hangs_up_while_it_is_asked() {
+fn a_launched_extension_ends_when_the_core_hangs_up() {
     let core = Core::stock();
     core.faults().cut_next(1);
-    let (status, said) = Extension::launch::<&str>(core.socket(), &[]).end();
+    let (status, log) = Extension::launch::<&str>(core.socket(), &[]).end();
     assert_eq!(status.code(), Some(1));
-    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(log.lines().count(), 1, "{log}");
     let expected =
         format!("process_open_sockets: error: the server at {}", core.socket().display());
-    assert!(said.starts_with(&expected), "{said}");
+    assert!(log.starts_with(&expected), "{log}");
 }
 
 #[test]
-fn a_core_that_claims_two_billion_rows_is_not_believed() {
+fn a_claim_of_two_billion_rows_takes_no_memory() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket_in(dir.path());
     let listener = UnixListener::bind(&socket).unwrap();
@@ -344,10 +343,10 @@ fn a_registered_extension_stays_when_one_answer_is_cut() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let uuid = core.wait_for(NAME);
-    extension.wait_until_it_says("registered with osquery");
+    extension.wait_for_log("registered with osquery");
     core.faults().cut_next(1);
     core.faults().wait_for_cuts(1);
-    // It asks again, an interval later, and is still listed.
+    // The extension requests the list again an interval later, and the core still lists it.
     core.wait_for_another_list();
     assert_eq!((core.faults().cut(), core.uuid_of(NAME)), (1, Some(uuid)));
     core.query(QUERY).unwrap();

@@ -1,11 +1,11 @@
-//! A process that may open few descriptors.
+//! A process with a low limit of open files.
 
 use std::process::{Command, Output, Stdio};
 
 use crate::support::proc_tree::{ProcTree, TCP_HEADER, tcp_line};
 use crate::support::process::BINARY;
 
-/// The rows of the tree, by a process that may have so many descriptors.
+/// Queries the tree in a process with that limit of open files.
 fn query(tree: &ProcTree, descriptors: usize) -> Output {
     let mut shell = Command::new("sh");
     shell.args(["-c", r#"ulimit -n "$1"; shift; exec "$@""#, "sh", &descriptors.to_string()]);
@@ -15,7 +15,7 @@ fn query(tree: &ProcTree, descriptors: usize) -> Output {
 }
 
 #[test]
-fn rows_missing_for_lack_of_descriptors_name_the_limit() {
+fn rows_missing_at_the_descriptor_limit_name_the_limit() {
     let lines: String = (0..8).map(|n| tcp_line(443, &(10_000 + n).to_string())).collect();
     let mut tree = ProcTree::default().namespace(1);
     for pid in 1..=8 {
@@ -28,11 +28,11 @@ fn rows_missing_for_lack_of_descriptors_name_the_limit() {
     let mut shortened = 0;
     for descriptors in 4..40 {
         let output = query(&tree, descriptors);
-        let said = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         if output.stdout != whole {
             shortened += 1;
-            assert!(said.contains("raise the limit of open files"), "{descriptors}: {said}");
+            assert!(stderr.contains("raise the limit of open files"), "{descriptors}: {stderr}");
         }
     }
-    assert!(shortened > 0, "so few descriptors cost no row");
+    assert!(shortened > 0, "no row was missing at any limit");
 }

@@ -1,4 +1,4 @@
-//! Ends in the middle of something.
+//! Ends in the middle of a scan or an answer.
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -16,12 +16,12 @@ use crate::support::wire::{call, rest, send};
 
 const NAME: &str = "process_open_sockets";
 
-/// An extension in the middle of something.
+/// An extension in the middle of a request.
 struct Scene {
     core: Core,
     extension: Extension,
     socket: PathBuf,
-    /// The client that asked for it.
+    /// The client that sent the request.
     client: UnixStream,
 }
 
@@ -31,20 +31,20 @@ impl Scene {
         let procfs = format!("--procfs={}", tree.path().display());
         let extension = Extension::launch(core.socket(), &[procfs]);
         let socket = core.socket_of(core.wait_for(NAME));
-        extension.wait_until_it_says("registered with osquery");
+        extension.wait_for_log("registered with osquery");
         let client = send(&socket, &call("table", TABLE, &[("action", "generate")]));
         Scene { core, extension, socket, client }
     }
 
-    /// Before a scan or an answer could end it is gone with status 0, deregistered, and has left nothing behind.
+    /// The extension ends before the scan or the answer: with status 0, deregistered and without its socket.
     #[track_caller]
     fn ends_cleanly(self, end: impl FnOnce(&Scene)) {
         let start = Instant::now();
         end(&self);
-        let (status, said) = self.extension.end();
-        // After 10 s a client that does not read is dropped anyway.
+        let (status, log) = self.extension.end();
+        // After 10 s the extension drops a client that does not read.
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-        assert_eq!(status.code(), Some(0), "{said}");
+        assert_eq!(status.code(), Some(0), "{log}");
         assert_eq!(self.core.uuid_of(NAME), None);
         assert!(!self.socket.exists());
     }
@@ -54,7 +54,7 @@ fn endless() -> ProcTree {
     ProcTree::default().namespace(1).process(1, 1, &[]).endless_file(1, "udp")
 }
 
-/// So many sockets that no buffer holds the answer.
+/// Has more sockets than fit into the buffers of a connection.
 fn large() -> ProcTree {
     let lines: String = (0..20_000).map(|n| tcp_line(443, &(10_000 + n).to_string())).collect();
     ProcTree::default().namespace(1).process(1, 1, &[]).file(
@@ -65,7 +65,7 @@ fn large() -> ProcTree {
 }
 
 #[test]
-fn a_sigterm_in_the_middle_of_a_scan_ends_it_cleanly() {
+fn sigterm_during_a_scan_ends_the_extension_cleanly() {
     let tree = endless();
     let scene = Scene::begin(&tree);
     let _writer = tree.writer(1, "udp");
@@ -73,7 +73,7 @@ fn a_sigterm_in_the_middle_of_a_scan_ends_it_cleanly() {
 }
 
 #[test]
-fn a_sigint_in_the_middle_of_a_scan_ends_it_cleanly() {
+fn sigint_during_a_scan_ends_the_extension_cleanly() {
     let tree = endless();
     let scene = Scene::begin(&tree);
     let _writer = tree.writer(1, "udp");
@@ -82,8 +82,8 @@ fn a_sigint_in_the_middle_of_a_scan_ends_it_cleanly() {
 
 #[test]
 #[allow(unsafe_code)]
-fn a_sighup_in_the_middle_of_a_scan_ends_it_cleanly() {
-    // The extension leaves it ignored where it is, as under nohup(1).
+fn sighup_during_a_scan_ends_the_extension_cleanly() {
+    // The extension does not handle SIGHUP if its parent ignores it, as nohup(1) does.
     // SAFETY: the default action is no function.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
     let tree = endless();
@@ -93,7 +93,7 @@ fn a_sighup_in_the_middle_of_a_scan_ends_it_cleanly() {
 }
 
 #[test]
-fn a_shutdown_in_the_middle_of_a_scan_ends_it_cleanly() {
+fn shutdown_during_a_scan_ends_the_extension_cleanly() {
     let tree = endless();
     let scene = Scene::begin(&tree);
     let _writer = tree.writer(1, "udp");
@@ -101,7 +101,7 @@ fn a_shutdown_in_the_middle_of_a_scan_ends_it_cleanly() {
 }
 
 #[test]
-fn a_sigterm_in_the_middle_of_an_answer_ends_it_cleanly() {
+fn sigterm_during_an_answer_ends_the_extension_cleanly() {
     let tree = large();
     let mut scene = Scene::begin(&tree);
     scene.client.read_exact(&mut [0; 1000]).unwrap();
@@ -109,7 +109,7 @@ fn a_sigterm_in_the_middle_of_an_answer_ends_it_cleanly() {
 }
 
 #[test]
-fn killed_in_the_middle_of_an_answer_its_successor_registers_once_the_core_missed_it() {
+fn a_killed_extension_is_replaced_after_the_core_drops_it() {
     let tree = large();
     let mut scene = Scene::begin(&tree);
     let uuid = scene.core.uuid_of(NAME).unwrap();
@@ -117,11 +117,11 @@ fn killed_in_the_middle_of_an_answer_its_successor_registers_once_the_core_misse
     scene.extension.send(Signal::KILL);
     assert!(rest(scene.client).len() < 20_000 * 100);
     let successor = Extension::launch(scene.core.socket(), &["--interval=10"]);
-    // It sees that its name is taken.
+    // The list still has its name.
     scene.core.wait_for_another_list();
     assert_eq!(scene.core.uuid_of(NAME), Some(uuid));
     scene.core.query("SELECT fd FROM alt_process_open_sockets WHERE pid = 1").unwrap_err();
     scene.core.wait_for_another(NAME, uuid);
-    successor.wait_until_it_says("registered with osquery");
+    successor.wait_for_log("registered with osquery");
     scene.core.query("SELECT fd FROM alt_process_open_sockets WHERE pid = 1").unwrap();
 }

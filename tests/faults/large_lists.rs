@@ -10,7 +10,7 @@ use crate::support::wire::{call, exchange, response};
 #[test]
 fn twelve_lists_of_20_000_pids_take_less_than_100_mb() {
     const MB: u64 = 1_000_000;
-    // Beyond the highest pid that there can be (PID_MAX_LIMIT in include/linux/threads.h).
+    // Above the highest possible pid (PID_MAX_LIMIT in include/linux/threads.h).
     let member = |pid: usize| format!(r#"{{"op":2,"expr":"{}"}}"#, 5_000_000 + pid);
     let members: Vec<String> = (0..20_000).map(member).collect();
     let list = members.join(",");

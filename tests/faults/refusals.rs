@@ -1,4 +1,4 @@
-//! A core that does not take the extension, or not yet.
+//! A core that refuses the extension, always or for some time.
 
 use std::time::{Duration, Instant};
 
@@ -29,29 +29,29 @@ fn is_too_old(core: &Core) -> String {
 }
 
 #[test]
-fn a_refusal_is_one_line_and_status_1_after_a_pause_of_an_interval() {
+fn a_refusal_is_one_line_and_status_1_after_an_interval() {
     let core = Core::stock();
     core.faults().refuse(TOO_OLD);
     let start = Instant::now();
-    let (status, said) = Extension::launch::<&str>(core.socket(), &[]).end();
-    assert_eq!((status.code(), said), (Some(1), is_too_old(&core)));
+    let (status, log) = Extension::launch::<&str>(core.socket(), &[]).end();
+    assert_eq!((status.code(), log), (Some(1), is_too_old(&core)));
     let pause = Duration::from_secs(1)..Duration::from_secs(10);
     assert!(pause.contains(&start.elapsed()), "{:?}", start.elapsed());
 }
 
 #[test]
-fn a_refused_sidecar_pauses_too() {
+fn a_refused_sidecar_also_pauses_for_an_interval() {
     let core = Core::stock();
     core.faults().refuse(TOO_OLD);
     let start = Instant::now();
-    let (status, said) = Extension::sidecar(core.socket(), &[]).end();
-    assert_eq!((status.code(), said), (Some(1), is_too_old(&core)));
+    let (status, log) = Extension::sidecar(core.socket(), &[]).end();
+    assert_eq!((status.code(), log), (Some(1), is_too_old(&core)));
     let pause = Duration::from_secs(1)..Duration::from_secs(10);
     assert!(pause.contains(&start.elapsed()), "{:?}", start.elapsed());
 }
 
 #[test]
-fn an_interval_of_zero_does_not_take_the_pause_away() {
+fn a_refusal_with_an_interval_of_zero_also_pauses() {
     let core = Core::stock();
     core.faults().refuse(TOO_OLD);
     let start = Instant::now();
@@ -65,7 +65,7 @@ fn a_signal_ends_the_pause_after_a_refusal() {
     let core = Core::stock();
     core.faults().refuse(TOO_OLD);
     let extension = Extension::launch(core.socket(), &["--interval=600"]);
-    extension.wait_until_it_says("--verbose)\n");
+    extension.wait_for_log("--verbose)\n");
     let start = Instant::now();
     extension.terminate();
     assert_eq!(extension.end().0.code(), Some(1));
@@ -73,68 +73,68 @@ fn a_signal_ends_the_pause_after_a_refusal() {
 }
 
 #[test]
-fn an_extension_that_the_core_has_not_missed_yet_is_waited_out() {
+fn registration_waits_until_the_core_drops_a_dead_extension() {
     let core = Core::stock();
     core.faults().refuse_next(3, DUPLICATE);
-    // Four looks, a quarter of the interval apart, have two intervals.
+    // The extension has two intervals for four attempts, a quarter of the interval apart.
     let _extension = Extension::launch(core.socket(), &["--interval=5"]);
     core.wait_for(NAME);
     assert_eq!(tables(&core), [ALTERNATIVE]);
 }
 
 #[test]
-fn another_extension_of_the_name_is_waited_for_two_intervals_and_no_longer() {
+fn registration_waits_two_intervals_for_a_name_in_use() {
     let core = Core::stock();
     core.faults().refuse(DUPLICATE);
     let start = Instant::now();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
-    extension.wait_until_it_says("is already registered at");
+    extension.wait_for_log("is already registered at");
     let two_intervals = Duration::from_secs(2)..Duration::from_secs(12);
     assert!(two_intervals.contains(&start.elapsed()), "{:?}", start.elapsed());
     assert_eq!(extension.end().0.code(), Some(1));
 }
 
 #[test]
-fn a_name_that_is_taken_after_the_look_is_left_for_the_alternative_one() {
+fn the_alternative_name_is_used_if_the_first_is_taken_late() {
     let core = Core::with_tables(&[]);
     core.faults().refuse_next(1, &conflict(NAME));
     let extension = Extension::launch::<&str>(core.socket(), &[]);
-    extension.wait_until_it_says("the table is named alt_process_open_sockets\n");
+    extension.wait_for_log("the table is named alt_process_open_sockets\n");
     assert_eq!(tables(&core), [ALTERNATIVE]);
 }
 
 #[test]
-fn two_names_that_are_taken_after_the_look_are_an_error_that_says_so() {
+fn both_names_taken_after_the_check_are_an_error() {
     let core = Core::with_tables(&[]);
     core.faults().refuse_next(1, &conflict(NAME));
     core.faults().refuse_next(1, &conflict(ALTERNATIVE));
-    let (status, said) = Extension::sidecar(core.socket(), &[]).end();
+    let (status, log) = Extension::sidecar(core.socket(), &[]).end();
     let expected = "process_open_sockets: error: osquery already has tables named process_open_sockets \
                     and alt_process_open_sockets; set an unused name with \
                     --table-name or PROCESS_OPEN_SOCKETS_TABLE_NAME\n";
-    assert_eq!((status.code(), said.as_str()), (Some(1), expected));
+    assert_eq!((status.code(), log.as_str()), (Some(1), expected));
 }
 
 #[test]
-fn a_name_that_is_asked_for_and_taken_after_the_look_is_an_error() {
+fn a_name_from_the_flag_taken_after_the_check_is_an_error() {
     let core = Core::stock();
     core.faults().refuse(&conflict("mine"));
-    let (status, said) = Extension::sidecar(core.socket(), &["--table-name=mine"]).end();
+    let (status, log) = Extension::sidecar(core.socket(), &["--table-name=mine"]).end();
     let expected = "process_open_sockets: error: osquery already has a table named mine; set \
                     --table-name to another name, or omit it\n";
-    assert_eq!((status.code(), said.as_str()), (Some(1), expected));
+    assert_eq!((status.code(), log.as_str()), (Some(1), expected));
 }
 
 #[test]
-fn a_core_that_takes_the_extension_and_does_not_list_it_is_an_error() {
+fn a_registration_that_the_core_does_not_list_is_an_error() {
     let core = Core::stock();
-    core.faults().forget_registrations();
-    let (status, said) = Extension::sidecar(core.socket(), &["--when-gone=exit"]).end();
+    core.faults().lose_registrations();
+    let (status, log) = Extension::sidecar(core.socket(), &["--when-gone=exit"]).end();
     let expected = format!(
         "process_open_sockets: error: osquery at {} accepted the extension but does not list it; osquery's log \
          has the reason (start osquery with --verbose)\n",
         core.socket().display()
     );
-    assert_eq!((status.code(), said), (Some(1), expected));
+    assert_eq!((status.code(), log), (Some(1), expected));
     assert!(!core.socket_of(4711).exists());
 }

@@ -1,4 +1,4 @@
-//! A core that restarts again and again: 100 times, or as often as `RESTARTS` says.
+//! A core that restarts 100 times, or as many times as the variable `RESTARTS` has.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use crate::support::process::Extension;
 
 const NAME: &str = "process_open_sockets";
 const QUERY: &str = "SELECT fd FROM alt_process_open_sockets WHERE pid = 1";
-/// What is opened once is open after so many.
+/// After this number of restarts, the extension has opened what it opens only once.
 const WARM_UP: usize = 10;
-const LONG: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Another core takes the place of this one, and the extension serves it.
+/// Replaces the core, and checks that the extension serves the new one.
 fn restart(core: Core) -> Core {
     let core = Core::start(core.die(), &[NAME]);
     core.wait_for(NAME);
@@ -35,7 +35,7 @@ fn restarts_of_the_core_leave_no_descriptor_or_thread() {
     for _ in WARM_UP..restarts {
         core = restart(core);
     }
-    // Connections end a moment after their answers.
+    // A connection ends shortly after its answer.
     let start = Instant::now();
     let has_more = || {
         let (descriptors, threads) = extension.descriptors_and_threads();
@@ -43,7 +43,10 @@ fn restarts_of_the_core_leave_no_descriptor_or_thread() {
     };
     while has_more() {
         let now = extension.descriptors_and_threads();
-        assert!(start.elapsed() < LONG, "descriptors and threads: {before:?}, then {now:?}");
+        assert!(
+            start.elapsed() < TEST_TIMEOUT,
+            "descriptors and threads: {before:?}, then {now:?}"
+        );
         thread::sleep(Duration::from_millis(10));
     }
 }

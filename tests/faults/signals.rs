@@ -1,4 +1,4 @@
-//! Signals that must not cost an answer, and one that is ignored.
+//! Signals that must not lose an answer, and a signal that stays ignored.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -13,10 +13,10 @@ use crate::support::process::{Extension, command, command_without_hangups};
 use crate::support::wire::{call, connect, rest};
 
 const NAME: &str = "process_open_sockets";
-const LONG: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[test]
-fn no_answer_is_lost_while_it_is_stopped_and_continued() {
+fn no_answer_is_lost_under_sigstop_and_sigcont() {
     const QUERIES: usize = 300;
     let lines: String = (0..100).map(|n| tcp_line(443, &(10_000 + n).to_string())).collect();
     let tree = ProcTree::default().namespace(1).process(1, 1, &[]);
@@ -26,17 +26,17 @@ fn no_answer_is_lost_while_it_is_stopped_and_continued() {
     command.arg("--socket").arg(core.socket()).arg("--procfs").arg(tree.path());
     let extension = Extension::run(&mut command);
     let socket = core.socket_of(core.wait_for(NAME));
-    extension.wait_until_it_says("registered with osquery");
+    extension.wait_for_log("registered with osquery");
     let request = call("table", TABLE, &[("action", "generate"), ("context", "{}")]);
-    let ask = |wait: &dyn Fn()| {
+    let query = |wait: &dyn Fn()| {
         let mut stream = connect(&socket);
         wait();
-        // A connection that was dropped does not take it.
+        // Writing fails if the extension has dropped the connection.
         let _ = std::io::Write::write_all(&mut stream, &request);
         let _ = stream.shutdown(std::net::Shutdown::Write);
         rest(stream)
     };
-    let expected = ask(&|| {});
+    let expected = query(&|| {});
     let (is_done, stops) = (AtomicBool::new(false), AtomicUsize::new(0));
     let lost = thread::scope(|scope| {
         scope.spawn(|| {
@@ -47,14 +47,14 @@ fn no_answer_is_lost_while_it_is_stopped_and_continued() {
                 thread::sleep(Duration::from_micros(300));
             }
         });
-        // The request is waited for while the process is stopped and continued.
+        // The extension waits for the request while it is stopped and continued.
         let wait = || {
-            let (start, seen) = (Instant::now(), stops.load(Ordering::SeqCst));
-            while stops.load(Ordering::SeqCst) < seen + 3 && start.elapsed() < LONG {
+            let (start, before) = (Instant::now(), stops.load(Ordering::SeqCst));
+            while stops.load(Ordering::SeqCst) < before + 3 && start.elapsed() < TEST_TIMEOUT {
                 thread::yield_now();
             }
         };
-        let lost = (0..QUERIES).filter(|_| ask(&wait) != expected).count();
+        let lost = (0..QUERIES).filter(|_| query(&wait) != expected).count();
         is_done.store(true, Ordering::SeqCst);
         lost
     });
@@ -69,9 +69,9 @@ fn a_sighup_that_is_ignored_at_the_start_stays_ignored() {
     command.arg("--socket").arg(core.socket()).arg("--interval=1");
     let extension = Extension::run(&mut command);
     core.wait_for(NAME);
-    extension.wait_until_it_says("registered with osquery");
+    extension.wait_for_log("registered with osquery");
     extension.send(Signal::HUP);
-    // The second of these was asked for after the signal came.
+    // The extension requests the second list after the signal.
     core.wait_for_another_list();
     core.wait_for_another_list();
     extension.terminate();

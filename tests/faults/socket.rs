@@ -1,4 +1,4 @@
-//! The file at which the extension listens.
+//! The socket file of the extension.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::support::served::Numbers;
 const NAME: &str = "process_open_sockets";
 
 #[track_caller]
-fn is_for_its_owner_alone(umask: &str) {
+fn check_mode_under(umask: &str) {
     let core = Core::stock();
     let mut command = command_with_umask(umask);
     let _extension = Extension::run(command.arg("--socket").arg(core.socket()));
@@ -30,17 +30,17 @@ fn is_for_its_owner_alone(umask: &str) {
 }
 
 #[test]
-fn the_socket_is_for_its_owner_alone_under_an_open_umask() {
-    is_for_its_owner_alone("0000");
+fn the_socket_has_mode_0600_under_an_open_umask() {
+    check_mode_under("0000");
 }
 
 #[test]
-fn the_socket_is_for_its_owner_alone_under_a_closed_umask() {
-    is_for_its_owner_alone("0777");
+fn the_socket_has_mode_0600_under_a_closed_umask() {
+    check_mode_under("0777");
 }
 
 #[test]
-fn at_no_moment_is_the_socket_for_others() {
+fn the_socket_is_never_accessible_to_other_users() {
     let done = AtomicBool::new(false);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("service");
@@ -66,11 +66,11 @@ fn at_no_moment_is_the_socket_for_others() {
 }
 
 #[test]
-fn a_socket_that_took_the_place_of_ours_is_not_removed() {
+fn a_socket_that_replaced_that_of_the_extension_stays() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let path = core.socket_of(core.wait_for(NAME));
-    extension.wait_until_it_says("registered with osquery");
+    extension.wait_for_log("registered with osquery");
     fs::remove_file(&path).unwrap();
     let _other = UnixListener::bind(&path).unwrap();
     extension.terminate();
@@ -79,11 +79,11 @@ fn a_socket_that_took_the_place_of_ours_is_not_removed() {
 }
 
 #[test]
-fn a_file_that_took_the_place_of_ours_is_not_removed() {
+fn a_file_that_replaced_the_socket_of_the_extension_stays() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let path = core.socket_of(core.wait_for(NAME));
-    extension.wait_until_it_says("registered with osquery");
+    extension.wait_for_log("registered with osquery");
     fs::rename(&path, path.with_extension("moved")).unwrap();
     fs::write(&path, "other").unwrap();
     extension.terminate();
@@ -92,17 +92,17 @@ fn a_file_that_took_the_place_of_ours_is_not_removed() {
 }
 
 #[test]
-fn a_file_that_is_in_the_place_of_ours_is_left_and_said() {
+fn a_file_at_the_path_of_the_socket_stays_and_is_an_error() {
     let core = Core::stock();
     let path = core.socket_of(4711);
     fs::write(&path, "other").unwrap();
-    let (status, said) = Extension::sidecar(core.socket(), &[]).end();
+    let (status, log) = Extension::sidecar(core.socket(), &[]).end();
     assert_eq!(status.code(), Some(1));
     let expected = format!(
         "process_open_sockets: error: cannot create the socket {} for osquery's requests: Address already \
          in use (os error 98); check that its directory exists and that this user may write to it\n",
         path.display()
     );
-    assert_eq!(said, expected);
+    assert_eq!(log, expected);
     assert_eq!((fs::read(&path).unwrap(), core.uuid_of(NAME)), (b"other".to_vec(), None));
 }

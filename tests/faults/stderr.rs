@@ -1,4 +1,4 @@
-//! A stderr whose reader does not read.
+//! A stderr that no process reads.
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::path::Path;
@@ -13,10 +13,10 @@ use crate::support::wire::exchange;
 
 const NAME: &str = "process_open_sockets";
 const QUERY: &str = "SELECT fd FROM alt_process_open_sockets WHERE pid = 1";
-/// What fills the pipe before the extension is started.
+/// The byte that fills the pipe before the extension starts.
 const FILLER: u8 = b'#';
 
-/// A pipe into which not a byte more goes, in blocking mode.
+/// A full pipe, in blocking mode.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let flags = fcntl_getfl(&writer).unwrap();
@@ -28,7 +28,7 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-/// A sidecar that logs much.
+/// A sidecar with a verbose log.
 fn sidecar(socket: &Path) -> Command {
     let mut command = command();
     command.arg("--socket").arg(socket).args(["--interval=1", "--verbose"]);
@@ -47,7 +47,7 @@ fn queries_are_answered_while_stderr_is_full() {
 }
 
 #[test]
-fn a_core_that_comes_back_is_served_while_stderr_is_full() {
+fn a_restarted_core_is_served_while_stderr_is_full() {
     let core = Core::stock();
     let (_reader, writer) = full_pipe();
     let _extension = Extension::with_stderr(&mut sidecar(core.socket()), writer);
@@ -59,7 +59,7 @@ fn a_core_that_comes_back_is_served_while_stderr_is_full() {
 }
 
 #[test]
-fn a_sigterm_ends_it_while_stderr_is_full() {
+fn sigterm_ends_the_extension_while_stderr_is_full() {
     let core = Core::stock();
     let (_reader, writer) = full_pipe();
     let extension = Extension::with_stderr(&mut sidecar(core.socket()), writer);
@@ -73,20 +73,20 @@ fn a_sigterm_ends_it_while_stderr_is_full() {
     assert_eq!(status.code(), Some(0));
     assert_eq!(core.uuid_of(NAME), None);
     assert!(!socket.exists());
-    // It takes less than a second; a busy host may need more.
+    // The end takes less than a second; a busy host may need more.
     assert!(time < Duration::from_secs(10), "{time:?}");
 }
 
 #[test]
-fn what_a_full_stderr_lacks_is_counted_once_it_is_read() {
+fn lines_dropped_at_a_full_stderr_are_counted_after_a_read() {
     let core = Core::stock();
     let (mut reader, writer) = full_pipe();
     let mut command = sidecar(core.socket());
     let extension = Extension::with_stderr(&mut command, writer);
-    // It has a copy of the pipe's end.
+    // The command has a copy of the writing end of the pipe.
     drop(command);
     let socket = core.socket_of(core.wait_for(NAME));
-    // Each is a line; there is room for 2000.
+    // Each connection logs a line; 2000 lines can wait.
     for _ in 0..3000 {
         exchange(&socket, b"no message of Thrift's");
     }
@@ -112,7 +112,7 @@ fn what_a_full_stderr_lacks_is_counted_once_it_is_read() {
 }
 
 #[test]
-fn an_end_loses_no_line_that_is_read() {
+fn no_log_line_is_lost_at_the_end_while_stderr_is_read() {
     let core = Core::stock();
     let extension = Extension::run(&mut sidecar(core.socket()));
     let socket = core.socket_of(core.wait_for(NAME));
@@ -120,8 +120,8 @@ fn an_end_loses_no_line_that_is_read() {
         exchange(&socket, b"no message of Thrift's");
     }
     extension.terminate();
-    let (status, said) = extension.end();
+    let (status, log) = extension.end();
     assert_eq!(status.code(), Some(0));
-    assert_eq!(said.matches("debug: connection ended: ").count(), 1000);
-    assert!(said.ends_with("debug: received a signal: exiting\n"), "{said}");
+    assert_eq!(log.matches("debug: connection ended: ").count(), 1000);
+    assert!(log.ends_with("debug: received a signal: exiting\n"), "{log}");
 }

@@ -82,8 +82,8 @@ class Core:
         return ExtensionStatus(code=0, message="OK", uuid=self.last)
 
     def deregisterExtension(self, uuid):
-        known = self.registered.pop(uuid, None)
-        return ExtensionStatus(code=0 if known else 1, message="", uuid=uuid)
+        registered = self.registered.pop(uuid, None)
+        return ExtensionStatus(code=0 if registered else 1, message="", uuid=uuid)
 
     def query(self, sql):
         assert "osquery_registry" in sql, sql
@@ -111,7 +111,7 @@ def wait_until(condition, seconds=10):
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise AssertionError("it did not come about in time")
+            raise AssertionError("the condition did not hold in time")
         time.sleep(0.01)
 
 
@@ -220,7 +220,7 @@ class Interop(unittest.TestCase):
         hidden = {name: rows[0].pop(name) for name, _, options in COLUMNS if options == "24"}
         self.assertEqual(rows[0], expected)
         self.assertEqual((hidden["tid"], hidden["type"]), (expected["pid"], "1"))
-        # What is not known is a number all the same, to Thrift: an empty text.
+        # Thrift reads an unknown number as an empty text.
         self.assertEqual((hidden["peer_socket"], hidden["interface"]), ("", ""))
 
     def test_two_columns(self):
@@ -301,13 +301,13 @@ class Interop(unittest.TestCase):
         self.addCleanup(core.folder.cleanup)
         extension = self.start(core)
         self.assertEqual(extension.wait(10), 1)
-        said = extension.stderr.read()
-        self.assertEqual(said.count("\n"), 1, said)
-        self.assertIn("Incompatible extension SDK version", said)
+        log = extension.stderr.read()
+        self.assertEqual(log.count("\n"), 1, log)
+        self.assertIn("Incompatible extension SDK version", log)
 
 
 if __name__ == "__main__":
-    # The library leaves its listening sockets to the end of the process.
+    # The library closes its listening sockets only at the end of the process.
     result = unittest.main(exit=False, verbosity=2, warnings="ignore").result
     failed = len(result.failures) + len(result.errors)
     print(f"{result.testsRun - failed} passed, {failed} failed")

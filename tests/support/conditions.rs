@@ -1,4 +1,4 @@
-//! Generated conditions, and a check that the table and SQLite pick the same rows by them.
+//! Generated conditions, and a check that the table and SQLite select equal rows by them.
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -25,7 +25,7 @@ pub(crate) fn database(table: ProcessOpenSockets) -> Connection {
     connection
 }
 
-/// The rows that the query picks of this table, those alone that the test can answer for, as text.
+/// The rows that the query selects, as text. Only rows of sockets of the test count: others can change.
 pub(crate) fn answer(
     connection: &Connection,
     table: &str,
@@ -53,7 +53,7 @@ pub(crate) static COLUMNS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     table.columns().iter().map(|column| column.name).collect()
 });
 
-const NONSENSE: [&str; 26] = [
+const UNRELATED_VALUES: [&str; 26] = [
     "NULL",
     "''",
     "'abc'",
@@ -82,7 +82,7 @@ const NONSENSE: [&str; 26] = [
     "'LISTEN' || char(0)",
 ];
 
-/// A value to compare a column with: one that it has, one beside it, or nonsense.
+/// A value to compare a column with: a cell of it, a cell plus or minus one, or an unrelated value.
 fn value(column: &'static str) -> impl Strategy<Value = String> {
     let present = (0..1000u32).prop_map(move |n| {
         format!("(SELECT {column} FROM plain LIMIT 1 OFFSET {n} % (SELECT count(*) FROM plain))")
@@ -91,7 +91,7 @@ fn value(column: &'static str) -> impl Strategy<Value = String> {
     prop_oneof![
         4 => present,
         2 => beside,
-        3 => select(&NONSENSE[..]).prop_map(str::to_owned),
+        3 => select(&UNRELATED_VALUES[..]).prop_map(str::to_owned),
     ]
 }
 
@@ -120,7 +120,7 @@ pub(crate) fn condition() -> impl Strategy<Value = String> {
     })
 }
 
-/// The condition picks the same rows, and with a limit as many of them.
+/// Checks that the condition selects equal rows of both tables.
 pub(crate) fn check(
     connection: &Connection,
     condition: &str,
@@ -133,7 +133,7 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// So many cases, and no file about those that failed.
+/// A number of cases, without a file of failures.
 pub(crate) fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }

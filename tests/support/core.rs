@@ -1,8 +1,7 @@
-//! A stand-in for osquery's core: its extension manager on a UNIX socket, with the answers of the
-//! real one, word for word.
+//! A stand-in for osquery's core: its extension manager on a UNIX socket, with the exact answers of the
+//! real one.
 //!
-//! It does not ping on its own; each call is preceded by a ping, and an extension that fails it is
-//! forgotten.
+//! It has no periodic ping. It pings an extension before each call, and drops it if the ping fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -26,17 +25,17 @@ use thrift::transport::{TBufferedReadTransport, TBufferedWriteTransport};
 use super::core_faults::{Faults, Outgoing};
 use super::remote;
 
-/// Longer than anything that a test waits for.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// No wait of a test takes this long, unless the test fails.
+pub(super) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A row as it goes over the wire, and as `--json` prints it.
+/// A row as sent in an answer, and as `--json` prints it.
 pub(crate) type Row = BTreeMap<String, String>;
 
-/// The tables that every stand-in core has, beside those that it is told to have.
+/// The tables that every stand-in core has, beside those of its test.
 const BUILT_IN: [&str; 2] = ["osquery_registry", "processes"];
 /// The registries that an extension may add to.
 const REGISTRIES: [&str; 5] = ["config", "distributed", "enroll", "logger", "table"];
-/// The lowest SDK version that is let in.
+/// The lowest SDK version that the core accepts.
 const LOWEST_SDK: [u32; 3] = [1, 7, 7];
 
 /// A core that runs until it is dropped.
@@ -50,7 +49,7 @@ pub(crate) struct Core {
 pub(crate) struct Shared {
     pub(crate) socket: PathBuf,
     pub(crate) own_tables: BTreeSet<String>,
-    /// How often its extensions were asked for.
+    /// How often an extension has requested the list of extensions.
     lists: AtomicUsize,
     /// How many queries are being answered.
     pub(crate) running: AtomicUsize,
@@ -67,21 +66,21 @@ struct State {
     registrations: i64,
 }
 
-/// An extension that was let in.
+/// A registered extension.
 #[derive(Clone)]
 pub(crate) struct Registered {
     pub(crate) info: InternalExtensionInfo,
     pub(crate) tables: ExtensionRouteTable,
 }
 
-/// What an extension was asked.
+/// A request to an extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) table: String,
     pub(crate) action: String,
     /// Column, operator, expression; in the order of the columns.
     pub(crate) constraints: Vec<(String, u64, String)>,
-    /// Absent when the context does not say.
+    /// Absent when the context has no `colsUsed`.
     pub(crate) columns_used: Option<Vec<String>>,
 }
 
@@ -95,10 +94,10 @@ impl Core {
         Core::start(tempfile::tempdir().expect("a temporary directory"), own)
     }
 
-    /// A core whose socket [`socket_in`] that directory did not exist until now.
+    /// Starts a core with the socket [`socket_in`] of that directory.
     pub(crate) fn start(dir: TempDir, own: &[&str]) -> Core {
         let socket = socket_in(dir.path());
-        // Of a core that ran there before.
+        // The socket of an earlier core.
         let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).expect("the manager's socket");
         let shared = Arc::new(Shared {
@@ -125,22 +124,22 @@ impl Core {
         self.shared.query(sql)
     }
 
-    /// What this core does wrong.
+    /// The faults of this core.
     pub(crate) fn faults(&self) -> &Faults {
         &self.shared.faults
     }
 
-    /// Dies as in a crash: its socket's file stays. Gives the place where it can be started again.
+    /// Ends as in a crash: the file of its socket stays. Returns the directory for the next core.
     pub(crate) fn die(mut self) -> TempDir {
-        self.dir.take().expect("a core has its place until it dies")
+        self.dir.take().expect("a core has its directory until it dies")
     }
 
-    /// As if a query were being answered all the time, until the guard is dropped.
+    /// Counts as a running query until the guard is dropped.
     pub(crate) fn busy(&self) -> impl Drop + use<> {
         Busy::new(&self.shared)
     }
 
-    /// What the extensions were asked since the last look.
+    /// The requests to the extensions since the last call.
     pub(crate) fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.shared.state().requests)
     }
@@ -155,22 +154,22 @@ impl Core {
         self.shared.state().extensions.iter().find(is_it).map(|(uuid, _)| *uuid)
     }
 
-    /// Forgets an extension without telling it, as after a failed ping.
-    pub(crate) fn forget(&self, uuid: ExtensionRouteUUID) {
+    /// Drops an extension and sends it nothing, as after a failed ping.
+    pub(crate) fn drop_extension(&self, uuid: ExtensionRouteUUID) {
         self.shared.state().extensions.remove(&uuid);
     }
 
-    /// Where that extension listens.
+    /// The socket of that extension.
     pub(crate) fn socket_of(&self, uuid: ExtensionRouteUUID) -> PathBuf {
         self.shared.socket_of(uuid)
     }
 
-    /// Waits until its extensions are asked for again.
+    /// Waits until an extension requests the list of extensions again.
     pub(crate) fn wait_for_another_list(&self) {
         let before = self.shared.lists.load(Ordering::SeqCst);
         let start = Instant::now();
         while self.shared.lists.load(Ordering::SeqCst) == before {
-            assert!(start.elapsed() < PATIENCE, "no extension asks for the list");
+            assert!(start.elapsed() < TEST_TIMEOUT, "no extension requests the list");
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -180,7 +179,7 @@ impl Core {
         self.wait_for_another(name, 0)
     }
 
-    /// The same for one that has another number than this.
+    /// Waits until an extension of that name with another uuid is registered and listens.
     pub(crate) fn wait_for_another(
         &self,
         name: &str,
@@ -193,7 +192,7 @@ impl Core {
             {
                 return uuid;
             }
-            assert!(start.elapsed() < PATIENCE, "{name} did not register");
+            assert!(start.elapsed() < TEST_TIMEOUT, "{name} did not register");
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -212,12 +211,12 @@ impl Drop for Core {
     }
 }
 
-/// Where a core that is started in that directory listens.
+/// The socket of a core that is started in that directory.
 pub(crate) fn socket_in(dir: &Path) -> PathBuf {
     dir.join("osquery.em")
 }
 
-/// Counts one query for as long as it lives.
+/// Counts one query until it is dropped.
 pub(crate) struct Busy(Arc<Shared>);
 
 impl Busy {
@@ -233,7 +232,7 @@ impl Drop for Busy {
     }
 }
 
-/// A thread a connection; all of them have ended when this returns.
+/// Serves each connection in a thread, and joins all threads before it returns.
 fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
     let mut threads = Vec::new();
     for stream in listener.incoming() {
@@ -265,7 +264,7 @@ fn serve(stream: UnixStream, shared: Arc<Shared>) {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no test panics with the state in its hands")
+        self.state.lock().expect("no test panics while it holds the lock")
     }
 
     fn socket_of(&self, uuid: ExtensionRouteUUID) -> PathBuf {
@@ -276,8 +275,8 @@ impl Shared {
         self.state().extensions.clone()
     }
 
-    /// Calls a table of an extension as the core does: a ping on a connection of its own first, and
-    /// an extension that fails it is forgotten.
+    /// Calls a table of an extension as the core does: it sends a ping on another connection first, and
+    /// drops the extension if the ping fails.
     pub(crate) fn call(
         &self,
         uuid: ExtensionRouteUUID,
@@ -298,8 +297,8 @@ impl Shared {
         info: InternalExtensionInfo,
         registry: ExtensionRegistry,
     ) -> ExtensionStatus {
-        if let Some(words) = self.faults.refusal() {
-            return refused(&words);
+        if let Some(reason) = self.faults.refusal() {
+            return refused(&reason);
         }
         let mut state = self.state();
         if state.extensions.values().any(|other| other.info.name == info.name) {
@@ -329,15 +328,14 @@ impl Shared {
         state.registrations += 1;
         let uuid = 4710 + state.registrations;
         let tables = registry.get("table").cloned().unwrap_or_default();
-        if !self.faults.forgets() {
+        if !self.faults.loses_registrations() {
             state.extensions.insert(uuid, Registered { info, tables });
         }
         ExtensionStatus::new(0, "OK".to_owned(), uuid)
     }
 }
 
-/// Whether it is a version below the lowest; a text that is no version is let through, and so is
-/// 0.0.0.
+/// Whether the version is below the lowest. The core accepts 0.0.0, and a text that is no version.
 fn is_too_old(version: &str) -> bool {
     let parts: Result<Vec<u32>, _> = version.split('.').map(str::parse).collect();
     parts.is_ok_and(|parts| parts != [0, 0, 0] && parts < LOWEST_SDK.to_vec())

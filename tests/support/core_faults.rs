@@ -1,4 +1,4 @@
-//! What the stand-in core can do wrong.
+//! The faults of the stand-in core.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -9,49 +9,49 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::core::PATIENCE;
+use super::core::TEST_TIMEOUT;
 
-/// None of them, until a test asks for it.
+/// All faults are off until a test sets one.
 #[derive(Default)]
 pub(crate) struct Faults {
     refusals: Mutex<VecDeque<String>>,
-    /// The refusal of all registrations from then on.
+    /// The reason of the refusal of all further registrations.
     refusal: Mutex<Option<String>>,
-    forgets: AtomicBool,
+    loses_registrations: AtomicBool,
     /// Milliseconds before each answer.
     delay: AtomicU64,
-    /// How many answers were begun while they are to be late.
+    /// How many delayed answers were started.
     late: AtomicUsize,
-    /// Registrations are taken and not answered.
+    /// The core does not answer registrations.
     holds: AtomicBool,
-    /// How many answers are still to be cut.
+    /// How many answers are still to be truncated.
     cuts: AtomicUsize,
-    /// How many answers were cut.
+    /// How many answers were truncated.
     cut: AtomicUsize,
 }
 
 impl Faults {
-    /// The next registrations, that many, are refused in these words.
-    pub(crate) fn refuse_next(&self, count: usize, words: &str) {
-        let words = std::iter::repeat_n(words.to_owned(), count);
-        self.refusals.lock().expect("a lock").extend(words);
+    /// Refuses the next `count` registrations with this reason.
+    pub(crate) fn refuse_next(&self, count: usize, reason: &str) {
+        let reasons = std::iter::repeat_n(reason.to_owned(), count);
+        self.refusals.lock().expect("a lock").extend(reasons);
     }
 
-    /// Every registration is refused in these words.
-    pub(crate) fn refuse(&self, words: &str) {
-        *self.refusal.lock().expect("a lock") = Some(words.to_owned());
+    /// Refuses every registration with this reason.
+    pub(crate) fn refuse(&self, reason: &str) {
+        *self.refusal.lock().expect("a lock") = Some(reason.to_owned());
     }
 
-    /// Registrations are said to have gone well, and forgotten at once.
-    pub(crate) fn forget_registrations(&self) {
-        self.forgets.store(true, Ordering::SeqCst);
+    /// Answers registrations with success, and does not store them.
+    pub(crate) fn lose_registrations(&self) {
+        self.loses_registrations.store(true, Ordering::SeqCst);
     }
 
-    pub(super) fn forgets(&self) -> bool {
-        self.forgets.load(Ordering::SeqCst)
+    pub(super) fn loses_registrations(&self) -> bool {
+        self.loses_registrations.load(Ordering::SeqCst)
     }
 
-    /// Each answer comes that much later.
+    /// Delays each answer.
     pub(crate) fn answer_after(&self, delay: Duration) {
         let delay = u64::try_from(delay.as_millis()).expect("a short time");
         self.delay.store(delay, Ordering::SeqCst);
@@ -59,10 +59,10 @@ impl Faults {
 
     /// Waits until an answer is late.
     pub(crate) fn wait_for_late_answer(&self) {
-        wait_until(|| self.late.load(Ordering::SeqCst) > 0, "the core is not asked");
+        wait_until(|| self.late.load(Ordering::SeqCst) > 0, "the core receives no request");
     }
 
-    /// Registrations are taken, and answered when they are released.
+    /// Stores registrations, and answers them after the release.
     pub(crate) fn hold_registrations(&self) {
         self.holds.store(true, Ordering::SeqCst);
     }
@@ -75,17 +75,17 @@ impl Faults {
         wait_until(|| !self.holds.load(Ordering::SeqCst), "the registration is not released");
     }
 
-    /// The next answers, that many, end in their middle.
+    /// Truncates the next `count` answers in the middle.
     pub(crate) fn cut_next(&self, count: usize) {
         self.cuts.store(count, Ordering::SeqCst);
     }
 
-    /// Waits until so many answers ended in their middle.
+    /// Waits until `count` answers were truncated.
     pub(crate) fn wait_for_cuts(&self, count: usize) {
         wait_until(|| self.cut() == count, "the answers are not cut");
     }
 
-    /// How many answers ended in their middle.
+    /// How many answers were truncated.
     pub(crate) fn cut(&self) -> usize {
         self.cut.load(Ordering::SeqCst)
     }
@@ -96,8 +96,8 @@ impl Faults {
     }
 
     fn is_cut(&self) -> bool {
-        let less = |cuts: usize| cuts.checked_sub(1);
-        let is_cut = self.cuts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok();
+        let decrement = |cuts: usize| cuts.checked_sub(1);
+        let is_cut = self.cuts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, decrement).is_ok();
         self.cut.fetch_add(usize::from(is_cut), Ordering::SeqCst);
         is_cut
     }
@@ -106,24 +106,24 @@ impl Faults {
 fn wait_until(is_so: impl Fn() -> bool, otherwise: &str) {
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "{otherwise}");
+        assert!(start.elapsed() < TEST_TIMEOUT, "{otherwise}");
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// The way to a client, on which answers are late or end in their middle.
+/// The connection to a client, with delayed or truncated answers.
 pub(super) struct Outgoing<'a> {
     pub(super) stream: &'a UnixStream,
     pub(super) faults: &'a Faults,
 }
 
 impl Write for Outgoing<'_> {
-    /// Is given whole answers, as long as they are short.
+    /// The caller passes whole answers, as long as they are short.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let start = Instant::now();
         let is_late = self.faults.delay.load(Ordering::SeqCst) > 0;
         self.faults.late.fetch_add(usize::from(is_late), Ordering::SeqCst);
-        // Looked at again and again: a core that ends does not wait.
+        // The delay is read each time: a core that ends sets it to 0.
         while start.elapsed() < Duration::from_millis(self.faults.delay.load(Ordering::SeqCst)) {
             thread::sleep(Duration::from_millis(10));
         }

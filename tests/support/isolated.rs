@@ -1,12 +1,12 @@
-//! Namespaces of a test's own, in which no other process opens sockets.
+//! Private namespaces for a test, in which no other process opens sockets.
 
 use std::process::Command;
 
-use super::left_out::say_left_out;
+use super::left_out::report_left_out;
 
-/// Runs a test in a network namespace and a PID namespace of its own: in a child process that runs this test
-/// alone, where `/proc` has no other process. As root, or as the root of a user namespace; where neither is
-/// allowed, the test is reported as left out.
+/// Runs a test in a private network namespace and PID namespace: in a child process that runs only this test, and
+/// whose `/proc` has no other process. The child is root, or root of a user namespace. Where neither is allowed,
+/// the test is reported as left out.
 pub(crate) fn in_own_namespaces(test: &str, body: fn()) {
     const INSIDE: &str = "TEST_IN_OWN_NAMESPACES";
     if std::env::var(INSIDE).is_ok_and(|inside| inside == test) {
@@ -23,20 +23,20 @@ pub(crate) fn in_own_namespaces(test: &str, body: fn()) {
         unshare.args(command).env(INSIDE, test).output()
     };
     if !unshare(&["true"]).is_ok_and(|output| output.status.success()) {
-        return say_left_out(test, "needs root: namespaces need CAP_SYS_ADMIN");
+        return report_left_out(test, "needs root: namespaces need CAP_SYS_ADMIN");
     }
     let program = std::env::current_exe().unwrap();
     let output = unshare(&[program.to_str().unwrap(), "--exact", test, "--nocapture"]).unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let log = String::from_utf8_lossy(&output.stderr);
-    // Past the capture of this process too.
+    // The report has to pass the capture of this process, too.
     for line in log.lines().filter_map(|line| line.strip_prefix("LEFT OUT: ")) {
         let (test, why) = line.split_once(": ").unwrap();
-        say_left_out(test, why);
+        report_left_out(test, why);
     }
     eprint!("{text}{log}");
     assert!(
         output.status.success() && text.contains("1 passed"),
-        "{test} failed in its namespaces"
+        "{test} failed in the private namespaces"
     );
 }

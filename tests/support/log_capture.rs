@@ -1,4 +1,4 @@
-//! What the code under test logs, thread by thread.
+//! Log lines of the code under test, by thread.
 
 use std::cell::RefCell;
 
@@ -23,14 +23,14 @@ impl Log for Capture {
     fn flush(&self) {}
 }
 
-/// What `run` returns, and what it logged as a warning or an error.
+/// The value of `run`, and the warnings and errors that it logged.
 pub fn logged<T>(run: impl FnOnce() -> T) -> (T, Vec<String>) {
     logged_from(LevelFilter::Warn, run)
 }
 
-/// What `run` returns, and what it logged at that level or a more severe one.
+/// The value of `run`, and the lines that it logged at that level or a more severe one.
 pub fn logged_from<T>(level: LevelFilter, run: impl FnOnce() -> T) -> (T, Vec<String>) {
-    // Another test of this process may have been first. All of them share the highest level.
+    // Another test of this process may have set the logger. All tests share the maximum level.
     let _ = log::set_logger(&Capture);
     log::set_max_level(LevelFilter::Debug);
     LINES.take();

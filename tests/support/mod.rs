@@ -1,7 +1,7 @@
-//! What the tests stand on: trees that look like `/proc`, the table's answers as text, a stand-in for
+//! Support of the tests: trees in the format of `/proc`, answers of the table as text, a stand-in for
 //! osquery's core, and the extension launched as osquery launches it.
 
-// Each test binary uses its part.
+// Each test binary uses only some of these modules.
 #![allow(dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -21,7 +21,6 @@ pub(crate) mod log_capture;
 pub(crate) mod native;
 #[cfg(feature = "shell")]
 pub(crate) mod osquery;
-pub(crate) mod over;
 #[cfg(target_os = "linux")]
 pub(crate) mod own;
 #[cfg(target_os = "linux")]
@@ -32,6 +31,7 @@ pub(crate) mod process;
 pub(crate) mod remote;
 pub(crate) mod rows;
 pub(crate) mod served;
+pub(crate) mod set_on_drop;
 pub(crate) mod sleeper;
 #[cfg(feature = "shell")]
 pub(crate) mod sql;

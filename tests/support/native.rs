@@ -1,4 +1,4 @@
-//! Tables that the stand-in core has by itself.
+//! Built-in tables of the stand-in core.
 
 use tables::{
     Column, ColumnOptions, ColumnType, Error, Operator, QueryContext, Rows, Table, Value,
@@ -6,7 +6,7 @@ use tables::{
 
 type Cells = Vec<Vec<Value<'static>>>;
 
-/// A table whose rows are collected by a function.
+/// A table with a function that collects its rows.
 pub(crate) struct Native {
     columns: Vec<Column>,
     collect: Box<dyn Fn(&QueryContext) -> Cells + Send + Sync>,
@@ -49,7 +49,7 @@ fn text(text: &str) -> Value<'static> {
     Value::Text(text.to_owned().into())
 }
 
-/// A table that is only there for its name.
+/// A table without rows, which only takes a name.
 pub(crate) fn empty() -> Native {
     Native {
         columns: vec![column("pid", ColumnType::Integer, ColumnOptions::INDEX)],
@@ -57,7 +57,7 @@ pub(crate) fn empty() -> Native {
     }
 }
 
-/// `osquery_registry`, as far as it tells of tables: name and the uuid of the owner.
+/// `osquery_registry` with its rows of tables: the name, and the uuid of the extension.
 pub(crate) fn registry(tables: Vec<(String, i64)>) -> Native {
     Native {
         columns: vec![
@@ -77,7 +77,7 @@ pub(crate) fn registry(tables: Vec<(String, i64)>) -> Native {
     }
 }
 
-/// `processes`, as far as tests join it.
+/// `processes` with the columns that tests use.
 pub(crate) fn processes() -> Native {
     Native {
         columns: vec![
@@ -86,7 +86,7 @@ pub(crate) fn processes() -> Native {
             column("parent", ColumnType::BigInt, ColumnOptions::empty()),
         ],
         collect: Box::new(|query| {
-            let asked: Vec<&str> = query
+            let selected: Vec<&str> = query
                 .constraints
                 .iter()
                 .filter(|constraint| {
@@ -97,14 +97,14 @@ pub(crate) fn processes() -> Native {
             std::fs::read_dir("/proc")
                 .expect("a mount of proc")
                 .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-                .filter(|pid| asked.is_empty() || asked.contains(&pid.as_str()))
+                .filter(|pid| selected.is_empty() || selected.contains(&pid.as_str()))
                 .filter_map(|pid| process(&pid))
                 .collect()
         }),
     }
 }
 
-/// `PID (NAME) STATE PARENT ...`, where the name may hold anything.
+/// Reads `PID (NAME) STATE PARENT ...`; the name may contain any bytes.
 fn process(pid: &str) -> Option<Vec<Value<'static>>> {
     let number = pid.parse().ok()?;
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;

@@ -1,4 +1,4 @@
-//! What a scenario asks: the stand-in core with the extension, or a real osqueryi.
+//! The osquery of a scenario: the stand-in core with the extension, or a real osqueryi.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::core::{Core, Row};
 use super::process::{BINARY, Extension};
 
-/// The table's name beside the built-in one, in both.
+/// The name of the table beside the built-in one, in both.
 pub(crate) const TABLE: &str = "alt_process_open_sockets";
 
 /// A captured tree of proc.
@@ -17,9 +17,9 @@ const CAPTURED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/one-of-eac
 
 /// An osquery that has the extension.
 pub(crate) enum Osquery {
-    /// Ours, and the extension that it talks to.
+    /// The stand-in core and its extension.
     StandIn { core: Core, extension: Extension },
-    /// The real one: a fresh process for every query.
+    /// The real osqueryi: a new process for every query.
     Real { program: PathBuf, extension: PathBuf, _dir: TempDir },
 }
 
@@ -28,7 +28,7 @@ impl Osquery {
         Osquery::stand_in_with(&[])
     }
 
-    /// The same over a captured tree, whose few sockets are always the same.
+    /// A stand-in over a captured tree, with a few sockets that never change.
     pub(crate) fn stand_in_over_captured() -> Osquery {
         Osquery::stand_in_with(&[&format!("--procfs={CAPTURED}")])
     }
@@ -41,16 +41,16 @@ impl Osquery {
         Osquery::StandIn { core, extension }
     }
 
-    /// The one that the variable OSQUERYI names.
+    /// The program that the variable OSQUERYI names.
     pub(crate) fn real() -> Option<Osquery> {
         let program = PathBuf::from(std::env::var_os("OSQUERYI")?);
-        // osquery loads only what nobody else can write to, and only with this suffix.
+        // osquery only loads extensions with this suffix that no other user can write to.
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let only_we_write = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(dir.path(), only_we_write.clone()).expect("permissions");
+        let owner_writes = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), owner_writes.clone()).expect("permissions");
         let extension = dir.path().join("process_open_sockets.ext");
         std::fs::copy(BINARY, &extension).expect("a copy of the binary");
-        std::fs::set_permissions(&extension, only_we_write).expect("permissions");
+        std::fs::set_permissions(&extension, owner_writes).expect("permissions");
         Some(Osquery::Real { program, extension, _dir: dir })
     }
 
@@ -81,11 +81,11 @@ impl Osquery {
     }
 }
 
-/// Plays a scenario against the stand-in, and against the real one where there is one.
+/// Runs a scenario with the stand-in, and with the real osqueryi if OSQUERYI is set.
 pub(crate) fn everywhere(scenario: impl Fn(&Osquery)) {
     scenario(&Osquery::stand_in());
     match Osquery::real() {
         Some(osquery) => scenario(&osquery),
-        None => eprintln!("OSQUERYI is not set: played against the stand-in core only"),
+        None => eprintln!("OSQUERYI is not set: ran with the stand-in core only"),
     }
 }

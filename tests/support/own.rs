@@ -1,4 +1,4 @@
-//! What the rows of this process's own sockets should be.
+//! Expected rows of sockets of this process.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -7,14 +7,14 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 
 use super::rows::{rows_where, table};
 
-/// The rows that show this socket, by its own number.
+/// The rows of this socket, selected by its inode.
 pub fn rows_of(socket: &impl AsFd) -> Vec<String> {
     let inode = inode(socket);
     let rows = rows_where(&table(Path::new("/proc")), &[("socket", &inode)]);
     let by_pid = rows_where(&table(Path::new("/proc")), &[("pid", &pid()), ("socket", &inode)]);
-    let mine = format!("{}|", pid());
-    let of_mine: Vec<_> = rows.iter().filter(|row| row.starts_with(&mine)).cloned().collect();
-    assert_eq!(by_pid, of_mine, "pid = this process changes the answer");
+    let prefix = format!("{}|", pid());
+    let own: Vec<_> = rows.iter().filter(|row| row.starts_with(&prefix)).cloned().collect();
+    assert_eq!(by_pid, own, "pid = this process changes the answer");
     rows
 }
 
@@ -38,7 +38,7 @@ pub fn net_namespace(pid: impl std::fmt::Display) -> String {
     link.strip_prefix("net:[").unwrap().strip_suffix(']').unwrap().to_owned()
 }
 
-/// A socket whose name is taken for a line of `/proc/net/unix` about a socket of that inode.
+/// A socket with a name that imitates a line of `/proc/net/unix` about a socket of that inode.
 pub fn imitate_line_about(inode: &str) -> OwnedFd {
     let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
     let line = "0000000000000000: 00000002 00000000 00010000 0001 01";

@@ -1,4 +1,4 @@
-//! A throw-away tree that looks like `/proc`.
+//! A temporary tree in the format of `/proc`.
 
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// The tree; it goes away with this value.
+/// The tree, removed when dropped.
 pub struct ProcTree(TempDir);
 
 impl Default for ProcTree {
@@ -24,7 +24,7 @@ impl ProcTree {
         self.0.path()
     }
 
-    /// A network namespace of that number, whose `net` lists no socket in `tcp` and nothing else.
+    /// Adds a network namespace of that number. Its `net` has only the file `tcp`, which lists no socket.
     pub fn namespace(self, number: u64) -> Self {
         let net = self.net(number);
         fs::create_dir_all(&net).unwrap();
@@ -52,17 +52,17 @@ impl ProcTree {
         self
     }
 
-    /// Waits until somebody reads that endless file, who will then wait until this is dropped.
+    /// Waits until a process reads that endless file. The reader then waits until the returned file is dropped.
     pub fn writer(&self, namespace: u64, name: &str) -> fs::File {
         let start = Instant::now();
         loop {
-            // Without a reader it is refused.
+            // Without a reader, open(2) fails with ENXIO.
             let mut options = fs::OpenOptions::new();
             options.write(true).custom_flags(libc::O_NONBLOCK);
             if let Ok(writer) = options.open(self.net(namespace).join(name)) {
                 return writer;
             }
-            assert!(start.elapsed() < Duration::from_secs(10), "nobody reads {name}");
+            assert!(start.elapsed() < Duration::from_secs(10), "no process reads {name}");
             thread::sleep(Duration::from_millis(10));
         }
     }

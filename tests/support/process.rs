@@ -10,29 +10,29 @@ use std::time::{Duration, Instant};
 
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_process_open_sockets");
-/// Longer than anything that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// No wait of a test takes this long, unless the test fails.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running extension; killed when dropped.
 pub(crate) struct Extension {
     child: Child,
-    said: Arc<Mutex<String>>,
-    listener: Option<JoinHandle<()>>,
+    log: Arc<Mutex<String>>,
+    log_reader: Option<JoinHandle<()>>,
 }
 
-/// The binary, without the settings of whoever runs the tests.
+/// The binary, without settings from the environment of the tests.
 pub(crate) fn command() -> Command {
     without_settings(Command::new(BINARY))
 }
 
-/// The same under that umask.
+/// The binary under a umask.
 pub(crate) fn command_with_umask(umask: &str) -> Command {
     let mut shell = without_settings(Command::new("sh"));
     shell.args(["-c", r#"umask "$1"; shift; exec "$@""#, "sh", umask, BINARY]);
     shell
 }
 
-/// The same as under nohup(1).
+/// The binary with SIGHUP ignored, as under nohup(1).
 pub(crate) fn command_without_hangups() -> Command {
     let mut shell = without_settings(Command::new("sh"));
     shell.args(["-c", r#"trap '' HUP; exec "$@""#, "sh", BINARY]);
@@ -41,8 +41,8 @@ pub(crate) fn command_without_hangups() -> Command {
 
 fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
-        let ours = name.to_string_lossy().starts_with("PROCESS_OPEN_SOCKETS_");
-        if ours || name == "RUST_LOG" || name == "OSQUERY_EXTENSION" {
+        let is_setting = name.to_string_lossy().starts_with("PROCESS_OPEN_SOCKETS_");
+        if is_setting || name == "RUST_LOG" || name == "OSQUERY_EXTENSION" {
             command.env_remove(name);
         }
     }
@@ -50,7 +50,7 @@ fn without_settings(mut command: Command) -> Command {
 }
 
 impl Extension {
-    /// As osquery does it, with an interval of one second, and these arguments besides.
+    /// Launches it as osquery does, with an interval of one second and more arguments.
     pub(crate) fn launch<A: AsRef<OsStr>>(socket: &Path, more: &[A]) -> Extension {
         let mut command = command();
         command
@@ -62,12 +62,12 @@ impl Extension {
         Extension::run(&mut command)
     }
 
-    /// As an operator does it, beside an osquery that knows nothing of it.
+    /// Starts it as an operator does, independently of osquery.
     pub(crate) fn sidecar(socket: &Path, more: &[&str]) -> Extension {
         Extension::run(command().arg("--socket").arg(socket).args(["--interval=1"]).args(more))
     }
 
-    /// With a stderr of the test's own: what it says is not kept here.
+    /// Starts it with a stderr of the test: its log is not stored here.
     pub(crate) fn with_stderr(command: &mut Command, stderr: impl Into<Stdio>) -> Extension {
         let child = command
             .stdin(Stdio::null())
@@ -75,36 +75,36 @@ impl Extension {
             .stderr(stderr)
             .spawn()
             .expect("the binary starts");
-        Extension { child, said: Arc::default(), listener: None }
+        Extension { child, log: Arc::default(), log_reader: None }
     }
 
     pub(crate) fn run(command: &mut Command) -> Extension {
         let mut extension = Extension::with_stderr(command, Stdio::piped());
         let mut stderr = extension.child.stderr.take().expect("a pipe");
-        let listener = thread::spawn({
-            let said = Arc::clone(&extension.said);
+        let log_reader = thread::spawn({
+            let log = Arc::clone(&extension.log);
             move || {
                 let mut buffer = [0; 4096];
                 while let Ok(length @ 1..) = stderr.read(&mut buffer) {
                     let text = String::from_utf8_lossy(&buffer[..length]);
-                    said.lock().expect("a lock").push_str(&text);
+                    log.lock().expect("a lock").push_str(&text);
                 }
             }
         });
-        extension.listener = Some(listener);
+        extension.log_reader = Some(log_reader);
         extension
     }
 
-    /// What it has written to stderr so far.
-    pub(crate) fn said(&self) -> String {
-        self.said.lock().expect("a lock").clone()
+    /// What the extension has written to stderr so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("a lock").clone()
     }
 
     /// Waits until stderr has that text.
-    pub(crate) fn wait_until_it_says(&self, text: &str) {
+    pub(crate) fn wait_for_log(&self, text: &str) {
         let start = Instant::now();
-        while !self.said().contains(text) {
-            assert!(start.elapsed() < PATIENCE, "not said: {text:?}; but: {}", self.said());
+        while !self.log().contains(text) {
+            assert!(start.elapsed() < TEST_TIMEOUT, "not logged: {text:?}; but: {}", self.log());
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -123,7 +123,7 @@ impl Extension {
         rustix::process::kill_process(pid, signal).expect("a signal");
     }
 
-    /// The most memory that it has had, in bytes.
+    /// The peak of its resident memory, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .expect("a status of the process");
@@ -141,17 +141,21 @@ impl Extension {
         (count("fd"), count("task"))
     }
 
-    /// Waits for its end, and gives all that it said.
+    /// Waits for its end, and returns its status and its whole log.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("a child") {
-                if let Some(listener) = self.listener.take() {
-                    listener.join().expect("stderr is read to its end");
+                if let Some(log_reader) = self.log_reader.take() {
+                    log_reader.join().expect("stderr is read to its end");
                 }
-                return (status, self.said());
+                return (status, self.log());
             }
-            assert!(start.elapsed() < PATIENCE, "it does not end; it said: {}", self.said());
+            assert!(
+                start.elapsed() < TEST_TIMEOUT,
+                "the extension does not end; its log: {}",
+                self.log()
+            );
             thread::sleep(Duration::from_millis(10));
         }
     }

@@ -1,4 +1,4 @@
-//! Requests to an extension: one a connection.
+//! Requests to an extension, one per connection.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -15,9 +15,9 @@ type Client = ExtensionSyncClient<
     TBinaryOutputProtocol<TBufferedWriteTransport<UnixStream>>,
 >;
 
-/// As long as the core waits for a ping.
+/// The timeout of the core for a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Shorter than the core's 300 s, lest a hung test hangs that long.
+/// Shorter than the 300 s of the core, so that a hung test fails sooner.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn client(socket: &Path, timeout: Duration) -> thrift::Result<Client> {
@@ -32,7 +32,7 @@ fn client(socket: &Path, timeout: Duration) -> thrift::Result<Client> {
     ))
 }
 
-/// Fails unless the extension says that it is well.
+/// Fails unless the extension answers with code 0.
 pub(crate) fn ping(socket: &Path) -> Result<(), String> {
     let status = client(socket, PING_TIMEOUT)
         .and_then(|mut client| client.ping())
@@ -59,12 +59,12 @@ pub(crate) fn call(
     }
 }
 
-/// Asks the extension to end.
+/// Sends `shutdown` to the extension.
 pub(crate) fn shutdown(socket: &Path) {
     client(socket, PING_TIMEOUT).and_then(|mut client| client.shutdown()).expect("a shutdown");
 }
 
-/// The bytes of a request for a table's rows, for who measures and has no time for a client.
+/// The bytes of a request for a table's rows, for benchmarks that measure without a Thrift client.
 pub(crate) fn request(table: &str, context: &str) -> Vec<u8> {
     let text = |text: &str| [&(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat();
     let request = [

@@ -1,4 +1,4 @@
-//! The table's answers as text, to be compared.
+//! Answers of the table as text, for comparisons.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ pub fn table(procfs: &Path) -> ProcessOpenSockets {
     ProcessOpenSockets::new(Options { procfs: procfs.into(), ..Options::default() })
 }
 
-/// The rows that the table gives under `column = value` for each of these.
+/// The rows of the table under `column = value` for each of these.
 pub fn rows_where(table: &dyn Table, equals: &[(&str, &str)]) -> Vec<String> {
     let constraints = equals
         .iter()

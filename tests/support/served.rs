@@ -1,4 +1,4 @@
-//! Our service in this process, over a table of numbers.
+//! The service of the extension in this process, over a table of numbers.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
@@ -16,13 +16,13 @@ use tables::{
 };
 use tempfile::TempDir;
 
-/// Longer than anything that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// No wait of a test takes this long, unless the test fails.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The table's name.
 pub(crate) const NUMBERS: &str = "numbers";
 
-/// A service until it is dropped.
+/// A running service, until it is dropped.
 pub(crate) struct Served {
     pub(crate) socket: PathBuf,
     pub(crate) events: Receiver<Event>,
@@ -52,17 +52,17 @@ impl Served {
         &self.socket
     }
 
-    /// Waits until so many queries scan or wait.
+    /// Waits until `count` queries scan or wait.
     pub(crate) fn wait_for_queries(&self, count: usize) {
         let start = Instant::now();
         while self.limiter.queries() != count {
-            assert!(start.elapsed() < PATIENCE, "there are {} queries", self.limiter.queries());
+            assert!(start.elapsed() < TEST_TIMEOUT, "there are {} queries", self.limiter.queries());
             thread::sleep(Duration::from_millis(1));
         }
     }
 }
 
-/// Rows of a number, which is their place, of a text, the same in all, and of nothing.
+/// A table with the row number, a constant text and NULL in each row.
 pub(crate) struct Numbers {
     columns: Vec<Column>,
     rows: usize,
@@ -73,7 +73,7 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    /// So many rows, each with a text of so many bytes.
+    /// A table of `rows` rows with texts of `text` bytes.
     pub(crate) fn new(rows: usize, text: usize) -> Numbers {
         let columns = [
             ("number", ColumnType::BigInt),
@@ -90,12 +90,12 @@ impl Numbers {
         Numbers { columns, rows, text, gate: Arc::default(), panics: false, user_of: None }
     }
 
-    /// Rows that belong to users, by their numbers.
+    /// The table with a user for each row number.
     pub(crate) fn of_users(self, user_of: fn(usize) -> User) -> Numbers {
         Numbers { user_of: Some(user_of), ..self }
     }
 
-    /// Scans wait at the gate, which is closed.
+    /// The table with a closed gate, at which scans wait.
     pub(crate) fn behind_a_gate(self) -> (Numbers, Arc<Gate>) {
         self.gate.close(true);
         let gate = Arc::clone(&self.gate);
@@ -120,7 +120,7 @@ impl Table for Numbers {
     }
 
     fn generate(&self, _: &QueryContext) -> Result<Box<dyn Rows>, Error> {
-        assert!(!self.panics, "as the test wants it");
+        assert!(!self.panics, "the test makes the scan panic");
         self.gate.pass();
         Ok(Box::new(Counted {
             rows: (0..self.rows).collect(),
@@ -168,7 +168,7 @@ impl Rows for Counted {
     }
 }
 
-/// Where scans wait.
+/// Stops scans until it is opened.
 #[derive(Default)]
 pub(crate) struct Gate {
     state: Mutex<AtGate>,
@@ -192,14 +192,14 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Waits until so many scans wait at once.
+    /// Waits until `count` scans wait at once.
     pub(crate) fn wait_for(&self, count: usize) {
         let state = self.state.lock().expect("a lock");
-        let waited = self.changed.wait_timeout_while(state, PATIENCE, |at| at.waiting < count);
+        let waited = self.changed.wait_timeout_while(state, TEST_TIMEOUT, |at| at.waiting < count);
         assert!(!waited.expect("a lock").1.timed_out(), "there are not {count} scans");
     }
 
-    /// The most scans that were here at once.
+    /// The highest number of scans that were at the gate at once.
     pub(crate) fn most(&self) -> usize {
         self.state.lock().expect("a lock").most
     }

@@ -1,21 +1,21 @@
-//! A process that does nothing, and holds a socket.
+//! A process that sleeps and holds a socket.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// It sleeps until this is dropped.
+/// A process that sleeps until this value is dropped.
 pub(crate) struct Sleeper(pub(crate) Child);
 
 impl Sleeper {
-    /// With this as its standard input.
+    /// Starts the process with the socket as its standard input.
     pub(crate) fn holding(socket: impl Into<Stdio>) -> Sleeper {
         let mut command = Command::new("sleep");
         let child = command.arg("600").stdin(socket).stdout(Stdio::null()).spawn().unwrap();
         Sleeper(child).started()
     }
 
-    /// Waits until the process is `sleep`. Linux closes what it does not keep before it names it so
-    /// (`begin_new_exec` in fs/exec.c); until then it holds all that its parent holds.
+    /// Waits until the process is `sleep`. Linux closes the other descriptors before it sets the name
+    /// (`begin_new_exec` in fs/exec.c); until then the process holds all descriptors of its parent.
     fn started(self) -> Sleeper {
         let comm = format!("/proc/{}/comm", self.pid());
         let end = Instant::now() + Duration::from_secs(60);

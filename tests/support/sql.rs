@@ -19,19 +19,19 @@ impl Shared {
         let is_first = self.running.load(Ordering::SeqCst) == 0;
         let _busy = Busy::new(self);
         let connection = self.connection(sql, is_first)?;
-        rows(&connection, sql).map_err(|error| words(&error))
+        rows(&connection, sql).map_err(|error| sqlite_message(&error))
     }
 
-    /// The name of each column of a query's answer, a row a column; the types are not known here.
+    /// The name of each column of a query's answer, one row per column. The type is always UNKNOWN.
     pub(crate) fn query_columns(self: &Arc<Self>, sql: &str) -> Result<Vec<Row>, String> {
         let connection = self.connection(sql, true)?;
-        let statement = connection.prepare(sql).map_err(|error| words(&error))?;
+        let statement = connection.prepare(sql).map_err(|error| sqlite_message(&error))?;
         let row = |name: &str| [(name.to_owned(), "UNKNOWN".to_owned())].into();
         Ok(statement.column_names().map(row).collect())
     }
 
-    /// A database with every table. While another query runs, the core makes one of its own for the
-    /// next, and asks the extensions for the columns anew.
+    /// A database with every table. While another query runs, the core creates a new database for the
+    /// next query, and requests the columns from the extensions again.
     fn connection(self: &Arc<Self>, sql: &str, is_first: bool) -> Result<Connection, String> {
         let connection = Connection::open_in_memory().map_err(|error| error.to_string())?;
         let mount = |name: &str, table: Arc<dyn Table>| {
@@ -66,8 +66,8 @@ impl Shared {
     }
 }
 
-/// SQLite's words, as osquery passes them on.
-fn words(error: &rusqlite::Error) -> String {
+/// The message of SQLite, as osquery returns it.
+fn sqlite_message(error: &rusqlite::Error) -> String {
     match error {
         rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
         rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
@@ -105,8 +105,8 @@ pub(crate) fn request<const N: usize>(pairs: [(&str, &str); N]) -> ExtensionPlug
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
 }
 
-/// The columns that routes state. As `--extensions_default_index` has it, one without options can
-/// be looked up.
+/// The columns of these routes. With the default `--extensions_default_index`, a column without options
+/// is an index.
 fn columns(routes: &ExtensionPluginResponse) -> Vec<Column> {
     routes
         .iter()
@@ -156,7 +156,7 @@ impl Table for Remote {
     }
 }
 
-/// Rows as they came over the wire.
+/// Rows as received from the extension.
 struct Received {
     rows: Vec<Row>,
     columns: Vec<Column>,
@@ -189,7 +189,7 @@ impl Rows for Received {
     }
 }
 
-/// As C's `strtoll` reads it with base 0.
+/// Parses a number as strtoll(3) does with base 0.
 fn number(text: &str) -> Option<i64> {
     let (sign, digits) = match text.strip_prefix('-') {
         Some(digits) => ("-", digits),

@@ -1,4 +1,4 @@
-//! Rows as they should be, and how what the table shows differs from them.
+//! Expected rows, and their differences from the rows of the table.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use tables::process_open_sockets::ProcessOpenSockets;
 use tables::{Constraint, Operator, Options, QueryContext, Rows, Table, Value};
 
-use super::place::Place;
+use super::netns::Netns;
 
-/// A cell that is not looked at.
+/// A cell that the comparison ignores.
 const ANY: &str = "(any)";
 
 /// A row, its cells by column, NULL as `NULL`.
@@ -22,20 +22,20 @@ pub(crate) fn inode(socket: &impl AsFd) -> u64 {
     rustix::fs::fstat(socket).unwrap().st_ino
 }
 
-impl Place {
-    /// A socket of this place that this process holds.
-    pub(crate) fn mine(&self, socket: &(impl AsFd + AsRawFd)) -> Row {
-        self.of(std::process::id(), socket.as_raw_fd(), inode(socket))
+impl Netns {
+    /// The row of a socket that this process holds.
+    pub(crate) fn own_row(&self, socket: &(impl AsFd + AsRawFd)) -> Row {
+        self.row_of(std::process::id(), socket.as_raw_fd(), inode(socket))
     }
 
-    /// One that a process holds.
-    pub(crate) fn of(&self, pid: u32, fd: i32, inode: u64) -> Row {
+    /// The row of a socket that a process holds.
+    pub(crate) fn row_of(&self, pid: u32, fd: i32, inode: u64) -> Row {
         let row = self.row().with("pid", pid).with("fd", fd).with("socket", inode);
         row.with("tid", pid).with("uid", 0)
     }
 
-    /// One that nobody holds, and why not.
-    pub(crate) fn nobody(&self, why: &str) -> Row {
+    /// The row of an unheld socket, with the reason.
+    pub(crate) fn unheld(&self, why: &str) -> Row {
         let row = self.row().with("pid", -1).with("fd", -1).with("socket", 0).with("tid", "NULL");
         row.with("descriptors", "NULL").with("holder_unknown", why).with("uid", "NULL")
     }
@@ -57,7 +57,7 @@ impl Place {
 
 impl Row {
     fn with(mut self, name: &str, value: impl ToString) -> Row {
-        self.0.retain(|(known, _)| known != name);
+        self.0.retain(|(column, _)| column != name);
         self.0.push((name.to_owned(), value.to_string()));
         self
     }
@@ -86,7 +86,7 @@ impl Row {
         row.with("uid", "NULL")
     }
 
-    /// In no table: only what its descriptor tells.
+    /// A socket in no table, with the columns that its descriptor has.
     pub(crate) fn unlisted(self, family: &str, protocol: &str) -> Row {
         let row = self.with("family", family).with("protocol", protocol).with("net_namespace", "");
         row.with("type", "NULL").with("uid", "NULL").with("scope", "NULL")
@@ -132,13 +132,13 @@ impl Row {
         self.with("cgroup_path", path)
     }
 
-    /// A kernel that has no dump of it tells no control group.
+    /// Without a dump of the protocol, the kernel does not report the control group.
     pub(crate) fn any_cgroup(self) -> Row {
         self.with("cgroup_path", ANY)
     }
 
     pub(crate) fn cell(&self, name: &str) -> &str {
-        let cell = self.0.iter().find(|(known, _)| known == name);
+        let cell = self.0.iter().find(|(column, _)| column == name);
         cell.map_or("", |(_, value)| value)
     }
 
@@ -146,19 +146,19 @@ impl Row {
         self.cell("socket").parse().unwrap()
     }
 
-    pub(crate) fn is_ours(&self) -> bool {
+    pub(crate) fn is_own(&self) -> bool {
         self.cell("pid") == std::process::id().to_string()
     }
 
-    pub(crate) fn is_of(&self, place: &Place) -> bool {
-        self.cell("net_namespace") == place.number
+    pub(crate) fn is_of(&self, netns: &Netns) -> bool {
+        self.cell("net_namespace") == netns.number
     }
 
     pub(crate) fn is_held(&self) -> bool {
         self.cell("pid") != "-1"
     }
 
-    /// Whether the other row, which has every column, is as this one says.
+    /// Whether the row of the table, which has every column, has the cells of this one.
     pub(crate) fn is_like(&self, shown: &Row) -> bool {
         shown.0.iter().all(|(name, value)| {
             let cell = self.cell(name);
@@ -167,28 +167,28 @@ impl Row {
     }
 }
 
-/// Where the tree of control groups of version 2 is mounted.
+/// The mount point of the tree of control groups of version 2.
 fn cgroup_tree() -> Option<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
     mount.split(' ').nth(4).map(PathBuf::from)
 }
 
-/// The control group of version 2 that this process is in, if the tree of those is mounted.
+/// The control group of version 2 of this process, if the tree is mounted.
 fn own_cgroup() -> String {
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap();
     let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
     cgroup_tree().map_or_else(String::new, |_| own.to_owned())
 }
 
-/// A control group; gone with this value.
+/// A control group, removed when dropped.
 pub(crate) struct ControlGroup {
     tree: PathBuf,
     pub(crate) path: String,
 }
 
 impl ControlGroup {
-    /// In the group of this process. None if that cannot be done.
+    /// Creates a group in the group of this process. Returns `None` if that fails.
     pub(crate) fn new() -> Option<ControlGroup> {
         let (tree, own) = (cgroup_tree()?, own_cgroup());
         let path = format!("{}/zoo-{}", own.trim_end_matches('/'), std::process::id());
@@ -197,15 +197,15 @@ impl ControlGroup {
         Some(group)
     }
 
-    /// What this returns when this process is in the group, where it does not stay.
+    /// Moves this process into the group, runs `f`, and moves the process back.
     pub(crate) fn inside<T>(&self, f: impl FnOnce() -> T) -> T {
         let own = own_cgroup();
         let go =
             |path: &str| std::fs::write(self.directory(path).join("cgroup.procs"), "0").unwrap();
         go(&self.path);
-        let done = f();
+        let value = f();
         go(&own);
-        done
+        value
     }
 
     fn directory(&self, path: &str) -> PathBuf {
@@ -219,12 +219,12 @@ impl Drop for ControlGroup {
     }
 }
 
-/// Why a socket with a file has no holder: whether every process's descriptors can be read.
+/// The expected reason for an unheld socket that has a file: it depends on whether all processes can be read.
 pub(crate) fn unknown_with_file() -> &'static str {
     let is_pid = |path: &Path| path.join("fd").exists() && path.join("comm").exists();
     let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
     let denied = processes.filter(|path| is_pid(path)).any(|path| {
-        // Others come and go meanwhile.
+        // Other processes start and end meanwhile.
         let is_denied = |error: &std::io::Error| error.kind() == ErrorKind::PermissionDenied;
         match std::fs::read_dir(path.join("fd")) {
             Ok(mut fds) => fds.any(|fd| {
@@ -257,7 +257,7 @@ fn rows(options: Options, constraints: &[(&str, String)]) -> Vec<Row> {
     };
     let row = |row: usize| {
         let columns = table.columns().iter().enumerate();
-        Row(columns.map(|(place, column)| (column.name.to_string(), cell(row, place))).collect())
+        Row(columns.map(|(index, column)| (column.name.to_string(), cell(row, index))).collect())
     };
     (0..Rows::len(&*rows)).map(row).collect()
 }
@@ -267,76 +267,76 @@ pub(crate) fn rows_of_socket(options: Options, inode: u64) -> Vec<Row> {
     rows(options, &[("socket", inode.to_string())])
 }
 
-/// This process's rows.
-pub(crate) fn rows_of_mine(options: Options) -> Vec<Row> {
+/// The rows of this process.
+pub(crate) fn own_rows(options: Options) -> Vec<Row> {
     rows(options, &[("pid", std::process::id().to_string())])
 }
 
-/// All rows of these places, in order.
-pub(crate) fn rows_of_places(options: Options, places: &[Place]) -> Vec<Row> {
-    let namespaces: Vec<_> =
-        places.iter().map(|place| ("net_namespace", place.number.clone())).collect();
-    let mut rows = rows(options, &namespaces);
+/// All rows of these namespaces, in order.
+pub(crate) fn rows_of_namespaces(options: Options, namespaces: &[Netns]) -> Vec<Row> {
+    let constraints: Vec<_> =
+        namespaces.iter().map(|netns| ("net_namespace", netns.number.clone())).collect();
+    let mut rows = rows(options, &constraints);
     rows.sort();
     rows
 }
 
-/// What is missing of these rows, and what is shown of these places beyond them.
-pub(crate) fn differences(options: Options, places: &[Place], expected: &[Row]) -> Vec<String> {
-    compare(rows_of_places(options, places), places, expected)
+/// The expected rows that are missing, and the rows of these namespaces that are not expected.
+pub(crate) fn differences(options: Options, namespaces: &[Netns], expected: &[Row]) -> Vec<String> {
+    compare(rows_of_namespaces(options, namespaces), namespaces, expected)
 }
 
-/// The rows that one source tells and another, which does not know all that is in them, has no row for, or
-/// a row that says something else; and those that it has beyond them.
-pub(crate) fn contradictions(told: &[Row], less: &[Row]) -> Vec<String> {
+/// The rows of a source that are missing or different in a source with fewer fields, and the rows that the latter
+/// adds.
+pub(crate) fn contradictions(more: &[Row], less: &[Row]) -> Vec<String> {
     let mut less = less.to_vec();
     let mut contradictions = Vec::new();
-    for row in told {
+    for row in more {
         let is_row = |less: &Row| {
             row.0.iter().all(|(name, value)| {
                 let cell = less.cell(name);
-                // A line of a file ends with the path's first line.
+                // A line in a file ends after the first line of the path.
                 let is_first_line = name == "path" && value.lines().next() == Some(cell);
                 cell == value || is_first_line || cell == "NULL" || cell.is_empty()
             })
         };
         match less.iter().position(is_row) {
-            Some(place) => drop(less.remove(place)),
-            None => contradictions.push(format!("only told: {row:?}")),
+            Some(index) => drop(less.remove(index)),
+            None => contradictions.push(format!("missing: {row:?}")),
         }
     }
-    contradictions.extend(less.iter().map(|row| format!("told otherwise: {row:?}")));
+    contradictions.extend(less.iter().map(|row| format!("different or added: {row:?}")));
     contradictions
 }
 
-/// The same of the rows in which a column has that value.
+/// The differences in the rows that have this value in a column.
 pub(crate) fn differences_of(
     options: Options,
     column: &str,
     value: &str,
-    places: &[Place],
+    namespaces: &[Netns],
     expected: &[Row],
 ) -> Vec<String> {
     let expected: Vec<Row> =
         expected.iter().filter(|row| row.cell(column) == value).cloned().collect();
-    compare(rows(options, &[(column, value.to_owned())]), places, &expected)
+    compare(rows(options, &[(column, value.to_owned())]), namespaces, &expected)
 }
 
-/// The same of this process's sockets.
-pub(crate) fn differences_of_mine(
+/// The differences in the rows of this process.
+pub(crate) fn differences_of_own(
     options: Options,
-    places: &[Place],
+    namespaces: &[Netns],
     expected: &[Row],
 ) -> Vec<String> {
-    differences_of(options, "pid", &std::process::id().to_string(), places, expected)
+    differences_of(options, "pid", &std::process::id().to_string(), namespaces, expected)
 }
 
-fn compare(mut shown: Vec<Row>, places: &[Place], expected: &[Row]) -> Vec<String> {
-    shown.retain(|row| places.iter().any(|place| place.number == row.cell("net_namespace")));
+fn compare(mut shown: Vec<Row>, namespaces: &[Netns], expected: &[Row]) -> Vec<String> {
+    shown.retain(|row| namespaces.iter().any(|netns| netns.number == row.cell("net_namespace")));
     let mut missing = Vec::new();
     for row in expected {
         match shown.iter().position(|shown| row.is_like(shown)) {
-            Some(place) => drop(shown.remove(place)),
+            Some(index) => drop(shown.remove(index)),
             None => missing.push(row),
         }
     }
@@ -350,10 +350,10 @@ fn compare(mut shown: Vec<Row>, places: &[Place], expected: &[Row]) -> Vec<Strin
     missing.chain(shown.iter().map(|row| text("too much", row))).collect()
 }
 
-/// Waits until it is so, or half a minute.
-pub(crate) fn wait_for(is_so: impl Fn() -> bool) {
+/// Waits until the condition holds, at most half a minute.
+pub(crate) fn wait_for(is_true: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
-    while !is_so() && Instant::now() < end {
+    while !is_true() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_whose_directory_cannot_be_opened_is_not_gone() {
+    fn a_process_with_an_unreadable_directory_has_not_ended() {
         let (of, now) = (BlockedProcesses::default(), Instant::now());
         let tree = tree(1, 1000);
         let status = tree.path().join("1/status");

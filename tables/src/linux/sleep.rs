@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn another_thread_is_seen_to_sleep() {
+    fn the_sleep_of_another_thread_is_detected() {
         let (send, moments) = std::sync::mpsc::channel();
         let (release, released) = std::sync::mpsc::channel::<()>();
         std::thread::scope(|scope| {

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_skipped_once_its_steps_were_blocked_for_a_second() {
+    fn a_process_is_skipped_after_one_second_of_blocked_steps() {
         let (steps, now) = (steps(Duration::MAX), Instant::now());
         let count = |blocked, now, is_in_progress| {
             steps.count(&mut steps.state(), &mut step(7, blocked), now, is_in_progress);

@@ -116,7 +116,7 @@ mod tests {
     const NO_PID: i32 = 1 << 30;
 
     #[test]
-    fn a_process_has_the_uid_of_who_started_it() {
+    fn a_process_has_the_uid_of_its_user() {
         // SAFETY: the call takes nothing and always succeeds.
         assert_eq!(uid(own_pid()), Some(unsafe { libc::getuid() }));
         assert_eq!(uid(NO_PID), None);
@@ -129,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_that_is_not_there_is_ebadf_and_one_of_a_file_enotsock() {
+    fn a_missing_descriptor_is_ebadf_and_a_file_is_enotsock() {
         assert_eq!(error_of_socket(own_pid(), NO_FD, ROOM), Some(EBADF));
         let file = File::open("/").unwrap();
         assert_eq!(error_of_socket(own_pid(), file.as_raw_fd(), ROOM), Some(ENOTSOCK));
     }
 
     #[test]
-    fn an_answer_is_as_long_as_it_is_known_and_one_without_room_is_enomem() {
+    fn an_answer_has_its_defined_length_and_no_room_is_enomem() {
         let (one, _other) = UnixDatagram::pair().unwrap();
         let fd = one.as_raw_fd();
         assert_eq!(error_of_socket(own_pid(), fd, ROOM - 1), Some(ENOMEM));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_somebody_else_is_eperm() {
+    fn a_process_of_another_user_is_eperm() {
         const LAUNCHD: i32 = 1;
         let answered = fds(LAUNCHD, &mut [0; 80_000]);
         // SAFETY: it takes nothing and changes nothing.

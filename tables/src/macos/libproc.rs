@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_written_is_an_error_where_errno_says_so_and_an_empty_list_where_not() {
+    fn zero_bytes_are_an_error_only_if_errno_is_set() {
         assert_eq!(written(792, 0).unwrap(), 792);
         // What errno is after a success says nothing.
         assert_eq!(written(8, ENOENT).unwrap(), 8);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_has_more_to_say_of_a_socket_is_given_more_room() {
+    fn a_kernel_with_longer_answers_gets_a_larger_buffer() {
         assert_eq!(ask_kernel_with::<792>().unwrap(), [7; 792]);
         assert_eq!(ask_kernel_with::<800>().unwrap(), [7; 800]);
         assert_eq!(ask_kernel_with::<6336>().unwrap(), [7; 6336]);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_grows_after_its_size_was_asked_is_asked_for_again() {
+    fn a_list_that_grows_after_its_size_was_read_is_read_again() {
         let length = Cell::new(8);
         let list = whole(|buffer| {
             let held = length.get();
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_fills_every_buffer_is_an_error_and_not_a_cut_list() {
+    fn a_list_that_fills_every_buffer_is_an_error() {
         let list = whole(|buffer| Ok(buffer.len().max(1)));
         assert_eq!(list.unwrap_err().to_string(), "the list grows too fast");
     }

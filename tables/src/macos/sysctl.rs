@@ -72,14 +72,14 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_as_long_as_what_was_written() {
+    fn a_value_has_the_length_of_the_written_bytes() {
         let (value, rooms) = read(&[(1000, None), (640, None)]);
         assert_eq!(value.unwrap(), Some(vec![7; 640]));
         assert_eq!(rooms, [0, 1000 + 250 + 4096]);
     }
 
     #[test]
-    fn a_value_that_did_not_fit_is_asked_for_with_twice_the_room_or_more() {
+    fn a_value_that_did_not_fit_is_read_with_a_doubled_buffer() {
         let cut = (648, Some(ENOMEM));
         let (value, rooms) = read(&[(0, None), cut, (0, None), cut, (90_000, None), (664, None)]);
         assert_eq!(value.unwrap(), Some(vec![7; 664]));
@@ -87,13 +87,13 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_never_fits_is_what_was_written_of_it_at_last() {
+    fn a_value_that_never_fits_is_truncated() {
         let answers = [(1, None), (648, Some(ENOMEM))].repeat(5);
         assert_eq!(read(&answers).0.unwrap(), Some(vec![7; 648]));
     }
 
     #[test]
-    fn a_name_that_is_not_known_is_a_list_that_is_not_there() {
+    fn an_unknown_name_is_an_absent_list() {
         assert_eq!(read(&[(0, Some(ENOENT))]).0.unwrap(), None);
     }
 

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_of_a_kind_are_one_with_a_count_and_the_first_reason() {
+    fn omissions_of_a_kind_are_one_with_count_and_first_reason() {
         let mut omissions = Omissions::default();
         omissions.add(OmissionKind::Fds, || "/proc/1/fd: denied".into());
         omissions.add(OmissionKind::Line, || "net/unix line 3".into());

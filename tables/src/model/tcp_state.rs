@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_tcp_states_keep_their_number_and_print_as_osquery_does() {
+    fn unknown_tcp_states_keep_their_number_and_print_like_osquery() {
         assert_eq!(TcpState::from(13), TcpState::Unknown(13));
         assert_eq!(TcpState::from(13).name(), "UNKNOWN");
         assert_eq!(TcpState::from(0).name(), "UNKNOWN");

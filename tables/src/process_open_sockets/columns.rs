@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn each_platform_has_the_columns_that_are_stated_for_it() {
+    fn each_platform_has_the_columns_of_its_specification() {
         let specification = include_str!("../../process_open_sockets.table");
         let (common, rest) = specification.split_once("extended_schema(LINUX").unwrap();
         let (linux, macos) = rest.split_once("extended_schema(DARWIN").unwrap();

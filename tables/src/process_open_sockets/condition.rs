@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_filed_under_a_column_is_no_constraint_on_it() {
+    fn a_limit_at_a_column_is_no_constraint_on_it() {
         let condition = numbers(&[(Operator::from_code(Operator::LIMIT), "5")]);
         assert_eq!(condition, NumberCondition::default());
         let condition = texts(&[(Operator::from_code(Operator::OFFSET), "5")]);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn text_equality_is_as_lenient_as_any_collation_and_inequality_as_strict() {
+    fn text_equality_is_lenient_and_inequality_is_strict() {
         let condition = texts(&[(Operator::Equals, "listen  ")]);
         assert!(condition.admits("LISTEN") && !condition.admits("LAST_ACK"));
         let condition = texts(&[(Operator::NotEquals, "listen")]);

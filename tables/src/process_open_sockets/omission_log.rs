@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_is_said_again_after_the_pause_with_the_count_of_those_between() {
+    fn a_kind_is_logged_again_after_the_pause_with_its_count() {
         let start = Instant::now();
         let mut log = OmissionLog::default();
         let mut line = |kind, count, seconds| {

@@ -82,7 +82,7 @@ mod tests {
         228 98 0:4 mnt:[4026532230] /run/other rw - nsfs nsfs rw\n";
 
     #[test]
-    fn mounts_of_a_type_come_with_root_and_place() {
+    fn mounts_of_a_type_have_root_and_mount_point() {
         let nsfs: Vec<Mount> = mounts_of(TEXT, b"nsfs").collect();
         let mount = |root: &[u8], mount_point: &[u8]| Mount {
             root: root.to_vec(),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_mount_is_skipped() {
+    fn a_line_without_a_mount_is_skipped() {
         for line in ["", "1 2 0:4", "1 2 0:4 net:[1] /a rw shared:1", "1 2 0:4 net:[1] /a rw -"] {
             assert_eq!(mounts_of(line.as_bytes(), b"nsfs").count(), 0, "{line}");
         }

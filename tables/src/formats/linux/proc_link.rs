@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_resembles_a_socket_link_is_none() {
+    fn a_text_that_only_resembles_a_socket_link_is_none() {
         for link in [
             &b"socket:[]"[..],
             b"socket:[12",

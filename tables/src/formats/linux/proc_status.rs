@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_imitates_the_line_is_not_it() {
+    fn a_name_that_imitates_the_line_is_ignored() {
         // The kernel prints a newline in a name as \n.
         assert_eq!(thread_group(b"Name:\tTgid:\\t1\nTgid:\t2\n"), Some(2));
     }
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_before_the_number_has_none() {
+    fn a_line_truncated_before_the_number_has_none() {
         for status in [&b""[..], b"Name:\tcat\n", b"Tgid:", b"Tgid:\tx\n"] {
             assert_eq!(thread_group(status), None);
         }

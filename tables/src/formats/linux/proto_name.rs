@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_protocol_that_is_not_known_names_none() {
+    fn an_unknown_protocol_has_no_name() {
         for name in ["XDP", "", "tcp", "XUNIX"] {
             assert_eq!(names(name.as_bytes()), [""; 0], "{name}");
         }

@@ -32,7 +32,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_three_numbers_is_none() {
+    fn a_text_without_three_numbers_is_none() {
         for text in
             [&b""[..], b"1 2", b"1 2 x\n", b"-1 2 3\n", b"1 18446744073709551616 3\n", b"\xff"]
         {

@@ -32,7 +32,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_cut_counts_nothing() {
+    fn a_missing_or_truncated_line_counts_nothing() {
         for text in [&b""[..], b"TCP:", b"TCP: inuse", b"TCP: inuse x tw", b"UDP: inuse 3\n"] {
             assert_eq!(tcp_sockets(text), 0);
         }

@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_interface_number_is_taken_out_of_addresses_of_one_link_and_of_no_others() {
+    fn only_link_local_addresses_lose_the_interface_number() {
         for (held, shown) in [
             ("fe80:4::1", "fe80::1"),
             ("febf:4::1", "febf::1"),

@@ -102,7 +102,7 @@ fn blocked_processes_of_root_do_not_hide_others_of_root() {
 }
 
 #[test]
-fn a_scan_whose_steps_are_blocked_for_too_long_makes_none() {
+fn a_scan_makes_no_step_after_too_long_blocks() {
     let processes = [11, 12, 13, 14, 15, 16].map(|pid| (pid, 1000 + pid as u32));
     let (tree, pids) = (tree(&processes), processes.map(|(pid, _)| pid));
     let (of, gate) = (Attempts::default(), Arc::default());
@@ -222,7 +222,7 @@ fn is_skipped_after(time: Duration, most: usize) {
 }
 
 #[test]
-fn steps_that_block_for_less_than_the_limit_are_bounded_together() {
+fn the_sum_of_short_blocked_steps_is_bounded() {
     is_skipped_after(Duration::from_millis(700), 2);
 }
 

@@ -246,7 +246,7 @@ mod tests {
     /// number.
     #[test]
     #[cfg(target_endian = "little")]
-    fn instructions_are_what_the_kernel_expects() {
+    fn instructions_have_the_encoding_of_the_kernel() {
         let mut code = Assembler::default();
         let end = code.label();
         code.copy(R9, R1);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_to_a_label_without_a_place_is_refused() {
+    fn a_jump_to_an_unplaced_label_is_refused() {
         let mut code = Assembler::default();
         let label = code.label();
         code.exit();

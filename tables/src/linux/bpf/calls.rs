@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_without_a_known_remedy_has_the_command_and_the_errno() {
+    fn an_error_without_a_remedy_has_the_command_and_the_errno() {
         let error = CallError { command: Command::IterCreate, errno: Errno::NOMEM };
         let text = "bpf(BPF_ITER_CREATE) failed: Cannot allocate memory (os error 12)";
         assert_eq!(error.to_string(), text);

@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_a_threads_own_counts_once_and_only_if_asked_for() {
+    fn a_table_of_one_thread_counts_once_and_only_on_request() {
         let visited = [(7, 7, 1, 1), (7, 8, 2, 1), (7, 9, 2, 1), (7, 10, 3, 1)];
         assert_eq!(holders(false, &visited), [Some((7, None)), None, None, None]);
         assert_eq!(holders(true, &[(7, 7, 1, 1), (7, 8, 1, 1)]), [Some((7, None)); 2]);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_first_thread_has_ended_the_first_table_is_the_processs() {
+    fn the_first_table_is_the_processs_if_the_leader_has_ended() {
         let visited = [(7, 8, 2, 0), (7, 9, 2, 0), (7, 10, 3, 0), (6, 11, 4, 0)];
         let each = [Some((7, None)), Some((7, None)), None, Some((6, None))];
         assert_eq!(holders(false, &visited), each);
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_thread_that_ends_meanwhile_leaves_its_table_the_processs() {
+    fn the_table_of_a_leader_that_ends_stays_the_processs() {
         let visited = [(7, 7, 1, 1), (7, 8, 2, 0), (7, 9, 1, 0)];
         let each = [Some((7, None)), Some((7, Some(8))), Some((7, None))];
         assert_eq!(holders(true, &visited), each);

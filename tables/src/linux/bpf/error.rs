@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_older_kernels_lack_is_expected() {
+    fn only_errors_of_older_kernels_are_expected() {
         let call = |command, errno| PassError::Call(CallError { command, errno });
         assert!(PassError::MissesThreads { pid: 7 }.is_expected());
         assert!(call(Command::LinkCreate, Errno::TOOBIG).is_expected());

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_loaded_after_a_failure_stays() {
+    fn a_program_loaded_after_a_failure_stays() {
         let once = LoadOnce::new();
         let start = Instant::now();
         assert_eq!(once.get_or_load(start, |_| None), None);

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tree_that_is_no_proc_loads_nothing() {
+    fn a_directory_that_is_no_procfs_loads_no_program() {
         let tree = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("1", tree.path().join("self")).unwrap();
         let root = ProcRoot::open(tree.path()).unwrap();

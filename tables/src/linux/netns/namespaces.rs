@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_is_missing_if_the_process_that_sees_it_has_ended() {
+    fn a_mount_is_missing_if_its_last_process_has_ended() {
         let root = ProcRoot::open("/proc".as_ref()).unwrap();
         let mut ended = std::process::Command::new("true").spawn().unwrap();
         ended.wait().unwrap();

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_of_descriptors_takes_a_word_for_64() {
+    fn a_run_of_64_descriptors_takes_one_word() {
         let set: FdSet = (100..20_000).collect();
         assert_eq!((set.count_above(99), set.0.len()), (19_900, 312));
     }

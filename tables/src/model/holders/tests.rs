@@ -67,7 +67,7 @@ fn a_descriptor_that_was_read_twice_counts_once() {
 }
 
 #[test]
-fn a_threads_descriptor_is_kept_where_its_process_lacks_it() {
+fn a_threads_descriptor_is_kept_if_its_process_lacks_it() {
     let of_thread = |inode, fd, tid| Holder { tid: Some(tid), ..holder(inode, 9, fd) };
     let holders: Holders = [
         of_thread(7, 3, 2),
@@ -111,7 +111,7 @@ fn a_collector_without_a_limit_keeps_all() {
 }
 
 #[test]
-fn no_more_descriptors_are_asked_about_than_are_kept() {
+fn only_descriptors_that_are_kept_are_looked_up() {
     let mut asked = Vec::new();
     let mut collector = collector(Some(3));
     (0..50).rev().for_each(|fd| collector.push(holder(7, 1, fd)));
@@ -136,7 +136,7 @@ fn many_sockets_of_one_descriptor_each_are_sorted_once() {
 }
 
 #[test]
-fn what_is_left_out_later_is_not_counted() {
+fn a_row_that_is_omitted_later_is_not_counted() {
     let holders = collected(2, (0..5).map(|fd| holder(7, 1, fd)));
     let holders = holders.without(|it, all| it.fd == 1 && all.len() == 2);
     assert_eq!(holders.of(7), [holder(7, 1, 0)]);
@@ -290,7 +290,7 @@ fn too_many_holders_cost_the_user_with_the_most() {
 }
 
 #[test]
-fn as_many_holders_as_may_be_are_all_kept() {
+fn the_maximum_number_of_holders_is_kept() {
     let limits = HolderLimits { per_socket: Some(100), max: Some(HolderCollector::FIRST_PRUNE) };
     let mut holders = HolderCollector::new(limits);
     for pid in 0..i32::try_from(HolderCollector::FIRST_PRUNE).unwrap() {

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_whose_sockets_cannot_match_is_not_read() {
+    fn a_table_without_matching_sockets_is_not_read() {
         let files = |constraints: Vec<Constraint>| -> Vec<&'static str> {
             let query = QueryContext { constraints, ..Default::default() };
             let filter = Filter::new(&query, Families::default());

@@ -78,8 +78,8 @@ fn zoo() -> Vec<Box<dyn Any>> {
 }
 
 #[test]
-fn netlink_and_proc_net_give_the_same_rows() {
-    in_quiet_namespace(module_path!(), "netlink_and_proc_net_give_the_same_rows", || {
+fn netlink_and_proc_net_return_equal_rows() {
+    in_quiet_namespace(module_path!(), "netlink_and_proc_net_return_equal_rows", || {
         let _zoo = zoo();
         let [auto, procfs, netlink] = [Source::Auto, Source::Procfs, Source::Netlink]
             .map(|source| rows(&table(source, Duration::ZERO), &[here()]));
@@ -111,8 +111,8 @@ fn netlink_and_proc_net_give_the_same_rows() {
 }
 
 #[test]
-fn netlink_alone_says_which_tables_it_does_not_give() {
-    in_quiet_namespace(module_path!(), "netlink_alone_says_which_tables_it_does_not_give", || {
+fn netlink_alone_reports_the_tables_that_it_lacks() {
+    in_quiet_namespace(module_path!(), "netlink_alone_reports_the_tables_that_it_lacks", || {
         let options = Options { source: Source::Netlink, ..Options::default() };
         let query = QueryContext { constraints: vec![here()], ..Default::default() };
         let snapshot = sys::Collector::new(options)
@@ -251,8 +251,8 @@ fn no_constraint_changes_the_answer_of_any_source() {
 
 #[test]
 #[allow(unsafe_code)]
-fn another_namespace_gives_the_same_rows_through_netlink_as_through_proc_net() {
-    let test = "another_namespace_gives_the_same_rows_through_netlink_as_through_proc_net";
+fn netlink_and_proc_net_return_equal_rows_of_another_netns() {
+    let test = "netlink_and_proc_net_return_equal_rows_of_another_netns";
     in_quiet_namespace(module_path!(), test, || {
         let (there, listener, mut sleeper) = std::thread::spawn(|| {
             // SAFETY: no descriptors are unshared, only this thread's network namespace.
@@ -319,16 +319,16 @@ fn quietly(test: &str, body: fn()) {
 }
 
 #[test]
-fn a_lookup_in_a_burst_shows_what_was_read_a_moment_ago() {
-    quietly("a_lookup_in_a_burst_shows_what_was_read_a_moment_ago", || {
+fn a_lookup_in_a_burst_returns_cached_sockets() {
+    quietly("a_lookup_in_a_burst_returns_cached_sockets", || {
         let (table, client) = remembering(LONG);
         assert_eq!(state(&lookup(&table), &client), "ESTABLISHED");
     });
 }
 
 #[test]
-fn a_lookup_after_the_time_to_live_shows_what_is() {
-    quietly("a_lookup_after_the_time_to_live_shows_what_is", || {
+fn a_lookup_after_the_ttl_shows_the_current_state() {
+    quietly("a_lookup_after_the_ttl_shows_the_current_state", || {
         let ttl = Duration::from_millis(200);
         let (table, client) = remembering(ttl);
         std::thread::sleep(ttl);
@@ -337,16 +337,16 @@ fn a_lookup_after_the_time_to_live_shows_what_is() {
 }
 
 #[test]
-fn without_a_time_to_live_nothing_is_remembered() {
-    quietly("without_a_time_to_live_nothing_is_remembered", || {
+fn without_a_ttl_nothing_is_cached() {
+    quietly("without_a_ttl_nothing_is_cached", || {
         let (table, client) = remembering(Duration::ZERO);
         assert_eq!(state(&lookup(&table), &client), "CLOSE_WAIT");
     });
 }
 
 #[test]
-fn a_socket_that_was_opened_just_before_a_lookup_is_in_its_answer() {
-    quietly("a_socket_that_was_opened_just_before_a_lookup_is_in_its_answer", || {
+fn a_socket_opened_just_before_a_lookup_is_in_its_answer() {
+    quietly("a_socket_opened_just_before_a_lookup_is_in_its_answer", || {
         let (table, client) = remembering(LONG);
         for _ in 0..20 {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -361,8 +361,8 @@ fn a_socket_that_was_opened_just_before_a_lookup_is_in_its_answer() {
 }
 
 #[test]
-fn a_descriptor_that_came_or_went_just_before_a_lookup_is_seen() {
-    quietly("a_descriptor_that_came_or_went_just_before_a_lookup_is_seen", || {
+fn a_descriptor_change_just_before_a_lookup_is_seen() {
+    quietly("a_descriptor_change_just_before_a_lookup_is_seen", || {
         let (table, client) = remembering(LONG);
         let another = OwnedFd::from(client.try_clone().unwrap());
         assert_eq!(of(&lookup(&table), &client).len(), 2);
@@ -375,8 +375,8 @@ fn a_descriptor_that_came_or_went_just_before_a_lookup_is_seen() {
 }
 
 #[test]
-fn a_bound_socket_that_began_to_listen_just_before_a_lookup_is_in_its_answer() {
-    let test = "a_bound_socket_that_began_to_listen_just_before_a_lookup_is_in_its_answer";
+fn a_socket_listening_just_before_a_lookup_is_in_its_answer() {
+    let test = "a_socket_listening_just_before_a_lookup_is_in_its_answer";
     quietly(test, || {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         rustix::net::bind(&socket, &"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap())
@@ -389,8 +389,8 @@ fn a_bound_socket_that_began_to_listen_just_before_a_lookup_is_in_its_answer() {
 }
 
 #[test]
-fn a_socket_in_no_table_that_was_bound_just_before_a_lookup_is_in_its_answer() {
-    let test = "a_socket_in_no_table_that_was_bound_just_before_a_lookup_is_in_its_answer";
+fn a_socket_bound_just_before_a_lookup_is_in_its_answer() {
+    let test = "a_socket_bound_just_before_a_lookup_is_in_its_answer";
     quietly(test, || {
         let (table, _client) = remembering(LONG);
         let unbound = || rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
@@ -411,8 +411,8 @@ fn a_socket_in_no_table_that_was_bound_just_before_a_lookup_is_in_its_answer() {
 
 #[test]
 #[allow(unsafe_code)]
-fn a_socket_of_a_namespace_that_was_made_just_before_a_lookup_is_in_its_answer() {
-    let test = "a_socket_of_a_namespace_that_was_made_just_before_a_lookup_is_in_its_answer";
+fn a_socket_of_a_new_netns_is_in_the_next_lookup() {
+    let test = "a_socket_of_a_new_netns_is_in_the_next_lookup";
     quietly(test, || {
         let (table, _client) = remembering(LONG);
         let unbound = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
@@ -473,8 +473,8 @@ fn finds_all_listeners_while_others_come_and_go(source: Source, lasting: usize, 
 }
 
 #[test]
-fn listeners_on_one_port_are_hidden_by_none_that_comes_or_goes() {
-    quietly("listeners_on_one_port_are_hidden_by_none_that_comes_or_goes", || {
+fn changing_listeners_hide_no_listener_on_the_same_port() {
+    quietly("changing_listeners_hide_no_listener_on_the_same_port", || {
         finds_all_listeners_while_others_come_and_go(Source::Netlink, 400, 60);
         finds_all_listeners_while_others_come_and_go(Source::Procfs, 400, 60);
     });
@@ -527,13 +527,13 @@ fn no_constraint_makes_a_socket_one_that_no_table_has() {
 }
 
 #[test]
-fn the_subflows_of_an_mptcp_connection_are_found_with_and_without_a_pid() {
-    quietly("the_subflows_of_an_mptcp_connection_are_found_with_and_without_a_pid", || {
+fn mptcp_subflows_are_found_with_and_without_a_pid() {
+    quietly("mptcp_subflows_are_found_with_and_without_a_pid", || {
         let protocol = rustix::net::ipproto::MPTCP;
         let made = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, Some(protocol));
         let Ok(socket) = made else {
             return say_left_out(
-                "the_subflows_of_an_mptcp_connection_are_found_with_and_without_a_pid",
+                "mptcp_subflows_are_found_with_and_without_a_pid",
                 "this kernel has no MPTCP",
             );
         };
@@ -554,8 +554,8 @@ fn the_subflows_of_an_mptcp_connection_are_found_with_and_without_a_pid() {
 }
 
 #[test]
-fn a_constraint_on_what_changes_is_answered_by_the_kernel() {
-    quietly("a_constraint_on_what_changes_is_answered_by_the_kernel", || {
+fn a_constraint_on_changing_fields_is_read_from_the_kernel() {
+    quietly("a_constraint_on_changing_fields_is_read_from_the_kernel", || {
         let (table, client) = remembering(LONG);
         let me = is(Field::Pid, Operator::Equals, std::process::id());
         let port = client.local_addr().unwrap().port();

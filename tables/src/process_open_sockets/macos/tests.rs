@@ -380,7 +380,7 @@ const DENIED: (OmissionKind, u64, &str) =
     (OmissionKind::Fds, 1, "process 300: Operation not permitted (os error 1)");
 
 #[test]
-fn a_mac_gives_a_row_for_each_holder_and_for_each_socket_without_one() {
+fn macos_has_a_row_for_each_holder_and_unheld_socket() {
     let answered = ask_about(mac(), &QueryContext::default(), ALL, &Field::on_macos());
     assert_eq!(
         answered.rows,
@@ -428,13 +428,13 @@ fn a_pid_costs_its_own_descriptors_and_no_list() {
 }
 
 #[test]
-fn a_pid_that_is_not_there_is_no_row_and_no_gap() {
+fn a_pid_that_does_not_exist_is_no_row_and_no_omission() {
     let answered = ask(mac(), &[(Field::Pid, "999")]);
     assert_eq!((answered.rows, kinds(&answered.omissions)), (vec![], vec![]));
 }
 
 #[test]
-fn sockets_that_nobody_holds_are_asked_of_the_lists_that_can_have_them() {
+fn unheld_sockets_are_read_from_the_lists_that_have_them() {
     let answered = ask(mac(), &[(Field::Pid, "-1"), (Field::State, "TIME_WAIT")]);
     assert_eq!(answered.rows, ["-1|-1|6"]);
     assert_eq!(answered.asked, ["net.inet.tcp.pcblist_n", "100", "200"]);
@@ -445,7 +445,7 @@ fn sockets_that_nobody_holds_are_asked_of_the_lists_that_can_have_them() {
 }
 
 #[test]
-fn the_user_who_made_a_socket_is_the_same_whether_its_process_is_asked_for_or_all() {
+fn the_owner_is_equal_in_a_lookup_and_a_full_scan() {
     let constraints = vec![Constraint {
         column: Field::Pid.place().unwrap(),
         operator: Operator::Equals,
@@ -458,7 +458,7 @@ fn the_user_who_made_a_socket_is_the_same_whether_its_process_is_asked_for_or_al
 }
 
 #[test]
-fn a_process_that_may_not_be_looked_into_is_a_gap_and_its_descriptors_too() {
+fn a_process_that_may_not_be_read_is_an_omission() {
     let mut mac = mac();
     let held = [(3, Descriptor::Refused(EPERM)), (4, Descriptor::Refused(EIO))];
     mac.processes.insert(100, holding(held));
@@ -468,7 +468,7 @@ fn a_process_that_may_not_be_looked_into_is_a_gap_and_its_descriptors_too() {
 }
 
 #[test]
-fn what_is_gone_meanwhile_is_no_gap() {
+fn a_process_or_descriptor_that_has_ended_is_no_omission() {
     let mut mac = mac();
     mac.processes.insert(50, Process::Refused(ESRCH));
     let gone = [EBADF, ENOTSOCK, ESRCH].map(Descriptor::Refused);
@@ -478,7 +478,7 @@ fn what_is_gone_meanwhile_is_no_gap() {
 }
 
 #[test]
-fn an_answer_that_is_cut_is_a_gap() {
+fn a_truncated_answer_is_an_omission() {
     let mut mac = mac();
     let cut = listener().socket_fdinfo()[..300].to_vec();
     let nameless = KernelSocket { handle: 0, ..listener() };
@@ -503,7 +503,7 @@ fn tcp(sockets: &[KernelSocket]) -> Result<Vec<u8>, i32> {
 const NOBODY: [(Field, &str); 2] = [(Field::Pid, "-1"), (Field::Protocol, "6")];
 
 #[test]
-fn lists_that_cannot_be_read_are_gaps_and_the_holders_rows_stay() {
+fn unreadable_lists_are_omissions_and_rows_of_holders_stay() {
     let name = "net.inet.tcp.pcblist_n";
     let whole = value(PcbList::Tcp, Layout::Macos13, &[over(), listener()]);
     let head = header(PcbList::Tcp, 250, 9);
@@ -524,7 +524,7 @@ fn lists_that_cannot_be_read_are_gaps_and_the_holders_rows_stay() {
 }
 
 #[test]
-fn one_list_of_unix_sockets_may_be_empty_though_its_count_is_of_both() {
+fn an_empty_unix_list_with_the_count_of_both_is_valid() {
     let mut mac = mac();
     let head = header(PcbList::LocalDgram, 2, 9);
     mac.lists.insert(PcbList::LocalDgram.name(), vec![Ok([&head[..], &head].concat())]);
@@ -539,7 +539,7 @@ fn one_list_of_unix_sockets_may_be_empty_though_its_count_is_of_both() {
 }
 
 #[test]
-fn a_list_that_shows_far_fewer_than_it_counts_is_a_gap_and_one_that_shows_a_few_less_is_none() {
+fn a_list_far_shorter_than_its_count_is_an_omission() {
     let groups: Vec<u8> = [listener(), shared()]
         .iter()
         .flat_map(|it| it.group(PcbList::Tcp, Layout::Macos13))
@@ -580,7 +580,7 @@ fn a_list_that_shows_far_fewer_than_it_counts_is_a_gap_and_one_that_shows_a_few_
 }
 
 #[test]
-fn a_list_that_this_macos_does_not_have_is_no_gap() {
+fn a_list_that_this_macos_lacks_is_no_omission() {
     let mut mac = mac();
     mac.lists.retain(|name, _| !name.to_bytes().starts_with(b"net.local"));
     let answered = ask(mac, &[(Field::Family, "1")]);
@@ -589,7 +589,7 @@ fn a_list_that_this_macos_does_not_have_is_no_gap() {
 }
 
 #[test]
-fn a_socket_of_unix_that_nobody_holds_names_its_peer_too() {
+fn an_unheld_unix_socket_has_its_peer() {
     let mut mac = mac();
     mac.processes.remove(&200);
     let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
@@ -620,7 +620,7 @@ fn connection(handle: u64) -> KernelSocket {
 }
 
 #[test]
-fn a_socket_that_changes_hands_behind_the_walks_back_is_shown_with_its_new_holder() {
+fn a_socket_passed_on_during_the_scan_has_its_new_holder() {
     let socket = connection(99);
     let moved = || holding([(9, Descriptor::Socket(socket.clone()))]);
     // To a process that was looked into before, and to one that is born meanwhile.
@@ -639,7 +639,7 @@ fn a_socket_that_changes_hands_behind_the_walks_back_is_shown_with_its_new_holde
 }
 
 #[test]
-fn a_connection_that_is_accepted_behind_the_walks_back_is_shown_with_its_holder() {
+fn a_connection_accepted_during_the_scan_has_its_holder() {
     // Complete, incomplete, and on its way from the queue to its descriptor; all of them have no other
     // socket without a holder beside them.
     for (so_state, tcp_state) in [(0x1001, 4), (0x801, 3), (1, 4), (1, 5)] {
@@ -655,7 +655,7 @@ fn a_connection_that_is_accepted_behind_the_walks_back_is_shown_with_its_holder(
 }
 
 #[test]
-fn a_connection_that_is_accepted_after_both_walks_is_shown_as_it_was_in_the_queue() {
+fn a_connection_accepted_after_the_scan_is_in_the_queue() {
     let waiting = KernelSocket { so_state: 0x1001, ..connection(98) };
     let accepted = KernelSocket { so_state: 0, ..waiting.clone() };
     let mac = with_tcp(vec![tcp(&[waiting]), tcp(&[accepted])]);
@@ -668,7 +668,7 @@ fn a_connection_that_is_accepted_after_both_walks_is_shown_as_it_was_in_the_queu
 }
 
 #[test]
-fn what_is_over_is_not_looked_for_again() {
+fn a_finished_socket_is_not_searched_again() {
     let closing = KernelSocket { so_state: 1, tcp_state: 6, ..connection(97) };
     let mac = with_tcp(vec![tcp(&[over(), closing, flow()])]);
     let answered = ask(mac, &NOBODY);
@@ -677,7 +677,7 @@ fn what_is_over_is_not_looked_for_again() {
 }
 
 #[test]
-fn what_a_list_tells_of_a_socket_stays_when_its_process_is_looked_into_again() {
+fn fields_of_a_list_stay_when_the_process_is_read_again() {
     // One without a holder has everything looked at again.
     let mac = with_tcp(vec![tcp(&[listener(), shared(), connection(99)])]);
     let query = QueryContext::default();
@@ -700,7 +700,7 @@ fn what_a_list_tells_of_a_socket_stays_when_its_process_is_looked_into_again() {
 }
 
 #[test]
-fn a_socket_that_is_listed_twice_has_one_row_and_what_cannot_be_read_counts_once() {
+fn a_socket_listed_twice_has_one_row_and_one_omission() {
     let (waiting, alone) = (KernelSocket { so_state: 0x1001, ..connection(98) }, connection(99));
     let list = tcp(&[waiting.clone(), waiting, alone.clone(), alone, over(), over()]);
     let mut mac = with_tcp(vec![list]);
@@ -714,7 +714,7 @@ fn a_socket_that_is_listed_twice_has_one_row_and_what_cannot_be_read_counts_once
 }
 
 #[test]
-fn a_second_reading_that_fails_takes_no_row_away_and_is_a_gap() {
+fn a_failed_second_read_removes_no_row_and_is_an_omission() {
     let alone = [connection(98), connection(99)];
     let whole = value(PcbList::Tcp, Layout::Macos12, &alone);
     let head = header(PcbList::Tcp, 250, 1_000_000);
@@ -733,7 +733,7 @@ fn a_second_reading_that_fails_takes_no_row_away_and_is_a_gap() {
 }
 
 #[test]
-fn processes_that_cannot_be_listed_again_are_a_gap() {
+fn processes_that_cannot_be_listed_again_are_an_omission() {
     let mut mac = with_tcp(vec![tcp(&[connection(99)])]);
     mac.processes.remove(&300);
     mac.pids_fail_after = Some(1);
@@ -744,7 +744,7 @@ fn processes_that_cannot_be_listed_again_are_a_gap() {
 }
 
 #[test]
-fn a_handle_that_comes_again_belongs_to_those_who_hold_the_later_socket() {
+fn a_reused_handle_belongs_to_holders_of_the_later_socket() {
     let mut mac = mac();
     let earlier = KernelSocket { handle: 99, generation: 15, ..shared() };
     let later = KernelSocket { generation: 16, local: ip("192.0.2.11", 80), ..earlier.clone() };
@@ -759,7 +759,7 @@ fn a_handle_that_comes_again_belongs_to_those_who_hold_the_later_socket() {
 }
 
 #[test]
-fn a_handle_that_comes_again_for_a_socket_of_another_kind_is_another() {
+fn a_reused_handle_of_another_kind_is_another_socket() {
     let unix = pair(0);
     // The same handle: a UNIX socket with another part, and one of another family.
     let other_part = KernelSocket { pcb: 77, path: b"/other", ..unix.clone() };
@@ -802,7 +802,7 @@ fn a_handle_that_comes_again_for_a_socket_of_another_kind_is_another() {
 }
 
 #[test]
-fn a_raw_socket_has_its_protocol_whatever_is_asked() {
+fn a_raw_socket_has_its_protocol_under_every_query() {
     let raw = KernelSocket {
         handle: 99,
         pcb: 990,
@@ -892,7 +892,7 @@ fn the_lowest_hundred_descriptors_of_a_socket_have_rows() {
 }
 
 #[test]
-fn a_descriptor_above_the_hundredth_has_no_row_if_it_is_asked_for() {
+fn a_descriptor_above_the_hundredth_has_no_row_on_request() {
     let of_fd = |fd| ask_for_counts(flood(5000), &[(Field::Pid, "100"), (Field::Fd, fd)]);
     assert_eq!(of_fd("102"), ["100|102|5000"]);
     assert_eq!(of_fd("103"), [""; 0]);

@@ -34,7 +34,7 @@ fn an_empty_list_has_one_header_and_no_sockets() {
 }
 
 #[test]
-fn a_list_says_how_many_it_counts_and_how_many_stand_there() {
+fn a_list_has_its_count_and_the_number_of_its_records() {
     for list in PcbList::ALL {
         let head = header(list, 250, 5);
         let listing = list.parse(&[&head[..], &head].concat()).unwrap();
@@ -64,7 +64,7 @@ fn a_record_as_long_as_the_header_would_not_be_the_end() {
 }
 
 #[test]
-fn the_end_is_not_taken_for_a_record_whatever_it_counts() {
+fn the_end_is_no_record_with_any_count() {
     for count in [1, 2, 4, 8, 0x10, 0x20, 0x80, 0x100, 0x200] {
         for list in PcbList::ALL {
             let head = header(list, count, 1_000_000);
@@ -77,7 +77,7 @@ fn the_end_is_not_taken_for_a_record_whatever_it_counts() {
 }
 
 #[test]
-fn what_was_never_written_after_the_end_is_ignored() {
+fn unwritten_bytes_after_the_end_are_ignored() {
     let mut value = fixture(TCP4, None);
     let whole = PcbList::Tcp.parse(&value);
     value.extend([0; 999]);
@@ -91,7 +91,7 @@ fn what_was_never_written_after_the_end_is_ignored() {
 }
 
 #[test]
-fn a_cut_list_keeps_the_sockets_that_are_whole() {
+fn a_truncated_list_keeps_its_whole_sockets() {
     for layout in BOTH {
         for list in PcbList::ALL {
             let sockets = with_handles(&[3, 4, 5]);
@@ -129,7 +129,7 @@ fn lengths_that_cannot_be_end_the_list() {
 }
 
 #[test]
-fn a_socket_that_came_after_the_header_is_left_out() {
+fn a_socket_newer_than_the_header_is_left_out() {
     let list = PcbList::Udp;
     let socket = |handle, generation| KernelSocket { handle, generation, ..Default::default() };
     let groups = [socket(1, 50), socket(2, 51)].map(|it| it.group(list, Layout::Macos13)).concat();
@@ -139,7 +139,7 @@ fn a_socket_that_came_after_the_header_is_left_out() {
 }
 
 #[test]
-fn records_of_a_kind_that_is_not_known_are_skipped() {
+fn records_of_an_unknown_kind_are_skipped() {
     let value = fixture(TCP4, None);
     // 13 bytes, and 3 to the next record.
     let unknown = [&[13, 0, 0, 0, 0, 4, 0, 0], &[0xff; 8][..]].concat();
@@ -151,7 +151,7 @@ fn records_of_a_kind_that_is_not_known_are_skipped() {
 }
 
 #[test]
-fn records_that_have_grown_are_read_as_far_as_they_are_known() {
+fn longer_records_are_read_up_to_the_defined_length() {
     let value = fixture(TCP4, None);
     let expected = PcbList::Tcp.parse(&value);
     for (at, length) in [(24, 104), (128, 104), (232, 32), (264, 32), (296, 136), (432, 204_u32)] {
@@ -227,7 +227,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_cut_is_a_beginning_of_what_was_whole(
+    fn a_truncated_list_is_a_prefix_of_the_whole_one(
         list in any_list(),
         handles in prop::collection::vec(any::<u64>(), 0..5),
         length in any::<prop::sample::Index>(),

@@ -58,10 +58,10 @@ fn mptcp_listener() -> std::os::fd::OwnedFd {
     socket
 }
 
-const BPF_TEST: &str = "what_bpf_answers_in_part_is_passed_once_and_not_walked";
+const BPF_TEST: &str = "a_partial_bpf_answer_is_passed_once_and_not_walked";
 
 #[test]
-fn what_bpf_answers_in_part_is_passed_once_and_not_walked() {
+fn a_partial_bpf_answer_is_passed_once_and_not_walked() {
     in_quiet_namespace(module_path!(), BPF_TEST, || {
         let collector = collector(Source::Bpf);
         let root = ProcRoot::open("/proc".as_ref()).unwrap();
@@ -176,7 +176,7 @@ fn second(still_listed: &[u64], new: Vec<Socket>) -> Option<SecondReading> {
 }
 
 #[test]
-fn a_socket_that_is_gone_at_the_second_reading_is_closed() {
+fn a_socket_missing_in_the_second_read_is_closed() {
     use Presence::{Closed, Lasting};
     let listed = || vec![tcp(1, TcpState::Listen, 80, 0), tcp(2, TcpState::Listen, 81, 0)];
     let shown = reconciled(listed(), &[], second(&[2], vec![]), vec![]);
@@ -187,7 +187,7 @@ fn a_socket_that_is_gone_at_the_second_reading_is_closed() {
 }
 
 #[test]
-fn a_connection_is_shown_as_what_it_has_become() {
+fn a_connection_is_shown_in_its_new_state() {
     let listed = vec![tcp(1, TcpState::Established, 80, 4000)];
     let after = vec![tcp(0, TcpState::TimeWait, 80, 4000)];
     let shown = reconciled(listed, &[], second(&[], after), vec![]);
@@ -195,7 +195,7 @@ fn a_connection_is_shown_as_what_it_has_become() {
 }
 
 #[test]
-fn a_listener_that_replaced_another_is_shown_beside_it() {
+fn a_listener_that_replaced_another_is_shown_with_it() {
     let listed = vec![tcp(1, TcpState::Listen, 80, 0)];
     let after = vec![tcp(3, TcpState::Listen, 80, 0)];
     let record = vec![tcp(2, TcpState::Listen, 80, 0)];

@@ -28,7 +28,7 @@ fn only(list: PcbList, value: &[u8]) -> Pcb {
 }
 
 #[test]
-fn a_tcp_socket_is_read_with_all_that_its_records_say() {
+fn a_tcp_socket_has_all_fields_of_its_records() {
     let pcb = only(PcbList::Tcp, &fixture(TCP4, None));
     assert_eq!(
         pcb,
@@ -60,14 +60,14 @@ fn a_tcp_socket_is_read_with_all_that_its_records_say() {
 }
 
 #[test]
-fn the_same_socket_reads_the_same_from_macos_12() {
+fn a_socket_of_macos_12_has_equal_fields() {
     let [old, new] = [TCP4_MACOS_12, TCP4].map(|text| fixture(text, None));
     assert_eq!((old.len(), new.len()), (640, 664));
     assert_eq!(only(PcbList::Tcp, &old), only(PcbList::Tcp, &new));
 }
 
 #[test]
-fn a_udp_socket_of_ipv6_is_read_with_all_that_its_records_say() {
+fn a_udp6_socket_has_all_fields_of_its_records() {
     let pcb = only(PcbList::Udp, &fixture(UDP6, None));
     assert_eq!(
         pcb,
@@ -123,7 +123,7 @@ fn a_unix_socket_is_read_with_its_path_and_handles() {
 }
 
 #[test]
-fn a_unix_socket_names_the_part_of_its_peer_that_the_kernel_connects() {
+fn a_unix_socket_has_the_peer_pcb_that_the_kernel_connects() {
     let end = |handle, pcb, peer_pcb| KernelSocket {
         handle,
         pcb,
@@ -147,7 +147,7 @@ fn a_unix_socket_names_the_part_of_its_peer_that_the_kernel_connects() {
 }
 
 #[test]
-fn kernel_controls_and_events_are_read_with_what_names_them() {
+fn kernel_controls_and_events_are_read_with_their_names() {
     let socket = KernelSocket {
         handle: 5,
         family: 32,
@@ -245,7 +245,7 @@ fn why_no_descriptor_can_be_a_sockets_follows_its_flags() {
 }
 
 #[test]
-fn a_flow_of_user_space_has_no_handle_and_names_its_process_as_the_last() {
+fn a_user_space_flow_has_no_handle_but_a_last_pid() {
     let flow = KernelSocket {
         generation: 0,
         kind: 0,
@@ -265,7 +265,7 @@ fn a_flow_of_user_space_has_no_handle_and_names_its_process_as_the_last() {
 }
 
 #[test]
-fn only_what_has_addresses_can_be_of_user_space() {
+fn only_sockets_with_addresses_can_be_of_user_space() {
     for list in [PcbList::LocalStream, PcbList::Kctl, PcbList::Kevt] {
         let socket = KernelSocket { generation: 0, last_pid: 9, ..KernelSocket::default() };
         let pcb = only(list, &value(list, Layout::Macos13, &[socket]));
@@ -291,7 +291,7 @@ fn a_group_without_a_socket_is_kept_without_a_handle() {
 }
 
 #[test]
-fn what_is_written_is_read_back_in_both_layouts_and_every_list() {
+fn every_list_round_trips_in_both_layouts() {
     let written = KernelSocket {
         handle: u64::MAX,
         pcb: 0x8000_0000_0000_0002,

@@ -1,4 +1,4 @@
-//! Ten thousand sockets of other processes: a scan reads for a while.
+//! Ten thousand sockets of other processes, so that a scan takes long.
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
@@ -7,17 +7,17 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 use super::Attack;
 use super::attacker::{Attacker, bind_when_free, park, report_ready, start_children};
 
-pub(super) const ATTACKS: &[Attack] = &[("crowd", crowd)];
+pub(super) const ATTACKS: &[Attack] = &[("many-sockets", many_sockets)];
 
-/// How many sockets a process of the crowd holds.
+/// The number of sockets of each process.
 const OF_A_PROCESS: u32 = 1000;
 
-/// A crowd of so many processes, with 1,000 sockets each.
+/// Starts this number of processes with 1,000 sockets each.
 pub(super) fn start(processes: u32) -> Attacker {
-    Attacker::start("crowd", &[&processes.to_string()])
+    Attacker::start("many-sockets", &[&processes.to_string()])
 }
 
-fn crowd(arguments: &[String]) -> ! {
+fn many_sockets(arguments: &[String]) -> ! {
     start_children(arguments[0].parse().unwrap(), |process| {
         (0..OF_A_PROCESS).for_each(|number| open(process, number));
     });
@@ -25,7 +25,7 @@ fn crowd(arguments: &[String]) -> ! {
     park()
 }
 
-/// Opens a socket that stays open as long as the process lives.
+/// Opens a socket until the end of the process.
 fn open(process: u32, number: u32) {
     let [.., process_byte] = process.to_be_bytes();
     let port = u16::try_from(20_000 + number).unwrap();
@@ -34,7 +34,7 @@ fn open(process: u32, number: u32) {
         0 => std::mem::forget(bind_when_free(|| UdpSocket::bind(address))),
         1 => {
             let socket = net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).unwrap();
-            let name = format!("crowd-{process}-{number}");
+            let name = format!("many-sockets-{process}-{number}");
             let name = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
             bind_when_free(|| net::bind(&socket, &name));
             std::mem::forget(socket);

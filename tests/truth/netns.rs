@@ -1,4 +1,4 @@
-//! Network namespaces for the zoo, and what keeps them.
+//! Network namespaces of the zoo, and the references that keep them alive.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -13,19 +13,19 @@ use rustix::thread::{
     LinkNameSpaceType, UnshareFlags, gettid, move_into_link_name_space, unshare_unsafe,
 };
 
-/// A network namespace with a loopback interface. It is gone with what keeps it.
-pub(crate) struct Place {
+/// A network namespace with a loopback interface. It ends with its last reference.
+pub(crate) struct Netns {
     handle: Option<File>,
     pub(crate) number: String,
     keeper: Option<Sleeper>,
     parked: Option<Parked>,
     mounted: Option<tempfile::NamedTempFile>,
-    /// A mount elsewhere goes with the file that it is on.
+    /// Removing the file also removes the mount in another mount namespace.
     mounted_elsewhere: Option<tempfile::NamedTempFile>,
 }
 
-impl Place {
-    pub(crate) fn new() -> Place {
+impl Netns {
+    pub(crate) fn new() -> Netns {
         let thread = std::thread::spawn(|| {
             unshare(UnshareFlags::NEWNET);
             let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
@@ -34,18 +34,18 @@ impl Place {
         });
         let handle = thread.join().unwrap();
         let number = rustix::fs::fstat(&handle).unwrap().st_ino.to_string();
-        let mut place = Place::closed(number);
-        place.handle = Some(handle);
-        place
+        let mut netns = Netns::closed(number);
+        netns.handle = Some(handle);
+        netns
     }
 
-    /// The same place, for comparisons only.
-    pub(crate) fn clone_number(&self) -> Place {
-        Place::closed(self.number.clone())
+    /// The same namespace without a reference, for comparisons only.
+    pub(crate) fn clone_number(&self) -> Netns {
+        Netns::closed(self.number.clone())
     }
 
-    fn closed(number: String) -> Place {
-        Place {
+    fn closed(number: String) -> Netns {
+        Netns {
             handle: None,
             number,
             keeper: None,
@@ -55,7 +55,7 @@ impl Place {
         }
     }
 
-    /// What this returns when it is done there.
+    /// Runs `f` in a thread in this namespace.
     pub(crate) fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         let handle = self.handle.as_ref().unwrap();
         std::thread::scope(|scope| {
@@ -68,25 +68,25 @@ impl Place {
         })
     }
 
-    /// From here on a process lives there.
+    /// Starts a process in this namespace.
     pub(crate) fn keep_by_process(&mut self) {
         self.keeper = Some(self.inside(|| Sleeper::holding(Stdio::null())));
     }
 
-    /// From here on a thread of this process does.
+    /// Starts a thread of this process in this namespace.
     pub(crate) fn keep_by_thread(&mut self) {
         let (thread, tid, end) = self.inside(|| {
-            let ((tell, told), (end, ended)) = (channel(), channel::<()>());
+            let ((sender, receiver), (end, ended)) = (channel(), channel::<()>());
             let thread = std::thread::spawn(move || {
-                tell.send(gettid().as_raw_nonzero().get()).unwrap();
+                sender.send(gettid().as_raw_nonzero().get()).unwrap();
                 let _ = ended.recv();
             });
-            (thread, told.recv().unwrap(), end)
+            (thread, receiver.recv().unwrap(), end)
         });
         self.parked = Some(Parked { tid, has: (-1, 0), end: Some(end), thread: Some(thread) });
     }
 
-    /// From here on it is mounted somewhere.
+    /// Mounts this namespace.
     pub(crate) fn keep_by_mount(&mut self) {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mounted = self.inside(|| {
@@ -95,14 +95,14 @@ impl Place {
         });
         assert!(mounted.unwrap().success());
         self.mounted = Some(file);
-        // Or it would be open here as well.
+        // Only the mount must keep the namespace.
         drop(self.handle.take());
         let file = File::open(self.mounted.as_ref().unwrap().path()).unwrap();
         self.handle = Some(file);
     }
 
-    /// From here on it is mounted where only a process elsewhere sees it.
-    pub(crate) fn keep_by_mount_of_another(&mut self) {
+    /// Mounts this namespace in the mount namespace of a child process.
+    pub(crate) fn keep_by_mount_of_a_child(&mut self) {
         let file = tempfile::NamedTempFile::new().unwrap();
         let home = format!("/proc/{}/ns/net", std::process::id());
         let script = r#"mount --bind /proc/self/ns/net "$1" && exec nsenter --net="$2" sleep 600"#;
@@ -122,14 +122,14 @@ impl Place {
         wait_for(is_back);
         assert!(is_back() && link(&format!("{there}/ns/mnt")) != link("/proc/self/ns/mnt"));
         self.handle = None;
-        let seen_there = format!("{there}/root{}", file.path().display());
-        self.handle = Some(File::open(seen_there).unwrap());
+        let path = format!("{there}/root{}", file.path().display());
+        self.handle = Some(File::open(path).unwrap());
         self.keeper = Some(keeper);
         self.mounted_elsewhere = Some(file);
     }
 }
 
-impl Drop for Place {
+impl Drop for Netns {
     fn drop(&mut self) {
         if let Some(file) = &self.mounted {
             self.handle = None;
@@ -139,33 +139,33 @@ impl Drop for Place {
     }
 }
 
-/// A thread that waits for its end.
+/// A thread that waits until this value is dropped.
 pub(crate) struct Parked {
     pub(crate) tid: i32,
-    /// The descriptor that it alone has, and its inode.
+    /// The descriptor that only this thread has, and its inode.
     pub(crate) has: (i32, u64),
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Parked {
-    /// With a table of descriptors of its own, in which is what `make` opens in that place.
+    /// Starts a thread with a private descriptor table that opens the listener of `make` in that namespace.
     pub(crate) fn with_own_descriptors(
-        place: &Place,
+        netns: &Netns,
         make: impl FnOnce() -> TcpListener + Send + 'static,
     ) -> Parked {
-        let handle = OwnedFd::from(place.handle.as_ref().unwrap().try_clone().unwrap());
-        let ((tell, told), (end, ended)) = (channel(), channel::<()>());
+        let handle = OwnedFd::from(netns.handle.as_ref().unwrap().try_clone().unwrap());
+        let ((sender, receiver), (end, ended)) = (channel(), channel::<()>());
         let thread = std::thread::spawn(move || {
             unshare(UnshareFlags::FILES);
             move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
             let listener = make();
             let number = rustix::fs::fstat(&listener).unwrap().st_ino;
             let tid = gettid().as_raw_nonzero().get();
-            tell.send((tid, (listener.as_raw_fd(), number))).unwrap();
+            sender.send((tid, (listener.as_raw_fd(), number))).unwrap();
             let _ = ended.recv();
         });
-        let (tid, has) = told.recv().unwrap();
+        let (tid, has) = receiver.recv().unwrap();
         Parked { tid, has, end: Some(end), thread: Some(thread) }
     }
 }
@@ -178,6 +178,6 @@ impl Drop for Parked {
 }
 
 fn unshare(flags: UnshareFlags) {
-    // SAFETY: the thread that calls it holds no descriptor that another one waits for, and ends soon.
+    // SAFETY: no other thread relies on descriptors of the calling thread, which ends soon.
     unsafe { unshare_unsafe(flags) }.unwrap();
 }

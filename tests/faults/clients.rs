@@ -1,4 +1,4 @@
-//! Many clients at once, and clients that are silent, slow or gone.
+//! Many clients at once, and clients that are silent, are slow or hang up.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -16,11 +16,11 @@ use crate::support::wire::{
     wait_for_hangup,
 };
 
-/// A rowid, and nothing else.
-const SMALL: &str = r#"{"constraints":[],"colsUsed":[]}"#;
-/// Sooner than this a client is served that does not have to wait, also on a busy host.
+/// A context with the rowid only.
+const ROWID_ONLY: &str = r#"{"constraints":[],"colsUsed":[]}"#;
+/// A client that does not have to wait is served within this time, also on a busy host.
 const AT_ONCE: Duration = Duration::from_secs(10);
-/// Milliseconds of a limit that no test reaches.
+/// A timeout in milliseconds that no test reaches.
 const NEVER: u64 = 600_000;
 
 fn generate(context: &str) -> Vec<u8> {
@@ -31,11 +31,11 @@ fn everything() -> Vec<u8> {
     call("table", NUMBERS, &[("action", "generate")])
 }
 
-/// Clients that ask for everything, each with its answer.
-fn ask(socket: &Path, clients: usize) -> Vec<JoinHandle<Vec<u8>>> {
+/// Starts clients that send a query each; each thread returns the answer.
+fn start_clients(socket: &Path, clients: usize) -> Vec<JoinHandle<Vec<u8>>> {
     let client = |_| {
         let socket = socket.to_owned();
-        thread::spawn(move || exchange(&socket, &generate(SMALL)))
+        thread::spawn(move || exchange(&socket, &generate(ROWID_ONLY)))
     };
     (0..clients).map(client).collect()
 }
@@ -50,7 +50,7 @@ fn pings_within(socket: &Path, time: Duration) -> bool {
     start.elapsed() < time
 }
 
-/// Whether the other end closes it within that time, with nothing more to read.
+/// Whether the other end closes the connection within that time, without further bytes.
 fn is_closed_within(stream: &mut UnixStream, time: Duration) -> bool {
     stream.set_read_timeout(Some(time)).unwrap();
     matches!(stream.read(&mut [0]), Ok(0))
@@ -66,7 +66,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// How long a ping takes.
+/// The time that a ping takes.
 fn time_of_ping(served: &Served) -> Duration {
     let start = Instant::now();
     assert_eq!(exchange(served.socket(), &ping(1)), pong(1));
@@ -90,8 +90,8 @@ fn a_ping_is_answered_while_300_000_rows_are_produced_and_sent() {
         idle_times.push(time_of_ping(&idle));
     }
     assert!(reader.join().unwrap() > 300_000 * 100);
-    assert!(busy_times.len() >= 20, "{} pings are too few to tell", busy_times.len());
-    // As the host is busy with other things too, an idle service shows how long a ping takes there.
+    assert!(busy_times.len() >= 20, "{} pings are too few", busy_times.len());
+    // An idle service shows how long a ping takes on this host, which may be busy.
     let (busy, idle) = (median(busy_times), median(idle_times));
     assert!(busy < Duration::from_millis(50).max(20 * idle), "{busy:?}, when idle {idle:?}");
 }
@@ -100,7 +100,7 @@ fn a_ping_is_answered_while_300_000_rows_are_produced_and_sent() {
 fn two_scan_at_once_and_all_are_answered() {
     let (table, gate) = Numbers::new(0, 0).behind_a_gate();
     let served = Served::new(table);
-    let clients = ask(served.socket(), 8);
+    let clients = start_clients(served.socket(), 8);
     gate.wait_for(2);
     served.wait_for_queries(8);
     gate.open();
@@ -110,12 +110,11 @@ fn two_scan_at_once_and_all_are_answered() {
     assert_eq!(gate.most(), 2);
 }
 
-/// A service with 32 queries, two of them scanning until the scenario is over: what it answers meanwhile
-/// does not wait for them.
-fn full(scenario: impl FnOnce(&Served)) {
+/// Runs a scenario with a service that has 32 queries, two of which scan until the end of the scenario.
+fn with_32_queries(scenario: impl FnOnce(&Served)) {
     let (table, gate) = Numbers::new(0, 0).behind_a_gate();
     let served = Served::new(table);
-    let clients = ask(served.socket(), 32);
+    let clients = start_clients(served.socket(), 32);
     gate.wait_for(2);
     served.wait_for_queries(32);
     scenario(&served);
@@ -127,15 +126,15 @@ fn full(scenario: impl FnOnce(&Served)) {
 
 #[test]
 fn the_33rd_query_is_refused_at_once() {
-    full(|served| {
+    with_32_queries(|served| {
         let expected = response(1, "32 queries already run or wait: try again later", &[]);
-        assert_eq!(exchange(served.socket(), &generate(SMALL)), expected);
+        assert_eq!(exchange(served.socket(), &generate(ROWID_ONLY)), expected);
     });
 }
 
 #[test]
 fn columns_are_answered_at_once_while_queries_wait() {
-    full(|served| {
+    with_32_queries(|served| {
         let columns = call("table", NUMBERS, &[("action", "columns")]);
         let answer = exchange(served.socket(), &columns);
         let routes = [("number", "BIGINT"), ("text", "TEXT"), ("nothing", "INTEGER")];
@@ -149,20 +148,20 @@ fn columns_are_answered_at_once_while_queries_wait() {
 
 #[test]
 fn a_ping_is_answered_at_once_while_queries_wait() {
-    full(|served| assert!(pings_within(served.socket(), AT_ONCE)));
+    with_32_queries(|served| assert!(pings_within(served.socket(), AT_ONCE)));
 }
 
 #[test]
 fn an_unknown_action_is_refused_at_once_while_queries_wait() {
-    full(|served| {
-        let words = "unknown action 'x' of table numbers (available: columns, generate)";
+    with_32_queries(|served| {
+        let reason = "unknown action 'x' of table numbers (available: columns, generate)";
         let request = call("table", NUMBERS, &[("action", "x")]);
-        assert_eq!(exchange(served.socket(), &request), response(1, words, &[]));
+        assert_eq!(exchange(served.socket(), &request), response(1, reason, &[]));
     });
 }
 
 #[test]
-fn a_scan_that_panics_holds_no_turn() {
+fn a_scan_that_panics_holds_no_permit() {
     let served = Served::new(Numbers::panicking());
     for _ in 0..40 {
         assert_eq!(exchange(served.socket(), &everything()), b"");
@@ -171,16 +170,16 @@ fn a_scan_that_panics_holds_no_turn() {
 }
 
 #[test]
-fn beside_64_silent_clients_another_is_served_at_once() {
+fn a_client_is_served_at_once_beside_64_silent_ones() {
     let served = Served::with_limits(Numbers::new(0, 0), limits(NEVER, NEVER, NEVER));
     let _silent: Vec<_> = (0..64).map(|_| connect(served.socket())).collect();
     let start = Instant::now();
-    assert_eq!(exchange(served.socket(), &generate(SMALL)), no_rows());
+    assert_eq!(exchange(served.socket(), &generate(ROWID_ONLY)), no_rows());
     assert!(start.elapsed() < AT_ONCE);
 }
 
 #[test]
-fn it_is_the_oldest_silent_client_that_makes_room() {
+fn the_oldest_silent_client_is_closed_for_a_new_one() {
     let served = Served::with_limits(Numbers::new(0, 0), limits(NEVER, NEVER, NEVER));
     let mut silent: Vec<_> = (0..64).map(|_| connect(served.socket())).collect();
     assert!(pings_within(served.socket(), AT_ONCE));
@@ -191,10 +190,10 @@ fn it_is_the_oldest_silent_client_that_makes_room() {
 }
 
 #[test]
-fn a_client_whose_query_waits_does_not_make_room_for_silent_ones() {
+fn a_client_with_a_waiting_query_is_not_closed_for_another() {
     let (table, gate) = Numbers::new(0, 0).behind_a_gate();
     let served = Served::new(table);
-    let client = ask(served.socket(), 1).remove(0);
+    let client = start_clients(served.socket(), 1).remove(0);
     gate.wait_for(1);
     let _silent: Vec<_> = (0..100).map(|_| connect(served.socket())).collect();
     assert!(pings_within(served.socket(), AT_ONCE));
@@ -203,7 +202,7 @@ fn a_client_whose_query_waits_does_not_make_room_for_silent_ones() {
 }
 
 #[test]
-fn a_silent_client_is_dropped_after_the_time_for_a_request() {
+fn a_silent_client_is_dropped_after_the_request_timeout() {
     let served = Served::with_limits(Numbers::new(0, 0), limits(300, NEVER, NEVER));
     let start = Instant::now();
     assert_eq!(rest(connect(served.socket())), b"");
@@ -211,7 +210,7 @@ fn a_silent_client_is_dropped_after_the_time_for_a_request() {
 }
 
 #[test]
-fn half_a_request_is_dropped_after_the_time_for_a_request() {
+fn half_a_request_is_dropped_after_the_request_timeout() {
     let served = Served::with_limits(Numbers::new(0, 0), limits(300, NEVER, NEVER));
     let start = Instant::now();
     assert_eq!(rest(send(served.socket(), &ping(1)[..7])), b"");
@@ -219,11 +218,11 @@ fn half_a_request_is_dropped_after_the_time_for_a_request() {
 }
 
 #[test]
-fn a_request_that_trickles_is_dropped_after_the_time_for_a_request() {
+fn a_trickled_request_is_dropped_after_the_request_timeout() {
     let served = Served::with_limits(Numbers::new(0, 0), limits(300, NEVER, NEVER));
     let mut stream = connect(served.socket());
     let start = Instant::now();
-    // With a byte every 50 ms it would take 0.85 s.
+    // At one byte every 50 ms the request takes 0.85 s.
     let all = ping(1).iter().all(|byte| {
         !hangs_up_within(&stream, Duration::from_millis(50)) && stream.write_all(&[*byte]).is_ok()
     });
@@ -231,21 +230,21 @@ fn a_request_that_trickles_is_dropped_after_the_time_for_a_request() {
 }
 
 #[test]
-fn a_client_that_does_not_read_its_answer_is_dropped_after_the_time_for_a_stall() {
+fn a_client_that_does_not_read_is_dropped_after_stall_timeout() {
     let served = Served::with_limits(Numbers::new(20_000, 500), limits(NEVER, 300, NEVER));
     let stream = send(served.socket(), &everything());
     wait_for_answer(&stream);
     assert!(pings_within(served.socket(), AT_ONCE));
     wait_for_hangup(&stream);
-    let came = rest(stream).len();
-    assert!(came < 20_000 * 500, "the whole answer came: {came} bytes");
+    let received = rest(stream).len();
+    assert!(received < 20_000 * 500, "the whole answer arrived: {received} bytes");
 }
 
 #[test]
 fn clients_that_do_not_read_their_answers_leave_room_for_pings() {
     let served = Served::new(Numbers::new(20_000, 500));
     let unread: Vec<_> = (0..70).map(|_| send(served.socket(), &everything())).collect();
-    // The answer begins, or there was no room for the client.
+    // The answer begins, or the extension has closed the connection.
     unread.iter().for_each(wait_for_answer);
     for _ in 0..5 {
         assert!(pings_within(served.socket(), AT_ONCE));
@@ -254,24 +253,24 @@ fn clients_that_do_not_read_their_answers_leave_room_for_pings() {
 }
 
 #[test]
-fn a_client_that_reads_on_and_on_is_dropped_after_the_time_for_an_answer() {
+fn a_slow_reader_is_dropped_after_the_answer_timeout() {
     let served = Served::with_limits(Numbers::new(20_000, 500), limits(NEVER, NEVER, 500));
     let mut stream = send(served.socket(), &everything());
     let start = Instant::now();
-    let mut came = 0;
-    // All of it would take 50 s.
+    let mut received = 0;
+    // The whole answer takes 50 s.
     while !hangs_up_within(&stream, Duration::from_millis(20)) {
         match stream.read(&mut [0; 4096]) {
             Ok(0) | Err(_) => break,
-            Ok(bytes) => came += bytes,
+            Ok(bytes) => received += bytes,
         }
     }
-    assert!(came < 20_000 * 500, "the whole answer came: {came} bytes");
+    assert!(received < 20_000 * 500, "the whole answer arrived: {received} bytes");
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 #[test]
-fn clients_that_hang_up_in_the_middle_of_their_answer_leave_no_trace() {
+fn queries_are_answered_after_clients_hang_up_during_answers() {
     let served = Served::new(Numbers::new(2000, 1000));
     for _ in 0..100 {
         let mut stream = send(served.socket(), &everything());
@@ -282,16 +281,16 @@ fn clients_that_hang_up_in_the_middle_of_their_answer_leave_no_trace() {
 }
 
 #[test]
-fn clients_that_hang_up_while_they_wait_leave_no_trace() {
+fn queries_are_answered_after_waiting_clients_hang_up() {
     let (table, gate) = Numbers::new(0, 0).behind_a_gate();
     let served = Served::new(table);
-    // With those who ask below as many as there may be.
+    // Together with the 8 clients below there are 32, the maximum.
     for _ in 0..24 {
-        send(served.socket(), &generate(SMALL)).shutdown(Shutdown::Both).unwrap();
+        send(served.socket(), &generate(ROWID_ONLY)).shutdown(Shutdown::Both).unwrap();
     }
     gate.wait_for(2);
     gate.open();
-    for answer in ask(served.socket(), 8) {
+    for answer in start_clients(served.socket(), 8) {
         assert_eq!(answer.join().unwrap(), no_rows());
     }
 }
