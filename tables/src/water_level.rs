@@ -64,13 +64,13 @@ mod tests {
         }
 
         #[test]
-        fn no_more_is_asked_than_exceeds_the_budget(
+        fn costs_are_read_until_they_exceed_the_budget(
             counts in prop::collection::vec(0..50usize, 0..8),
             budget in 0..200u64,
         ) {
-            let mut asked = 0;
-            water_level(&counts, budget, |_, _| { asked += 1; 1 });
-            prop_assert!(asked <= budget + 1, "{asked} > {budget} + 1");
+            let mut read = 0;
+            water_level(&counts, budget, |_, _| { read += 1; 1 });
+            prop_assert!(read <= budget + 1, "{read} > {budget} + 1");
         }
     }
 

@@ -21,13 +21,13 @@ pub(crate) fn paths(
     root: &ProcRoot,
     groups: impl Iterator<Item = NonZeroU64>,
 ) -> HashMap<NonZeroU64, Box<[u8]>> {
-    let mut wanted: HashSet<NonZeroU64> = groups.collect();
+    let mut remaining: HashSet<NonZeroU64> = groups.collect();
     let mut paths = HashMap::new();
     let mut find = |inode: u64, path: &[u8]| {
-        if let Some(group) = NonZeroU64::new(inode).and_then(|inode| wanted.take(&inode)) {
+        if let Some(group) = NonZeroU64::new(inode).and_then(|inode| remaining.take(&inode)) {
             paths.insert(group, path.into());
         }
-        !wanted.is_empty()
+        !remaining.is_empty()
     };
     let Some(top) = hierarchy(root) else { return paths };
     let Ok(metadata) = fstat(&top) else { return paths };

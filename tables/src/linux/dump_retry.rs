@@ -1,9 +1,9 @@
 //! How often a table is read while sockets come and go in it.
 //!
-//! A socket that goes may hide another in the same attempt (see [`Crowded`]). An attempt that shows the
+//! A socket that goes may hide another in the same attempt (see [`SharedChains`]). An attempt that shows the
 //! same sockets as the one before it saw none go.
 //!
-//! [`Crowded`]: crate::model::socket_table::Crowded
+//! [`SharedChains`]: crate::model::socket_table::SharedChains
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! The sockets of a namespace, from the files in `/proc/<pid>/net`.
 //!
 //! The kernel prints a file page by page, and what comes or goes meanwhile may hide another socket, or
-//! show it twice: see [`Crowded`]. So a file of more than a page is read again, until twice the same
+//! show it twice: see [`SharedChains`]. So a file of more than a page is read again, until twice the same
 //! is in it, or, where only listeners may be hidden, as far as they go: they come first.
 
 use std::collections::HashSet;
@@ -18,7 +18,7 @@ use super::proc_root::ProcRoot;
 use super::sock_diag::Handed;
 use crate::deadline::Deadline;
 use crate::model::omission::{OmissionKind, Omissions};
-use crate::model::socket_table::{Crowded, SocketTable};
+use crate::model::socket_table::{SharedChains, SocketTable};
 use crate::model::{Binding, Socket, TcpState};
 
 /// Hands over every socket that a file of the namespace lists, each once, until it is enough.
@@ -42,7 +42,7 @@ pub(crate) fn for_each_socket(
     let mut reader = Reader {
         namespace,
         table,
-        only_listeners_again: table.crowded() == Crowded::Listeners,
+        only_listeners_again: table.shared_chains() == SharedChains::Listeners,
         seen: Seen::default(),
         retry: DumpRetry::new(deadline),
     };

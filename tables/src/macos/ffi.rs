@@ -35,7 +35,7 @@ const _: () = {
 
 /// Where a buffer is, or nowhere, and its size: a smaller one than it has if that is more than the call can
 /// be told.
-fn place(buffer: &mut [u8]) -> (*mut c_void, c_int) {
+fn raw_parts(buffer: &mut [u8]) -> (*mut c_void, c_int) {
     let length = c_int::try_from(buffer.len()).unwrap_or(c_int::MAX);
     let start = if buffer.is_empty() { ptr::null_mut() } else { buffer.as_mut_ptr().cast() };
     (start, length)
@@ -51,26 +51,26 @@ fn answer(call: impl FnOnce() -> c_int) -> io::Result<usize> {
 }
 
 fn pids(buffer: &mut [u8]) -> io::Result<usize> {
-    let (start, length) = place(buffer);
+    let (start, length) = raw_parts(buffer);
     // SAFETY: the kernel writes no more than `length` bytes from `start` on, which are the buffer's and
     // borrowed for that; it is null only for a length of 0, which asks for the size.
     answer(|| unsafe { libc::proc_listpids(PROC_ALL_PIDS, 0, start, length) })
 }
 
 fn fds(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
-    let (start, length) = place(buffer);
+    let (start, length) = raw_parts(buffer);
     // SAFETY: as in `pids`.
     answer(|| unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDLISTFDS, 0, start, length) })
 }
 
 fn socket(pid: i32, fd: i32, buffer: &mut [u8]) -> io::Result<usize> {
-    let (start, length) = place(buffer);
+    let (start, length) = raw_parts(buffer);
     // SAFETY: as in `pids`.
     answer(|| unsafe { libc::proc_pidfdinfo(pid, fd, PROC_PIDFDSOCKETINFO, start, length) })
 }
 
 fn value(name: &CStr, buffer: &mut [u8]) -> (usize, io::Result<()>) {
-    let (start, _) = place(buffer);
+    let (start, _) = raw_parts(buffer);
     let mut length = buffer.len();
     // SAFETY: the name ends with a NUL; the kernel writes no more than `length` bytes from `start` on,
     // which are the buffer's, or none if it is null, and then what it wrote or would write into `length`;

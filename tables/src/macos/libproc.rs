@@ -69,16 +69,16 @@ pub(crate) fn written(written: c_int, errno: c_int) -> io::Result<usize> {
 /// A list whole, though the kernel cuts it without a word where the buffer ends, and though it grows
 /// between the question for its size and the question for itself: one that fills the buffer is asked for
 /// again, with more room.
-fn whole(ask: impl Fn(&mut [u8]) -> io::Result<usize>) -> io::Result<Vec<u8>> {
+fn whole(call: impl Fn(&mut [u8]) -> io::Result<usize>) -> io::Result<Vec<u8>> {
     /// Each doubles the room.
     const ATTEMPTS: usize = 10;
-    let mut room = ask(&mut [])?;
+    let mut room = call(&mut [])?;
     if room == 0 {
         return Ok(Vec::new());
     }
     for _ in 0..ATTEMPTS {
         let mut buffer = vec![0; room];
-        let written = ask(&mut buffer)?;
+        let written = call(&mut buffer)?;
         if written < room {
             buffer.truncate(written);
             return Ok(buffer);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     /// What is asked of a kernel whose answer about a socket is so long.
-    fn ask_kernel_with<const LENGTH: usize>() -> io::Result<Vec<u8>> {
+    fn fdinfo_of_length<const LENGTH: usize>() -> io::Result<Vec<u8>> {
         let socket = |_pid, _fd, buffer: &mut [u8]| {
             let Some(answer) = buffer.get_mut(..LENGTH) else {
                 return Err(io::Error::from_raw_os_error(ENOMEM));
@@ -126,10 +126,10 @@ mod tests {
 
     #[test]
     fn a_kernel_that_has_more_to_say_of_a_socket_is_given_more_room() {
-        assert_eq!(ask_kernel_with::<792>().unwrap(), [7; 792]);
-        assert_eq!(ask_kernel_with::<800>().unwrap(), [7; 800]);
-        assert_eq!(ask_kernel_with::<6336>().unwrap(), [7; 6336]);
-        assert_eq!(ask_kernel_with::<6337>().unwrap_err().raw_os_error(), Some(ENOMEM));
+        assert_eq!(fdinfo_of_length::<792>().unwrap(), [7; 792]);
+        assert_eq!(fdinfo_of_length::<800>().unwrap(), [7; 800]);
+        assert_eq!(fdinfo_of_length::<6336>().unwrap(), [7; 6336]);
+        assert_eq!(fdinfo_of_length::<6337>().unwrap_err().raw_os_error(), Some(ENOMEM));
     }
 
     #[test]

@@ -230,10 +230,10 @@ impl HolderCollector {
                     unreal.push(holder.fd);
                 }
             }
-            let asked = real.len() + unreal.len();
+            let checked = real.len() + unreal.len();
             beyond.real = real.into_iter().collect();
             beyond.unreal.extend(&unreal.into_iter().collect());
-            let rest = members.get(asked..).unwrap_or_default().iter();
+            let rest = members.get(checked..).unwrap_or_default().iter();
             beyond.counted.extend(&rest.map(|holder| holder.fd).collect());
         }
         self.list = kept;
@@ -384,7 +384,7 @@ impl Holders {
         alike.filter_map(<[_]>::first).map(|holder| holder.inode)
     }
 
-    /// For each of these sockets the places of all its holders, by pid and fd.
+    /// For each of these sockets the range of all its holders, by pid and fd.
     pub(crate) fn of_each(&self, sockets: &[Socket]) -> Vec<Range<usize>> {
         let mut order: Vec<(u64, usize)> =
             sockets.iter().enumerate().map(|(index, socket)| (socket.inode, index)).collect();
@@ -408,9 +408,9 @@ impl Holders {
         held
     }
 
-    /// Those at these places.
-    pub(crate) fn at(&self, places: &Range<usize>) -> &[Holder] {
-        self.list.get(places.clone()).unwrap_or_default()
+    /// Those at these range.
+    pub(crate) fn at(&self, range: &Range<usize>) -> &[Holder] {
+        self.list.get(range.clone()).unwrap_or_default()
     }
 
     /// All holders of this socket, by pid and fd.

@@ -34,7 +34,7 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     /// Why nobody in the snapshot holds this socket of it, which has this place there.
-    pub(crate) fn holder_unknown(&self, place: u32, socket: &Socket) -> HolderUnknown {
+    pub(crate) fn holder_unknown(&self, index: u32, socket: &Socket) -> HolderUnknown {
         match socket.details.presence {
             Presence::Lasting => {}
             Presence::Opened => return HolderUnknown::OpenedDuringScan,
@@ -51,7 +51,7 @@ impl Snapshot {
         let not_all_seen = hidden.into_iter().any(|kind| self.omissions.has(kind));
         let with_file =
             if not_all_seen { HolderUnknown::Unreadable } else { HolderUnknown::NoProcess };
-        match usize::try_from(place).ok().and_then(|place| self.darwin.get(place)) {
+        match usize::try_from(index).ok().and_then(|index| self.darwin.get(index)) {
             Some(darwin) => darwin.without_fd.unwrap_or(with_file),
             None => socket.is_without_file().unwrap_or(with_file),
         }

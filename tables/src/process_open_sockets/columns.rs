@@ -93,7 +93,7 @@ impl Field {
     }
 
     /// Its number, by which queries name it; None if this platform does not have it.
-    pub(super) fn place(self) -> Option<usize> {
+    pub(super) fn index(self) -> Option<usize> {
         Field::here().iter().position(|&field| field == self)
     }
 

@@ -28,8 +28,8 @@ pub(super) fn correlate(snapshot: Snapshot, filter: &Filter) -> Answer {
     let held = snapshot.holders.of_each(&snapshot.sockets);
     for (index, (socket, held)) in (0..).zip(snapshot.sockets.iter().zip(held)) {
         let holders = snapshot.holders.at(&held);
-        let asked = holders.iter().filter(|holder| filter.admits_holder(holder));
-        rows.extend(asked.map(|&Holder { pid, fd, tid, .. }| Row {
+        let admitted = holders.iter().filter(|holder| filter.admits_holder(holder));
+        rows.extend(admitted.map(|&Holder { pid, fd, tid, .. }| Row {
             socket: index,
             of: RowOf::Holder { pid, fd, tid },
         }));

@@ -28,8 +28,8 @@ impl Filter {
     /// Of all rows of these families.
     pub(crate) fn new(query: &QueryContext, families: Families) -> Filter {
         let of = |field: Field| {
-            let place = field.place();
-            query.constraints.iter().filter(move |constraint| Some(constraint.column) == place)
+            let index = field.index();
+            query.constraints.iter().filter(move |constraint| Some(constraint.column) == index)
         };
         let number = |field| NumberCondition::new(of(field));
         let text = |field| TextCondition::new(of(field));
@@ -46,7 +46,7 @@ impl Filter {
             columns_used: query.columns_used,
             families,
             is_lookup: query.constraints.iter().all(|constraint| {
-                let lookup = [Field::Pid, Field::Fd, Field::Socket].map(Field::place);
+                let lookup = [Field::Pid, Field::Fd, Field::Socket].map(Field::index);
                 lookup.contains(&Some(constraint.column))
             }),
         }
@@ -54,7 +54,7 @@ impl Filter {
 
     /// Whether the query looks at this column.
     pub(crate) fn shows(&self, field: Field) -> bool {
-        field.place().is_some_and(|place| self.columns_used.contains(place))
+        field.index().is_some_and(|index| self.columns_used.contains(index))
     }
 
     /// Whether rows of sockets that nobody holds are asked for.

@@ -20,8 +20,8 @@ pub(crate) fn inet_ntop(address: IpAddr) -> String {
 fn ipv4_text(address: Ipv4Addr) -> String {
     let mut text = String::with_capacity("255.255.255.255".len());
     let digit = |number: u8| char::from(b'0' + number % 10);
-    for (place, octet) in address.octets().into_iter().enumerate() {
-        if place > 0 {
+    for (index, octet) in address.octets().into_iter().enumerate() {
+        if index > 0 {
             text.push('.');
         }
         if octet >= 100 {

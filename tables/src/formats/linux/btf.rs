@@ -13,7 +13,7 @@ pub(crate) struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
     /// Where in `types` each begins; number 0 is `void`.
-    places: Vec<u32>,
+    offsets: Vec<u32>,
     /// Of several with one name, as of `struct` private to several files, the first.
     structures: HashMap<&'a [u8], u32>,
     functions: HashMap<&'a [u8], u32>,
@@ -21,7 +21,7 @@ pub(crate) struct Btf<'a> {
 
 /// Where a member lies, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct MemberLocation {
     /// From the beginning of the structure.
     pub(crate) offset: u32,
     pub(crate) size: u32,
@@ -144,7 +144,7 @@ impl<'a> Btf<'a> {
         let mut btf = Btf {
             types: section(types, types_length).ok_or(BtfError::Damaged)?,
             strings: section(strings, strings_length).ok_or(BtfError::Damaged)?,
-            places: vec![0],
+            offsets: vec![0],
             structures: HashMap::new(),
             functions: HashMap::new(),
         };
@@ -153,21 +153,21 @@ impl<'a> Btf<'a> {
     }
 
     fn index(&mut self, names: &[&str]) -> Option<()> {
-        let wanted: HashSet<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+        let names: HashSet<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
         let mut rest = self.types;
         while !rest.is_empty() {
-            let number = u32::try_from(self.places.len()).ok()?;
-            self.places.push(u32::try_from(self.types.len() - rest.len()).ok()?);
+            let number = u32::try_from(self.offsets.len()).ok()?;
+            self.offsets.push(u32::try_from(self.types.len() - rest.len()).ok()?);
             let found = type_at(rest)?;
-            let names = match found.kind {
+            let numbers = match found.kind {
                 STRUCT => Some(&mut self.structures),
                 FUNC => Some(&mut self.functions),
                 _ => None,
             };
-            if let Some(names) = names {
+            if let Some(numbers) = numbers {
                 let name = name_at(self.strings, found.name)?;
-                if wanted.contains(name) {
-                    names.entry(name).or_insert(number);
+                if names.contains(name) {
+                    numbers.entry(name).or_insert(number);
                 }
             }
             rest = found.rest.get(found.length()?..)?;
@@ -194,7 +194,7 @@ impl<'a> Btf<'a> {
     /// Where a member of a structure lies. `path` names it, with dots between, through members that are
     /// structures themselves, or arrays of structures: then it is in the first of them. Nameless members are
     /// looked through.
-    pub(crate) fn member(&self, structure: &str, path: &str) -> Result<Place, BtfError> {
+    pub(crate) fn member(&self, structure: &str, path: &str) -> Result<MemberLocation, BtfError> {
         let mut number = self.structure(structure)?;
         let named = || (structure.to_owned(), path.to_owned());
         let mut bits: u32 = 0;
@@ -214,17 +214,17 @@ impl<'a> Btf<'a> {
         }
         // Of an array without a length it is 0.
         let size = self.size(number).ok_or(BtfError::Damaged)?;
-        Ok(Place { offset: bits / 8, size })
+        Ok(MemberLocation { offset: bits / 8, size })
     }
 
     /// The same, if it is of that size.
     pub(crate) fn sized(&self, structure: &str, path: &str, size: u32) -> Result<u32, BtfError> {
-        let place = self.member(structure, path)?;
-        if place.size != size {
+        let location = self.member(structure, path)?;
+        if location.size != size {
             let (structure, member) = (structure.into(), path.into());
-            return Err(BtfError::Size { structure, member, size: place.size });
+            return Err(BtfError::Size { structure, member, size: location.size });
         }
-        Ok(place.offset)
+        Ok(location.offset)
     }
 
     /// The member of that name. The outer None is damage.
@@ -260,8 +260,8 @@ impl<'a> Btf<'a> {
     }
 
     fn get(&self, number: u32) -> Option<Type<'a>> {
-        let place = *self.places.get(usize::try_from(number).ok()?)?;
-        type_at(self.types.get(usize::try_from(place).ok()?..)?)
+        let offset = *self.offsets.get(usize::try_from(number).ok()?)?;
+        type_at(self.types.get(usize::try_from(offset).ok()?..)?)
     }
 
     /// What another name or a qualifier stands for.

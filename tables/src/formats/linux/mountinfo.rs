@@ -31,7 +31,7 @@ pub(crate) fn served_mount_points(text: &[u8]) -> impl Iterator<Item = Vec<u8>> 
 
 fn mounts_if<'a>(
     text: &'a [u8],
-    is_wanted: impl Fn(&[u8]) -> bool + 'a,
+    is_selected: impl Fn(&[u8]) -> bool + 'a,
 ) -> impl Iterator<Item = Mount> + 'a {
     text.split(|&byte| byte == b'\n').filter_map(move |line| {
         let mut fields = line.split(|&byte| byte == b' ');
@@ -40,7 +40,7 @@ fn mounts_if<'a>(
         let root = fields.nth(3)?;
         let mount_point = fields.next()?;
         let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        is_wanted(kind)
+        is_selected(kind)
             .then(|| Mount { root: unescaped(root), mount_point: unescaped(mount_point) })
     })
 }
@@ -82,7 +82,7 @@ mod tests {
         228 98 0:4 mnt:[4026532230] /run/other rw - nsfs nsfs rw\n";
 
     #[test]
-    fn mounts_of_a_type_come_with_root_and_place() {
+    fn mounts_of_a_type_come_with_root_and_path() {
         let nsfs: Vec<Mount> = mounts_of(TEXT, b"nsfs").collect();
         let mount = |root: &[u8], mount_point: &[u8]| Mount {
             root: root.to_vec(),

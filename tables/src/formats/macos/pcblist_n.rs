@@ -45,7 +45,7 @@ pub(crate) enum End {
     /// As it should.
     Whole,
     /// Somewhere: sockets are missing.
-    Cut,
+    Truncated,
 }
 
 impl PcbList {
@@ -56,7 +56,7 @@ impl PcbList {
     pub(crate) fn parse(self, value: &[u8]) -> Result<Listing, Malformed> {
         let (mut unread, header) = header(value).map_err(|_| Malformed)?;
         let (pcbs, count) = (Vec::new(), header.count);
-        let mut listing = Listing { pcbs, malformed: 0, end: End::Cut, count, groups: 0 };
+        let mut listing = Listing { pcbs, malformed: 0, end: End::Truncated, count, groups: 0 };
         let mut group: Option<Group> = None;
         loop {
             if header.is_repeated(unread) {

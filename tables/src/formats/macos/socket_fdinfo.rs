@@ -53,12 +53,12 @@ fn socket_fdinfo(answer: &[u8]) -> IResult<&[u8], Held> {
         (le_i16, le_i16, le_i16, le_i16).parse(fields)?;
     let (fields, (_timeo, _error, _oobmark)) = (le_i16, le_i16, le_u32).parse(fields)?;
     let (fields, (received, sent)) = (sockbuf_info, sockbuf_info).parse(fields)?;
-    let (fields, (tells, _rfu)) = (le_i32, le_u32).parse(fields)?;
+    let (fields, (soi_kind, _rfu)) = (le_i32, le_u32).parse(fields)?;
     let protocol = u16::try_from(protocol).unwrap_or_default();
     let mut details = DarwinDetails::default();
     let mut interface = None;
     let mut generation = 0;
-    let binding = match (tells, family) {
+    let binding = match (soi_kind, family) {
         (SOCKINFO_IN, _) => {
             let (_, (number, ends)) = in_sockinfo(fields)?;
             generation = number;

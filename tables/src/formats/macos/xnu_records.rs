@@ -1,4 +1,4 @@
-//! Writes what the kernel of macOS would, for tests: one socket, as a list tells of it and as a
+//! Writes what the kernel of macOS would, for tests: one socket, as a list soi_kind of it and as a
 //! descriptor's answer does, laid out by `xnu_layout`.
 
 use std::mem::offset_of;
@@ -53,7 +53,7 @@ pub(crate) struct KernelSocket {
     /// Vendor, class and subclass; the number of an interface; or the ends of a vsock socket.
     pub(crate) numbers: [u32; 4],
     /// `soi_kind`.
-    pub(crate) tells: i32,
+    pub(crate) soi_kind: i32,
 }
 
 impl Default for KernelSocket {
@@ -86,7 +86,7 @@ impl Default for KernelSocket {
             peer_pcb: 0,
             name: "",
             numbers: [0; 4],
-            tells: 2,
+            soi_kind: 2,
         }
     }
 }
@@ -224,9 +224,9 @@ impl KernelSocket {
             .put(PSI + offset_of!(SocketInfo, qlimit), self.queue[2].to_le_bytes())
             .put_u32(PSI + offset_of!(SocketInfo, rcv.cc), self.received)
             .put_u32(PSI + offset_of!(SocketInfo, snd.cc), self.sent)
-            .put(PSI + offset_of!(SocketInfo, kind), self.tells.to_le_bytes());
+            .put(PSI + offset_of!(SocketInfo, kind), self.soi_kind.to_le_bytes());
         let [first, second, third, fourth] = self.numbers;
-        match self.tells {
+        match self.soi_kind {
             1 | 2 => answer
                 .put(INET + offset_of!(InSockinfo, fport), self.remote.1.to_be_bytes())
                 .put(INET + offset_of!(InSockinfo, lport), self.local.1.to_be_bytes())

@@ -167,8 +167,8 @@ impl Assembler {
 
     /// Puts a label before the next instruction.
     pub(super) fn put(&mut self, label: Label) {
-        if let Some(place) = self.labels.get_mut(label.0) {
-            *place = Some(self.instructions.len());
+        if let Some(target) = self.labels.get_mut(label.0) {
+            *target = Some(self.instructions.len());
         }
     }
 

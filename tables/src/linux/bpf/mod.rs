@@ -56,7 +56,7 @@ impl Bpf {
     }
 
     /// Loads it, if it is to be used and is not loaded yet.
-    pub(crate) fn load_if_wanted(&self, root: &ProcRoot) -> Option<()> {
+    pub(crate) fn load_if_needed(&self, root: &ProcRoot) -> Option<()> {
         let from_files = match self.source {
             Source::Bpf => 0,
             Source::Auto => self.from_files?,

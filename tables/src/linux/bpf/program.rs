@@ -339,7 +339,7 @@ mod tests {
     fn the_program_is_the_one_that_was_read() {
         let read = include_str!("../../../../fixtures/bpf/program.txt");
         let made = program(&Layout::made_up(), None).unwrap();
-        let line = |(place, instruction)| format!("{place}: {instruction}\n");
+        let line = |(index, instruction)| format!("{index}: {instruction}\n");
         let made: String = made.iter().enumerate().map(line).collect();
         assert!(made == read, "another program than fixtures/bpf/program.txt:\n{made}");
     }

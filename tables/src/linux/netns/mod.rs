@@ -25,4 +25,4 @@ pub(crate) use self::handle::in_net_namespace;
 pub(crate) use self::key::NetnsKey;
 pub(crate) use self::namespace::Namespace;
 pub(crate) use self::namespaces::{Namespaces, Visit};
-pub(crate) use self::session::{OwnSockets, Sessions, SocketSource, Wanted};
+pub(crate) use self::session::{OwnSockets, Selection, Sessions, SocketSource};

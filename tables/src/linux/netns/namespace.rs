@@ -19,7 +19,7 @@ pub(crate) struct Namespace {
     pub(super) number: Option<NetNamespace>,
     /// The open namespace; None where opening is not allowed, or too many are open already.
     pub(super) open: Option<OpenNetns>,
-    pub(super) ways: Vec<NetnsHandle>,
+    pub(super) handles: Vec<NetnsHandle>,
 }
 
 /// An open namespace, counted among all that this process has open: a scan that is abandoned keeps its own.
@@ -47,7 +47,7 @@ impl Drop for OpenNetns {
 
 impl Namespace {
     pub(super) fn new(key: NetnsKey) -> Namespace {
-        Namespace { key, number: None, open: None, ways: Vec::new() }
+        Namespace { key, number: None, open: None, handles: Vec::new() }
     }
 
     /// Whether the calling process is in it.
@@ -74,8 +74,8 @@ impl Namespace {
     fn reopen(&self, root: &ProcRoot) -> Option<OwnedFd> {
         const ATTEMPTS: usize = 8;
         let number = self.number.filter(|_| root.is_real())?;
-        let ways = self.ways.iter().take(ATTEMPTS);
-        ways.filter_map(|way| open_way(root, way, number).ok()).find(|open| {
+        let handles = self.handles.iter().take(ATTEMPTS);
+        handles.filter_map(|handle| open_namespace(root, handle, number).ok()).find(|open| {
             in_net_namespace(open.as_fd(), own_key)
                 .is_ok_and(|key| key.is_ok_and(|key| key.has_inode_of(self.key)))
         })
@@ -83,11 +83,11 @@ impl Namespace {
 
     /// Whether a way to it is left. A process that showed it can end before it is read.
     pub(crate) fn is_reachable(&self, root: &ProcRoot) -> bool {
-        let leads_here = |way: &NetnsHandle| match way.process(root) {
+        let leads_here = |handle: &NetnsHandle| match handle.process(root) {
             Some(process) => process.and_then(find_key).is_ok_and(|(key, _)| key == self.key),
             None => true,
         };
-        self.open.is_some() || self.ways.iter().any(leads_here)
+        self.open.is_some() || self.handles.iter().any(leads_here)
     }
 
     /// Its number, if the link of a member was readable.
@@ -97,9 +97,9 @@ impl Namespace {
 
     /// Where a file of it is found, for messages.
     pub(crate) fn path(&self, root: &ProcRoot, file: &str) -> String {
-        match self.ways.first() {
-            Some(way @ NetnsHandle::Mount(..)) => format!("{file} of {}", way.path(root)),
-            Some(way) => format!("{}/{file}", way.path(root)),
+        match self.handles.first() {
+            Some(handle @ NetnsHandle::Mount(..)) => format!("{file} of {}", handle.path(root)),
+            Some(handle) => format!("{}/{file}", handle.path(root)),
             None => file.to_owned(),
         }
     }
@@ -112,7 +112,7 @@ impl Namespace {
     /// # Errors
     /// ESRCH if no way to it is left.
     pub(crate) fn open(&self, root: &ProcRoot, file: &str) -> rustix::io::Result<Option<File>> {
-        for found in self.ways.iter().filter_map(|way| way.process(root)) {
+        for found in self.handles.iter().filter_map(|handle| handle.process(root)) {
             let Ok((key, process)) = found.and_then(find_key) else { continue };
             if key != self.key {
                 continue;
@@ -133,15 +133,15 @@ impl Namespace {
 ///
 /// # Errors
 /// EXDEV if the way leads to another namespace; otherwise why it cannot be opened.
-pub(super) fn open_way(
+pub(super) fn open_namespace(
     root: &ProcRoot,
-    way: &NetnsHandle,
+    handle: &NetnsHandle,
     number: NetNamespace,
 ) -> rustix::io::Result<OwnedFd> {
-    let open = match way {
+    let open = match handle {
         NetnsHandle::Mount(pid, path) => open_mounted(root, *pid, path)?,
         NetnsHandle::Process(_) | NetnsHandle::Thread(..) => {
-            let process = way.process(root).ok_or(Errno::NOENT)??;
+            let process = handle.process(root).ok_or(Errno::NOENT)??;
             find_key(process)?.1.net_namespace()?
         }
     };

@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit};
 use super::super::proc_root::{ProcRoot, Process, is_gone};
 use super::handle::{MountPoint, NetnsHandle, in_net_namespace, number_of};
 use super::key::{NetnsKey, find_key, key_of, own_key};
-use super::namespace::{Namespace, OpenNetns, open_way};
+use super::namespace::{Namespace, OpenNetns, open_namespace};
 use crate::deadline::Deadline;
 use crate::formats::linux::mountinfo::{leads_through, mounts_of, served_mount_points};
 use crate::formats::linux::proc_link;
@@ -33,7 +33,7 @@ pub(crate) struct Namespaces {
 pub(crate) type Visit<'v> = &'v mut dyn FnMut(&Namespace, &mut Report);
 
 /// More ways to one namespace are not kept.
-const MAX_WAYS: usize = 64;
+const MAX_HANDLES: usize = 64;
 /// More namespaces are not held open,
 const MAX_OPEN: u64 = 128;
 /// nor more than this part of the descriptors that this process may have.
@@ -63,19 +63,19 @@ impl Namespaces {
     }
 
     fn add_process(&mut self, root: &ProcRoot, pid: i32, report: &mut Report, visit: Visit) {
-        let way = NetnsHandle::Process(pid);
+        let handle = NetnsHandle::Process(pid);
         let link = root.link(pid, "ns/net", proc_link::net_namespace).ok().flatten();
         if let Some(&index) = link.and_then(|number| self.by_number.get(&number)) {
-            return self.add_way(index, way);
+            return self.add_handle(index, handle);
         }
         let found = root.process(pid).and_then(find_key);
         match found {
-            Ok((key, process)) => self.add_seen(root, key, &process, way, report, visit),
+            Ok((key, process)) => self.add_seen(root, key, &process, handle, report, visit),
             // A zombie has no namespace.
             Err(errno) if is_gone(errno) || errno == Errno::INVAL => {}
             Err(errno) => report
                 .omissions
-                .add(OmissionKind::NetNamespace, || format!("{}/net: {errno}", way.path(root))),
+                .add(OmissionKind::NetNamespace, || format!("{}/net: {errno}", handle.path(root))),
         }
     }
 
@@ -107,8 +107,8 @@ impl Namespaces {
                     Ok(Some(_)) | Err(_) => {
                         let Ok(thread) = tasks.thread(tid) else { continue };
                         let Ok(key) = key_of(&thread) else { continue };
-                        let way = NetnsHandle::Thread(pid, tid);
-                        self.add_seen(root, key, &thread, way, report, visit);
+                        let handle = NetnsHandle::Thread(pid, tid);
+                        self.add_seen(root, key, &thread, handle, report, visit);
                     }
                 }
             }
@@ -127,13 +127,13 @@ impl Namespaces {
         if !root.is_real() {
             return;
         }
-        for (number, ways) in self.find_mounts(root, pids, deadline, report) {
+        for (number, handles) in self.find_mounts(root, pids, deadline, report) {
             if deadline.has_passed() {
                 return report
                     .omissions
                     .add(OmissionKind::Deadline, || root.path().display().to_string());
             }
-            self.add_entered(root, number, ways, report, visit);
+            self.add_entered(root, number, handles, report, visit);
         }
     }
 
@@ -173,11 +173,11 @@ impl Namespaces {
             for mount in mounts_of(&text, b"nsfs") {
                 match proc_link::net_namespace(&mount.root) {
                     Some(number) if !self.by_number.contains_key(&number) => {
-                        let ways = found.entry(number).or_default();
-                        if ways.len() < MAX_MOUNTS {
+                        let handles = found.entry(number).or_default();
+                        if handles.len() < MAX_MOUNTS {
                             let path = mount.mount_point;
                             let is_served = leads_through(&path, &served);
-                            ways.push(NetnsHandle::Mount(pid, MountPoint { path, is_served }));
+                            handles.push(NetnsHandle::Mount(pid, MountPoint { path, is_served }));
                         }
                     }
                     _ => {}
@@ -192,23 +192,23 @@ impl Namespaces {
         &mut self,
         root: &ProcRoot,
         number: NetNamespace,
-        ways: Vec<NetnsHandle>,
+        handles: Vec<NetnsHandle>,
         report: &mut Report,
         visit: Visit,
     ) {
         let mut failed = None;
-        for way in ways {
-            let entered = open_way(root, &way, number).and_then(|open| {
+        for handle in handles {
+            let entered = open_namespace(root, &handle, number).and_then(|open| {
                 let key = in_net_namespace(open.as_fd(), own_key)??;
                 Ok((key, open))
             });
             match entered {
                 Ok((key, open)) => {
-                    return self.insert(key, Some(number), Some(open), way, report, visit);
+                    return self.insert(key, Some(number), Some(open), handle, report, visit);
                 }
                 // It is unmounted already. That of a process that has ended may be mounted elsewhere still.
-                Err(Errno::NOENT) if way.is_there(root) => {}
-                Err(errno) => failed = Some(format!("{}: {errno}", way.path(root))),
+                Err(Errno::NOENT) if handle.is_there(root) => {}
+                Err(errno) => failed = Some(format!("{}: {errno}", handle.path(root))),
             }
         }
         if let Some(failed) = failed {
@@ -222,14 +222,14 @@ impl Namespaces {
         root: &ProcRoot,
         key: NetnsKey,
         process: &Process<'_>,
-        way: NetnsHandle,
+        handle: NetnsHandle,
         report: &mut Report,
         visit: Visit,
     ) {
         if let Some(&index) = self.by_key.get(&key)
             && self.all.get(index).is_some_and(|namespace| namespace.number.is_some())
         {
-            return self.add_way(index, way);
+            return self.add_handle(index, handle);
         }
         // The process may have moved to another namespace since.
         let is_there_still = || key_of(process) == Ok(key);
@@ -239,10 +239,10 @@ impl Namespaces {
             Some((open, number))
         });
         if let Some((open, number)) = opened {
-            return self.insert(key, Some(number), Some(open), way, report, visit);
+            return self.insert(key, Some(number), Some(open), handle, report, visit);
         }
         let link = process.link("ns/net", proc_link::net_namespace).ok().flatten();
-        self.insert(key, link.filter(|_| is_there_still()), None, way, report, visit);
+        self.insert(key, link.filter(|_| is_there_still()), None, handle, report, visit);
     }
 
     fn insert(
@@ -250,7 +250,7 @@ impl Namespaces {
         key: NetnsKey,
         number: Option<NetNamespace>,
         open: Option<OwnedFd>,
-        way: NetnsHandle,
+        handle: NetnsHandle,
         report: &mut Report,
         visit: Visit,
     ) {
@@ -258,7 +258,7 @@ impl Namespaces {
             self.all.push(Namespace::new(key));
             self.all.len() - 1
         });
-        self.add_way(index, way);
+        self.add_handle(index, handle);
         let Some(namespace) = self.all.get_mut(index) else { return };
         namespace.number = namespace.number.or(number);
         if let Some(number) = namespace.number {
@@ -274,10 +274,11 @@ impl Namespaces {
         }
     }
 
-    fn add_way(&mut self, index: usize, way: NetnsHandle) {
+    fn add_handle(&mut self, index: usize, handle: NetnsHandle) {
         let namespace = self.all.get_mut(index);
-        if let Some(namespace) = namespace.filter(|namespace| namespace.ways.len() < MAX_WAYS) {
-            namespace.ways.push(way);
+        if let Some(namespace) = namespace.filter(|namespace| namespace.handles.len() < MAX_HANDLES)
+        {
+            namespace.handles.push(handle);
         }
     }
 
@@ -382,9 +383,9 @@ mod tests {
         let mut ended = std::process::Command::new("true").spawn().unwrap();
         ended.wait().unwrap();
         let point = MountPoint { path: b"/mount".to_vec(), is_served: false };
-        let ways = vec![NetnsHandle::Mount(i32::try_from(ended.id()).unwrap(), point)];
+        let handles = vec![NetnsHandle::Mount(i32::try_from(ended.id()).unwrap(), point)];
         let (mut namespaces, mut report) = (Namespaces::default(), Report::default());
-        namespaces.add_entered(&root, NetNamespace(1), ways, &mut report, &mut |_, _| {});
+        namespaces.add_entered(&root, NetNamespace(1), handles, &mut report, &mut |_, _| {});
         assert_eq!(counts(&report), [(OmissionKind::MountedNetNamespace, 1)]);
     }
 }

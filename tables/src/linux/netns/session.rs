@@ -22,12 +22,12 @@ use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
 use crate::model::{Socket, Source};
 
-/// Whether a socket that was read is wanted.
+/// Whether a socket that was read is kept, and whether the read goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    Yes,
-    No,
-    /// No further socket is wanted; this one is if the value is true.
+pub(crate) enum Selection {
+    Keep,
+    Drop,
+    /// No further socket is needed; this one is kept if the value is true.
     Last(bool),
 }
 
@@ -48,9 +48,9 @@ impl SocketSource {
     }
 
     /// Whether a record of this table can describe a socket of another table: see
-    /// [`SocketTable::may_list_others`].
-    pub(crate) fn may_list_others(self, table: SocketTable) -> bool {
-        self == SocketSource::ProcNet && table.may_list_others()
+    /// [`SocketTable::has_foreign_records`].
+    pub(crate) fn has_foreign_records(self, table: SocketTable) -> bool {
+        self == SocketSource::ProcNet && table.has_foreign_records()
     }
 }
 
@@ -138,7 +138,7 @@ fn open_diag(
 }
 
 impl NetnsSession<'_> {
-    /// Adds the wanted sockets of a table, each once, and returns where they were read. `request` is what
+    /// Adds the selected sockets of a table, each once, and returns where they were read. `request` is what
     /// netlink is asked for; None if the kernel has no dump of this table.
     pub(crate) fn read(
         &mut self,
@@ -146,11 +146,11 @@ impl NetnsSession<'_> {
         request: Option<&Request>,
         sockets: &mut Vec<Socket>,
         report: &mut Report,
-        wanted: impl FnMut(&Socket, SocketSource) -> Wanted,
+        select: impl FnMut(&Socket, SocketSource) -> Selection,
     ) -> SocketSource {
         let start = sockets.len();
         report.work.tables += 1;
-        let source = self.read_unnamed(table, request, sockets, report, wanted);
+        let source = self.read_unnamed(table, request, sockets, report, select);
         self.name_interfaces(sockets.get_mut(start..).unwrap_or_default().iter_mut());
         source
     }
@@ -173,11 +173,11 @@ impl NetnsSession<'_> {
         request: Option<&Request>,
         sockets: &mut Vec<Socket>,
         report: &mut Report,
-        mut wanted: impl FnMut(&Socket, SocketSource) -> Wanted,
+        mut select: impl FnMut(&Socket, SocketSource) -> Selection,
     ) -> SocketSource {
         if let Some(request) = request {
-            let wanted = |socket: &Socket| wanted(socket, SocketSource::Netlink);
-            if self.dump(table, request, sockets, report, wanted) {
+            let select = |socket: &Socket| select(socket, SocketSource::Netlink);
+            if self.dump(table, request, sockets, report, select) {
                 return SocketSource::Netlink;
             }
         }
@@ -201,7 +201,7 @@ impl NetnsSession<'_> {
                     &path,
                     deadline,
                     omissions,
-                    |socket| take(socket, sockets, |socket| wanted(socket, SocketSource::ProcNet)),
+                    |socket| take(socket, sockets, |socket| select(socket, SocketSource::ProcNet)),
                 );
             }
             // A kernel without this table has no such sockets, or lists them nowhere.
@@ -217,7 +217,7 @@ impl NetnsSession<'_> {
         request: &Request,
         sockets: &mut Vec<Socket>,
         report: &mut Report,
-        mut wanted: impl FnMut(&Socket) -> Wanted,
+        mut select: impl FnMut(&Socket) -> Selection,
     ) -> bool {
         let NetnsSession { root, namespace, source, deadline, own, .. } = *self;
         let path = self.path_of(table);
@@ -237,7 +237,7 @@ impl NetnsSession<'_> {
             report.work.dumps += 1;
             let dumped = diag.dump_more(request, deadline, &mut seen, |mut socket| {
                 socket.net_namespace = namespace.number();
-                take(socket, sockets, &mut wanted)
+                take(socket, sockets, &mut select)
             });
             match dumped {
                 Ok(Dump::Complete) => return true,
@@ -280,7 +280,8 @@ impl NetnsSession<'_> {
         report: &mut Report,
         admits: impl Fn(&Socket) -> bool + Sync,
     ) -> SocketSource {
-        let wanted = |socket: &Socket, _| if admits(socket) { Wanted::Yes } else { Wanted::No };
+        let select =
+            |socket: &Socket, _| if admits(socket) { Selection::Keep } else { Selection::Drop };
         let halves = request.filter(|_| self.diag.is_ok() && cores() > 1);
         let halves = halves.and_then(Request::halves).filter(|_| self.is_large(table));
         if let Some([lower, upper]) = halves {
@@ -293,9 +294,9 @@ impl NetnsSession<'_> {
                     let mut diag = open_diag(root, namespace, source, own);
                     let diag = &mut diag;
                     let mut other = NetnsSession { root, namespace, source, deadline, own, diag };
-                    other.read(table, Some(&upper), &mut more, &mut more_report, wanted)
+                    other.read(table, Some(&upper), &mut more, &mut more_report, select)
                 });
-                let lower = self.read(table, Some(&lower), sockets, report, wanted);
+                let lower = self.read(table, Some(&lower), sockets, report, select);
                 [Some(lower), upper.ok().and_then(|upper| upper.join().ok())]
             });
             if sources == [Some(SocketSource::Netlink); 2] {
@@ -306,7 +307,7 @@ impl NetnsSession<'_> {
             // A file has no halves.
             sockets.truncate(start);
         }
-        self.read(table, request, sockets, report, wanted)
+        self.read(table, request, sockets, report, select)
     }
 
     /// Whether the table is worth another thread.
@@ -323,15 +324,15 @@ impl NetnsSession<'_> {
 fn take(
     socket: Socket,
     sockets: &mut Vec<Socket>,
-    wanted: impl FnOnce(&Socket) -> Wanted,
+    select: impl FnOnce(&Socket) -> Selection,
 ) -> Handed {
-    let wanted = wanted(&socket);
-    if let Wanted::Yes | Wanted::Last(true) = wanted {
+    let selection = select(&socket);
+    if let Selection::Keep | Selection::Last(true) = selection {
         sockets.push(socket);
     }
-    match wanted {
-        Wanted::Yes => Handed::Kept,
-        Wanted::No => Handed::Dropped,
-        Wanted::Last(_) => Handed::Enough,
+    match selection {
+        Selection::Keep => Handed::Kept,
+        Selection::Drop => Handed::Dropped,
+        Selection::Last(_) => Handed::Enough,
     }
 }

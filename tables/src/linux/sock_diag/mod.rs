@@ -4,10 +4,10 @@
 //! it then. It takes no privilege, and shows the sockets of all users.
 //!
 //! The kernel gives a datagram at a time, and what comes or goes meanwhile may hide a socket that was
-//! there all the time, or show one twice (see [`Crowded`]); no kernel so far marks such an answer
-//! (NLM_F_DUMP_INTR). Twice is seen to here, and what may have been hidden is asked for again.
+//! there all the time, or show one twice (see [`SharedChains`]); no kernel so far marks such an answer
+//! (NLM_F_DUMP_INTR). Twice is seen to here, and what may have been hidden is current for again.
 //!
-//! [`Crowded`]: crate::model::socket_table::Crowded
+//! [`SharedChains`]: crate::model::socket_table::SharedChains
 //!
 //! A kernel without a list for the protocol tries to load a module for it first, and then says
 //! ENOENT, so asking may load `tcp_diag` and the like once.
@@ -78,7 +78,7 @@ pub(crate) enum Dump {
 pub(crate) enum DumpError {
     /// The kernel returned an error, or nothing within the time for it.
     Netlink(Errno),
-    /// A message is not of the form that was asked for.
+    /// A message is not of the form that was current for.
     Malformed,
     /// A datagram is larger than any that the kernel sends.
     TooLarge { length: usize },
@@ -129,9 +129,9 @@ const KERNEL_BUFFER: usize = 1024 * 1024;
 const LARGEST_KERNEL_BUFFER: usize = 16 * 1024 * 1024;
 /// For one datagram. Where few of many sockets pass the request's conditions, the kernel goes through
 /// all of them for it: some 10 ms for 100,000.
-const PATIENCE: Duration = Duration::from_secs(5);
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same when a part of the answer was lost.
-const IMPATIENCE: Duration = Duration::from_millis(200);
+const LOST_PART_TIMEOUT: Duration = Duration::from_millis(200);
 
 impl SockDiag {
     /// For the network namespace of the calling thread.
@@ -142,7 +142,7 @@ impl SockDiag {
             SocketFlags::CLOEXEC,
             Some(netlink::SOCK_DIAG),
         )?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(RECEIVE_TIMEOUT))?;
         // From here on the kernel lets nobody but itself send to it.
         rustix::net::connect(&socket, &SocketAddrNetlink::new(0, 0))?;
         let mut diag = SockDiag {
@@ -158,7 +158,7 @@ impl SockDiag {
 
     /// Hands over every socket that the request asks for, each once, unless it was dropped.
     ///
-    /// A dump that was interrupted is asked for again, a few times, and so is what one may hide,
+    /// A dump that was interrupted is current for again, a few times, and so is what one may hide,
     /// until two attempts in a row show the same. What was kept is known by its cookie, so the
     /// caller gets the sockets of all attempts together, each as it was first seen.
     ///
@@ -182,14 +182,14 @@ impl SockDiag {
         mut each: impl FnMut(Socket) -> Handed,
     ) -> Result<Dump, DumpError> {
         let again = request.again();
-        let mut asked = request;
+        let mut current = request;
         let mut is_complete = false;
         let mut retry = DumpRetry::new(deadline);
         while retry.next_attempt() {
-            let is_compared = again.as_ref() == Some(asked);
-            self.ask(asked)?;
+            let is_compared = again.as_ref() == Some(current);
+            self.send_request(current)?;
             let end = self.receive(deadline, |message| {
-                let listed = asked.parse(message)?;
+                let listed = current.parse(message)?;
                 let is_new = !seen.contains(&listed.cookie);
                 if is_compared {
                     seen.insert(listed.cookie);
@@ -207,7 +207,7 @@ impl SockDiag {
                     // Between two datagrams something may have been hidden.
                     let hides = parts > 1 && !(is_compared && retry.end_attempt());
                     match &again {
-                        Some(again) if hides => asked = again,
+                        Some(again) if hides => current = again,
                         _ => break,
                     }
                 }
@@ -235,9 +235,9 @@ impl SockDiag {
     }
 
     /// Sends a request, once the last one is answered: the kernel refuses a second at a time.
-    fn ask(&mut self, request: &Request) -> Result<(), DumpError> {
+    fn send_request(&mut self, request: &Request) -> Result<(), DumpError> {
         if self.unfinished {
-            self.receive(Deadline::after(PATIENCE), |_| Ok(GO_ON))?;
+            self.receive(Deadline::after(RECEIVE_TIMEOUT), |_| Ok(GO_ON))?;
         }
         self.sequence = self.sequence.wrapping_add(1);
         let message = request.to_bytes(self.sequence);
@@ -263,7 +263,7 @@ impl SockDiag {
                 Err(Errno::NOBUFS) if self.kernel_buffer < LARGEST_KERNEL_BUFFER => {
                     self.enlarge_kernel_buffer(self.kernel_buffer.saturating_mul(2));
                     // The end may be among what was lost.
-                    set_socket_timeout(&self.socket, Timeout::Recv, Some(IMPATIENCE))?;
+                    set_socket_timeout(&self.socket, Timeout::Recv, Some(LOST_PART_TIMEOUT))?;
                     is_incomplete = true;
                     continue;
                 }

@@ -16,7 +16,7 @@ use super::super::netns::Namespaces;
 use super::super::netns::in_net_namespace;
 use super::super::proc_net;
 use super::super::proc_root::ProcRoot;
-use super::super::quiet::{in_quiet_namespace, printed, say_left_out, sockets};
+use super::super::quiet::{in_quiet_namespace, printed, report_skip, sockets};
 use super::*;
 use crate::formats::linux::sock_diag::States;
 use crate::model::TcpState;
@@ -287,7 +287,7 @@ fn another_namespace_is_asked_without_the_caller_going_there() {
             (child, read)
         }
         Err(_) => {
-            return say_left_out(
+            return report_skip(
                 "another_namespace_is_asked_without_the_caller_going_there",
                 "needs unshare (util-linux)",
             );
@@ -295,7 +295,7 @@ fn another_namespace_is_asked_without_the_caller_going_there() {
     };
     if up.is_err() {
         child.wait().unwrap();
-        return say_left_out(
+        return report_skip(
             "another_namespace_is_asked_without_the_caller_going_there",
             "needs root: a network namespace needs CAP_SYS_ADMIN",
         );
@@ -340,7 +340,7 @@ fn measure() {
     };
     report("received only", &mut |diag| {
         let mut messages = 0;
-        diag.ask(&request).unwrap();
+        diag.send_request(&request).unwrap();
         diag.receive(Deadline::NEVER, |_| {
             messages += 1;
             Ok(ControlFlow::Continue(()))

@@ -53,7 +53,7 @@ fn each_socket_gets_the_holders_of_its_inode() {
         };
         let sockets: Vec<Socket> = inodes.iter().map(socket).collect();
         let held = holders.of_each(&sockets);
-        let held: Vec<&[Holder]> = held.iter().map(|places| holders.at(places)).collect();
+        let held: Vec<&[Holder]> = held.iter().map(|range| holders.at(range)).collect();
         let expected: Vec<_> = inodes.iter().map(|&inode| holders.of(inode)).collect();
         assert_eq!(held, expected, "{inodes:?}");
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketType, ipproto};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use crate::linux::quiet::{in_quiet_namespace, say_left_out, say_without_bpf, sockets};
+use crate::linux::quiet::{in_quiet_namespace, report_skip, report_skip_without_bpf, sockets};
 use crate::model::omission::OmissionKind;
 use crate::model::{Families, Source};
 use crate::process_open_sockets::columns::Field;
@@ -136,7 +136,7 @@ fn is_bpf_used() -> bool {
     let options = Options { source: Source::Bpf, ..Options::default() };
     let root = crate::linux::proc_root::ProcRoot::open(&options.procfs).unwrap();
     crate::linux::bpf::Bpf::new(options.source, options.bpf_from_files)
-        .load_if_wanted(&root)
+        .load_if_needed(&root)
         .is_some()
 }
 
@@ -241,7 +241,7 @@ fn no_constraint_changes_the_answer_of_any_source() {
         for source in [Source::Auto, Source::Procfs, Source::Netlink, Source::Bpf] {
             if source == Source::Bpf && !is_bpf_used() {
                 let reason = "BPF is not used; the tests of bpf print the error";
-                say_without_bpf(TEST_OF_CONSTRAINTS, reason);
+                report_skip_without_bpf(TEST_OF_CONSTRAINTS, reason);
                 continue;
             }
             compare_constraints(source);
@@ -532,7 +532,7 @@ fn the_subflows_of_an_mptcp_connection_are_found_with_and_without_a_pid() {
         let protocol = rustix::net::ipproto::MPTCP;
         let made = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, Some(protocol));
         let Ok(socket) = made else {
-            return say_left_out(
+            return report_skip(
                 "the_subflows_of_an_mptcp_connection_are_found_with_and_without_a_pid",
                 "this kernel has no MPTCP",
             );

@@ -198,7 +198,7 @@ fn pair(end: usize) -> KernelSocket {
         protocol: 0,
         last_pid: 100,
         path: if end == 0 { b"/var/run/s" } else { b"" },
-        tells: 3,
+        soi_kind: 3,
         ..KernelSocket::default()
     }
 }
@@ -216,7 +216,7 @@ fn others() -> KernelSocket {
         last_pid: 300,
         local: ip("fe80:4::1", 5353),
         remote: ip("::", 0),
-        tells: 1,
+        soi_kind: 1,
         ..KernelSocket::default()
     }
 }
@@ -258,7 +258,7 @@ fn control() -> KernelSocket {
         protocol: 2,
         last_pid: 200,
         name: "com.apple.net.utun_control",
-        tells: 6,
+        soi_kind: 6,
         ..KernelSocket::default()
     }
 }
@@ -308,7 +308,7 @@ fn explanation_states_processes_lists_and_the_work_done() {
             processes: BTreeMap::from([(5, holding([])), (7, holding([]))]),
             ..Mac::default()
         });
-        let column = Field::Pid.place().unwrap();
+        let column = Field::Pid.index().unwrap();
         let constraint =
             |text: &str| Constraint { column, operator: Operator::Equals, text: text.into() };
         let query = QueryContext {
@@ -356,7 +356,7 @@ fn ask_about(mac: Mac, query: &QueryContext, families: Families, fields: &[Field
 
 fn ask(mac: Mac, constraints: &[(Field, &str)]) -> Answered {
     let constraint = |&(field, text): &(Field, &str)| Constraint {
-        column: field.place().unwrap(),
+        column: field.index().unwrap(),
         operator: Operator::Equals,
         text: text.into(),
     };
@@ -368,7 +368,7 @@ fn ask(mac: Mac, constraints: &[(Field, &str)]) -> Answered {
 
 /// Only sockets without a holder.
 fn nobodys() -> Vec<Constraint> {
-    let column = Field::Pid.place().unwrap();
+    let column = Field::Pid.index().unwrap();
     vec![Constraint { column, operator: Operator::Equals, text: "-1".into() }]
 }
 
@@ -406,11 +406,11 @@ fn families_that_are_not_chosen_have_no_rows() {
     let answered = ask(mac(), &[(Field::Pid, "200")]);
     assert_eq!(answered.rows, ["200|3|2", "200|7|4"]);
     let mut with_ndrv = mac();
-    let ndrv = KernelSocket { tells: 4, family: 27, protocol: 0, handle: 8, ..control() };
+    let ndrv = KernelSocket { soi_kind: 4, family: 27, protocol: 0, handle: 8, ..control() };
     let ndrv = KernelSocket { name: "en", numbers: [0, 0, 0, 0], ..ndrv };
     with_ndrv.processes.insert(400, holding([(3, Descriptor::Socket(ndrv))]));
     let constraints = vec![Constraint {
-        column: Field::Pid.place().unwrap(),
+        column: Field::Pid.index().unwrap(),
         operator: Operator::Equals,
         text: "400".into(),
     }];
@@ -447,7 +447,7 @@ fn sockets_that_nobody_holds_are_asked_of_the_lists_that_can_have_them() {
 #[test]
 fn the_user_who_made_a_socket_is_the_same_whether_its_process_is_asked_for_or_all() {
     let constraints = vec![Constraint {
-        column: Field::Pid.place().unwrap(),
+        column: Field::Pid.index().unwrap(),
         operator: Operator::Equals,
         text: "100".into(),
     }];
@@ -776,7 +776,7 @@ fn a_handle_that_comes_again_for_a_socket_of_another_kind_is_another() {
         assert_eq!(ask(mac, &constraints).rows, ["200|5|3"], "{:?}", later.family);
     }
     // One that has lost its part, since it is shut down, is the same.
-    let shut_down = KernelSocket { pcb: 0, tells: 0, ..unix.clone() };
+    let shut_down = KernelSocket { pcb: 0, soi_kind: 0, ..unix.clone() };
     let mut mac = mac();
     mac.processes = [
         (100, holding([(4, Descriptor::Socket(unix.clone()))])),
@@ -811,7 +811,7 @@ fn a_raw_socket_has_its_protocol_whatever_is_asked() {
         protocol: 0,
         raw_protocol: 89,
         last_pid: 400,
-        tells: 1,
+        soi_kind: 1,
         ..KernelSocket::default()
     };
     let mac = || {
@@ -873,7 +873,7 @@ const COUNTED: [Field; 3] = [Field::Pid, Field::Fd, Field::Descriptors];
 
 fn ask_for_counts(mac: Mac, constraints: &[(Field, &str)]) -> Vec<String> {
     let constraint = |&(field, text): &(Field, &str)| Constraint {
-        column: field.place().unwrap(),
+        column: field.index().unwrap(),
         operator: Operator::Equals,
         text: text.into(),
     };

@@ -5,14 +5,14 @@ use std::ops::RangeInclusive;
 
 use super::{ATTRIBUTE_HEADER, MESSAGE_HEADER, SOCK_DIAG_BY_FAMILY};
 use crate::model::protocol::{IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_TCP};
-use crate::model::socket_table::{Crowded, SocketTable};
+use crate::model::socket_table::{SharedChains, SocketTable};
 use crate::model::{Family, TcpState};
 
 /// What a dump is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) table: DiagTable,
-    crowded: Crowded,
+    shared_chains: SharedChains,
     states: States,
     local_ports: RangeInclusive<u16>,
     remote_ports: RangeInclusive<u16>,
@@ -99,7 +99,7 @@ impl Request {
         if !table.has_dump() {
             return None;
         }
-        let crowded = table.crowded();
+        let shared_chains = table.shared_chains();
         let table = match (table.family(), table.protocol()) {
             (Family::Inet, Some(protocol)) => DiagTable::Inet { v6: false, protocol },
             (Family::Inet6, Some(protocol)) => DiagTable::Inet { v6: true, protocol },
@@ -111,7 +111,7 @@ impl Request {
         };
         Some(Request {
             table,
-            crowded,
+            shared_chains,
             states: States::LISTED,
             local_ports: EVERY_PORT,
             remote_ports: EVERY_PORT,
@@ -159,11 +159,11 @@ impl Request {
     }
 
     /// What has to be asked for again, until nothing new comes, for what may have been hidden from an
-    /// answer to this; see [`Crowded`]. None if nothing was.
+    /// answer to this; see [`SharedChains`]. None if nothing was.
     pub(crate) fn again(&self) -> Option<Request> {
-        match self.crowded {
-            Crowded::All => Some(self.clone()),
-            Crowded::Listeners => {
+        match self.shared_chains {
+            SharedChains::All => Some(self.clone()),
+            SharedChains::Listeners => {
                 let states = self.states.that_listen();
                 (states != States(0)).then(|| Request { states, ..self.clone() })
             }

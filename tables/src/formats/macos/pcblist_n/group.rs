@@ -48,7 +48,7 @@ impl<'a> Group<'a> {
     }
 
     pub(crate) fn add(&mut self, Record { kind, fields }: Record<'a>) {
-        let place = match kind {
+        let slot = match kind {
             XSO_SOCKET => &mut self.socket,
             XSO_RCVBUF => &mut self.received,
             XSO_SNDBUF => &mut self.sent,
@@ -58,7 +58,7 @@ impl<'a> Group<'a> {
             _ => return,
         };
         // A second one is of another socket, whose first record was of a kind that is not known.
-        place.get_or_insert(fields);
+        slot.get_or_insert(fields);
     }
 
     /// Whether the record is there that comes last in such a list.

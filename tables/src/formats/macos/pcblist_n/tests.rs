@@ -40,7 +40,7 @@ fn a_list_says_how_many_it_counts_and_how_many_stand_there() {
         let listing = list.parse(&[&head[..], &head].concat()).unwrap();
         assert_eq!((listing.end, listing.count, listing.groups), (End::Whole, 250, 0), "{list:?}");
         // Cut before the first socket: nothing is known.
-        assert_eq!(list.parse(&head).unwrap().end, End::Cut, "{list:?}");
+        assert_eq!(list.parse(&head).unwrap().end, End::Truncated, "{list:?}");
     }
     // One that is left out stands there too.
     let list = PcbList::Udp;
@@ -87,7 +87,7 @@ fn what_was_never_written_after_the_end_is_ignored() {
     cut.truncate(640);
     cut.extend([0; 999]);
     let listing = PcbList::Tcp.parse(&cut).unwrap();
-    assert_eq!((listing.pcbs.len(), listing.malformed, listing.end), (1, 0, End::Cut));
+    assert_eq!((listing.pcbs.len(), listing.malformed, listing.end), (1, 0, End::Truncated));
 }
 
 #[test]
@@ -109,7 +109,11 @@ fn a_cut_list_keeps_the_sockets_that_are_whole() {
                 let filling = if list == PcbList::Tcp { 4 } else { 0 };
                 let whole = (length + filling - head) / group;
                 assert_eq!(handles(&listing), &[3, 4, 5][..whole.min(3)], "{list:?} {length}");
-                assert_eq!((listing.malformed, listing.end), (0, End::Cut), "{list:?} {length}");
+                assert_eq!(
+                    (listing.malformed, listing.end),
+                    (0, End::Truncated),
+                    "{list:?} {length}"
+                );
             }
         }
     }
@@ -123,7 +127,7 @@ fn lengths_that_cannot_be_end_the_list() {
             let mut value = value.clone();
             value[at..at + 4].copy_from_slice(&u32::to_le_bytes(length));
             let listing = PcbList::Tcp.parse(&value).unwrap();
-            assert_eq!((listing.pcbs.len(), listing.end), (0, End::Cut), "{length} {at}");
+            assert_eq!((listing.pcbs.len(), listing.end), (0, End::Truncated), "{length} {at}");
         }
     }
 }
@@ -236,7 +240,7 @@ proptest! {
         let whole = list.parse(&value).unwrap();
         if let Ok(listing) = list.parse(&value[..length.index(value.len())]) {
             prop_assert!(whole.pcbs.starts_with(&listing.pcbs));
-            prop_assert_eq!((listing.end, listing.malformed), (End::Cut, 0));
+            prop_assert_eq!((listing.end, listing.malformed), (End::Truncated, 0));
         }
     }
 }

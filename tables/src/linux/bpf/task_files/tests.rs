@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use super::super::calls::{CallError, Command};
 use super::*;
 use crate::formats::linux::bpf_record::Description;
-use crate::linux::quiet::{say_left_out, say_without_bpf};
+use crate::linux::quiet::{report_skip, report_skip_without_bpf};
 use crate::model::socket_table::SocketTable;
 
 #[test]
@@ -14,7 +14,7 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     let test = "the_kernel_runs_the_program_for_all_processes_or_for_one";
     let files = match TaskFiles::load(true, log::Level::Info) {
         Ok(files) => files,
-        Err(error) => return say_without_bpf(test, &error.to_string()),
+        Err(error) => return report_skip_without_bpf(test, &error.to_string()),
     };
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let version: Vec<u32> = release.split('.').take(2).map(|part| part.parse().unwrap()).collect();
@@ -49,7 +49,7 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     });
     let too_big = CallError { command: Command::LinkCreate, errno: Errno::TOOBIG };
     if matches!(one, Err(PassError::Call(error)) if error == too_big) {
-        say_left_out(test, "for one: the kernel is older than 6.1");
+        report_skip(test, "for one: the kernel is older than 6.1");
         return;
     }
     one.unwrap();

@@ -135,11 +135,11 @@ impl Scan<'_> {
             if last.replace(holder.pid) != Some(holder.pid) {
                 pids.insert(holder.pid);
             }
-            let place = inodes.binary_search(&holder.inode).ok();
-            if let Some(is_held) = place.and_then(|place| is_held.get_mut(place)) {
+            let index = inodes.binary_search(&holder.inode).ok();
+            if let Some(is_held) = index.and_then(|index| is_held.get_mut(index)) {
                 *is_held = true;
             }
-            let is_listed = place.is_some();
+            let is_listed = index.is_some();
             if let Some(namespace) = unnumbered.get(&holder.inode) {
                 held.numbers.insert(*namespace, record.net_namespace());
             }
@@ -151,7 +151,7 @@ impl Scan<'_> {
             if !is_listed && !self.plan.unlisted && record.tcp().is_some_and(cannot_match) {
                 return Ok(());
             }
-            let is_wanted = match record.describe()? {
+            let is_selected = match record.describe()? {
                 Description::Complete { table, socket } => {
                     let is_kept = if is_listed {
                         files.contains(&(socket.net_namespace, table))
@@ -168,7 +168,7 @@ impl Scan<'_> {
                 }
                 Description::Unlisted => self.plan.unlisted,
             };
-            if is_listed || is_wanted || self.plan.unlisted {
+            if is_listed || is_selected || self.plan.unlisted {
                 push(self.root, &mut held.holders, holder);
             }
             Ok(())
@@ -207,8 +207,8 @@ impl Scan<'_> {
         let are_few = |pids: &[i32]| pids.len() as u64 * FILES <= root.open_files();
         match pids {
             Some(pids) if are_few(pids) => {
-                let mut asked = pids.iter().filter(|&&pid| filter.admits_pid(pid));
-                asked.try_for_each(|&pid| run(Some(pid), report))?;
+                let mut selected = pids.iter().filter(|&&pid| filter.admits_pid(pid));
+                selected.try_for_each(|&pid| run(Some(pid), report))?;
             }
             _ => {
                 // A process that starts during the pass can have a lower pid than its parent.

@@ -66,20 +66,26 @@ impl Scan<'_> {
         // What appeared after the last round is listed, too.
         self.list_last_tables(&namespaces, &mut sessions, &mut listing, &mut report);
         let holders = self.without_handles(held.holders);
-        let places = holders.of_each(&listing.sockets);
+        let ranges = holders.of_each(&listing.sockets);
         let inodes = listing.inodes();
-        let readings = self.look_again(
+        let readings = self.read_tables_again(
             (&listing, &inodes),
-            &places,
+            &ranges,
             &holders,
             &namespaces,
             &mut sessions,
             &mut report,
         );
         let reading = Reading { listing, inodes, records: held.records, readings };
-        let reconciled = reading.reconcile(self, &holders, &places, &mut report.omissions);
-        let (mut sockets, holders) =
-            self.pursue(reconciled, holders, &pids, &namespaces, &mut sessions, &mut report);
+        let reconciled = reading.reconcile(self, &holders, &ranges, &mut report.omissions);
+        let (mut sockets, holders) = self.find_replaced_holders(
+            reconciled,
+            holders,
+            &pids,
+            &namespaces,
+            &mut sessions,
+            &mut report,
+        );
         if self.plan.unlisted {
             let missing = holders.inodes().filter(|inode| !sockets.lists(*inode)).collect();
             let unlisted = self.unlisted(

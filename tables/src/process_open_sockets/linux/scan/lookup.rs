@@ -11,7 +11,7 @@ use super::Scan;
 use super::bpf_sockets::BpfSockets;
 use crate::Error;
 use crate::linux::fds;
-use crate::linux::netns::{Namespace, Namespaces, NetnsKey, Sessions, SocketSource, Wanted};
+use crate::linux::netns::{Namespace, Namespaces, NetnsKey, Selection, Sessions, SocketSource};
 use crate::linux::proc_root::Process;
 use crate::model::holders::{Holder, HolderCollector, Holders};
 use crate::model::omission::Omissions;
@@ -39,25 +39,25 @@ impl Scan<'_> {
     /// The sockets that these processes hold.
     pub(super) fn lookup(&self, pids: &[i32], cache: &SnapshotCache) -> Result<Snapshot, Error> {
         let mut report = Report::default();
-        let is_asked = |&pid: &i32| self.filter.admits_pid(pid) && self.root.is_process(pid);
-        if let Some(sockets) = self.ask_bpf(Some(pids), &mut report) {
+        let is_selected = |&pid: &i32| self.filter.admits_pid(pid) && self.root.is_process(pid);
+        if let Some(sockets) = self.read_with_bpf(Some(pids), &mut report) {
             return self.complete_bpf(sockets, Some(pids), cache, report);
         }
-        let pids: Vec<i32> = pids.iter().copied().filter(is_asked).collect();
+        let pids: Vec<i32> = pids.iter().copied().filter(is_selected).collect();
         self.walk_and_search(pids, cache, report)
     }
 
     /// The sockets that any process holds, with BPF.
     pub(super) fn all_held(&self, cache: &SnapshotCache) -> Result<Snapshot, Error> {
         let mut report = Report::default();
-        match self.ask_bpf(None, &mut report) {
+        match self.read_with_bpf(None, &mut report) {
             Some(sockets) => self.complete_bpf(sockets, None, cache, report),
             None => self.full_scan(),
         }
     }
 
     /// None if BPF is not used, or cannot answer.
-    fn ask_bpf(&self, pids: Option<&[i32]>, report: &mut Report) -> Option<BpfSockets> {
+    fn read_with_bpf(&self, pids: Option<&[i32]>, report: &mut Report) -> Option<BpfSockets> {
         let bpf = self.bpf?;
         match self.bpf_sockets(bpf, pids, report) {
             Ok(sockets) => Some(sockets),
@@ -82,8 +82,9 @@ impl Scan<'_> {
             Some(pids) => pids.to_vec(),
             None => self.root.pids()?,
         };
-        let asked: Vec<i32> = all.into_iter().filter(|&pid| self.filter.admits_pid(pid)).collect();
-        self.count_unreadable(&asked, &seen, &mut report);
+        let selected: Vec<i32> =
+            all.into_iter().filter(|&pid| self.filter.admits_pid(pid)).collect();
+        self.count_unreadable(&selected, &seen, &mut report);
         let holders = holders.finish(|_| true);
         let mut sockets = complete;
         let mut found = Found::default();
@@ -113,10 +114,10 @@ impl Scan<'_> {
         let mut all_found = Vec::new();
         let mut known = HashSet::new();
         for _ in 0..ATTEMPTS {
-            let wanted = |holder: &Holder| self.filter.admits_inode(holder.inode);
+            let admits = |holder: &Holder| self.filter.admits_inode(holder.inode);
             // What cannot be read of a process is counted once.
             let mut walk_report = Report::default();
-            let walked = self.walk(&pids, wanted, &mut walk_report);
+            let walked = self.walk(&pids, admits, &mut walk_report);
             report.work += walk_report.work;
             if all_found.is_empty() {
                 report.omissions.extend(walk_report.omissions);
@@ -250,9 +251,9 @@ impl Scan<'_> {
         let mut pids = self.root.pids()?;
         pids.retain(|&pid| self.root.process(pid).is_ok_and(has_few));
         // A process that the query does not ask for is no omission.
-        let mut unasked = Report::default();
-        let walked = self.walk(&pids, |_| true, &mut unasked);
-        report.work += unasked.work;
+        let mut discarded = Report::default();
+        let walked = self.walk(&pids, |_| true, &mut discarded);
+        report.work += discarded.work;
         Ok(walked.finish(|_| true).inodes().collect())
     }
 }
@@ -275,7 +276,7 @@ impl SearchRun<'_> {
             return;
         };
         // Of a socket that can have several rows, some can be newer than the cached table.
-        self.search.ask_for_missing();
+        self.search.find_protocols();
         for cached in lookup.tables() {
             if cached.source.is_spoofable(cached.table) {
                 continue;
@@ -307,7 +308,7 @@ impl SearchRun<'_> {
         // Another process's link can give the number of the holders' namespace; and a socket stays in the
         // namespace in which it was created, wherever its holder goes.
         if !self.search.is_over() {
-            self.search.ask_for_missing();
+            self.search.find_protocols();
         }
         if self.search.is_over() {
             return Ok(Arc::new(namespaces));
@@ -419,8 +420,8 @@ impl SearchRun<'_> {
                     let start = Instant::now();
                     let mut read = Vec::new();
                     let has_inode = |socket: &Socket, _| match socket.inode {
-                        0 => Wanted::No,
-                        _ => Wanted::Yes,
+                        0 => Selection::Drop,
+                        _ => Selection::Keep,
                     };
                     let source =
                         session.read(table, request.as_ref(), &mut read, report, has_inode);
@@ -432,15 +433,15 @@ impl SearchRun<'_> {
                     }
                 }
                 None => {
-                    let wanted = |socket: &Socket, source| {
-                        let is_wanted = take(socket, source, search);
-                        match (search.is_on_for(table), is_wanted) {
-                            (false, is_wanted) => Wanted::Last(is_wanted),
-                            (true, true) => Wanted::Yes,
-                            (true, false) => Wanted::No,
+                    let select = |socket: &Socket, source| {
+                        let is_taken = take(socket, source, search);
+                        match (search.is_on_for(table), is_taken) {
+                            (false, is_taken) => Selection::Last(is_taken),
+                            (true, true) => Selection::Keep,
+                            (true, false) => Selection::Drop,
                         }
                     };
-                    session.read(table, request.as_ref(), sockets, report, wanted);
+                    session.read(table, request.as_ref(), sockets, report, select);
                 }
             }
         }

@@ -7,9 +7,9 @@ mod bpf_sockets;
 mod full_scan;
 mod listing;
 mod lookup;
-mod pursuit;
 mod reconcile;
-mod second_look;
+mod replaced_holders;
+mod second_read;
 #[cfg(test)]
 mod tests;
 mod unlisted;
@@ -85,10 +85,10 @@ impl Scan<'_> {
     fn walk(
         &self,
         pids: &[i32],
-        wanted: impl Fn(&Holder) -> bool + Sync,
+        admits: impl Fn(&Holder) -> bool + Sync,
         report: &mut Report,
     ) -> HolderCollector {
-        self.walk_until(self.deadline, pids, wanted, report)
+        self.walk_until(self.deadline, pids, admits, report)
     }
 
     /// The same, no longer than that.
@@ -96,7 +96,7 @@ impl Scan<'_> {
         &self,
         deadline: Deadline<'_>,
         pids: &[i32],
-        wanted: impl Fn(&Holder) -> bool + Sync,
+        admits: impl Fn(&Holder) -> bool + Sync,
         report: &mut Report,
     ) -> HolderCollector {
         report.work.walks += 1;
@@ -104,7 +104,7 @@ impl Scan<'_> {
         let omissions = &mut report.omissions;
         let Plan { threads, limits, .. } = *self.plan;
         let options = WalkOptions { threads, limits, deadline };
-        fds::walk(self.root, pids, options, wanted, omissions)
+        fds::walk(self.root, pids, options, admits, omissions)
     }
 
     /// Adds what the query shows of sockets beyond their tables.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::super::search::{candidates, is_of_another_table, note_forged};
 use super::Scan;
 use super::listing::{Listing, Run};
-use super::second_look::SecondReading;
+use super::second_read::SecondRead;
 use crate::formats::linux::proto_name::Candidates;
 use crate::model::holders::{Holder, Holders};
 use crate::model::omission::Omissions;
@@ -24,7 +24,7 @@ pub(super) struct Reading {
     /// Sockets that came with their holders.
     pub(super) records: HashMap<(SocketTable, u64), Socket>,
     /// Of each run of the listing.
-    pub(super) readings: Vec<Option<SecondReading>>,
+    pub(super) readings: Vec<Option<SecondRead>>,
 }
 
 /// The sockets of the answer.
@@ -60,12 +60,12 @@ impl Reconciled {
 }
 
 impl Reading {
-    /// `places` are those of the listed sockets' holders.
+    /// `ranges` are the ranges of the holders of each listed socket.
     pub(super) fn reconcile(
         self,
         scan: &Scan,
         holders: &Holders,
-        places: &[Range<usize>],
+        ranges: &[Range<usize>],
         omissions: &mut Omissions,
     ) -> Reconciled {
         let Reading { listing, inodes, mut records, readings } = self;
@@ -81,14 +81,14 @@ impl Reading {
         let mut fates = vec![Fate::Kept; sockets.len()];
         let (mut new, mut replaced) = (Vec::new(), Vec::new());
         for (run, reading) in runs.into_iter().zip(readings) {
-            let (Some(sockets), Some(places), Some(fates)) = (
+            let (Some(sockets), Some(ranges), Some(fates)) = (
                 sockets.get(run.sockets.clone()),
-                places.get(run.sockets.clone()),
+                ranges.get(run.sockets.clone()),
                 fates.get_mut(run.sockets.clone()),
             ) else {
                 continue;
             };
-            let closed = judge.judge(&run, reading.as_ref(), sockets, places, fates, omissions);
+            let closed = judge.judge(&run, reading.as_ref(), sockets, ranges, fates, omissions);
             if let Some(reading) = reading {
                 new.extend(judge.opened(&run, reading, &records));
             }
@@ -131,17 +131,17 @@ impl Judge<'_> {
     fn judge(
         &mut self,
         run: &Run,
-        reading: Option<&SecondReading>,
+        reading: Option<&SecondRead>,
         sockets: &[Socket],
-        places: &[Range<usize>],
+        ranges: &[Range<usize>],
         fates: &mut [Fate],
         omissions: &mut Omissions,
     ) -> Vec<Socket> {
         let without_file = new_of(reading).filter(|it| it.inode == 0);
         let become_unheld = connected_keys(without_file.map(|it| (run.table, it)));
         let mut closed = Vec::new();
-        for ((socket, place), fate) in sockets.iter().zip(places).zip(fates) {
-            *fate = match self.holders.at(place) {
+        for ((socket, range), fate) in sockets.iter().zip(ranges).zip(fates) {
+            *fate = match self.holders.at(range) {
                 [] if socket.inode == 0 => fate_without_file(run.table, socket, &self.become_held),
                 [] => {
                     let fate = fate_without_holder(run.table, socket, reading, &become_unheld);
@@ -178,7 +178,7 @@ impl Judge<'_> {
     fn opened(
         &self,
         run: &Run,
-        reading: SecondReading,
+        reading: SecondRead,
         records: &HashMap<(SocketTable, u64), Socket>,
     ) -> impl Iterator<Item = Socket> {
         reading.new.into_iter().filter_map(|mut socket| {
@@ -198,7 +198,7 @@ impl Judge<'_> {
 }
 
 /// The sockets that the second reading alone has.
-fn new_of(reading: Option<&SecondReading>) -> impl Iterator<Item = &Socket> {
+fn new_of(reading: Option<&SecondRead>) -> impl Iterator<Item = &Socket> {
     reading.map(|reading| &reading.new).into_iter().flatten()
 }
 
@@ -206,7 +206,7 @@ fn new_of(reading: Option<&SecondReading>) -> impl Iterator<Item = &Socket> {
 fn become_held(
     records: &HashMap<(SocketTable, u64), Socket>,
     runs: &[Run],
-    readings: &[Option<SecondReading>],
+    readings: &[Option<SecondRead>],
     holders: &Holders,
 ) -> HashSet<(SocketTable, EndpointKey)> {
     let mut keys = connected_keys(records.iter().map(|((table, _), socket)| (*table, socket)));
@@ -232,7 +232,7 @@ fn carry_out(fates: &[Fate], sockets: &mut Vec<Socket>) {
 /// Replaces sockets that a file listed by the records that came with their holders; those left are of
 /// sockets that no table listed. What waits in a queue, where a record does not show it, stays.
 ///
-/// Returns the places of other lines about the same sockets, which are forged.
+/// Returns the indices of other lines about the same sockets, which are forged.
 fn complete_from(
     records: &mut HashMap<(SocketTable, u64), Socket>,
     sockets: &mut [Socket],
@@ -244,9 +244,9 @@ fn complete_from(
     }
     let mut completed = HashSet::new();
     for run in runs {
-        let places =
+        let indexed =
             run.sockets.clone().zip(sockets.get_mut(run.sockets.clone()).into_iter().flatten());
-        for (place, socket) in places {
+        for (index, socket) in indexed {
             let key = (run.table, socket.inode);
             if let Some(mut record) = records.remove(&key) {
                 let queue = record.details.receive_queue.or(socket.details.receive_queue);
@@ -254,7 +254,7 @@ fn complete_from(
                 *socket = record;
                 completed.insert(key);
             } else if run.source.is_spoofable(run.table) && completed.contains(&key) {
-                again.push(place);
+                again.push(index);
             }
         }
     }
@@ -285,11 +285,11 @@ fn fate_without_file(
 fn fate_without_holder(
     table: SocketTable,
     socket: &Socket,
-    reading: Option<&SecondReading>,
+    reading: Option<&SecondRead>,
     become_unheld: &HashSet<(SocketTable, EndpointKey)>,
 ) -> Fate {
     let Some(reading) = reading else { return Fate::Kept };
-    if let Some(&has_address) = reading.in_twin.get(&socket.inode)
+    if let Some(&has_address) = reading.in_other_table.get(&socket.inode)
         && is_rather(socket, has_address)
     {
         return Fate::Dropped;
@@ -314,9 +314,9 @@ fn recurring_inodes(scan: &Scan, inodes: &[u64], holders: &Holders) -> HashSet<u
 /// Whether a ping socket that both families' tables list, and whose holder does not show its protocol, is
 /// shown as the other table lists it: the table in which it has an address is right, and if it has none, the
 /// socket is shown as one of IPv4.
-fn is_rather(socket: &Socket, has_address_in_twin: bool) -> bool {
+fn is_rather(socket: &Socket, has_address_in_other_table: bool) -> bool {
     if socket.family() == Some(Family::Inet as u8) {
-        has_address_in_twin
+        has_address_in_other_table
     } else {
         !socket.has_address()
     }

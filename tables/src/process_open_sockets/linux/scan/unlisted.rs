@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::super::search::candidates;
 use super::Scan;
 use crate::formats::linux::proto_name;
-use crate::linux::netns::{Namespaces, Sessions, Wanted};
+use crate::linux::netns::{Namespaces, Selection, Sessions};
 use crate::model::holders::Holders;
 use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
@@ -59,7 +59,11 @@ impl Scan<'_> {
                 session.read(table, request.as_ref(), &mut sockets, report, |socket, source| {
                     let is_it =
                         !source.is_spoofable(table) && unlisted.remove(&socket.inode).is_some();
-                    if is_it && filter.admits_socket(socket) { Wanted::Yes } else { Wanted::No }
+                    if is_it && filter.admits_socket(socket) {
+                        Selection::Keep
+                    } else {
+                        Selection::Drop
+                    }
                 });
             }
         }

@@ -1,5 +1,5 @@
 //! The second reading of a socket table: are the sockets without a holder still there, and if not, what is
-//! there in their place?
+//! listed in their place?
 
 use std::collections::{HashMap, HashSet};
 use std::ops::{Range, RangeInclusive};
@@ -7,7 +7,7 @@ use std::ops::{Range, RangeInclusive};
 use super::Scan;
 use super::listing::Listing;
 use crate::formats::linux::sock_diag::Request;
-use crate::linux::netns::{Namespace, Namespaces, Sessions, Wanted};
+use crate::linux::netns::{Namespace, Namespaces, Selection, Sessions};
 use crate::model::holders::Holders;
 use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
@@ -15,11 +15,11 @@ use crate::model::{EndpointKey, Socket, TcpState, Work};
 
 /// What a table shows when it is read again.
 #[derive(Debug, Default)]
-pub(super) struct SecondReading {
+pub(super) struct SecondRead {
     /// The sockets without a holder that are still listed, and whether each has an address.
     pub(super) still_listed: HashMap<u64, bool>,
     /// The same in the other table of ping sockets, which can list the same socket.
-    pub(super) in_twin: HashMap<u64, bool>,
+    pub(super) in_other_table: HashMap<u64, bool>,
     /// Sockets that were not listed before and have the endpoints of one without a holder, or a holder.
     pub(super) new: Vec<Socket>,
 }
@@ -39,22 +39,22 @@ impl Scan<'_> {
     /// Reads the tables again in which a socket has no holder, though it has a file; for each run of the
     /// listing what was found, or None if there is no such socket or the table could not be read.
     /// `listed` are the inodes of the listing, sorted.
-    pub(super) fn look_again(
+    pub(super) fn read_tables_again(
         &self,
         (listing, listed): (&Listing, &[u64]),
-        places: &[Range<usize>],
+        ranges: &[Range<usize>],
         holders: &Holders,
         namespaces: &Namespaces,
         sessions: &mut Sessions,
         report: &mut Report,
-    ) -> Vec<Option<SecondReading>> {
+    ) -> Vec<Option<SecondRead>> {
         let look = |run: &super::listing::Run| {
             let sockets = listing.sockets.get(run.sockets.clone())?.iter();
-            let places = places.get(run.sockets.clone())?;
+            let ranges = ranges.get(run.sockets.clone())?;
             let is_unheld =
-                |(socket, place): &(&Socket, &Range<usize>)| socket.inode != 0 && place.is_empty();
+                |(socket, range): &(&Socket, &Range<usize>)| socket.inode != 0 && range.is_empty();
             let unheld: Vec<&Socket> =
-                sockets.zip(places).filter(is_unheld).map(|(socket, _)| socket).collect();
+                sockets.zip(ranges).filter(is_unheld).map(|(socket, _)| socket).collect();
             if unheld.is_empty() || self.deadline.has_passed() {
                 return None;
             }
@@ -67,10 +67,11 @@ impl Scan<'_> {
             };
             let namespace = namespaces.get(run.namespace)?;
             let mut reading =
-                self.read_again(namespace, run.table, &targets, sessions, &mut report.work)?;
-            if let Some(twin) = run.table.twin() {
-                let twin = self.read_again(namespace, twin, &targets, sessions, &mut report.work);
-                reading.in_twin = twin.unwrap_or_default().still_listed;
+                self.read_table_again(namespace, run.table, &targets, sessions, &mut report.work)?;
+            if let Some(other) = run.table.other_ping_table() {
+                let other =
+                    self.read_table_again(namespace, other, &targets, sessions, &mut report.work);
+                reading.in_other_table = other.unwrap_or_default().still_listed;
             }
             Some(reading)
         };
@@ -78,33 +79,32 @@ impl Scan<'_> {
     }
 
     /// None if the table could not be read to its end: then it does not show what is gone.
-    fn read_again(
+    fn read_table_again(
         &self,
         namespace: &Namespace,
         table: SocketTable,
         targets: &Targets,
         sessions: &mut Sessions,
         work: &mut Work,
-    ) -> Option<SecondReading> {
+    ) -> Option<SecondRead> {
         let mut session = sessions.open(namespace);
         let mut report = Report::default();
         let mut read = |request: Option<Request>| {
-            let mut reading = SecondReading::default();
+            let mut reading = SecondRead::default();
             let count = targets.inodes.len();
-            let SecondReading { still_listed, new, .. } = &mut reading;
+            let SecondRead { still_listed, new, .. } = &mut reading;
             session.read(table, request.as_ref(), new, &mut report, |socket, _| {
                 if targets.inodes.contains(&socket.inode) {
                     still_listed.insert(socket.inode, socket.has_address());
                     let is_last = still_listed.len() == count;
-                    return if is_last { Wanted::Last(false) } else { Wanted::No };
+                    return if is_last { Selection::Last(false) } else { Selection::Drop };
                 }
-                if targets.wants(socket) { Wanted::Yes } else { Wanted::No }
+                if targets.contains(socket) { Selection::Keep } else { Selection::Drop }
             });
             reading
         };
         let (request, narrow) = self.requests_for(table, targets.unheld);
-        let is_complete =
-            |reading: &SecondReading| reading.still_listed.len() == targets.inodes.len();
+        let is_complete = |reading: &SecondRead| reading.still_listed.len() == targets.inodes.len();
         let reading = match narrow.map(|narrow| read(Some(narrow))).filter(is_complete) {
             Some(reading) => reading,
             None => read(request),
@@ -148,7 +148,7 @@ impl Scan<'_> {
             let has_endpoint = socket.inode != 0
                 && !source.is_spoofable(table)
                 && socket.endpoint_key().is_some_and(|key| endpoints.contains(&key));
-            if has_endpoint { Wanted::Yes } else { Wanted::No }
+            if has_endpoint { Selection::Keep } else { Selection::Drop }
         });
         found
     }
@@ -156,7 +156,7 @@ impl Scan<'_> {
 
 impl Targets<'_> {
     /// Whether a socket that is not one of those without a holder belongs in the answer.
-    fn wants(&self, socket: &Socket) -> bool {
+    fn contains(&self, socket: &Socket) -> bool {
         let has_endpoint = match socket.endpoint_key() {
             Some(key) => self.endpoints.contains(&key),
             None => false,
