@@ -1,4 +1,4 @@
-//! Bytes → model, on any operating system: no input or output, no unsafe code.
+//! Bytes → model, on any operating system: without I/O and unsafe code.
 
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports, reason = "only Linux asks"))]
 pub(crate) mod linux;

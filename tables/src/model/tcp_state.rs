@@ -14,13 +14,13 @@ pub(crate) enum TcpState {
     LastAck,
     Listen,
     Closing,
-    /// macOS alone has it (`TSI_S_RESERVED`), and does not say what for.
+    /// Only on macOS (`TSI_S_RESERVED`), without documentation.
     Reserved,
-    /// A number that this table has no name for.
+    /// A number without a name.
     Unknown(u8),
 }
 
-/// Linux's numbers; macOS has others.
+/// The numbers of Linux; macOS has others.
 impl From<u8> for TcpState {
     fn from(number: u8) -> Self {
         match number {
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_tcp_states_keep_their_number_and_print_as_osquery_does() {
+    fn unknown_tcp_states_keep_their_number_and_print_like_osquery() {
         assert_eq!(TcpState::from(13), TcpState::Unknown(13));
         assert_eq!(TcpState::from(13).name(), "UNKNOWN");
         assert_eq!(TcpState::from(0).name(), "UNKNOWN");

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_that_rust_prints_in_another_way_come_out_as_glibc_prints_them() {
+    fn addresses_are_printed_like_glibc_where_rust_differs() {
         for (segments, text) in [
             ([0, 0, 0, 0, 0, 0, 0x0102, 0x0304], "::1.2.3.4"),
             ([0, 0, 0, 0, 0, 0, 1, 2], "::0.1.0.2"),

@@ -222,7 +222,7 @@ fn is_skipped_after(time: Duration, most: usize) {
 }
 
 #[test]
-fn steps_that_block_for_less_than_the_limit_are_bounded_together() {
+fn the_total_of_short_blocked_steps_is_bounded() {
     is_skipped_after(Duration::from_millis(700), 2);
 }
 

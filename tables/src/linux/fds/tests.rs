@@ -56,7 +56,7 @@ fn many_processes_are_shared_and_none_is_lost() {
 }
 
 #[test]
-fn a_process_whose_descriptors_are_denied_is_one_gap_and_the_others_are_walked() {
+fn a_process_with_denied_descriptors_is_one_omission() {
     let tree = tempfile::tempdir().unwrap();
     symlink("1", tree.path().join("self")).unwrap();
     for pid in 1..=100 {
@@ -77,7 +77,7 @@ fn a_process_whose_descriptors_are_denied_is_one_gap_and_the_others_are_walked()
 }
 
 #[test]
-fn who_cannot_be_read_is_counted_and_who_is_gone_is_not() {
+fn unreadable_processes_are_counted_and_ended_ones_are_not() {
     let tree = tempfile::tempdir().unwrap();
     symlink("1", tree.path().join("self")).unwrap();
     hold(tree.path(), 1, 2);

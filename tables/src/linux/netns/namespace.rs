@@ -1,4 +1,4 @@
-//! A network namespace, and the ways to it that a scan has found.
+//! A network namespace, and the handles of it that a scan has found.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,17 +12,17 @@ use super::handle::{NetnsHandle, in_net_namespace, number_of, open_mounted};
 use super::key::{NetnsKey, find_key, key_of, own_key};
 use crate::model::NetNamespace;
 
-/// A network namespace and ways to it.
+/// A network namespace and handles of it.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     pub(crate) key: NetnsKey,
     pub(super) number: Option<NetNamespace>,
-    /// The open namespace; None where opening is not allowed, or too many are open already.
+    /// The open namespace; None if it cannot be opened, or too many are open already.
     pub(super) open: Option<OpenNetns>,
     pub(super) handles: Vec<NetnsHandle>,
 }
 
-/// An open namespace, counted among all that this process has open: a scan that is abandoned keeps its own.
+/// An open namespace, counted over all scans of this process: an abandoned scan keeps its namespaces open.
 #[derive(Debug)]
 pub(super) struct OpenNetns(OwnedFd);
 
@@ -70,7 +70,7 @@ impl Namespace {
         }
     }
 
-    /// Opens the namespace again, if one of the ways to it still leads there.
+    /// Opens the namespace again, if one of its handles is still valid.
     fn reopen(&self, root: &ProcRoot) -> Option<OwnedFd> {
         const ATTEMPTS: usize = 8;
         let number = self.number.filter(|_| root.is_real())?;
@@ -81,7 +81,7 @@ impl Namespace {
         })
     }
 
-    /// Whether a way to it is left. A process that showed it can end before it is read.
+    /// Whether a handle is still valid. A process in the namespace can end before the namespace is read.
     pub(crate) fn is_reachable(&self, root: &ProcRoot) -> bool {
         let leads_here = |handle: &NetnsHandle| match handle.process(root) {
             Some(process) => process.and_then(find_key).is_ok_and(|(key, _)| key == self.key),
@@ -90,12 +90,12 @@ impl Namespace {
         self.open.is_some() || self.handles.iter().any(leads_here)
     }
 
-    /// Its number, if the link of a member was readable.
+    /// The number, if the link of a process in the namespace was readable.
     pub(crate) fn number(&self) -> Option<NetNamespace> {
         self.number
     }
 
-    /// Where a file of it is found, for messages.
+    /// The path of a file of the namespace, for messages.
     pub(crate) fn path(&self, root: &ProcRoot, file: &str) -> String {
         match self.handles.first() {
             Some(handle @ NetnsHandle::Mount(..)) => format!("{file} of {}", handle.path(root)),
@@ -106,11 +106,11 @@ impl Namespace {
 
     /// Opens a file of the namespace, such as `net/tcp`. None if the namespace has no such file.
     ///
-    /// A process or a thread may end or move to another namespace at any moment; so its namespace is
-    /// checked again once the file is open.
+    /// A process or a thread can end or move to another namespace at any time. So its namespace is checked
+    /// again after the file is open.
     ///
     /// # Errors
-    /// ESRCH if no way to it is left.
+    /// ESRCH if no handle is valid.
     pub(crate) fn open(&self, root: &ProcRoot, file: &str) -> rustix::io::Result<Option<File>> {
         for found in self.handles.iter().filter_map(|handle| handle.process(root)) {
             let Ok((key, process)) = found.and_then(find_key) else { continue };
@@ -129,10 +129,10 @@ impl Namespace {
     }
 }
 
-/// Opens the namespace of that number.
+/// Opens the namespace with this number.
 ///
 /// # Errors
-/// EXDEV if the way leads to another namespace; otherwise why it cannot be opened.
+/// EXDEV if the handle is of another namespace; otherwise why it cannot be opened.
 pub(super) fn open_namespace(
     root: &ProcRoot,
     handle: &NetnsHandle,

@@ -29,17 +29,17 @@ pub(crate) struct Namespaces {
     by_number: HashMap<NetNamespace, usize>,
 }
 
-/// Reads a namespace that cannot be held open for later, while it is open.
+/// Reads a namespace at once that cannot be kept open.
 pub(crate) type Visit<'v> = &'v mut dyn FnMut(&Namespace, &mut Report);
 
-/// More ways to one namespace are not kept.
+/// The maximum number of handles of a namespace.
 const MAX_HANDLES: usize = 64;
-/// More namespaces are not held open,
+/// The maximum number of open namespaces,
 const MAX_OPEN: u64 = 128;
-/// nor more than this part of the descriptors that this process may have.
+/// and the maximum part of the descriptor limit of this process.
 const DESCRIPTOR_SHARE: u64 = 4;
-/// For how long the mounts of all processes are read. Users can create mounts, and the kernel may take long
-/// to list them.
+/// The time for reading the mounts of all processes. Users can create mounts, and the kernel can take long to
+/// list them.
 const MOUNTS_BUDGET: Duration = Duration::from_secs(1);
 
 impl Namespaces {
@@ -79,9 +79,9 @@ impl Namespaces {
         }
     }
 
-    /// Adds the namespaces that only threads of these processes are in.
+    /// Adds the namespaces of the threads of these processes.
     ///
-    /// What cannot be read of a thread is no omission: its process could not be read either.
+    /// An unreadable thread is no omission: its process is unreadable, too.
     pub(crate) fn add_threads(
         &mut self,
         root: &ProcRoot,
@@ -137,7 +137,7 @@ impl Namespaces {
         }
     }
 
-    /// The mounted namespaces that are not known yet, and where they are mounted.
+    /// The mounted namespaces that were not found yet, and their mount points.
     fn find_mounts(
         &self,
         root: &ProcRoot,
@@ -156,8 +156,8 @@ impl Namespaces {
                 break;
             }
             let Ok(process) = root.process(pid) else { continue };
-            // Which mounts it sees, and from where. A process whose link cannot be read mostly sees the
-            // mounts of others.
+            // Processes with the same mount namespace and root see the same mounts. A process whose link cannot
+            // be read mostly shares them with others.
             let mounts = process.link("ns/mnt", proc_link::mount_namespace).ok().flatten();
             let top = process.root_identity().ok();
             if !mounts.is_some_and(|mounts| seen.insert((mounts, top))) {
@@ -187,7 +187,7 @@ impl Namespaces {
         found
     }
 
-    /// Adds a mounted namespace, which has to be entered for its key.
+    /// Adds a mounted namespace. To read its key, a thread enters it.
     fn add_entered(
         &mut self,
         root: &ProcRoot,
@@ -206,7 +206,7 @@ impl Namespaces {
                 Ok((key, open)) => {
                     return self.insert(key, Some(number), Some(open), handle, report, visit);
                 }
-                // It is unmounted already. That of a process that has ended may be mounted elsewhere still.
+                // It is unmounted. If the process has ended instead, the namespace can still be mounted.
                 Err(Errno::NOENT) if handle.is_there(root) => {}
                 Err(errno) => failed = Some(format!("{}: {errno}", handle.path(root))),
             }
@@ -216,7 +216,7 @@ impl Namespaces {
         }
     }
 
-    /// Adds the namespace of that key, in which this process was seen.
+    /// Adds the namespace with this key, which the process is in.
     fn add_seen(
         &mut self,
         root: &ProcRoot,
@@ -231,7 +231,7 @@ impl Namespaces {
         {
             return self.add_handle(index, handle);
         }
-        // The process may have moved to another namespace since.
+        // The process can have moved to another namespace since.
         let is_there_still = || key_of(process) == Ok(key);
         let opened = process.net_namespace().ok().filter(|_| root.is_real() && is_there_still());
         let opened = opened.and_then(|open| {
@@ -291,8 +291,8 @@ impl Namespaces {
         self.all.get(*self.by_key.get(&key)?)
     }
 
-    /// The number of the namespace that the host's first process is in, as this mount of proc shows it.
-    /// Where its link cannot be read, another member's link gives the number.
+    /// The number of the namespace of the host's first process, in this mount of proc. If its link cannot be
+    /// read, the number comes from another process in the namespace.
     pub(crate) fn host(&self, root: &ProcRoot) -> Option<NetNamespace> {
         let first = root.process(1).ok()?;
         let number =
@@ -308,7 +308,7 @@ impl Namespaces {
         (key_of(&own) == Ok(key)).then(|| number(&own)).flatten()
     }
 
-    /// Sets the numbers of those that have none.
+    /// Sets the numbers of namespaces without one.
     pub(crate) fn set_numbers(&mut self, numbers: &HashMap<NetnsKey, NetNamespace>) {
         for (key, number) in numbers {
             let namespace = self.by_key.get(key).and_then(|&index| self.all.get_mut(index));
@@ -318,7 +318,7 @@ impl Namespaces {
         }
     }
 
-    /// Counts those whose number neither a member's link nor a held socket gave.
+    /// Counts the namespaces without a number.
     pub(crate) fn count_unnumbered(&self, root: &ProcRoot, omissions: &mut Omissions) {
         for namespace in self.all.iter().filter(|namespace| namespace.number.is_none()) {
             omissions.add(OmissionKind::NetNamespaceNumber, || namespace.path(root, "ns/net"));

@@ -31,18 +31,18 @@ pub(crate) enum Selection {
     Last(bool),
 }
 
-/// Where a socket table was read.
+/// The source of a socket table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SocketSource {
-    /// A netlink dump, which only the kernel writes.
+    /// A netlink dump, which is not spoofable.
     Netlink,
     /// A file of `/proc/net`, in which a UNIX path can imitate a line.
     ProcNet,
 }
 
 impl SocketSource {
-    /// Whether an unprivileged user can forge a record of this table: in `unix` a path can imitate lines,
-    /// so a record of it ends no search.
+    /// Whether an unprivileged user can forge a record of this table. In `unix` a path can imitate lines, so a
+    /// record of it does not end a search.
     pub(crate) fn is_spoofable(self, table: SocketTable) -> bool {
         self == SocketSource::ProcNet && table == SocketTable::Unix
     }
@@ -54,8 +54,7 @@ impl SocketSource {
     }
 }
 
-/// The netlink sockets of one scan: one for each network namespace, so that no namespace is entered twice
-/// for netlink.
+/// The netlink sockets of one scan: one for each network namespace, so that each is entered once.
 pub(crate) struct Sessions<'a> {
     root: &'a ProcRoot,
     source: Source,
@@ -138,8 +137,8 @@ fn open_diag(
 }
 
 impl NetnsSession<'_> {
-    /// Adds the selected sockets of a table, each once, and returns where they were read. `request` is what
-    /// netlink is asked for; None if the kernel has no dump of this table.
+    /// Adds the selected sockets of a table, each once, and returns their source. `request` is the netlink
+    /// request; None if the kernel has no dump of this table.
     pub(crate) fn read(
         &mut self,
         table: SocketTable,
@@ -204,13 +203,13 @@ impl NetnsSession<'_> {
                     |socket| take(socket, sockets, |socket| select(socket, SocketSource::ProcNet)),
                 );
             }
-            // A kernel without this table has no such sockets, or lists them nowhere.
+            // A kernel without this table has no such sockets, or does not list them.
             None => {}
         }
         SocketSource::ProcNet
     }
 
-    /// Dumps a table; false if netlink does not list it, so that nothing was added.
+    /// Dumps a table; returns false if netlink has no dump of it: then no socket was added.
     fn dump(
         &mut self,
         table: SocketTable,
@@ -222,7 +221,7 @@ impl NetnsSession<'_> {
         let NetnsSession { root, namespace, source, deadline, own, .. } = *self;
         let path = self.path_of(table);
         let mut seen = HashSet::new();
-        // A dump that breaks off is requested once more, on a new socket.
+        // A failed dump is requested once more, on a new socket.
         for is_last in [false, true] {
             let diag = match &mut *self.diag {
                 Ok(diag) => diag,
@@ -242,7 +241,7 @@ impl NetnsSession<'_> {
             match dumped {
                 Ok(Dump::Complete) => return true,
                 Ok(Dump::Stopped) => {
-                    // The rest of the dump is still to come: a new socket is cheaper than to read it.
+                    // To receive the rest of the dump costs more than a new socket.
                     *self.diag = open_diag(root, namespace, source, own);
                     return true;
                 }
@@ -271,7 +270,8 @@ impl NetnsSession<'_> {
         self.namespace.path(self.root, &format!("net/{}", table.name()))
     }
 
-    /// The same as `read` for all sockets that `admits` accepts; a large table in two halves at once.
+    /// The same as `read` for all sockets that `admits` accepts; reads the two halves of a large table in
+    /// parallel.
     pub(crate) fn read_all(
         &mut self,
         table: SocketTable,

@@ -71,27 +71,23 @@ fn columns(sockets: Vec<Socket>) -> Vec<String> {
 }
 
 #[test]
-fn what_the_kernel_has_no_list_of_is_unsupported_and_the_next_dump_is_answered() {
-    in_quiet_namespace(
-        module_path!(),
-        "what_the_kernel_has_no_list_of_is_unsupported_and_the_next_dump_is_answered",
-        || {
-            let raw = Request::of(SocketTable::Raw).unwrap();
-            let mut diag = SockDiag::open().unwrap();
-            match diag.dump(&raw, |_| Handed::Kept).unwrap() {
-                Dump::Unsupported => {}
-                dump => eprintln!("this kernel lists raw sockets: {dump:?}"),
-            }
-            let _listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let mut sockets = 0;
-            let tcp = Request::of(SocketTable::Tcp).unwrap();
-            let dump = diag.dump(&tcp, |_| {
-                sockets += 1;
-                Handed::Dropped
-            });
-            assert_eq!((dump.unwrap(), sockets), (Dump::Complete, 1));
-        },
-    );
+fn a_dump_works_after_one_that_is_unsupported() {
+    in_quiet_namespace(module_path!(), "a_dump_works_after_one_that_is_unsupported", || {
+        let raw = Request::of(SocketTable::Raw).unwrap();
+        let mut diag = SockDiag::open().unwrap();
+        match diag.dump(&raw, |_| Handed::Kept).unwrap() {
+            Dump::Unsupported => {}
+            dump => eprintln!("this kernel lists raw sockets: {dump:?}"),
+        }
+        let _listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sockets = 0;
+        let tcp = Request::of(SocketTable::Tcp).unwrap();
+        let dump = diag.dump(&tcp, |_| {
+            sockets += 1;
+            Handed::Dropped
+        });
+        assert_eq!((dump.unwrap(), sockets), (Dump::Complete, 1));
+    });
 }
 
 fn port_ranges() -> Vec<RangeInclusive<u16>> {
@@ -168,8 +164,8 @@ fn the_kernel_takes_the_ports_that_are_in_the_ranges() {
 }
 
 #[test]
-fn the_kernel_takes_the_states_that_are_asked_for() {
-    in_quiet_namespace(module_path!(), "the_kernel_takes_the_states_that_are_asked_for", || {
+fn the_kernel_selects_the_requested_states() {
+    in_quiet_namespace(module_path!(), "the_kernel_selects_the_requested_states", || {
         let _held = sockets();
         for file in [SocketTable::Tcp, SocketTable::Tcp6, SocketTable::Udp] {
             let all = Request::of(file).unwrap();
@@ -191,24 +187,19 @@ fn the_kernel_takes_the_states_that_are_asked_for() {
 }
 
 #[test]
-fn more_sockets_than_fit_into_a_datagram_come_each_once_and_only_what_is_kept_is_remembered() {
-    in_quiet_namespace(
-        module_path!(),
-        "more_sockets_than_fit_into_a_datagram_come_each_once_and_only_what_is_kept_is_remembered",
-        || {
-            let _held: Vec<UnixDatagram> =
-                (0..800).map(|_| UnixDatagram::unbound().unwrap()).collect();
-            let request = Request::of(SocketTable::Unix).unwrap();
-            let (sockets, dump) = dumped(&request);
-            let inodes: HashSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
-            assert_eq!((dump, sockets.len(), inodes.len()), (Dump::Complete, 800, 800));
-        },
-    );
+fn sockets_of_several_datagrams_come_once() {
+    in_quiet_namespace(module_path!(), "sockets_of_several_datagrams_come_once", || {
+        let _held: Vec<UnixDatagram> = (0..800).map(|_| UnixDatagram::unbound().unwrap()).collect();
+        let request = Request::of(SocketTable::Unix).unwrap();
+        let (sockets, dump) = dumped(&request);
+        let inodes: HashSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
+        assert_eq!((dump, sockets.len(), inodes.len()), (Dump::Complete, 800, 800));
+    });
 }
 
 #[test]
-fn while_others_come_and_go_lasting_sockets_are_hidden_from_none_and_come_once() {
-    let test = "while_others_come_and_go_lasting_sockets_are_hidden_from_none_and_come_once";
+fn lasting_sockets_come_once_while_others_open_and_close() {
+    let test = "lasting_sockets_come_once_while_others_open_and_close";
     in_quiet_namespace(module_path!(), test, || {
         let held: Vec<UnixDatagram> = (0..3000).map(|_| UnixDatagram::unbound().unwrap()).collect();
         let request = Request::of(SocketTable::Unix).unwrap();
@@ -275,7 +266,7 @@ fn a_dump_that_was_stopped_or_failed_does_not_spoil_the_next() {
 }
 
 #[test]
-fn another_namespace_is_asked_without_the_caller_going_there() {
+fn another_namespace_is_dumped_without_moving_the_caller() {
     let child = Command::new("unshare")
         .args(["--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 60"])
         .stdout(Stdio::piped())
@@ -288,7 +279,7 @@ fn another_namespace_is_asked_without_the_caller_going_there() {
         }
         Err(_) => {
             return report_skip(
-                "another_namespace_is_asked_without_the_caller_going_there",
+                "another_namespace_is_dumped_without_moving_the_caller",
                 "needs unshare (util-linux)",
             );
         }
@@ -296,7 +287,7 @@ fn another_namespace_is_asked_without_the_caller_going_there() {
     if up.is_err() {
         child.wait().unwrap();
         return report_skip(
-            "another_namespace_is_asked_without_the_caller_going_there",
+            "another_namespace_is_dumped_without_moving_the_caller",
             "needs root: a network namespace needs CAP_SYS_ADMIN",
         );
     }
@@ -306,7 +297,7 @@ fn another_namespace_is_asked_without_the_caller_going_there() {
         (SockDiag::open().unwrap(), TcpListener::bind("127.0.0.1:0").unwrap())
     });
     let (mut diag, listener) = result.unwrap();
-    // Asked from here, it answers for there.
+    // Used from this namespace, it dumps the other one.
     let port = listener.local_addr().unwrap().port();
     let mut ports = Vec::new();
     let dump = diag.dump(&Request::of(SocketTable::Tcp).unwrap(), |socket| {

@@ -1,7 +1,7 @@
 //! A set of file descriptors.
 
-/// A set of file descriptors: sorted words of 64 neighbours, so that a run of descriptors takes two bits
-/// for each, and one without neighbours 16 bytes.
+/// A set of file descriptors, as sorted words of 64 neighbours: a run of descriptors takes two bits for each, and a
+/// descriptor without neighbours 16 bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FdSet(Vec<(i32, u64)>);
 
@@ -31,7 +31,7 @@ impl FdSet {
         found.and_then(|index| self.0.get(index)).is_some_and(|(_, bits)| bits & bit != 0)
     }
 
-    /// How many are greater than that one.
+    /// The number of descriptors above this one.
     pub(crate) fn count_above(&self, fd: i32) -> usize {
         let (word, bit) = word_and_bit(fd);
         let above = self.0.iter().filter(|(index, _)| *index >= word).map(|&(index, bits)| {
@@ -41,7 +41,7 @@ impl FdSet {
         above.sum()
     }
 
-    /// Adds all of another set.
+    /// Adds all descriptors of another set.
     pub(crate) fn extend(&mut self, more: &FdSet) {
         if more.0.is_empty() {
             return;

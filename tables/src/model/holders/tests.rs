@@ -111,7 +111,7 @@ fn a_collector_without_a_limit_keeps_all() {
 }
 
 #[test]
-fn no_more_descriptors_are_asked_about_than_are_kept() {
+fn no_more_descriptors_are_checked_than_are_kept() {
     let mut asked = Vec::new();
     let mut collector = collector(Some(3));
     (0..50).rev().for_each(|fd| collector.push(holder(7, 1, fd)));
@@ -193,7 +193,7 @@ fn model(
 enum Step {
     Push(Holder),
     Prune,
-    /// Goes on with a new collector, to which this one is appended in the end.
+    /// Continues with a new collector, to which this one is appended at the end.
     Split,
 }
 

@@ -76,7 +76,7 @@ fn a_path_leads_through_an_array_to_its_first_structure() {
 }
 
 #[test]
-fn what_is_not_as_it_is_asked_for_is_named() {
+fn an_unexpected_member_is_named_in_the_error() {
     let bytes = few_types();
     let btf = Btf::parse(&bytes, &NAMES).unwrap();
     let named = |member: &str| ("outer".to_owned(), member.to_owned());

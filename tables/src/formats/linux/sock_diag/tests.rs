@@ -24,7 +24,7 @@ fn request(file: SocketTable) -> Request {
 }
 
 #[test]
-fn a_request_for_tcp_asks_for_every_state_that_proc_net_lists() {
+fn a_tcp_request_selects_every_state_that_proc_net_lists() {
     let expected = bytes(
         "48000000    # nlmsg_len: 16 + 56
          1400        # nlmsg_type: SOCK_DIAG_BY_FAMILY
@@ -46,7 +46,7 @@ fn a_request_for_tcp_asks_for_every_state_that_proc_net_lists() {
 }
 
 #[test]
-fn a_request_for_ports_carries_a_program_that_jumps_over_the_end_when_one_does_not_fit() {
+fn a_program_for_ports_jumps_beyond_the_end_without_a_match() {
     let ports = request(SocketTable::Udp6).with_local_ports(53..=80).with_remote_ports(0..=1023);
     let expected = bytes(
         "1c00        # nla_len: 4 + 24
@@ -86,7 +86,7 @@ fn a_request_for_mptcp_names_it_in_an_attribute() {
 }
 
 #[test]
-fn a_request_for_unix_sockets_asks_for_names_peers_queues_and_uids() {
+fn a_unix_request_selects_names_peers_queues_and_uids() {
     let expected = bytes(
         "28000000 1400 0103 01000000 00000000    # nlmsghdr
          01          # sdiag_family: AF_UNIX
@@ -101,7 +101,7 @@ fn a_request_for_unix_sockets_asks_for_names_peers_queues_and_uids() {
 }
 
 #[test]
-fn a_request_for_packet_sockets_asks_for_the_interface_and_the_queues() {
+fn a_packet_request_selects_the_interface_and_the_queues() {
     let expected = bytes(
         "24000000 1400 0103 01000000 00000000    # nlmsghdr
          11          # sdiag_family: AF_PACKET
@@ -115,13 +115,13 @@ fn a_request_for_packet_sockets_asks_for_the_interface_and_the_queues() {
 }
 
 #[test]
-fn ping_sockets_cannot_be_asked_for() {
+fn ping_sockets_have_no_request() {
     assert_eq!(Request::of(SocketTable::Icmp), None);
     assert_eq!(Request::of(SocketTable::Icmp6), None);
 }
 
 #[test]
-fn states_are_the_bits_of_their_numbers_and_an_unfinished_handshake_has_two() {
+fn states_are_bits_and_an_unfinished_handshake_has_two() {
     let mask = |states| request(SocketTable::Tcp).in_states(states).to_bytes(1)[20..24].to_vec();
     assert_eq!(mask(States::admitting(|state| state == TcpState::Listen)), bytes("00040000"));
     assert_eq!(mask(States::admitting(|state| state == TcpState::SynRecv)), bytes("08100000"));
@@ -177,7 +177,7 @@ fn an_answer_about_tcp_gives_a_socket() {
 }
 
 #[test]
-fn protocols_without_states_have_none_and_a_raw_socket_has_no_remote_port() {
+fn udp_has_no_state_and_a_raw_socket_no_remote_port() {
     let raw = request(SocketTable::Raw6).parse(&bytes(INET)).unwrap().socket;
     assert_eq!((raw.protocol(), raw.state(), raw.details.kind), (Some(255), "", 3));
     assert_eq!((raw.local().unwrap().port, raw.remote().unwrap().port), (8080, 0));
@@ -192,7 +192,7 @@ fn protocols_without_states_have_none_and_a_raw_socket_has_no_remote_port() {
 }
 
 #[test]
-fn an_answer_of_another_family_than_asked_for_is_malformed() {
+fn an_answer_of_another_family_is_malformed() {
     for file in [SocketTable::Tcp, SocketTable::Unix, SocketTable::Packet] {
         assert_eq!(request(file).parse(&bytes(INET)), Err(Malformed));
     }
@@ -226,7 +226,7 @@ fn unix(name: &[u8]) -> Socket {
 }
 
 #[test]
-fn a_unix_listener_comes_with_the_connections_that_wait_in_its_queue() {
+fn a_unix_listener_has_the_connections_in_its_accept_queue() {
     let socket = unix(b"/run/socket\0");
     assert_eq!(socket.inode, 42);
     assert_eq!(socket.binding, Binding::Unix { path: b"/run/socket"[..].into() });
@@ -258,7 +258,7 @@ fn a_unix_name_is_what_proc_net_prints_and_whole() {
 }
 
 #[test]
-fn an_answer_about_a_packet_socket_gives_ethertype_and_interface() {
+fn a_packet_socket_has_its_ethertype_and_interface() {
     let message = bytes(
         "11          # pdiag_family: AF_PACKET
          03          # pdiag_type: SOCK_RAW
@@ -285,7 +285,7 @@ fn an_answer_about_a_packet_socket_gives_ethertype_and_interface() {
 }
 
 #[test]
-fn a_request_for_netlink_sockets_asks_for_all_protocols_and_the_queues() {
+fn a_netlink_request_selects_all_protocols_and_the_queues() {
     let expected = bytes(
         "24000000 1400 0103 01000000 00000000    # nlmsghdr
          10          # sdiag_family: AF_NETLINK
@@ -326,7 +326,7 @@ fn an_answer_about_a_netlink_socket_gives_protocol_and_ports() {
 }
 
 #[test]
-fn a_request_for_vsock_sockets_asks_for_every_state() {
+fn a_vsock_request_selects_every_state() {
     let expected = bytes(
         "28000000 1400 0103 01000000 00000000    # nlmsghdr
          28          # sdiag_family: AF_VSOCK
@@ -395,7 +395,7 @@ fn an_sctp_socket_and_its_associations_have_states_of_their_own() {
 }
 
 #[test]
-fn messages_end_with_what_ended_them_and_those_of_other_requests_are_skipped() {
+fn messages_end_with_the_error_and_skip_other_requests() {
     let read = |text: &str| {
         let datagram = bytes(text);
         let mut messages = Messages::new(&datagram, 7);
@@ -499,7 +499,7 @@ fn captured_dumps_give_the_same_rows_as_the_files_of_proc_net() {
 }
 
 #[test]
-fn captured_dumps_tell_more_than_the_files_and_never_another_thing() {
+fn captured_dumps_agree_with_the_files_and_have_more_details() {
     for (file, dump, text) in CAPTURE {
         let printed = printed(file, text);
         for socket in replay(&request(file), dump).unwrap().0 {
@@ -531,7 +531,7 @@ fn a_captured_mptcp_dump_has_the_inodes_of_the_first_subflows() {
 }
 
 #[test]
-fn sockets_that_are_only_bound_come_as_closed_and_are_in_no_file() {
+fn bound_inactive_sockets_are_closed_and_in_no_file() {
     let request = request(SocketTable::Tcp);
     let (sockets, _) = replay(&request, BOUND_INACTIVE).unwrap();
     let [socket] = &sockets[..] else { panic!("{sockets:?}") };
@@ -541,7 +541,7 @@ fn sockets_that_are_only_bound_come_as_closed_and_are_in_no_file() {
 }
 
 #[test]
-fn a_kernel_without_the_list_says_enoent_at_the_end() {
+fn a_kernel_without_the_list_ends_with_enoent() {
     assert_eq!(replay(&request(SocketTable::Raw), NO_RAW), Ok((vec![], Some(2))));
 }
 
@@ -601,7 +601,7 @@ proptest! {
     }
 
     #[test]
-    fn a_program_for_ports_is_what_the_kernel_accepts_and_decides_as_the_ranges_do(
+    fn a_program_for_ports_is_valid_and_selects_the_ranges(
         local in any::<(u16, u16)>(), remote in any::<(u16, u16)>(), ports in any::<(u16, u16)>(),
     ) {
         let (local, remote) = (local.0..=local.1, remote.0..=remote.1);
@@ -617,7 +617,7 @@ proptest! {
 }
 
 #[test]
-fn a_half_is_asked_for_by_the_port_that_differs_from_socket_to_socket() {
+fn a_half_is_selected_by_the_ephemeral_port() {
     let [lower, upper] = request(SocketTable::Tcp).halves().unwrap();
     let program = |half: Request| half.to_bytes(1)[72..].to_vec();
     let expected = [

@@ -34,7 +34,7 @@ fn an_empty_list_has_one_header_and_no_sockets() {
 }
 
 #[test]
-fn a_list_says_how_many_it_counts_and_how_many_stand_there() {
+fn a_list_has_its_count_and_its_number_of_groups() {
     for list in PcbList::ALL {
         let head = header(list, 250, 5);
         let listing = list.parse(&[&head[..], &head].concat()).unwrap();
@@ -42,7 +42,7 @@ fn a_list_says_how_many_it_counts_and_how_many_stand_there() {
         // Cut before the first socket: nothing is known.
         assert_eq!(list.parse(&head).unwrap().end, End::Truncated, "{list:?}");
     }
-    // One that is left out stands there too.
+    // A skipped group is counted too.
     let list = PcbList::Udp;
     let socket = |handle, generation| KernelSocket { handle, generation, ..Default::default() };
     let groups = [socket(1, 5), socket(2, 6)].map(|it| it.group(list, Layout::Macos13)).concat();
@@ -143,7 +143,7 @@ fn a_socket_that_came_after_the_header_is_left_out() {
 }
 
 #[test]
-fn records_of_a_kind_that_is_not_known_are_skipped() {
+fn records_of_an_unknown_kind_are_skipped() {
     let value = fixture(TCP4, None);
     // 13 bytes, and 3 to the next record.
     let unknown = [&[13, 0, 0, 0, 0, 4, 0, 0], &[0xff; 8][..]].concat();
@@ -155,7 +155,7 @@ fn records_of_a_kind_that_is_not_known_are_skipped() {
 }
 
 #[test]
-fn records_that_have_grown_are_read_as_far_as_they_are_known() {
+fn the_known_fields_of_longer_records_are_read() {
     let value = fixture(TCP4, None);
     let expected = PcbList::Tcp.parse(&value);
     for (at, length) in [(24, 104), (128, 104), (232, 32), (264, 32), (296, 136), (432, 204_u32)] {

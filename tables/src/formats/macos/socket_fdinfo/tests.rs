@@ -23,7 +23,7 @@ fn made(socket: &KernelSocket) -> Held {
 }
 
 #[test]
-fn a_tcp_socket_is_read_with_all_that_the_answer_says() {
+fn a_tcp_socket_is_read_with_all_fields_of_the_record() {
     let binding = Binding::Inet {
         v6: false,
         protocol: 6,
@@ -46,7 +46,7 @@ fn a_tcp_socket_is_read_with_all_that_the_answer_says() {
 }
 
 #[test]
-fn a_udp_socket_of_ipv6_is_read_with_all_that_the_answer_says() {
+fn a_udp6_socket_is_read_with_all_fields_of_the_record() {
     let binding = Binding::Inet {
         v6: true,
         protocol: 17,
@@ -114,7 +114,7 @@ fn an_ipv6_socket_that_talks_ipv4_has_ipv4_addresses() {
 }
 
 #[test]
-fn raw_sockets_have_the_number_of_the_kernels_entry_for_their_protocol() {
+fn raw_sockets_have_the_number_of_their_protocol_entry() {
     // That of all protocols without an entry of their own is 0, and nothing else here soi_kind the protocol.
     for (protocol, raw_protocol) in [(1, 1), (58, 58), (255, 255), (0, 89)] {
         let socket =
@@ -124,7 +124,7 @@ fn raw_sockets_have_the_number_of_the_kernels_entry_for_their_protocol() {
 }
 
 #[test]
-fn a_socket_without_its_protocols_part_has_no_addresses_and_no_state() {
+fn a_socket_without_a_control_block_has_no_addresses() {
     for (family, shown, address) in [(2, 2, "0.0.0.0"), (30, 10, "::")] {
         let socket =
             made(&KernelSocket { soi_kind: 0, family, handle: 7, ..Default::default() }).socket;
@@ -185,7 +185,7 @@ fn a_vsock_socket_has_its_ends() {
 }
 
 #[test]
-fn families_without_more_to_tell_keep_their_number() {
+fn families_without_details_keep_their_number() {
     // PF_ROUTE, PF_KEY, AF_MULTIPATH.
     for family in [17, 29, 39] {
         let socket =
@@ -211,7 +211,7 @@ fn a_cut_answer_is_malformed_as_far_as_its_kind_needs() {
 }
 
 #[test]
-fn an_answer_that_has_grown_is_read_as_far_as_it_is_known() {
+fn the_known_fields_of_a_longer_record_are_read() {
     for text in [TCP4, UDP6, UNIX_LISTENER] {
         let answer = fixture(text, Some(LENGTH));
         assert_eq!(parse(&[&answer[..], &[0xee; 40]].concat()), parse(&answer));

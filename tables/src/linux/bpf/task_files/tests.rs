@@ -53,7 +53,7 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
         return;
     }
     one.unwrap();
-    // Before Linux 6.7 another thread may tell it as well, which counts once in the end.
+    // Before Linux 6.7 another thread can show it too; it counts once.
     ours.dedup();
     assert_eq!((ours, others), (vec![holder], 0));
     let mut nobodys = 0;
@@ -61,7 +61,7 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
         nobodys += 1;
         Ok(())
     });
-    // No process, or one whose first thread holds nothing.
+    // No process, or a process whose first thread has no socket.
     let is_as_expected = match nobody {
         Ok(()) => files.reads_all_threads(),
         Err(PassError::MissesThreads { pid: i32::MAX }) => !files.reads_all_threads(),

@@ -1,7 +1,7 @@
-//! First reading, holders and second reading → sockets of the answer.
+//! First read, holders and second read → sockets of the answer.
 //!
-//! What any of the three showed is in the answer. A socket without a holder that is gone at the second
-//! reading is shown as what it has become, or as closed during the scan.
+//! The answer has every socket that one of the three showed. A socket without a holder that is not in the
+//! second read is shown as the socket that replaced it, or as closed during the scan.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -16,24 +16,23 @@ use crate::model::omission::Omissions;
 use crate::model::socket_table::SocketTable;
 use crate::model::{EndpointKey, Family, Presence, Socket};
 
-/// All that a full scan has read.
+/// The results of all reads of a full scan.
 pub(super) struct Reading {
     pub(super) listing: Listing,
-    /// Those of the listing, sorted.
+    /// The inodes of the listing, sorted.
     pub(super) inodes: Vec<u64>,
     /// Sockets that came with their holders.
     pub(super) records: HashMap<(SocketTable, u64), Socket>,
-    /// Of each run of the listing.
+    /// The second reads, one for each run of the listing.
     pub(super) readings: Vec<Option<SecondRead>>,
 }
 
 /// The sockets of the answer.
 pub(super) struct Reconciled {
     pub(super) all: Vec<Socket>,
-    /// Tables in which an endpoint has another socket than before, and what is there now and was before.
+    /// Tables with an endpoint whose socket was replaced during the scan.
     pub(super) replaced: Vec<Replaced>,
-    /// The inodes of sockets that some table lists, whether or not they are in the answer; only if
-    /// sockets that no table lists are.
+    /// The inodes of all listed sockets, in the answer or not. Empty unless the answer has unlisted sockets.
     pub(super) listed: HashSet<u64>,
     pub(super) spoofable: HashSet<u64>,
 }
@@ -44,7 +43,7 @@ pub(super) struct Replaced {
     pub(super) closed: Vec<Socket>,
 }
 
-/// What becomes of a listed socket.
+/// The fate of a listed socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Kept,
@@ -53,7 +52,7 @@ enum Fate {
 }
 
 impl Reconciled {
-    /// Whether some table lists a socket of that inode.
+    /// Whether a table lists a socket with this inode.
     pub(super) fn lists(&self, inode: u64) -> bool {
         self.listed.contains(&inode)
     }
@@ -114,20 +113,19 @@ impl Reading {
     }
 }
 
-/// What decides the fate of listed sockets.
+/// Decides the fate of listed sockets.
 struct Judge<'a> {
     scan: &'a Scan<'a>,
     holders: &'a Holders,
-    /// Connections that have a holder now.
+    /// Connections that now have a holder.
     become_held: HashSet<(SocketTable, EndpointKey)>,
     recurring: HashSet<u64>,
-    /// Recurring sockets that are kept already.
+    /// Recurring sockets that are already kept.
     seen: HashSet<(u64, SocketTable)>,
 }
 
 impl Judge<'_> {
-    /// Sets the fate of each socket of a run; returns those without a holder that closed, and had
-    /// endpoints.
+    /// Sets the fate of each socket of a run; returns the closed sockets without a holder and with endpoints.
     fn judge(
         &mut self,
         run: &Run,
@@ -163,7 +161,7 @@ impl Judge<'_> {
         holders: &[Holder],
         omissions: &mut Omissions,
     ) -> Fate {
-        // Of two records of which one can be forged, both are shown.
+        // If one of two records can be forged, both are shown.
         let is_again = self.recurring.contains(&socket.inode)
             && !run.source.is_spoofable(run.table)
             && !self.seen.insert((socket.inode, run.table));
@@ -174,7 +172,7 @@ impl Judge<'_> {
         if is_other || is_again { Fate::Dropped } else { Fate::Kept }
     }
 
-    /// Sockets of the second reading that are in the answer, besides those with records.
+    /// The new sockets of the second read that are in the answer and have no record.
     fn opened(
         &self,
         run: &Run,
@@ -197,12 +195,12 @@ impl Judge<'_> {
     }
 }
 
-/// The sockets that the second reading alone has.
+/// The sockets that only the second read has.
 fn new_of(reading: Option<&SecondRead>) -> impl Iterator<Item = &Socket> {
     reading.map(|reading| &reading.new).into_iter().flatten()
 }
 
-/// The connections of records, and those of the second reading that have a holder.
+/// The connections of records, and those of the second read that have a holder.
 fn become_held(
     records: &HashMap<(SocketTable, u64), Socket>,
     runs: &[Run],
@@ -229,8 +227,8 @@ fn carry_out(fates: &[Fate], sockets: &mut Vec<Socket>) {
     });
 }
 
-/// Replaces sockets that a file listed by the records that came with their holders; those left are of
-/// sockets that no table listed. What waits in a queue, where a record does not show it, stays.
+/// Replaces sockets that a file listed by the records of their holders. The remaining records are of unlisted
+/// sockets. A receive queue that the record lacks is taken from the file.
 ///
 /// Returns the indices of other lines about the same sockets, which are forged.
 fn complete_from(
@@ -261,7 +259,7 @@ fn complete_from(
     again
 }
 
-/// The tables and endpoints of these sockets, as far as they are connected.
+/// The tables and endpoints of the connected ones of these sockets.
 fn connected_keys<'a>(
     sockets: impl Iterator<Item = (SocketTable, &'a Socket)>,
 ) -> HashSet<(SocketTable, EndpointKey)> {
@@ -269,7 +267,8 @@ fn connected_keys<'a>(
     connected.filter_map(|(table, socket)| Some((table, socket.endpoint_key()?))).collect()
 }
 
-/// Of a connection that had no file: it was accepted meanwhile, or its endpoints were connected anew.
+/// The fate of a connection without a file: it was accepted during the scan, or another connection has its
+/// endpoints.
 fn fate_without_file(
     table: SocketTable,
     socket: &Socket,
@@ -281,7 +280,7 @@ fn fate_without_file(
     if is_held { Fate::Dropped } else { Fate::Kept }
 }
 
-/// Of a socket that has a file and no holder.
+/// The fate of a socket with a file and without a holder.
 fn fate_without_holder(
     table: SocketTable,
     socket: &Socket,
@@ -290,7 +289,7 @@ fn fate_without_holder(
 ) -> Fate {
     let Some(reading) = reading else { return Fate::Kept };
     if let Some(&has_address) = reading.in_other_table.get(&socket.inode)
-        && is_rather(socket, has_address)
+        && is_shown_by_other_table(socket, has_address)
     {
         return Fate::Dropped;
     }
@@ -302,8 +301,8 @@ fn fate_without_holder(
     if has_become { Fate::Dropped } else { Fate::Closed }
 }
 
-/// The inodes that are listed twice without a reason: such a socket was connected to another port while its
-/// table was read in halves. The parts of an MPTCP connection or an SCTP socket share an inode.
+/// The inodes that are listed twice since the socket was connected to another port while its table was read in
+/// halves. The parts of an MPTCP connection or an SCTP socket share an inode, and do not count.
 fn recurring_inodes(scan: &Scan, inodes: &[u64], holders: &Holders) -> HashSet<u64> {
     let alike = inodes.chunk_by(|a, b| a == b).filter(|alike| alike.len() > 1);
     let may_recur = |_: &[u8], candidates: Candidates| candidates.may_recur();
@@ -311,10 +310,10 @@ fn recurring_inodes(scan: &Scan, inodes: &[u64], holders: &Holders) -> HashSet<u
     alike.filter_map(<[u64]>::first).copied().filter(recurs).collect()
 }
 
-/// Whether a ping socket that both families' tables list, and whose holder does not show its protocol, is
-/// shown as the other table lists it: the table in which it has an address is right, and if it has none, the
-/// socket is shown as one of IPv4.
-fn is_rather(socket: &Socket, has_address_in_other_table: bool) -> bool {
+/// Whether a ping socket is shown as the other table lists it. This is for a socket that the tables of both
+/// families list, and whose protocol its holder does not show. The table with an address is right; without an
+/// address, the socket is shown as IPv4.
+fn is_shown_by_other_table(socket: &Socket, has_address_in_other_table: bool) -> bool {
     if socket.family() == Some(Family::Inet as u8) {
         has_address_in_other_table
     } else {

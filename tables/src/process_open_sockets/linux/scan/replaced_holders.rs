@@ -1,5 +1,5 @@
-//! The holders of sockets that replaced others during a scan: a process that binds the same port again and
-//! again holds another socket in each step of the scan.
+//! The holders of sockets that replaced others during a scan: a process that repeatedly binds the same port
+//! holds another socket in each step of the scan.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::model::holders::{Holder, HolderCollector, Holders};
 use crate::model::report::Report;
 use crate::model::{EndpointKey, Presence, Socket};
 
-/// How often descriptors and the table are read in turn, without BPF,
+/// Without BPF, the maximum number of alternate reads of descriptors and the table,
 const ATTEMPTS: usize = 8;
-/// and for how long.
+/// and the time for them.
 const BUDGET: Duration = Duration::from_millis(100);
 
 impl Scan<'_> {
-    /// Looks for a socket with a holder at each endpoint whose socket was replaced and where none has one.
-    /// Returns the sockets and holders of the answer with those found.
+    /// For each endpoint whose socket was replaced and without a holder, finds a socket with a holder. Returns
+    /// the sockets and holders of the answer with the found ones.
     pub(super) fn find_replaced_holders(
         &self,
         mut reconciled: Reconciled,
@@ -34,7 +34,7 @@ impl Scan<'_> {
         if !has_replaced || self.deadline.has_passed() {
             return (reconciled, holders);
         }
-        // What cannot be read was counted before.
+        // Omissions were counted before.
         let mut again = Report::default();
         let (sockets, more) = match self.bpf {
             Some(bpf) => self.find_replaced_with_bpf(bpf, &reconciled.replaced, &mut again),
@@ -59,8 +59,8 @@ impl Scan<'_> {
         (reconciled, holders)
     }
 
-    /// Keeps of the replaced sockets those whose endpoint still has a socket, none of which has a holder;
-    /// returns whether any is left.
+    /// Keeps the replaced sockets whose endpoint still has a socket, but none with a holder; returns whether any
+    /// is left.
     fn retain_without_holder(&self, reconciled: &mut Reconciled, holders: &Holders) -> bool {
         if reconciled.replaced.is_empty() {
             return false;
@@ -90,7 +90,7 @@ impl Scan<'_> {
         !reconciled.replaced.is_empty()
     }
 
-    /// One more pass, for any socket at these endpoints.
+    /// Runs another pass, for all sockets with these endpoints.
     fn find_replaced_with_bpf(
         &self,
         bpf: &TaskFiles,
@@ -121,8 +121,8 @@ impl Scan<'_> {
         (sockets.into_values().collect(), holders.finish(|_| true))
     }
 
-    /// The processes that can hold such a socket: those that hold one that was not listed, or, where the
-    /// tables were read in part, all of the same user.
+    /// The processes that can hold such a socket: holders of unlisted sockets, or, if the tables were read in
+    /// part, all processes of the same user.
     fn suspects(&self, reconciled: &Reconciled, holders: &Holders, pids: &[i32]) -> Vec<i32> {
         let is_selected = |pid: &i32| self.is_walked(*pid);
         if self.plan.lists_all {

@@ -1,5 +1,5 @@
-//! The second reading of a socket table: are the sockets without a holder still there, and if not, what is
-//! listed in their place?
+//! The second read of a socket table: it shows whether the sockets without a holder are still listed, and
+//! which sockets have replaced them.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::{Range, RangeInclusive};
@@ -13,7 +13,7 @@ use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
 use crate::model::{EndpointKey, Socket, TcpState, Work};
 
-/// What a table shows when it is read again.
+/// The result of the second read of a table.
 #[derive(Debug, Default)]
 pub(super) struct SecondRead {
     /// The sockets without a holder that are still listed, and whether each has an address.
@@ -24,21 +24,21 @@ pub(super) struct SecondRead {
     pub(super) new: Vec<Socket>,
 }
 
-/// What a second reading looks for.
+/// The sockets that a second read selects.
 struct Targets<'a> {
     /// Sockets without a holder.
     unheld: &'a [&'a Socket],
     inodes: HashSet<u64>,
     endpoints: HashSet<EndpointKey>,
-    /// The inodes of the first reading, sorted.
+    /// The inodes of the first read, sorted.
     listed: &'a [u64],
     holders: &'a Holders,
 }
 
 impl Scan<'_> {
-    /// Reads the tables again in which a socket has no holder, though it has a file; for each run of the
-    /// listing what was found, or None if there is no such socket or the table could not be read.
-    /// `listed` are the inodes of the listing, sorted.
+    /// Reads the tables again that list a socket with a file but without a holder. Returns the result for each
+    /// run of the listing; None if the run has no such socket or the table could not be read. `listed` are
+    /// the inodes of the listing, sorted.
     pub(super) fn read_tables_again(
         &self,
         (listing, listed): (&Listing, &[u64]),
@@ -78,7 +78,7 @@ impl Scan<'_> {
         listing.runs.iter().map(look).collect()
     }
 
-    /// None if the table could not be read to its end: then it does not show what is gone.
+    /// None if the table could not be read to its end: then it does not show which sockets are closed.
     fn read_table_again(
         &self,
         namespace: &Namespace,
@@ -113,8 +113,8 @@ impl Scan<'_> {
         (!report.omissions.has_missing_sockets()).then_some(reading)
     }
 
-    /// The dump of all sockets with local ports like these, and, where the table has states, of those in
-    /// states like these: a port stays the same as long as the socket lives, and the state mostly does.
+    /// The dump of all sockets with the local ports of these, and with their states if the table has states: the
+    /// port of a socket never changes, and its state rarely.
     fn requests_for(
         &self,
         table: SocketTable,
@@ -129,7 +129,7 @@ impl Scan<'_> {
         (request, narrow)
     }
 
-    /// The sockets of a table that have one of these endpoints now.
+    /// The sockets of a table that now have one of these endpoints.
     pub(super) fn with_endpoints(
         &self,
         namespace: &Namespace,
@@ -155,7 +155,7 @@ impl Scan<'_> {
 }
 
 impl Targets<'_> {
-    /// Whether a socket that is not one of those without a holder belongs in the answer.
+    /// Whether a socket belongs in the answer that is not one of those without a holder.
     fn contains(&self, socket: &Socket) -> bool {
         let has_endpoint = match socket.endpoint_key() {
             Some(key) => self.endpoints.contains(&key),

@@ -128,8 +128,8 @@ fn tcp(inode: u64, state: TcpState, local: u16, remote: u16) -> Socket {
     Socket { inode, net_namespace: None, binding, details: Details::default() }
 }
 
-/// The answer's sockets as inode, state and presence, where the first reading listed these, the second,
-/// if there was one, showed that, and `records` came with their holders.
+/// The sockets of the answer as inode, state and presence. `listed` is the first read, `records` came with their
+/// holders.
 fn reconciled(
     listed: Vec<Socket>,
     held: &[u64],

@@ -12,10 +12,10 @@ use crate::model::socket_table::SocketTable;
 use crate::model::{Details, Socket};
 
 impl Scan<'_> {
-    /// The sockets of these inodes: as a table lists them now, if one does by now, otherwise with what
-    /// their descriptors show.
+    /// The sockets with these inodes: as a table lists them now, otherwise as their descriptors show them.
     ///
-    /// `spoofable` are inodes that a record lists as UNIX sockets, which is true of those that are.
+    /// `spoofable` are inodes that a spoofable record lists as UNIX sockets. The record is right if the socket is
+    /// one.
     pub(super) fn unlisted(
         &self,
         inodes: Vec<u64>,
@@ -26,7 +26,7 @@ impl Scan<'_> {
         report: &mut Report,
     ) -> Vec<Socket> {
         let filter = self.filter;
-        // Sorted, so that an answer looks like the last one.
+        // Sorted, so that the order is the same in each answer.
         let mut unlisted = BTreeMap::new();
         for inode in inodes {
             // A scan counts that its deadline has passed when it ends.
