@@ -13,7 +13,7 @@ const KERNEL: i32 = 0;
 
 /// All processes but the kernel.
 pub(crate) fn pids(calls: &Calls) -> io::Result<Vec<i32>> {
-    let bytes = whole(calls.pids)?;
+    let bytes = read_list(calls.pids)?;
     let (numbers, _) = bytes.as_chunks();
     let mut pids: Vec<i32> = numbers.iter().map(|&number| i32::from_ne_bytes(number)).collect();
     pids.retain(|&pid| pid > KERNEL);
@@ -24,7 +24,7 @@ pub(crate) fn pids(calls: &Calls) -> io::Result<Vec<i32>> {
 
 /// The descriptors of a process that are sockets.
 pub(crate) fn sockets(calls: &Calls, pid: i32) -> io::Result<Vec<i32>> {
-    let bytes = whole(|buffer| (calls.fds)(pid, buffer))?;
+    let bytes = read_list(|buffer| (calls.fds)(pid, buffer))?;
     let (entries, _) = bytes.as_chunks::<8>();
     let entry = |&[a, b, c, d, kind @ ..]: &[u8; 8]| {
         (i32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes(kind))
@@ -68,7 +68,7 @@ pub(crate) fn written(written: c_int, errno: c_int) -> io::Result<usize> {
 
 /// Reads a complete list. The kernel silently truncates a list at the end of the buffer, and the list can grow
 /// after its size was read. So a list that fills the buffer is read again, with a larger buffer.
-fn whole(call: impl Fn(&mut [u8]) -> io::Result<usize>) -> io::Result<Vec<u8>> {
+fn read_list(call: impl Fn(&mut [u8]) -> io::Result<usize>) -> io::Result<Vec<u8>> {
     /// Each doubles the room.
     const ATTEMPTS: usize = 10;
     let mut room = call(&mut [])?;
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_list_that_grows_after_its_size_was_read_is_read_again() {
         let length = Cell::new(8);
-        let list = whole(|buffer| {
+        let list = read_list(|buffer| {
             let held = length.get();
             if buffer.is_empty() {
                 return Ok(held);
@@ -150,12 +150,12 @@ mod tests {
 
     #[test]
     fn a_list_that_fills_every_buffer_is_an_error() {
-        let list = whole(|buffer| Ok(buffer.len().max(1)));
+        let list = read_list(|buffer| Ok(buffer.len().max(1)));
         assert_eq!(list.unwrap_err().to_string(), "the list grows too fast");
     }
 
     #[test]
     fn an_empty_list_is_no_error() {
-        assert_eq!(whole(|_| Ok(0)).unwrap(), []);
+        assert_eq!(read_list(|_| Ok(0)).unwrap(), []);
     }
 }

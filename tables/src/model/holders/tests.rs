@@ -112,15 +112,15 @@ fn a_collector_without_a_limit_keeps_all() {
 
 #[test]
 fn no_more_descriptors_are_checked_than_are_kept() {
-    let mut asked = Vec::new();
+    let mut checked = Vec::new();
     let mut collector = collector(Some(3));
     (0..50).rev().for_each(|fd| collector.push(holder(7, 1, fd)));
     (0..3).for_each(|fd| collector.push(holder(8, 1, fd)));
     let holders = collector.finish(|holder| {
-        asked.push((holder.inode, holder.fd));
+        checked.push((holder.inode, holder.fd));
         holder.fd % 2 == 1
     });
-    assert_eq!(asked, [(7, 0), (7, 1), (7, 2), (7, 3), (7, 4), (7, 5)]);
+    assert_eq!(checked, [(7, 0), (7, 1), (7, 2), (7, 3), (7, 4), (7, 5)]);
     assert_eq!(holders.of(7), [1, 3, 5].map(|fd| holder(7, 1, fd)));
     assert_eq!(holders.descriptors(&holder(7, 1, 1)), 47);
 }

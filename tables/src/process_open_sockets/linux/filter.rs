@@ -25,7 +25,7 @@ impl Filter {
 
     /// The dump of all sockets of a table; None if the table has no dump. With all families selected, it has
     /// bound-inactive sockets too, which `/proc/net` does not list.
-    pub(crate) fn whole(&self, table: SocketTable) -> Option<Request> {
+    pub(crate) fn full_request(&self, table: SocketTable) -> Option<Request> {
         let request = Request::of(table)?;
         let bound_only = self.families.contains(Families::UNLISTED);
         Some(if bound_only {

@@ -175,18 +175,18 @@ impl Comparison {
         };
         let mut expected = kept(&self.all);
         self.compared += expected.len();
-        let mut asked: Vec<_> =
+        let mut constrained: Vec<_> =
             constraints.iter().map(|(field, operator, text)| is(*field, *operator, text)).collect();
-        asked.push(here());
+        constrained.push(here());
         // The answer may have more rows: SQLite checks every row again.
-        let mut came = kept(&rows(&self.table, &asked));
+        let mut came = kept(&rows(&self.table, &constrained));
         if came != expected {
             // A connection of an earlier source is over by now, perhaps.
             self.all = rows(&self.table, &[here()]);
             expected = kept(&self.all);
-            came = kept(&rows(&self.table, &asked));
+            came = kept(&rows(&self.table, &constrained));
         }
-        assert_eq!(came, expected, "{:?} {asked:?}", self.source);
+        assert_eq!(came, expected, "{:?} {constrained:?}", self.source);
     }
 }
 

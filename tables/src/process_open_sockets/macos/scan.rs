@@ -169,7 +169,7 @@ impl<'a> Scan<'a> {
             omissions.add(OmissionKind::Record, || name(list));
         }
         if listing.end == End::Truncated {
-            omissions.add(OmissionKind::PcbList, || format!("{}: cut", name(list)));
+            omissions.add(OmissionKind::PcbList, || format!("{}: truncated", name(list)));
         }
         Some(listing)
     }

@@ -510,7 +510,7 @@ fn unreadable_lists_are_omissions_and_rows_of_holders_stay() {
     for (value, kind, first, unheld) in [
         (Err(EPERM), OmissionKind::PcbList, ": Operation not permitted (os error 1)", 0),
         (Ok(vec![]), OmissionKind::PcbList, ": not a list", 0),
-        (Ok(whole[..whole.len() - 200].to_vec()), OmissionKind::PcbList, ": cut", 1),
+        (Ok(whole[..whole.len() - 200].to_vec()), OmissionKind::PcbList, ": truncated", 1),
         (Ok([&head[..], &head].concat()), OmissionKind::Withheld, ": 0 of 250", 0),
     ] {
         let answered = query_rows(with_tcp(vec![value]), &[(Field::Protocol, "6")]);
@@ -544,12 +544,12 @@ fn a_list_is_withheld_if_it_shows_far_less_than_its_count() {
         .iter()
         .flat_map(|it| it.group(PcbList::Tcp, Layout::Macos13))
         .collect();
-    for (count, said) in [(2, None), (20, None), (21, Some("2 of 21")), (250, Some("2 of 250"))] {
+    for (count, shown) in [(2, None), (20, None), (21, Some("2 of 21")), (250, Some("2 of 250"))] {
         let head = header(PcbList::Tcp, count, 1_000_000);
         let answered =
             query_rows(with_tcp(vec![Ok([&head[..], &groups, &head].concat())]), &UNHELD_ROWS);
-        let said = said.map(|said| format!("net.inet.tcp.pcblist_n: {said}"));
-        let withheld = said.iter().map(|said| (OmissionKind::Withheld, 1, &**said));
+        let shown = shown.map(|shown| format!("net.inet.tcp.pcblist_n: {shown}"));
+        let withheld = shown.iter().map(|shown| (OmissionKind::Withheld, 1, &**shown));
         assert_eq!(
             kinds(&answered.omissions),
             withheld.chain([DENIED]).collect::<Vec<_>>(),
@@ -722,7 +722,7 @@ fn a_failed_second_read_removes_no_row_and_is_an_omission() {
     for (second, kind, first) in [
         (Err(EPERM), OmissionKind::PcbList, ": Operation not permitted (os error 1)"),
         (Ok(vec![]), OmissionKind::PcbList, ": not a list"),
-        (Ok(whole[..whole.len() - 200].to_vec()), OmissionKind::PcbList, ": cut"),
+        (Ok(whole[..whole.len() - 200].to_vec()), OmissionKind::PcbList, ": truncated"),
         (Ok([&head[..], &head].concat()), OmissionKind::Withheld, ": 0 of 250"),
     ] {
         let answered = query_rows(with_tcp(vec![Ok(whole.clone()), second]), &UNHELD_ROWS);

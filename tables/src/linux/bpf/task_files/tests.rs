@@ -56,16 +56,16 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     // Before Linux 6.7 another thread can show it too; it counts once.
     ours.dedup();
     assert_eq!((ours, others), (vec![holder], 0));
-    let mut nobodys = 0;
-    let nobody = files.run(Some(i32::MAX), false, Deadline::NEVER, |_, _| {
-        nobodys += 1;
+    let mut found = 0;
+    let result = files.run(Some(i32::MAX), false, Deadline::NEVER, |_, _| {
+        found += 1;
         Ok(())
     });
     // No process, or a process whose first thread has no socket.
-    let is_as_expected = match nobody {
+    let is_as_expected = match result {
         Ok(()) => files.reads_all_threads(),
         Err(PassError::MissesThreads { pid: i32::MAX }) => !files.reads_all_threads(),
         Err(_) => false,
     };
-    assert!(is_as_expected && nobodys == 0, "{nobody:?}, {nobodys} descriptors");
+    assert!(is_as_expected && found == 0, "{result:?}, {found} descriptors");
 }

@@ -123,7 +123,7 @@ impl Scan<'_> {
             }
             let start = listing.sockets.len();
             let source = if self.plan.unlisted {
-                let request = filter.whole(table);
+                let request = filter.full_request(table);
                 let mut all = Vec::new();
                 let source = session.read_all(table, request.as_ref(), &mut all, report, |_| true);
                 let inodes = all.iter().map(|socket| socket.inode);

@@ -405,7 +405,7 @@ impl SearchRun<'_> {
             }
             // The search ends when all held sockets are found, so it must find those too that do not match.
             // They are dropped here.
-            let request = scan.filter.whole(table);
+            let request = scan.filter.full_request(table);
             let spoofable = &mut found.spoofable;
             let mut take = |socket: &Socket, source: SocketSource, search: &mut Search| {
                 let is_found = search.finds(socket, table, source, forged);

@@ -48,7 +48,7 @@ impl Scan<'_> {
         sessions: &mut Sessions,
         report: &mut Report,
     ) -> Vec<Option<SecondRead>> {
-        let look = |run: &super::listing::Run| {
+        let read = |run: &super::listing::Run| {
             let sockets = listing.sockets.get(run.sockets.clone())?.iter();
             let ranges = ranges.get(run.sockets.clone())?;
             let is_unheld =
@@ -75,7 +75,7 @@ impl Scan<'_> {
             }
             Some(reading)
         };
-        listing.runs.iter().map(look).collect()
+        listing.runs.iter().map(read).collect()
     }
 
     /// None if the table could not be read to its end: then it does not show which sockets are closed.
@@ -120,7 +120,7 @@ impl Scan<'_> {
         table: SocketTable,
         like: &[&Socket],
     ) -> (Option<Request>, Option<Request>) {
-        let request = self.filter.whole(table).map(|request| match local_ports(like) {
+        let request = self.filter.full_request(table).map(|request| match local_ports(like) {
             Some(ports) => request.with_local_ports(ports),
             None => request,
         });

@@ -54,7 +54,7 @@ impl Scan<'_> {
                 if !unlisted.values().any(|(candidates, _)| candidates.contains(table)) {
                     continue;
                 }
-                let request = filter.whole(table);
+                let request = filter.full_request(table);
                 let mut session = sessions.open(namespace);
                 session.read(table, request.as_ref(), &mut sockets, report, |socket, source| {
                     let is_it =
