@@ -8,7 +8,7 @@
 //! The alternative is a worker process that is killed and restarted. It would have to pass on every row, load
 //! the BPF program after each restart, and use the memory of a second process. A killed worker also ends its
 //! other scans. Its advantage would be that it can end every wait that SIGKILL ends, but no step waits in any
-//! other way: see [`Process::root_identity`].
+//! other way: see `Process::root_identity`.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
