@@ -125,6 +125,79 @@ fn full_listener() -> (OwnedFd, TcpStream, u16) {
 /// A part of an example's text that identifies it, and cells of one of its rows.
 type Expected = (&'static str, Vec<(&'static str, String)>);
 
+/// What this test holds open, as text.
+struct Host {
+    /// Its pid.
+    me: String,
+    /// The port of a listener on the loopback, and of its client.
+    port: String,
+    client_port: String,
+    /// The port of a listener on all addresses.
+    outside: String,
+    /// The port of a listener with a full accept queue.
+    full_port: String,
+    /// The inode of a socket that one thread alone holds.
+    of_thread: String,
+    /// The inode of a socket with 151 descriptors.
+    copied: String,
+}
+
+/// What a row of each example has.
+fn expected(host: &Host) -> Vec<Expected> {
+    let Host { me, port, client_port, outside, full_port, of_thread, copied } = host;
+    let of_me = |more: &[(&'static str, &str)]| {
+        let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        [("pid", me.clone())].into_iter().chain(more).collect::<Vec<_>>()
+    };
+    let my_port = || of_me(&[("local_port", port)]);
+    let listed = || vec![("local_port", port.clone())];
+    vec![
+        (
+            "SELECT pid, local_address, local_port FROM process_open_sockets WHERE",
+            of_me(&[("local_port", outside)]),
+        ),
+        ("WHERE remote_address =", of_me(&[("remote_port", port), ("state", "ESTABLISHED")])),
+        ("SELECT fd, family, protocol", listed()),
+        ("SELECT DISTINCT pid, protocol", of_me(&[("protocol", "6"), ("state", "LISTEN")])),
+        ("SELECT a.pid, a.path, b.pid AS peer_pid FROM", of_me(&[("peer_pid", me)])),
+        ("net_namespace IN (SELECT", my_port()),
+        (
+            "SELECT holder_unknown, state",
+            vec![
+                ("holder_unknown", "accept_queue".to_owned()),
+                ("state", "ESTABLISHED".to_owned()),
+            ],
+        ),
+        ("SELECT holder_unknown, count", vec![("holder_unknown", "accept_queue".to_owned())]),
+        ("uid, interface FROM", of_me(&[("local_port", outside)])),
+        (
+            "USING (protocol, net_namespace)",
+            of_me(&[("peer_pid", me), ("local_port", client_port)]),
+        ),
+        ("b.path AS peer_path", of_me(&[("peer_pid", me), ("type", "1")])),
+        (
+            "rx_queue > tx_queue / 2",
+            of_me(&[("local_port", full_port), ("rx_queue", "1"), ("tx_queue", "1")]),
+        ),
+        ("GROUP BY cgroup_path", Vec::new()),
+        (
+            "HAVING descriptors",
+            of_me(&[
+                ("socket", copied),
+                ("descriptors", "151"),
+                ("rows", "100"),
+                ("rows_omitted", "0"),
+            ]),
+        ),
+        ("WHERE tid <> pid", of_me(&[("socket", of_thread)])),
+        (
+            "SELECT name, local_port FROM processes",
+            vec![("name", "readme".to_owned()), ("local_port", port.clone())],
+        ),
+        ("SELECT p.uid FROM processes", vec![("uid", "0".to_owned())]),
+    ]
+}
+
 #[test]
 fn every_example_returns_the_described_rows() {
     let test = "every_example_returns_the_described_rows";
@@ -132,7 +205,7 @@ fn every_example_returns_the_described_rows() {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (_server, from) = listener.accept().unwrap();
     let outside = TcpListener::bind("0.0.0.0:0").unwrap();
-    let (one, other) = UnixStream::pair().unwrap();
+    let _pair = UnixStream::pair().unwrap();
     let (copied, _peer) = UnixDatagram::pair().unwrap();
     let (_full, _waiting, full_port) = full_listener();
     let thread = Thread::start();
@@ -153,61 +226,19 @@ fn every_example_returns_the_described_rows() {
         ),
     );
     let is_host = scope[0]["scope"] == "1";
-    let of_me = |more: &[(&'static str, &str)]| {
-        let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
-        [("pid", me.clone())].into_iter().chain(more).collect::<Vec<_>>()
-    };
     let copies: Vec<UnixDatagram> = (0..150).map(|_| copied.try_clone().unwrap()).collect();
     let processes =
         format!("CREATE TABLE processes AS SELECT {me} AS pid, 'readme' AS name, 0 AS uid");
     connection.execute_batch(&processes).unwrap();
-    let my_port = || of_me(&[("local_port", &port)]);
-    let listed = || vec![("local_port", port.clone())];
-    let expected: Vec<Expected> = vec![
-        (
-            "SELECT pid, local_address, local_port FROM process_open_sockets WHERE",
-            of_me(&[("local_port", &outside)]),
-        ),
-        ("WHERE remote_address =", of_me(&[("remote_port", &port), ("state", "ESTABLISHED")])),
-        ("SELECT fd, family, protocol", listed()),
-        ("SELECT DISTINCT pid, protocol", of_me(&[("protocol", "6"), ("state", "LISTEN")])),
-        ("SELECT a.pid, a.path, b.pid AS peer_pid FROM", of_me(&[("peer_pid", &me)])),
-        ("net_namespace IN (SELECT", my_port()),
-        (
-            "SELECT holder_unknown, state",
-            vec![
-                ("holder_unknown", "accept_queue".to_owned()),
-                ("state", "ESTABLISHED".to_owned()),
-            ],
-        ),
-        ("SELECT holder_unknown, count", vec![("holder_unknown", "accept_queue".to_owned())]),
-        ("uid, interface FROM", of_me(&[("local_port", &outside)])),
-        (
-            "USING (protocol, net_namespace)",
-            of_me(&[("peer_pid", &me), ("local_port", &from.port().to_string())]),
-        ),
-        ("b.path AS peer_path", of_me(&[("peer_pid", &me), ("type", "1")])),
-        (
-            "rx_queue > tx_queue / 2",
-            of_me(&[("local_port", &full_port.to_string()), ("rx_queue", "1"), ("tx_queue", "1")]),
-        ),
-        ("GROUP BY cgroup_path", Vec::new()),
-        (
-            "HAVING descriptors",
-            of_me(&[
-                ("socket", &inode(&copied).to_string()),
-                ("descriptors", "151"),
-                ("rows", "100"),
-                ("rows_omitted", "0"),
-            ]),
-        ),
-        ("WHERE tid <> pid", of_me(&[("socket", &thread.socket.to_string())])),
-        (
-            "SELECT name, local_port FROM processes",
-            vec![("name", "readme".to_owned()), ("local_port", port.clone())],
-        ),
-        ("SELECT p.uid FROM processes", vec![("uid", "0".to_owned())]),
-    ];
+    let expected = expected(&Host {
+        me: me.clone(),
+        port: port.clone(),
+        outside,
+        client_port: from.port().to_string(),
+        full_port: full_port.to_string(),
+        of_thread: thread.socket.to_string(),
+        copied: inode(&copied).to_string(),
+    });
     // The pid, the port and the address in the examples are those of no process here.
     let here = |sql: &str| {
         let sql = sql.replace("812", &me).replace("5432", &port);
@@ -275,7 +306,7 @@ fn every_hidden_column_has_an_example_and_a_line_in_a_table() {
     let table = ProcessOpenSockets::new(Options::default());
     let hidden = table.columns().iter().filter(|it| it.options.contains(ColumnOptions::HIDDEN));
     let mut named = 0;
-    for name in hidden.map(|column| &*column.name) {
+    for name in hidden.map(|column| column.name) {
         assert!(examples().iter().any(|example| example.contains(name)), "{name}");
         let line = format!("| `{name}`");
         assert!(COLUMNS.contains(&line) || name == "tx_queue", "{name}");

@@ -1,10 +1,9 @@
-//! When a scan has to end.
+//! The deadline of a scan.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// The moment after which a scan reads nothing more, or a flag that says so earlier. What it has not read by
-/// then is an omission.
+/// A time after which a scan reads nothing more, or a flag that ends it earlier. The rest is an omission.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline<'a> {
     end: Option<Instant>,
@@ -12,7 +11,7 @@ pub(crate) struct Deadline<'a> {
 }
 
 impl Deadline<'_> {
-    /// That time from now. A time too long to be represented never ends.
+    /// A deadline after this time from now. A time too long to be represented never ends.
     pub(crate) fn after(time: Duration) -> Deadline<'static> {
         Deadline { end: Instant::now().checked_add(time), cancelled: None }
     }
@@ -27,12 +26,12 @@ impl Deadline<'_> {
 impl<'a> Deadline<'a> {
     pub(crate) const NEVER: Deadline<'static> = Deadline { end: None, cancelled: None };
 
-    /// That moment, or never; or as soon as the flag is set.
+    /// A deadline at this time, or never; or when the flag is set.
     pub(crate) fn new(end: Option<Instant>, cancelled: &'a AtomicBool) -> Deadline<'a> {
         Deadline { end, cancelled: Some(cancelled) }
     }
 
-    /// The earlier of this deadline and that time from now.
+    /// The earlier of this deadline and the time from now.
     pub(crate) fn or_after(self, time: Duration) -> Deadline<'a> {
         let other = Instant::now().checked_add(time);
         let end = match (self.end, other) {

@@ -12,7 +12,7 @@
 /// ```
 ///
 /// `Planet::ALL` has the variants in this order, `Planet::Earth.row()` is a `&'static Body`, and
-/// `Planet::Earth as usize` the place of both.
+/// `Planet::Earth as usize` the index of both.
 macro_rules! enum_table {
     (
         $(#[$about_enum:meta])*

@@ -1,14 +1,14 @@
-//! What is known about this host, as tables.
+//! Tables about this host.
 //!
-//! This crate collects; it knows neither osquery's Thrift interface nor SQLite. Whoever talks to
-//! people or to osquery goes through [`Table`].
+//! This crate collects rows. It depends neither on osquery's Thrift interface nor on SQLite. The extension
+//! and the shell use it through [`Table`].
 
 mod deadline;
 mod enum_table;
 mod formats;
 #[cfg(target_os = "linux")]
 mod linux;
-// All of it but the system calls is tested on any system.
+// The tests of everything but the system calls run on any system.
 #[cfg(any(target_os = "macos", test))]
 mod macos;
 mod model;
@@ -29,7 +29,13 @@ pub use table::{
 };
 pub use water_level::water_level;
 
-/// The tables, in the order of the help and of `schema`. Nothing is opened before the first query.
+/// Returns the tables, in the order of `--help` and `schema`. No file is opened before the first query.
+///
+/// ```
+/// let tables = tables::tables(&tables::Options::default());
+/// let names: Vec<&str> = tables.iter().map(|table| table.name()).collect();
+/// assert_eq!(names, ["process_open_sockets"]);
+/// ```
 pub fn tables(options: &Options) -> Vec<Arc<dyn Table>> {
     vec![Arc::new(ProcessOpenSockets::new(options.clone()))]
 }

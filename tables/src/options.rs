@@ -1,4 +1,4 @@
-//! The settings of the tables: one row a flag, and what the flags set.
+//! The settings of the tables: one row for each flag, and the options that the flags set.
 
 use std::fmt;
 use std::io;
@@ -8,42 +8,41 @@ use std::time::Duration;
 use crate::model::holders::{DEFAULT_DESCRIPTORS_PER_SOCKET, HolderLimits};
 use crate::model::{Families, Source};
 
-/// How the tables collect.
+/// The options of the tables.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The mount of proc that is read.
+    /// The mount of proc to read.
     pub procfs: PathBuf,
-    /// Who tells what sockets there are.
+    /// The source of the socket list.
     pub source: Source,
-    /// How many files the host must have open for BPF to be used if the source is `Auto`: to load the program
-    /// takes some milliseconds. None forbids it, whatever the source.
+    /// The minimum number of open files on the host for BPF, if the source is `Auto`: to load the program takes some
+    /// milliseconds. None disables BPF for every source.
     pub bpf_from_files: Option<u64>,
-    /// For how long tables of sockets that were read for one lookup by pid may answer others; zero
-    /// for not at all. What they show may be that old; whatever has come since is found.
+    /// How long a socket table that was read for a lookup by pid is reused for others; zero disables this. The rows
+    /// can be this old, but newer sockets are found.
     pub snapshot_ttl: Duration,
-    /// Whether threads that have a descriptor table of their own (CLONE_FILES in clone(2)) are read.
+    /// Whether the file descriptor tables of threads (CLONE_FILES in clone(2)) are read.
     pub threads: Threads,
-    /// How long one scan may take. What it has not read by then is counted and reported.
+    /// The time limit of one scan. The omissions are counted and reported.
     pub scan_timeout: Duration,
-    /// Which sockets there are rows of.
+    /// The selected kinds of sockets.
     pub families: Families,
-    /// How many descriptors of one socket a process has rows for: the lowest are kept, and the column
+    /// The maximum number of rows for the descriptors of a process and socket: the lowest are kept, and the column
     /// `descriptors` counts all. None keeps all.
     pub descriptors_per_socket: Option<u32>,
-    /// How many file descriptors one scan keeps at most, besides one of each socket; None for all. Beyond
-    /// that, the users with the most are reduced to a common level, and the column `rows_omitted` says by
-    /// how much.
+    /// The maximum number of file descriptors of one scan, besides one of each socket; None for all. Beyond it, the
+    /// users with the most are reduced to a common level, and the column `rows_omitted` counts the rest.
     pub max_holders: Option<usize>,
 }
 
-/// Whether threads that have a descriptor table of their own are read.
+/// When the file descriptor tables of threads are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// Where it costs next to nothing: with BPF on Linux 6.7 and later.
+    /// If it costs almost nothing: with BPF on Linux 6.7 and later.
     Auto,
-    /// With every source.
+    /// Always.
     On,
-    /// With none.
+    /// Never.
     Off,
 }
 
@@ -68,15 +67,14 @@ impl Options {
         HolderLimits { per_socket: self.descriptors_per_socket, max: self.max_holders }
     }
 
-    /// The same for answers to osquery, which takes some hundred thousand rows: memory is bounded.
+    /// The defaults for answers to osquery, which accepts some hundred thousand rows: memory is bounded.
     #[must_use]
     pub fn for_osquery(self) -> Options {
         const MAX_HOLDERS: usize = 1_000_000;
         Options { max_holders: Some(MAX_HOLDERS), ..self }
     }
 
-    /// The same for a process that ends after a query or two: BPF only on a host that has so many files open
-    /// that it pays.
+    /// The defaults for a process that ends after few queries: BPF is used only on a host with many open files.
     #[must_use]
     pub fn for_one_query(self) -> Options {
         const BUSY: u64 = 10_000;
@@ -89,18 +87,18 @@ impl Options {
 pub struct TableOption {
     /// The flag, without the dashes.
     pub flag: &'static str,
-    /// The variable, since osquery passes no flag but its own to an extension.
+    /// The environment variable, since osquery passes only its own flags to an extension.
     pub variable: &'static str,
     /// What the flag does, for `--help`.
     pub help: &'static str,
-    /// What the flag takes, and what it sets.
+    /// The argument of the flag, and the option that it sets.
     pub value: OptionValue,
 }
 
-/// What a flag takes. Each function checks the value and sets it.
+/// The argument of a flag. Each function checks the value and sets the option.
 #[derive(Clone, Copy, Debug)]
 pub enum OptionValue {
-    /// Nothing.
+    /// No argument.
     Switch(fn(&mut Options)),
     /// A path.
     Path {
@@ -126,7 +124,7 @@ pub enum OptionValue {
     },
 }
 
-/// Why a flag does not take a value.
+/// Why a value of a flag is invalid.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OptionError {
@@ -137,7 +135,7 @@ pub enum OptionError {
         /// The greatest value.
         max: u64,
     },
-    /// None of the names that there are.
+    /// Not one of the names.
     UnknownName {
         /// The value.
         name: String,
@@ -266,7 +264,7 @@ pub(crate) const PROCESS_OPEN_SOCKETS: &[TableOption] = &[
     },
 ];
 
-/// A wrong directory is found at the start, not by the first query.
+/// Checks the directory at the start, not at the first query.
 #[cfg(target_os = "linux")]
 fn set_procfs(options: &mut Options, path: &Path) -> Result<(), OptionError> {
     path.read_dir().map_err(OptionError::Unreadable)?;
@@ -298,7 +296,7 @@ fn set_snapshot_ttl(options: &mut Options, text: &str) -> Result<(), OptionError
     Ok(())
 }
 
-/// The words of a switch count too, since the flag was one.
+/// Accepts the words of a switch too, since an earlier version had a switch.
 #[cfg(target_os = "linux")]
 fn set_threads(options: &mut Options, text: &str) -> Result<(), OptionError> {
     options.threads = match &*text.to_ascii_lowercase() {

@@ -1,6 +1,6 @@
-//! The shape of a table, of a request to it, and of its answer.
+//! A table, a query of it, and the rows of the answer.
 //!
-//! Types, options and operators are osquery's (`osquery/core/tables.h`), with its numbers.
+//! Types, options and operators are those of osquery (`osquery/core/tables.h`), with the same numbers.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use bitflags::bitflags;
 use crate::model::User;
 use crate::options::TableOption;
 
-/// How a column's values are typed in SQL.
+/// The SQL type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnType {
     /// A number that fits 32 bits.
@@ -33,18 +33,18 @@ impl ColumnType {
 }
 
 bitflags! {
-    /// What the planner may do with a column: osquery's `ColumnOptions`.
+    /// Properties of a column for the planner: osquery's `ColumnOptions`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct ColumnOptions: u32 {
-        /// Constraints are passed on, and a value is taken to name one row.
+        /// SQLite passes constraints to the table, and assumes that a value identifies one row.
         const INDEX = 1;
-        /// A query without a constraint on this column is refused.
+        /// osquery rejects a query without a constraint on this column.
         const REQUIRED = 2;
-        /// Constraints are passed on.
+        /// SQLite passes constraints to the table.
         const ADDITIONAL = 4;
-        /// A list of `IN` is passed whole instead of one request a value.
+        /// SQLite passes an `IN` list in one request, instead of one request for each value.
         const OPTIMIZED = 8;
-        /// `SELECT *` leaves the column out.
+        /// `SELECT *` does not include the column.
         const HIDDEN = 16;
     }
 }
@@ -52,18 +52,18 @@ bitflags! {
 /// A column of a [`Table`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// Its name in SQL.
+    /// The name in SQL.
     pub name: &'static str,
-    /// The type of its values.
+    /// The type of the values.
     pub kind: ColumnType,
-    /// What the planner may do with it.
+    /// The properties for the planner.
     pub options: ColumnOptions,
 }
 
-/// A cell of an answer.
+/// The value of a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
-    /// Not known.
+    /// The source does not report this value.
     Null,
     /// A value of an INTEGER or BIGINT column.
     Integer(i64),
@@ -71,7 +71,7 @@ pub enum Value<'a> {
     Text(Cow<'a, str>),
 }
 
-/// The comparison that a [`Constraint`] asks for. Numbers are SQLite's (`SQLITE_INDEX_CONSTRAINT_*`).
+/// The operator of a [`Constraint`]. The numbers are those of SQLite (`SQLITE_INDEX_CONSTRAINT_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
     /// `=`, and each member of an `IN` list.
@@ -90,7 +90,7 @@ pub enum Operator {
     Is,
     /// `IS NOT`
     IsNot,
-    /// Any other: MATCH, LIKE, GLOB, REGEXP, a LIMIT or OFFSET, or what SQLite may yet invent.
+    /// Any other operator: MATCH, LIKE, GLOB, REGEXP, LIMIT, OFFSET, or one of a newer SQLite.
     Other(u8),
 }
 
@@ -100,7 +100,7 @@ impl Operator {
     /// The number of `SQLITE_INDEX_CONSTRAINT_OFFSET`.
     pub const OFFSET: u8 = 74;
 
-    /// The operator of that number.
+    /// The operator with this number.
     pub fn from_code(code: u8) -> Operator {
         match code {
             2 => Operator::Equals,
@@ -131,14 +131,14 @@ impl Operator {
     }
 }
 
-/// One comparison that the query makes, as osquery passes it: the right-hand side is always text.
+/// A constraint of the query, as osquery passes it: the right-hand side is always text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Constraint {
-    /// Index into [`Table::columns`].
+    /// The column, as an index into [`Table::columns`].
     pub column: usize,
-    /// The comparison.
+    /// The operator.
     pub operator: Operator,
-    /// What the column is compared with.
+    /// The right-hand side.
     pub text: String,
 }
 
@@ -157,78 +157,118 @@ impl ColumnsUsed {
     }
 }
 
-/// What a query asks of a table.
+/// The constraints of a query, and the columns that it reads.
 ///
-/// SQLite checks every row again, so a table may return more rows than the constraints allow, never
-/// fewer. Several [`Operator::Equals`] of one column mean any of them.
+/// SQLite checks every row again. So a table may return more rows than the constraints allow, but never
+/// fewer. Several [`Operator::Equals`] constraints on one column match any of their values.
+///
+/// ```
+/// use tables::{Constraint, Operator, QueryContext};
+///
+/// // WHERE pid IN (1, 42)
+/// let table = &tables::tables(&tables::Options::default())[0];
+/// let pid = table.columns().iter().position(|column| column.name == "pid").unwrap();
+/// let equals = |text: &str| Constraint { column: pid, operator: Operator::Equals, text: text.into() };
+/// let query =
+///     QueryContext { constraints: vec![equals("1"), equals("42")], ..QueryContext::default() };
+/// assert!(query.columns_used.contains(pid));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryContext {
-    /// The comparisons that the planner passed on.
+    /// The constraints that SQLite passed to the table.
     pub constraints: Vec<Constraint>,
-    /// The columns whose values will be looked at.
+    /// The columns that the query reads.
     pub columns_used: ColumnsUsed,
 }
 
 impl Default for QueryContext {
-    /// Everything, unconstrained.
+    /// A query for all rows and columns.
     fn default() -> Self {
         QueryContext { constraints: Vec::new(), columns_used: ColumnsUsed::ALL }
     }
 }
 
-/// Whom a row is charged to, and its place among the rows of that user: those with the lowest places are
-/// kept.
+/// The user that a row is charged to, and its order among the rows of that user: if an answer is too long,
+/// the lowest rows of each user are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowUser {
     /// The user.
     pub user: User,
-    /// The pid and the file descriptor, or what else orders the rows of a user.
+    /// The sort key among the rows of the user, such as the pid and the file descriptor.
     pub order: (i32, i32),
 }
 
-/// How a table answered a request, as text for people.
+/// How a table executed a query, as text for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explanation {
-    /// What was decided before anything was read.
+    /// The plan: the decisions before the first read.
     pub plan: String,
-    /// How much was read.
+    /// The work: how much was read.
     pub work: String,
 }
 
-/// The answer to a query: rows that are made into values only when asked for.
+/// The rows of an answer. A value is made when [`Rows::cell`] reads it.
+///
+/// ```
+/// use tables::{Rows, Value};
+///
+/// /// Rows with one column.
+/// struct Pids(Vec<i64>);
+///
+/// impl Rows for Pids {
+///     fn len(&self) -> usize {
+///         self.0.len()
+///     }
+///
+///     fn id(&self, row: usize) -> i64 {
+///         self.0[row]
+///     }
+///
+///     fn cell(&self, row: usize, column: usize) -> Value<'_> {
+///         match (self.0.get(row), column) {
+///             (Some(&pid), 0) => Value::Integer(pid),
+///             _ => Value::Null,
+///         }
+///     }
+/// }
+///
+/// let rows = Pids(vec![1, 42]);
+/// assert_eq!(rows.cell(1, 0), Value::Integer(42));
+/// assert_eq!(rows.cell(2, 0), Value::Null);
+/// ```
 pub trait Rows {
-    /// How many rows there are.
+    /// The number of rows.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// Whether there are no rows.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// A number that is unique in this answer, and the same in every answer of this process that
-    /// holds the same row. Not negative. osquery merges the branches of an `OR` by it.
+    /// The id of a row: not negative, unique in this answer, and the same in every answer of this process
+    /// that has the same row. osquery merges the branches of an `OR` by it.
     fn id(&self, row: usize) -> i64;
 
-    /// One cell; [`Value::Null`] outside the answer.
+    /// The value of a cell; [`Value::Null`] if there is no such row or column.
     fn cell(&self, row: usize, column: usize) -> Value<'_>;
 
-    /// The user of each row. None if no row may be omitted: rows of this table have no users.
+    /// The user of each row; None if the rows of this table have no users. Then no row may be omitted.
     fn users(&self) -> Option<Vec<RowUser>> {
         None
     }
 
-    /// Leaves out the rows for which the value is true.
+    /// Removes the rows for which the value is true.
     fn omit(&mut self, is_omitted: &[bool]) {
         let _ = is_omitted;
     }
 
-    /// How the table answered. A table without anything to explain returns empty texts.
+    /// How the table executed the query. The texts can be empty.
     fn explanation(&self) -> Explanation {
         Explanation::default()
     }
 
-    /// How many rows of each user the answer lacks, whether they were left out here or before they were
-    /// rows.
+    /// The number of rows of each user that the answer lacks: rows that [`Rows::omit`] removed, and rows that
+    /// the table did not make.
     fn omitted(&self) -> Vec<(User, u64)> {
         Vec::new()
     }
@@ -251,33 +291,53 @@ mod tests {
 }
 
 /// A table.
+///
+/// ```
+/// use std::net::TcpListener;
+///
+/// use tables::{Constraint, Operator, QueryContext, Value};
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let port = Value::Integer(listener.local_addr()?.port().into());
+///
+/// let table = &tables::tables(&tables::Options::default())[0];
+/// let index_of = |name| table.columns().iter().position(|column| column.name == name).unwrap();
+///
+/// // SELECT local_port FROM process_open_sockets WHERE pid = (this process)
+/// let text = std::process::id().to_string();
+/// let constraint = Constraint { column: index_of("pid"), operator: Operator::Equals, text };
+/// let query = QueryContext { constraints: vec![constraint], ..QueryContext::default() };
+/// let rows = table.generate(&query)?;
+/// assert!((0..rows.len()).any(|row| rows.cell(row, index_of("local_port")) == port));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Table: Send + Sync {
-    /// Its name in SQL.
+    /// The name in SQL.
     fn name(&self) -> &str;
 
-    /// The names to take instead, in this order, where osquery has a table of the name.
+    /// The names to use instead, in this order, if osquery already has a table with the name.
     fn fallback_names(&self) -> &[&str] {
         &[]
     }
 
-    /// All names that it can have: its own, then those to fall back to.
+    /// All names that the table can have: [`Table::name`], then [`Table::fallback_names`].
     fn names(&self) -> Vec<&str> {
         std::iter::once(self.name()).chain(self.fallback_names().iter().copied()).collect()
     }
 
-    /// What its rows are, in a sentence without a full stop.
+    /// A description of the rows: a sentence without a full stop.
     fn description(&self) -> &str;
 
-    /// Its settings. Tables may share some.
+    /// The settings. Tables may share some.
     fn options(&self) -> &'static [TableOption] {
         &[]
     }
 
-    /// Its columns, in the order of `SELECT *`.
+    /// The columns, in the order of `SELECT *`.
     fn columns(&self) -> &[Column];
 
-    /// Whether [`Table::generate`] reads processes or whole socket tables for this query. If not, the answer
-    /// takes little, and need not wait for those that do.
+    /// Whether [`Table::generate`] reads processes or whole socket tables for this query. If not, the query is
+    /// cheap and does not need a scan permit.
     fn scans(&self, _query: &QueryContext) -> bool {
         true
     }
@@ -285,57 +345,57 @@ pub trait Table: Send + Sync {
     /// Collects the rows that can match.
     ///
     /// # Errors
-    /// Only when nothing can be said at all. What could be read in part is answered in part, and
-    /// the log says what is missing.
+    /// If nothing could be read. If a part could not be read, the other rows are returned, and the log
+    /// reports the omission.
     fn generate(&self, query: &QueryContext) -> Result<Box<dyn Rows>, Error>;
 
-    /// Starts what the table collects in the background. The extension calls it once, before it registers the
+    /// Starts the work of the table in the background. The extension calls it once, before it registers the
     /// table.
     ///
     /// # Errors
-    /// The table is left out then.
+    /// If the work cannot start. The extension does not register the table then.
     fn start(&self) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Ends what [`Table::start`] started. The extension calls it once, before it ends.
+    /// Ends the work that [`Table::start`] started. The extension calls it once, before it exits.
     fn stop(&self) {}
 }
 
-/// Why a table could not answer.
+/// Why a query failed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file or directory without which there is no answer could not be read.
+    /// A required file or directory could not be read.
     Read {
-        /// Which one.
+        /// The path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: std::io::Error,
     },
     /// The directory is not a mount of proc: it has no `self`.
     NotProc {
-        /// Which one.
+        /// The path.
         path: PathBuf,
     },
-    /// The system has no thread for the scan.
+    /// A thread for the scan could not be started.
     Thread {
-        /// What the kernel said.
+        /// The error of the kernel.
         source: std::io::Error,
     },
-    /// Too many scans did not end.
+    /// Too many scans have not ended.
     Blocked {
-        /// How many.
+        /// The number of scans.
         scans: usize,
     },
-    /// The scan did not end, although its deadline passed some seconds ago.
+    /// The scan did not end some seconds after its deadline.
     Timeout {
-        /// How long it was waited for.
+        /// The time since the scan began.
         after: std::time::Duration,
     },
-    /// The system did not list its processes.
+    /// The processes could not be listed.
     Processes {
-        /// What the kernel said.
+        /// The error of the kernel.
         source: std::io::Error,
     },
 }
@@ -348,7 +408,7 @@ impl std::fmt::Display for Error {
             }
             Error::NotProc { path } => write!(
                 f,
-                "{} is not a proc file system (it has no 'self'): give --procfs the place where one is mounted",
+                "{} is not a proc file system (it has no 'self'): give --procfs a directory where one is mounted",
                 path.display()
             ),
             Error::Thread { source } => write!(
@@ -372,9 +432,9 @@ impl std::fmt::Display for Error {
     }
 }
 
-/// What to do about an error, if that is known.
+/// A hint how to fix an error.
 fn hint(source: &std::io::Error) -> &'static str {
-    /// The same on Linux and macOS.
+    // The same on Linux and macOS.
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     match source.raw_os_error() {

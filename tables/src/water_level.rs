@@ -1,11 +1,11 @@
-//! How much each user keeps of an answer that is too long for all.
+//! The part of a too long answer that each user keeps.
 
 /// The highest common level to which users with these counts can be reduced so that what is kept stays
-/// within the budget; None if nothing has to be left out.
+/// within the budget; None if everything fits.
 ///
 /// A user keeps the items of the ranks below the level, so that a user with no more items than that
-/// loses none. `cost` returns what the item of a user, by its place in `counts`, and of a rank costs. It is
-/// called at most once for each item, and no more often than it takes to exceed the budget.
+/// loses none. `cost` returns the cost of an item, by the index of the user in `counts` and the rank. It is called
+/// at most once for each item, and only until the budget is exceeded.
 pub fn water_level(
     counts: &[usize],
     budget: u64,
@@ -64,13 +64,13 @@ mod tests {
         }
 
         #[test]
-        fn no_more_is_requested_than_exceeds_the_budget(
+        fn costs_are_read_until_they_exceed_the_budget(
             counts in prop::collection::vec(0..50usize, 0..8),
             budget in 0..200u64,
         ) {
-            let mut asked = 0;
-            water_level(&counts, budget, |_, _| { asked += 1; 1 });
-            prop_assert!(asked <= budget + 1, "{asked} > {budget} + 1");
+            let mut read = 0;
+            water_level(&counts, budget, |_, _| { read += 1; 1 });
+            prop_assert!(read <= budget + 1, "{read} > {budget} + 1");
         }
     }
 

@@ -1,15 +1,14 @@
 //! Scans that a process cannot stop.
 //!
-//! A scan runs in a thread of its own. If one of its [steps](super::steps) is blocked, the scan is abandoned:
-//! its thread stays behind until the step ends, other processes that are blocked are looked for, and the scan is
-//! made once more without them. A step that is blocked for less time counts for its process and its user, who are
-//! skipped from then on if it is much: see `blocked`. When blocked steps have taken [`BUDGET`] together, no further
-//! step is made.
+//! A scan runs in its own thread. If one of its [steps](super::steps) is blocked, the scan is abandoned: its
+//! thread remains until the step ends, a search finds other processes that block, and a new attempt skips them.
+//! Shorter blocked times are counted for the process and its user, which are skipped if the sum is large: see
+//! `blocked`. When the blocked steps of a scan have taken [`BUDGET`], it makes no further step.
 //!
-//! The alternative is a worker process that is killed and started again. It would have to pass on every row,
-//! load the BPF program after each restart, and take the memory of a second process; and a scan that is
-//! killed takes the other scans of the worker with it. What a killed process gives up that a thread does not
-//! is a wait that cannot be killed: no step waits in that way, see [`Process::root_identity`].
+//! The alternative is a worker process that is killed and restarted. It would have to pass on every row, load
+//! the BPF program after each restart, and use the memory of a second process. A killed worker also ends its
+//! other scans. Its advantage would be that it can end every wait that SIGKILL ends, but no step waits in any
+//! other way: see `Process::root_identity`.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -24,47 +23,46 @@ use super::steps::Steps;
 use super::workers::Workers;
 use crate::{Error, User};
 
-/// All blocked steps of a scan together are waited for so long, and no longer than half of its timeout: the rest
-/// is for an attempt without them.
+/// The total time that a scan waits for blocked steps, at most half of its timeout: the rest is for an attempt
+/// without them.
 const BUDGET: Duration = Duration::from_secs(3);
-/// While so many abandoned attempts have not ended, no step is made: one that is blocked keeps the threads,
+/// With this number of abandoned attempts that have not ended, no step is made: a blocked step keeps the threads,
 /// descriptors and sockets of its attempt.
 const MAX_STUCK: usize = 16;
-/// More attempts do not run at a time, those that were abandoned among them.
+/// The maximum number of attempts at a time, including abandoned ones.
 const MAX_RUNNING: usize = 64;
-/// More threads do not look for blocked processes, those that are blocked among them.
+/// The maximum number of threads that search for blocking processes, including blocked threads.
 const MAX_SEARCHERS: usize = 32;
-/// So many processes of a user are read at the same time in that search.
+/// The maximum number of processes of a user that the search reads at a time.
 const PROCESSES_OF_A_USER: usize = 2;
-/// How often it is looked whether a step is blocked.
+/// The interval of the checks for blocked steps.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
-/// How long after its deadline a scan is still waited for. It ends by itself, unless the kernel holds it.
+/// The time that a query waits for a scan after its deadline. A scan ends by itself, unless the kernel blocks it.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Makes scans, and remembers which processes block them.
+/// Runs scans, and records the processes that block them.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
     blocked: Arc<BlockedProcesses>,
     workers: Arc<Workers>,
-    /// Each attempt that has not ended, abandoned or not, has a clone.
+    /// Each attempt that has not ended, including abandoned ones, has a clone.
     running: Arc<()>,
-    /// Each scan has a clone, which waits for one attempt at a time.
+    /// Each scan has a clone; it waits for one attempt at a time.
     scans: Arc<()>,
-    /// Each thread that looks for blocked processes has a clone.
+    /// Each thread that searches for blocking processes has a clone.
     searchers: Arc<()>,
 }
 
-/// How many others have a clone.
+/// The number of clones.
 fn clones(of: &Arc<()>) -> usize {
     Arc::strong_count(of) - 1
 }
 
 impl Attempts {
-    /// Scans, as often as it takes until no step is blocked.
+    /// Runs attempts until one has no blocked step.
     ///
     /// # Errors
-    /// What the scan returns; or that it does not end although its deadline has passed, or that the system has
-    /// no thread for it.
+    /// The error of the scan. Also if the scan does not end after its deadline, or no thread can be started.
     pub(crate) fn run<T: Send + 'static>(
         &self,
         timeout: Duration,
@@ -91,7 +89,7 @@ impl Attempts {
                     let result = catch_unwind(AssertUnwindSafe(|| scan(steps, end)));
                     drop((scan, running));
                     done();
-                    // It is not waited for if the attempt was abandoned.
+                    // No receiver waits if the attempt was abandoned.
                     let _ = send.send(result);
                 }
             };
@@ -113,14 +111,14 @@ impl Attempts {
         }
     }
 
-    /// How many attempts have not ended although no scan waits for them.
+    /// The number of abandoned attempts that have not ended.
     fn stuck(&self) -> usize {
-        // The calling scan has no attempt now.
+        // The calling scan has no attempt at this point.
         clones(&self.running).saturating_sub(clones(&self.scans).saturating_sub(1))
     }
 
-    /// Makes a step for every process, as far as there is time for it, those of different users at the same
-    /// time: all users who block steps are known after one wait. Returns for how long steps were blocked.
+    /// Makes a step for every process, within the time limit, and for different users in parallel: one wait finds
+    /// all users with blocking processes. Returns the blocked time.
     fn find_blocked(&self, procfs: &Path, budget: Duration) -> Duration {
         let steps = Arc::new(Steps::new(Arc::clone(&self.blocked), procfs, budget));
         let root = ProcRoot::open_for(procfs, Arc::clone(&steps));
@@ -136,7 +134,7 @@ impl Attempts {
                 let lock = || queue.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut next = lock().next(None);
                 while let Some((user, pid)) = next {
-                    // Whatever it is: that it can be read is enough.
+                    // The content does not matter: the step ends if the process does not block it.
                     let _ = root.link(pid, "ns/net", |_| ());
                     next = lock().next(Some(user));
                 }
@@ -159,12 +157,12 @@ impl Attempts {
     }
 }
 
-/// Whether a step that has been blocked for so long is not waited for any more.
+/// Whether an attempt is abandoned because of a step that has been blocked for this time.
 fn is_too_long(longest: Option<Duration>, budget: Duration) -> bool {
     longest.is_some_and(|longest| longest >= PROCESS_LIMIT.min(budget))
 }
 
-/// The processes of all users, of each user a few at a time.
+/// The processes of all users; at most a few of each user are read at a time.
 struct Queue(BTreeMap<User, OfUser>);
 
 #[derive(Default)]
@@ -182,7 +180,7 @@ impl Queue {
         Queue(users)
     }
 
-    /// The next process; `last` is the user of the one that was read before.
+    /// The next process; `last` is the user of the process that was read before.
     fn next(&mut self, last: Option<User>) -> Option<(User, i32)> {
         if let Some(of_last) = last.and_then(|last| self.0.get_mut(&last)) {
             of_last.in_progress -= 1;

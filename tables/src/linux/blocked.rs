@@ -1,4 +1,4 @@
-//! The processes that block reads of them, and the users whose processes do.
+//! The processes that block reads of their directories in proc, and the users of these processes.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -13,24 +13,24 @@ use rustix::io::Errno;
 use crate::formats::linux::proc_status;
 use crate::model::User;
 
-/// A process blocks one attempt to scan for that long at most, and counts for its user no more than that.
+/// The maximum time that a process blocks one attempt, and that counts for its user.
 pub(crate) const PROCESS_LIMIT: Duration = Duration::from_secs(1);
 /// Once processes of a user have blocked steps for longer than this together, all processes of the user are
 /// skipped: they can be blocked on purpose. One process alone does not take so long. Processes of root are
 /// always read.
 const USER_LIMIT: Duration = Duration::from_millis(1200);
-/// Of the blocked time of a user, this part of the time that has passed since is forgotten: short waits are
-/// normal on a busy host.
+/// The part of the elapsed time that is subtracted from the blocked time of a user: short waits are normal on a
+/// busy host.
 const FORGOTTEN: u32 = 20;
-/// How long a user is skipped after the last step that was blocked, and a process that often blocks.
+/// How long a user is skipped after the last blocked step, and a process that blocks often.
 const MINUTE: Duration = Duration::from_secs(60);
-/// More processes are not remembered: each takes a file descriptor.
+/// The maximum number of recorded processes: each takes a file descriptor.
 const MAX_REMEMBERED: usize = 64;
 
-/// The processes that blocked a step of any scan, and do still or did a while ago, and their users.
+/// The processes that block a step of any scan, or did so recently, and their users.
 #[derive(Debug, Default)]
 pub(crate) struct BlockedProcesses {
-    /// How many processes and users are to be skipped, so that a scan with none does not wait for the lock.
+    /// The number of processes and users to skip: a scan with none does not wait for the lock.
     count: AtomicUsize,
     state: Mutex<State>,
 }
@@ -44,31 +44,31 @@ struct State {
 #[derive(Debug)]
 struct Blocked {
     process: Identity,
-    /// How many blocked steps have not ended.
+    /// The number of blocked steps that have not ended.
     steps: usize,
-    /// How often it was found to block.
+    /// How often the process blocked a step.
     times: u32,
     /// When the last step ended, if all have.
     ended: Instant,
 }
 
-/// What the processes of a user did.
+/// The blocked steps of a user's processes.
 #[derive(Debug)]
 struct OfUser {
-    /// For how long they blocked steps.
+    /// The blocked time.
     time: Duration,
-    /// When the last step was seen to be blocked.
+    /// When a step was last blocked.
     last: Instant,
-    /// How many steps of abandoned attempts they block still.
+    /// The number of steps of abandoned attempts that are still blocked.
     steps: usize,
     is_skipped: bool,
 }
 
-/// A process, to be known again.
+/// A process, to be identified later.
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub(crate) user: User,
-    /// Its directory, which leads nowhere once the process has ended.
+    /// The directory of the process, which is empty once the process has ended.
     directory: Option<OwnedFd>,
 }
 
@@ -88,7 +88,7 @@ impl Identity {
 }
 
 impl Blocked {
-    /// For how long it is skipped after its last step: the longer the more often it blocked.
+    /// How long the process is skipped after its last step: it grows with the number of blocked steps.
     fn pause(&self) -> Duration {
         match self.times {
             0 | 1 => Duration::from_secs(1),
@@ -101,12 +101,12 @@ impl Blocked {
         self.steps == 0 && now.saturating_duration_since(self.ended) >= time
     }
 
-    /// Whether the process itself has ended. Its pid can be that of another one then.
+    /// Whether the process has ended. Another process can have its pid then.
     fn is_gone(&self) -> bool {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let open = |directory| openat(directory, "status", flags, Mode::empty());
         let result = self.process.directory.as_ref().map(open);
-        // Another error, as for want of a descriptor, does not show it.
+        // Another error, such as EMFILE, does not show it.
         self.steps == 0 && matches!(result, Some(Err(Errno::NOENT | Errno::SRCH)))
     }
 }
@@ -128,7 +128,7 @@ impl OfUser {
 }
 
 impl State {
-    /// The user, without those whose time is over.
+    /// The user, after expired users are removed.
     fn user(&mut self, user: User, now: Instant) -> &mut OfUser {
         self.users.retain(|_, of_user| !of_user.is_over(now));
         let new = || OfUser { time: Duration::ZERO, last: now, steps: 0, is_skipped: false };
@@ -151,14 +151,14 @@ impl BlockedProcesses {
         self.count.store(count, Ordering::Relaxed);
     }
 
-    /// Counts for a user how long one of its processes blocked a step.
+    /// Adds the time that a process blocked a step to its user.
     pub(crate) fn add_time(&self, user: User, time: Duration, now: Instant) {
         let mut state = self.state();
         state.user(user, now).add(time, now);
         self.set_count(&state);
     }
 
-    /// Adds a process that blocks a step, or that blocked one which has ended by now.
+    /// Adds a process that blocks a step, or that blocked one that has ended.
     pub(crate) fn insert(&self, pid: i32, process: Identity, has_ended: bool, now: Instant) {
         let mut state = self.state();
         let steps = usize::from(!has_ended);
@@ -181,7 +181,7 @@ impl BlockedProcesses {
         self.set_count(&state);
     }
 
-    /// The end of a step that had not ended when its process was added.
+    /// Ends a step that had not ended when its process was added.
     pub(crate) fn end_step(&self, pid: i32, user: User, now: Instant) {
         let mut state = self.state();
         if let Some(process) = state.processes.get_mut(&pid) {
@@ -194,7 +194,7 @@ impl BlockedProcesses {
         }
     }
 
-    /// Whether a read of that process is expected to block.
+    /// Whether a read of the process is expected to block.
     pub(crate) fn is_expected_of(
         &self,
         pid: i32,
@@ -219,7 +219,7 @@ impl BlockedProcesses {
         !skipped.is_empty() && skipped.contains(&user_of(pid))
     }
 
-    /// How many blocked steps have not ended.
+    /// The number of blocked steps that have not ended.
     #[cfg(test)]
     pub(crate) fn steps(&self) -> usize {
         self.state().processes.values().map(|process| process.steps).sum()
@@ -294,7 +294,7 @@ mod tests {
         let tree = tree(1, 1000);
         of.insert(1, Identity::of(tree.path(), 1), false, now);
         of.add_time(user(1000), PROCESS_LIMIT, now);
-        // Nothing is forgotten meanwhile.
+        // Nothing is subtracted in this time.
         let later = now + 10 * MINUTE;
         of.add_time(user(1000), PROCESS_LIMIT, later);
         let is_skipped = |now| of.is_expected_of(2, |_| user(1000), now);
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_are_remembered_in_bounded_number() {
+    fn the_number_of_recorded_processes_is_bounded() {
         let (of, now) = (BlockedProcesses::default(), Instant::now());
         let tree = tree(1, 1000);
         for pid in 1..200 {

@@ -1,8 +1,7 @@
 //! The paths of control groups (cgroups(7), version 2), by the inode numbers of their directories.
 //!
-//! The kernel tells the number of a socket's group (INET_DIAG_CGROUP_ID since Linux 5.9), and only the
-//! tree of directories says which that is. It is walked when a query asks for the paths; a group that was
-//! removed is not in it any more.
+//! The kernel reports the number of a socket's group (INET_DIAG_CGROUP_ID since Linux 5.9). Its path is found
+//! in the directory tree, which is walked if a query reads the paths. Removed groups have no path.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU64;
@@ -13,21 +12,21 @@ use rustix::fs::{FileType, Mode, OFlags, RawDir, fstat, fstatfs, openat};
 use super::proc_root::ProcRoot;
 use crate::formats::linux::mountinfo::mounts_of;
 
-/// More directories than that are not looked into, nor remembered to be.
+/// The maximum number of directories that are read or queued.
 const MOST: usize = 100_000;
 
-/// Those of these groups that are there, from the root of the mounted hierarchy on.
+/// The paths of the groups that exist, from the root of the mounted hierarchy.
 pub(crate) fn paths(
     root: &ProcRoot,
     groups: impl Iterator<Item = NonZeroU64>,
 ) -> HashMap<NonZeroU64, Box<[u8]>> {
-    let mut wanted: HashSet<NonZeroU64> = groups.collect();
+    let mut remaining: HashSet<NonZeroU64> = groups.collect();
     let mut paths = HashMap::new();
     let mut find = |inode: u64, path: &[u8]| {
-        if let Some(group) = NonZeroU64::new(inode).and_then(|inode| wanted.take(&inode)) {
+        if let Some(group) = NonZeroU64::new(inode).and_then(|inode| remaining.take(&inode)) {
             paths.insert(group, path.into());
         }
-        !wanted.is_empty()
+        !remaining.is_empty()
     };
     let Some(top) = hierarchy(root) else { return paths };
     let Ok(metadata) = fstat(&top) else { return paths };
@@ -61,7 +60,7 @@ pub(crate) fn paths(
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
-/// The directory where the calling process sees the hierarchy mounted.
+/// The directory where the hierarchy is mounted, as the calling process sees it.
 fn hierarchy(root: &ProcRoot) -> Option<OwnedFd> {
     let own = root.own_process().ok()?;
     let text = own.read("mountinfo").ok()?;

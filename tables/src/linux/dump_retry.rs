@@ -1,21 +1,21 @@
-//! How often a table is read while sockets come and go in it.
+//! Repeats a read of a socket table while sockets are opened and closed in it.
 //!
-//! A socket that goes may hide another in the same attempt (see [`Crowded`]). An attempt that shows the
-//! same sockets as the one before it saw none go.
+//! A socket that is closed can hide another one from the same attempt (see [`SharedChains`]). If two
+//! consecutive attempts show the same sockets, none was closed during the second one.
 //!
-//! [`Crowded`]: crate::model::socket_table::Crowded
+//! [`SharedChains`]: crate::model::socket_table::SharedChains
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use crate::deadline::Deadline;
 
-/// How many attempts there are while the answer keeps changing, and for how long after the first.
+/// The maximum number of attempts while the answer changes, and the time for them after the first.
 const ATTEMPTS: [(u32, Duration); 3] =
     [(4, Duration::MAX), (8, Duration::from_secs(2)), (16, Duration::from_millis(100))];
 
-/// Attempts at one table. Of sockets that are all on one chain an attempt hides a tenth at the worst, and
-/// the next one another tenth: eight attempts hide one in a hundred million.
+/// Attempts to read one table. In the worst case, with all sockets on one chain, an attempt hides a tenth of
+/// them, and the next one another tenth: eight attempts hide one in a hundred million.
 pub(crate) struct DumpRetry<'a> {
     start: Instant,
     deadline: Deadline<'a>,
@@ -30,7 +30,7 @@ impl<'a> DumpRetry<'a> {
         DumpRetry { start: Instant::now(), deadline, attempts: 0, last, current }
     }
 
-    /// Starts another attempt; false if there should be none.
+    /// Starts another attempt; returns false if there are enough.
     pub(crate) fn next_attempt(&mut self) -> bool {
         self.attempts += 1;
         let elapsed = self.start.elapsed();
@@ -39,12 +39,12 @@ impl<'a> DumpRetry<'a> {
         self.attempts == 1 || (is_in_budget && !self.deadline.has_passed())
     }
 
-    /// Adds a socket that the attempt shows.
+    /// Adds a socket of the current attempt.
     pub(crate) fn add(&mut self, socket: u64) {
         self.current.insert(socket);
     }
 
-    /// Ends an attempt; returns whether it showed the same sockets as the one before.
+    /// Ends the attempt; returns whether it showed the same sockets as the one before.
     pub(crate) fn end_attempt(&mut self) -> bool {
         let is_settled = self.current == self.last;
         self.last = std::mem::take(&mut self.current);

@@ -1,11 +1,11 @@
-//! Who holds what: the links `/proc/<pid>/fd/N` → `socket:[inode]` (proc_pid_fd(5)).
+//! The holders of sockets: the links `/proc/<pid>/fd/N` → `socket:[inode]` (proc_pid_fd(5)).
 //!
-//! A thread can have a table of descriptors of its own, in `/proc/<pid>/task/<tid>/fd`. Few have, and to
-//! find them costs a call for each thread, so they are looked for only if that is asked for. Reading another
-//! user's needs PTRACE_MODE_READ_FSCREDS (ptrace(2)).
+//! A thread can have its own file descriptor table, in `/proc/<pid>/task/<tid>/fd`. Few threads have one, and
+//! the search costs a system call for each thread, so it is optional. To read the descriptors of another
+//! user's process, PTRACE_MODE_READ_FSCREDS is required (ptrace(2)).
 //!
-//! A link costs the kernel microseconds, and a host may have a million of them. So the walk calls in
-//! more threads as it finds more to do, and a process with many descriptors is shared among them.
+//! A link costs the kernel microseconds, and a host can have a million of them. So the walk starts more
+//! threads as it finds more work, and the threads share a process with many descriptors.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,35 +28,35 @@ use crate::model::omission::{OmissionKind, Omissions};
 /// What a walk reads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WalkOptions<'a> {
-    /// Whether the file descriptor tables that threads have of their own are read.
+    /// Whether the walk reads the file descriptor tables of threads.
     pub(crate) threads: bool,
     pub(crate) limits: HolderLimits,
     pub(crate) deadline: Deadline<'a>,
 }
 
-/// The descriptors of these processes that refer to a socket and that `wanted` accepts.
+/// Collects the descriptors of these processes that refer to a socket and that `admits` accepts.
 pub(crate) fn walk(
     root: &ProcRoot,
     pids: &[i32],
     options: WalkOptions<'_>,
-    wanted: impl Fn(&Holder) -> bool + Sync,
+    admits: impl Fn(&Holder) -> bool + Sync,
     omissions: &mut Omissions,
 ) -> HolderCollector {
-    walk_on(cores(), root, pids, options, wanted, omissions)
+    walk_on(cores(), root, pids, options, admits, omissions)
 }
 
-/// The same on that many threads at the most.
+/// The same with at most `most` threads.
 fn walk_on(
     most: usize,
     root: &ProcRoot,
     pids: &[i32],
     options: WalkOptions<'_>,
-    wanted: impl Fn(&Holder) -> bool + Sync,
+    admits: impl Fn(&Holder) -> bool + Sync,
     omissions: &mut Omissions,
 ) -> HolderCollector {
     let walk = Walk {
         root,
-        wanted,
+        admits,
         pids,
         options,
         can_compare: options.threads && root.has_own_pids(),
@@ -72,25 +72,25 @@ fn walk_on(
     found.holders
 }
 
-/// A walk that several threads are on.
+/// A walk, shared by several threads.
 struct Walk<'a, W> {
     root: &'a ProcRoot,
-    wanted: W,
+    admits: W,
     pids: &'a [i32],
     options: WalkOptions<'a>,
-    /// Whether the kernel can be asked if two of them share a table.
+    /// Whether kcmp(2) can compare the file descriptor tables of threads.
     can_compare: bool,
-    /// How many of these somebody has begun with.
+    /// The number of processes that a thread has taken.
     begun: AtomicUsize,
-    /// What somebody has listed and nobody has begun with.
+    /// Batches that no thread has taken yet.
     batches: Mutex<Vec<Batch>>,
     walkers: AtomicUsize,
-    /// The most walkers at a time.
+    /// The maximum of `walkers`.
     most: usize,
     found: Mutex<Found>,
 }
 
-/// What a walker has found.
+/// The result of one thread.
 struct Found {
     holders: HolderCollector,
     omissions: Omissions,
@@ -113,24 +113,24 @@ struct Descriptors {
     pid: i32,
     tid: Option<i32>,
     directory: OwnedFd,
-    /// Whether it was said that a link cannot be read.
+    /// Whether an unreadable link was counted.
     denied: AtomicBool,
 }
 
-/// How many descriptors are looked at together.
+/// Descriptors in a batch.
 const BATCH: usize = 512;
-/// How many processes are worth another thread.
+/// Processes that justify another thread.
 const PROCESSES: usize = 32;
 
 impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
-    /// Walks until nothing is left to begin with.
+    /// Walks until no process and no batch is left.
     fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         let HolderLimits { per_socket, max } = self.options.limits;
         // Together the walkers keep no more than the limit.
         let max = max.map(|max| max / self.most.max(1));
         let mut found = Found::new(HolderLimits { per_socket, max });
         while !self.options.deadline.has_passed() {
-            // A process of one's own first: two walkers in one are in each other's way in the kernel.
+            // A new process first: two threads in one process compete for its locks in the kernel.
             let next = self.begun.fetch_add(1, Ordering::Relaxed);
             if let Some(&pid) = self.pids.get(next) {
                 if self.pids.len() - next > PROCESSES {
@@ -141,7 +141,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
             }
             let batch = self.batches().pop();
             let Some(batch) = batch else { break };
-            self.look_at(&batch, &mut found);
+            self.read_batch(&batch, &mut found);
         }
         self.walkers.fetch_sub(1, Ordering::Relaxed);
         let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,20 +153,20 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
         self.batches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts another walker, unless there are as many as there may be.
+    /// Starts another thread, up to the maximum.
     fn call_another<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         let one_more = |walkers| (walkers < self.most).then_some(walkers + 1);
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
         if self.walkers.fetch_update(set, fetch, one_more).is_ok() {
             let walker = thread::Builder::new().name("walker".into());
-            // If the system has no thread for it, those that there are do the work.
+            // If no thread can be started, the others do the work.
             if walker.spawn_scoped(scope, || self.run(scope)).is_err() {
                 self.walkers.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
 
-    /// Lists the descriptors of a process, and looks at those that it does not leave to others.
+    /// Lists the descriptors of a process, and reads those that it does not share.
     fn list<'scope>(&'scope self, pid: i32, scope: &'scope Scope<'scope, '_>, found: &mut Found) {
         let result = self.root.process(pid).and_then(|process| {
             let own = self.list_one(pid, None, &process, scope, found);
@@ -176,7 +176,8 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
             if own == Ok(true) {
                 return own;
             }
-            // The descriptors of a zombie are none, or root's; a thread of it that lives has them all.
+            // If the first thread has ended, its directory is empty or belongs to root. A running thread shows
+            // the descriptors.
             let Some(tasks) = process.tasks() else { return own };
             for thread in tasks.others().into_iter().map(|tid| tasks.thread(tid)) {
                 match thread.and_then(|thread| self.list_one(pid, None, &thread, scope, found)) {
@@ -195,7 +196,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
         }
     }
 
-    /// Lists the tables of its threads that are not the process's own.
+    /// Lists the file descriptor tables of threads that are not the table of the process.
     fn list_threads<'scope>(
         &'scope self,
         pid: i32,
@@ -204,28 +205,28 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
         found: &mut Found,
     ) {
         let Some(tasks) = process.tasks() else { return };
-        // In the order of their tables.
+        // In the order of kcmp(2).
         let mut listed = vec![pid];
         for tid in tasks.others() {
             if self.can_compare {
-                // One that cannot be compared stands anywhere.
+                // The position of a thread that cannot be compared does not matter.
                 let order = |&other: &i32| {
                     let Ok(_step) = self.root.step(pid) else { return std::cmp::Ordering::Less };
                     kcmp::compare_descriptors(other, tid).unwrap_or(std::cmp::Ordering::Less)
                 };
                 match listed.binary_search_by(order) {
                     Ok(_) => continue,
-                    Err(place) => listed.insert(place, tid),
+                    Err(index) => listed.insert(index, tid),
                 }
             }
             if let Ok(thread) = tasks.thread(tid) {
-                // It ends when it likes; and who may read the process may read it.
+                // A thread can end at any time, and other errors were counted for its process.
                 let _ = self.list_one(pid, Some(tid), &thread, scope, found);
             }
         }
     }
 
-    /// The same as one thread of it shows them; says whether there was any.
+    /// The same for one directory of descriptors; returns whether it has any.
     fn list_one<'scope>(
         &'scope self,
         pid: i32,
@@ -246,11 +247,11 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
             }
             fds.push(fd);
         });
-        self.look_at(&Batch { of, fds }, found);
+        self.read_batch(&Batch { of, fds }, found);
         listed.map(|()| any)
     }
 
-    /// Leaves a batch to others, unless they have enough to do.
+    /// Leaves a batch to the other threads, unless enough batches are waiting.
     fn share<'scope>(
         &'scope self,
         batch: Batch,
@@ -260,29 +261,29 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
         let mut batches = self.batches();
         if self.most == 1 || batches.len() >= 2 * self.most {
             drop(batches);
-            return self.look_at(&batch, found);
+            return self.read_batch(&batch, found);
         }
         batches.push(batch);
         drop(batches);
         self.call_another(scope);
     }
 
-    fn look_at(&self, batch: &Batch, found: &mut Found) {
+    fn read_batch(&self, batch: &Batch, found: &mut Found) {
         let Descriptors { pid, tid, directory, denied } = &*batch.of;
-        // A process that is skipped is counted as such.
+        // A skipped process is counted elsewhere.
         let Ok(step) = self.root.step(*pid) else { return };
         for &fd in &batch.fds {
             match read_link(directory.as_fd(), DecInt::new(fd), proc_link::socket_inode) {
                 Ok(Some(inode)) => {
                     let holder = Holder { inode, pid: *pid, fd, tid: *tid };
-                    if (self.wanted)(&holder) {
+                    if (self.admits)(&holder) {
                         found.holders.push(holder);
                     }
                 }
                 Ok(None) => {}
                 Err(errno) if is_gone(errno) => {}
                 Err(errno) => {
-                    // Who may not read a thread's may not read its process's, and that is said.
+                    // An unreadable thread belongs to an unreadable process, which is counted.
                     if tid.is_none() && !denied.swap(true, Ordering::Relaxed) {
                         deny(self.root, *pid, errno, &mut found.omissions);
                     }
@@ -302,7 +303,7 @@ pub(crate) fn note_if_denied(root: &ProcRoot, pid: i32, omissions: &mut Omission
     let denied = match &directory {
         Err(errno) => Some(*errno),
         Ok(directory) => {
-            // One stands for all.
+            // If one link is unreadable, all are.
             let first = first_number(directory.as_fd()).ok().flatten();
             first.and_then(|fd| read_link(directory.as_fd(), DecInt::new(fd), |_| ()).err())
         }
@@ -319,49 +320,48 @@ fn deny(root: &ProcRoot, pid: i32, errno: Errno, omissions: &mut Omissions) {
     });
 }
 
-/// Whether the descriptor only is a handle of the socket (O_PATH in open(2)): another one's descriptor that was
-/// looked up in proc, as we do ourselves. Its link can be neither read nor written through
-/// (`tid_fd_update_inode`).
-pub(crate) fn is_handle(root: &ProcRoot, owner: &Holder) -> bool {
+/// Whether the descriptor is only an O_PATH handle of the socket (open(2)): a process opened the link of another
+/// descriptor in proc, as this crate does. The link then has no mode bits (`tid_fd_update_inode`).
+pub(crate) fn is_handle(root: &ProcRoot, holder: &Holder) -> bool {
     const MODE: u32 = 0o777;
-    let process = root.process(owner.pid);
-    let link = process.and_then(|process| process.lstat(&path_of(owner)));
+    let process = root.process(holder.pid);
+    let link = process.and_then(|process| process.lstat(&path_of(holder)));
     link.is_ok_and(|link| link.st_mode & MODE == 0)
 }
 
-/// From the process's directory.
-fn path_of(owner: &Holder) -> String {
-    match owner.tid {
-        None => format!("fd/{}", owner.fd),
-        Some(tid) => format!("task/{tid}/fd/{}", owner.fd),
+/// The path of the link, relative to the directory of the process.
+fn path_of(holder: &Holder) -> String {
+    match holder.tid {
+        None => format!("fd/{}", holder.fd),
+        Some(tid) => format!("task/{tid}/fd/{}", holder.fd),
     }
 }
 
-/// Calls `read` with the name of the socket's protocol, as the holder's descriptor gives it; None if
-/// it gives none, or is no longer of that socket.
+/// Calls `read` with the protocol name of the socket, from the holder's descriptor; None if the descriptor
+/// has no such name or no longer refers to the socket.
 pub(crate) fn protocol_name<T>(
     root: &ProcRoot,
-    owner: &Holder,
+    holder: &Holder,
     read: impl FnOnce(&[u8]) -> T,
 ) -> Option<T> {
-    let process = root.process(owner.pid).ok()?;
-    let socket = process.pin(path_of(owner)).ok()?;
-    // It can be another file by now, whose server may hang or choose the inode number.
+    let process = root.process(holder.pid).ok()?;
+    let socket = process.pin(path_of(holder)).ok()?;
+    // The descriptor can now refer to another file, whose server can hang or choose the inode number.
     let sockfs = root.counted(sockfs_device()).ok()?;
     let is_of_sockfs = |file: &Statx| sockfs == (file.stx_dev_major, file.stx_dev_minor);
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let file = statx(&socket, "", flags, StatxFlags::INO).ok()?;
-    if file.stx_ino != owner.inode || !is_of_sockfs(&file) {
+    if file.stx_ino != holder.inode || !is_of_sockfs(&file) {
         return None;
     }
-    // An attribute is read by path only: here the path is that of our own descriptor.
+    // An attribute is read by path only: the path is that of a descriptor of this process.
     let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
     let mut name = [0; 32];
     let length = getxattr(path, "system.sockprotoname", &mut name[..]).ok()?;
     name.get(..length)?.split(|&byte| byte == 0).next().map(read)
 }
 
-/// The device number of the file system of sockets. A failure, as for want of a descriptor, is not kept.
+/// The device number of sockfs. A failure, such as EMFILE, is not cached.
 fn sockfs_device() -> rustix::io::Result<(u32, u32)> {
     static DEVICE: OnceLock<(u32, u32)> = OnceLock::new();
     if let Some(device) = DEVICE.get() {

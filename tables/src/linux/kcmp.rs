@@ -1,11 +1,11 @@
-//! What two tasks share (kcmp(2)).
+//! Resources that two tasks share (kcmp(2)).
 
 use std::cmp::Ordering;
 use std::ffi::c_long;
 
-/// How the tables of descriptors of two tasks compare in an order of the kernel's: equal if they are one.
-/// None if that cannot be told: one has ended, we have no right to know (PTRACE_MODE_READ_REALCREDS), or the
-/// kernel was built without the call.
+/// Compares the file descriptor tables of two tasks, in an order of the kernel: equal if it is the same table.
+/// None if they cannot be compared: a task has ended, this process lacks the right
+/// (PTRACE_MODE_READ_REALCREDS), or the kernel was built without the call.
 ///
 /// The ids are those of the calling process's PID namespace.
 #[allow(unsafe_code)]
@@ -13,7 +13,7 @@ pub(crate) fn compare_descriptors(a: i32, b: i32) -> Option<Ordering> {
     /// From `include/uapi/linux/kcmp.h`.
     const KCMP_FILES: c_long = 2;
     let [a, b] = [a, b].map(c_long::from);
-    // SAFETY: the call takes numbers alone, and neither reads nor writes memory of ours.
+    // SAFETY: the call takes numbers only, and neither reads nor writes memory of this process.
     let order = unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) };
     match order {
         0 => Some(Ordering::Equal),

@@ -1,4 +1,4 @@
-//! Asks the Linux kernel, for any table.
+//! The interfaces of the Linux kernel, for any table.
 
 pub(crate) mod attempts;
 mod blocked;
@@ -21,7 +21,7 @@ use std::num::NonZero;
 use std::sync::LazyLock;
 use std::thread;
 
-/// How many threads the machine has, or as many of them as this process may use.
+/// The number of processors that this process may use.
 pub(crate) fn cores() -> usize {
     static CORES: LazyLock<usize> =
         LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));

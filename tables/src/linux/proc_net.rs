@@ -1,8 +1,9 @@
 //! The sockets of a namespace, from the files in `/proc/<pid>/net`.
 //!
-//! The kernel prints a file page by page, and what comes or goes meanwhile may hide another socket, or
-//! show it twice: see [`Crowded`]. So a file of more than a page is read again, until twice the same
-//! is in it, or, where only listeners may be hidden, as far as they go: they come first.
+//! The kernel prints a file page by page. A socket that is opened or closed in between can hide another one,
+//! or show it twice: see [`SharedChains`]. So a file of more than a page is read again, until two reads show
+//! the same sockets. If only listeners can be hidden, the further reads end after the listeners, which are
+//! printed first.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -18,10 +19,10 @@ use super::proc_root::ProcRoot;
 use super::sock_diag::Handed;
 use crate::deadline::Deadline;
 use crate::model::omission::{OmissionKind, Omissions};
-use crate::model::socket_table::{Crowded, SocketTable};
+use crate::model::socket_table::{SharedChains, SocketTable};
 use crate::model::{Binding, Socket, TcpState};
 
-/// Hands over every socket that a file of the namespace lists, each once, until it is enough.
+/// Hands over every socket that a file of the namespace lists, each once, until the caller stops.
 pub(crate) fn for_each_socket(
     root: &ProcRoot,
     namespace: &Namespace,
@@ -42,7 +43,7 @@ pub(crate) fn for_each_socket(
     let mut reader = Reader {
         namespace,
         table,
-        only_listeners_again: table.crowded() == Crowded::Listeners,
+        only_listeners_again: table.shared_chains() == SharedChains::Listeners,
         seen: Seen::default(),
         retry: DumpRetry::new(deadline),
     };
@@ -57,19 +58,19 @@ pub(crate) fn for_each_socket(
     }
 }
 
-/// Reads a file once or several times.
+/// Reads a file, several times if needed.
 struct Reader<'a> {
     namespace: &'a Namespace,
     table: SocketTable,
-    /// Whether readings after the first end behind the listeners.
+    /// Whether the reads after the first one end after the listeners.
     only_listeners_again: bool,
     seen: Seen,
     retry: DumpRetry<'a>,
 }
 
 impl Reader<'_> {
-    /// Reads the file until two readings are alike. `malformed` gets the number of each line of the
-    /// first reading that is no socket.
+    /// Reads the file until two reads show the same sockets. `malformed` gets the number of each malformed line
+    /// of the first read.
     fn read_until_alike(
         &mut self,
         text: &mut BufReader<File>,
@@ -89,7 +90,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Reads the file once; returns whether it may hide a socket still.
+    /// Reads the file once; returns whether a socket can still be hidden.
     fn read(
         &mut self,
         text: &mut BufReader<File>,
@@ -110,7 +111,7 @@ impl Reader<'_> {
                 {
                     return ControlFlow::Break(());
                 }
-                // Those without an inode cannot be told apart: the first time counts.
+                // Sockets without an inode cannot be distinguished: only the first read counts.
                 Some(Ok(socket)) if socket.inode == 0 && !is_first => {}
                 Some(Ok(socket)) => return self.hand_over(socket, is_compared, each),
                 Some(Err(_)) | None if !is_first => {}
@@ -124,7 +125,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Hands a socket over if it is new.
+    /// Hands over a socket if it is new.
     fn hand_over(
         &mut self,
         mut socket: Socket,
@@ -152,17 +153,17 @@ struct Seen {
 }
 
 impl Seen {
-    /// What tells the socket from others; None if nothing does.
+    /// The identity of the socket; None if it has none.
     fn hash(&self, socket: &Socket) -> Option<u64> {
         Some(match &socket.binding {
-            // One connection has these two ends, whatever has become of it.
+            // Only one connection has these endpoints, in any state.
             Binding::Inet { state: Some(_), local, remote, .. }
                 if socket.inode == 0 && remote.port != 0 =>
             {
                 self.hasher.hash_one((local, remote))
             }
             _ if socket.inode == 0 => return None,
-            // With the path, so that a line that somebody wrote into a path hides no true one.
+            // With the path, so that a forged line does not hide a true one.
             Binding::Unix { path, .. } => self.hasher.hash_one((socket.inode, path)),
             // The subflows of an MPTCP connection have its inode.
             Binding::Inet { state: Some(_), local, remote, .. } => {
@@ -173,18 +174,18 @@ impl Seen {
     }
 }
 
-/// What the column state shows for them.
+/// The state of listeners, as the column shows it.
 const LISTEN: &str = TcpState::Listen.name();
 
-/// The kernel prints at most that much at a time.
+/// The kernel prints at most this much at a time.
 const PAGE: u64 = 4096;
 
-/// Longer than any line that the kernel prints: those of UNIX sockets reach about 170 bytes, of
-/// TCP over IPv6 about 230.
+/// Longer than any line of the kernel: lines of UNIX sockets have up to 170 bytes, those of TCP over IPv6
+/// about 230.
 const LONGEST_LINE: u64 = 4096;
 
-/// Calls `each` with every line, without its newline, until it breaks off; with None for one that is
-/// too long, and for a last one that has no end and so may be cut.
+/// Calls `each` with every line, without its newline, until `each` breaks. It gets None for a line that is too
+/// long, and for a last line without a newline, which may be truncated.
 fn for_each_line(
     mut text: impl BufRead,
     mut each: impl FnMut(Option<&[u8]>) -> ControlFlow<()>,

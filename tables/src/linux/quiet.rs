@@ -20,22 +20,20 @@ use crate::model::socket_table::SocketTable;
 /// Reports on standard error, past the test runner's capture, that a test is left out and why:
 /// `LEFT OUT: <test>: <reason>`. Lists of expected skips are compared with these lines: `why` has nothing in it
 /// that differs from run to run.
-pub(crate) fn say_left_out(test: &str, why: &str) {
+pub(crate) fn report_skip(test: &str, why: &str) {
     let _ = std::io::stderr().write_all(format!("\nLEFT OUT: {test}: {why}\n").as_bytes());
 }
 
-/// Reports that BPF does not answer a test, and for which error: the test fails if `REQUIRE_BPF` is 1, and is
-/// left out otherwise.
-pub(crate) fn say_without_bpf(test: &str, error: &str) {
+/// Reports that a test has no BPF, and why: the test fails if `REQUIRE_BPF` is 1, and is left out otherwise.
+pub(crate) fn report_skip_without_bpf(test: &str, error: &str) {
     let is_required = std::env::var("REQUIRE_BPF").is_ok_and(|value| value == "1");
     assert!(!is_required, "REQUIRE_BPF=1: {error}");
-    say_left_out(test, "needs BPF: Linux 5.11 or later, CAP_BPF and CAP_PERFMON");
+    report_skip(test, "needs BPF: Linux 5.11 or later, CAP_BPF and CAP_PERFMON");
     eprintln!("{error}");
 }
 
-/// Runs a test of that module in a network namespace with a loopback interface and nothing in it, and in a PID
-/// namespace: in a child process, which runs nothing but this test once more. As root, or as the root of a user namespace;
-/// where neither is allowed, it says so.
+/// Runs a test of a module in an empty network namespace with a loopback interface, and in a PID namespace: in a child
+/// process that runs only this test. It needs root, or a user namespace; otherwise the test is reported as left out.
 pub(crate) fn in_quiet_namespace(module: &str, test: &str, body: fn()) {
     const INSIDE: &str = "TEST_IN_QUIET_NAMESPACE";
     if std::env::var(INSIDE).is_ok_and(|inside| inside == test) {
@@ -52,7 +50,7 @@ pub(crate) fn in_quiet_namespace(module: &str, test: &str, body: fn()) {
         unshare.args(command).env(INSIDE, test).output()
     };
     if !unshare(&["true"]).is_ok_and(|output| output.status.success()) {
-        return say_left_out(test, "needs root: namespaces need CAP_SYS_ADMIN");
+        return report_skip(test, "needs root: namespaces need CAP_SYS_ADMIN");
     }
     let program = std::env::current_exe().unwrap();
     let name = format!("{}::{test}", module.split_once("::").unwrap().1);
@@ -62,13 +60,13 @@ pub(crate) fn in_quiet_namespace(module: &str, test: &str, body: fn()) {
     // Past the capture of this process too.
     for line in log.lines().filter_map(|line| line.strip_prefix("LEFT OUT: ")) {
         let (test, why) = line.split_once(": ").unwrap();
-        say_left_out(test, why);
+        report_skip(test, why);
     }
     eprint!("{text}{log}");
     assert!(output.status.success() && text.contains("1 passed"), "{test} failed in its namespace");
 }
 
-/// Asks for the flag IFF_UP of the interface 1 (rtnetlink(7)).
+/// Sets the flag IFF_UP of the interface 1 (rtnetlink(7)).
 fn loopback_up() -> rustix::io::Result<()> {
     let socket = rustix::net::socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
     let mut message = Vec::new();
@@ -88,14 +86,14 @@ fn loopback_up() -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// The sockets of a file of the calling thread's namespace, without ado.
+/// The sockets of a file of the calling thread's namespace.
 pub(crate) fn printed(file: SocketTable) -> Vec<Socket> {
     let text = std::fs::read(format!("/proc/thread-self/net/{}", file.name())).unwrap();
     let lines = text.strip_suffix(b"\n").unwrap().split(|&byte| byte == b'\n').skip(1);
     lines.map(|line| file.parse(line).unwrap()).collect()
 }
 
-/// Sockets of many kinds, which live as long as this does.
+/// Sockets of many kinds, open until this is dropped.
 pub(crate) fn sockets() -> Vec<Box<dyn Any>> {
     let mut held: Vec<Box<dyn Any>> = Vec::new();
     for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
@@ -156,9 +154,9 @@ pub(crate) fn sockets() -> Vec<Box<dyn Any>> {
 
 /// The acknowledgement of a FIN may take its time.
 fn wait_until_settled() {
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
     let moving = |socket: &Socket| matches!(socket.state(), "FIN_WAIT1" | "LAST_ACK" | "CLOSING");
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + CLOSE_TIMEOUT;
     while [SocketTable::Tcp, SocketTable::Tcp6].into_iter().flat_map(printed).any(|s| moving(&s)) {
         assert!(Instant::now() < end, "connections are still closing");
         std::thread::sleep(Duration::from_millis(10));

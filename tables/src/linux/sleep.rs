@@ -1,4 +1,4 @@
-//! For how long a thread sleeps: the time in which it neither runs nor waits for a processor.
+//! Measures how long a thread sleeps: the time in which it neither runs nor waits for a processor.
 //!
 //! The time that a system call takes does not show whether it was blocked: on a busy machine a thread waits for
 //! a processor at any point. The scheduler counts that wait in `schedstat`, apart from sleep.
@@ -12,7 +12,7 @@ use rustix::thread::gettid;
 use crate::formats::linux::proc_status;
 use crate::formats::linux::schedstat::{self, SchedStat};
 
-/// A moment in the life of a thread of this process, from which its sleep is counted.
+/// A point in time of a thread of this process, from which its sleep is measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     thread: Pid,
@@ -20,8 +20,8 @@ pub(crate) struct Moment {
     stat: SchedStat,
 }
 
-/// To read the statistics takes as long as a few short system calls. So they are used again for so long: what a
-/// thread sleeps within it is counted too much at most.
+/// The maximum age of the statistics. To read them takes as long as a few short system calls, so they are
+/// reused. At most this time is counted in excess.
 const MAX_AGE: Duration = Duration::from_millis(5);
 
 thread_local! {
@@ -29,7 +29,7 @@ thread_local! {
 }
 
 impl Moment {
-    /// One of the calling thread that is at most [`MAX_AGE`] before `now`.
+    /// A point in time of the calling thread, at most [`MAX_AGE`] before `now`.
     pub(crate) fn before(now: Instant) -> Moment {
         let last = LAST.get().filter(|last| now.saturating_duration_since(last.at) <= MAX_AGE);
         last.unwrap_or_else(|| Moment::read(LAST.get().map_or_else(gettid, |last| last.thread)))
@@ -41,10 +41,10 @@ impl Moment {
         moment
     }
 
-    /// For how long the calling thread, which this is of, has slept since then.
+    /// How long the calling thread has slept since then.
     pub(crate) fn slept(self) -> Duration {
         let now = Moment::read(self.thread);
-        // Without a break it did not sleep: the time is the hypervisor's, or was not counted yet.
+        // The thread did not pause, so it did not sleep: the hypervisor used the time, or it is not counted yet.
         let is_counted = self.stat.slices > 0;
         if is_counted && now.stat.slices == self.stat.slices {
             return Duration::ZERO;
@@ -52,12 +52,12 @@ impl Moment {
         self.slept_until(now)
     }
 
-    /// The same of a thread that sleeps now; None if it does not.
-    pub(crate) fn sleeps_since(self) -> Option<Duration> {
+    /// The same for another thread, and until when it is counted; None if the thread does not sleep now.
+    pub(crate) fn sleeps_since(self) -> Option<(Duration, Instant)> {
         let stat = read_stat(self.thread);
         let is_asleep = is_asleep(self.thread);
         let now = Moment { thread: self.thread, at: Instant::now(), stat };
-        is_asleep.then(|| self.slept_until(now))
+        is_asleep.then(|| (self.slept_until(now), now.at))
     }
 
     fn slept_until(self, now: Moment) -> Duration {
@@ -66,13 +66,13 @@ impl Moment {
     }
 }
 
-/// Nothing if it cannot be read: then all of the time counts.
+/// Zero if it cannot be read: then the whole time counts.
 fn read_stat(thread: Pid) -> SchedStat {
     let path = format!("/proc/self/task/{}/schedstat", thread.as_raw_nonzero());
     std::fs::read(path).ok().and_then(|text| schedstat::parse(&text)).unwrap_or_default()
 }
 
-/// One whose state cannot be read is taken to sleep.
+/// Whether the thread sleeps; true if its state cannot be read.
 fn is_asleep(thread: Pid) -> bool {
     let path = format!("/proc/self/task/{}/status", thread.as_raw_nonzero());
     std::fs::read(path).map_or(true, |status| !proc_status::is_running(&status))
@@ -126,7 +126,9 @@ mod tests {
             });
             let of_other = moments.recv().unwrap();
             let start = Instant::now();
-            let is_seen = || of_other.sleeps_since() >= Some(Duration::from_millis(20));
+            let is_seen = || {
+                of_other.sleeps_since().is_some_and(|(slept, _)| slept >= Duration::from_millis(20))
+            };
             while !is_seen() {
                 assert!(start.elapsed() < Duration::from_secs(20));
             }

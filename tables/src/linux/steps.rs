@@ -1,11 +1,11 @@
 //! Reads of `/proc/<pid>` that the process can block.
 //!
-//! To follow a link below `/proc/<pid>`, the kernel takes the process's `exec_update_lock`, which an execve
-//! holds (`fs/exec.c`). An execve waits for file servers: a process that has a file of a FUSE mount of its own
-//! open with O_CLOEXEC holds the lock for as long as it likes. No signal but SIGKILL ends the wait.
+//! To follow a link below `/proc/<pid>`, the kernel takes the `exec_update_lock` of the process, which an execve
+//! holds (`fs/exec.c`). An execve waits for file servers: a process with an open O_CLOEXEC file of its own FUSE
+//! mount can hold the lock for any time. No signal but SIGKILL ends the wait.
 //!
-//! So each such read is a [`Step`] of a scan. A scan whose step is blocked is abandoned, and is made anew
-//! without that process: see `attempts`. The thread that is blocked stays, until the step ends.
+//! So each such read is a [`Step`] of a scan. A scan with a blocked step is abandoned, and a new attempt skips
+//! the process: see `attempts`. The blocked thread remains until the step ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use super::blocked::{BlockedProcesses, Identity, PROCESS_LIMIT};
 use super::sleep::Moment;
 use crate::model::User;
 
-/// A step that takes less time is not measured.
+/// A shorter step is not measured.
 const SHORT: Duration = Duration::from_millis(1);
-/// A step in progress for less time is not looked at.
+/// A step in progress is not checked for this time.
 const YOUNG: Duration = Duration::from_millis(10);
-/// A process is remembered if a step of it is blocked for so long when the attempt ends.
+/// A process is recorded if its step has been blocked for this time when the attempt ends.
 const SLOW: Duration = Duration::from_millis(300);
 
 /// The steps of one attempt to scan.
@@ -29,7 +29,7 @@ const SLOW: Duration = Duration::from_millis(300);
 pub(crate) struct Steps {
     blocked: Arc<BlockedProcesses>,
     procfs: PathBuf,
-    /// Once steps were blocked for so long together, no step is made: every process is skipped.
+    /// The total blocked time after which every process is skipped.
     budget: Duration,
     abandoned: AtomicBool,
     state: Mutex<State>,
@@ -38,12 +38,12 @@ pub(crate) struct Steps {
 #[derive(Debug, Default)]
 struct State {
     last: u64,
-    /// One for each thread at most.
+    /// The steps in progress, at most one for each thread.
     in_progress: Vec<InProgress>,
     skipped: BTreeSet<i32>,
-    /// For how long any step was blocked.
+    /// The total time in which any step was blocked.
     time: Time,
-    /// The same of each process that blocked one.
+    /// The same for each process that blocked a step.
     processes: BTreeMap<i32, Time>,
 }
 
@@ -53,15 +53,15 @@ struct InProgress {
     pid: i32,
     since: Instant,
     start: Moment,
-    /// Set once it was seen blocked, when the pid is that process's for sure.
+    /// Set when the step is found blocked: the pid then surely belongs to the process.
     process: Option<Identity>,
-    /// For how long it has been blocked.
+    /// How long the step has been blocked.
     blocked: Duration,
-    /// Whose process is among the blocked ones because of this step.
-    remembered: Option<User>,
+    /// The user of the process, if the step was recorded as blocked.
+    recorded: Option<User>,
 }
 
-/// A sum of times, of which those that overlap count once.
+/// A sum of times in which overlapping times count once.
 #[derive(Clone, Copy, Debug, Default)]
 struct Time {
     sum: Duration,
@@ -87,7 +87,7 @@ pub(crate) struct Step<'a> {
 }
 
 impl Steps {
-    /// For processes below this mount of proc.
+    /// The steps of an attempt on this mount of proc.
     pub(crate) fn new(blocked: Arc<BlockedProcesses>, procfs: &Path, budget: Duration) -> Steps {
         let (abandoned, state) = (AtomicBool::new(false), Mutex::default());
         Steps { blocked, procfs: procfs.into(), budget, abandoned, state }
@@ -97,28 +97,28 @@ impl Steps {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a step that the process can block; None if the process is skipped.
+    /// Begins a step that the process can block; None if the process must be skipped.
     pub(crate) fn begin(&self, pid: i32, user_of: impl FnOnce(i32) -> User) -> Option<Step<'_>> {
         let now = Instant::now();
         let is_expected = self.blocked.is_expected_of(pid, user_of, now);
         let start = Moment::before(now);
         let mut state = self.state();
-        // It is set under the lock: an abandoned attempt begins no step.
+        // It is set under the lock, so an abandoned attempt begins no step.
         let is_over = state.time.sum >= self.budget || self.abandoned.load(Ordering::Relaxed);
         if is_expected || is_over {
             state.skipped.insert(pid);
             return None;
         }
         state.last += 1;
-        // From here on: the process does not block the wait for the lock.
+        // The time for the lock does not count, since the process does not block it.
         let (id, since) = (state.last, Instant::now());
-        let (process, blocked, remembered) = (None, Duration::ZERO, None);
-        let step = InProgress { id, pid, since, start, process, blocked, remembered };
+        let (process, blocked, recorded) = (None, Duration::ZERO, None);
+        let step = InProgress { id, pid, since, start, process, blocked, recorded };
         state.in_progress.push(step);
         Some(Step { steps: self, id, since, start })
     }
 
-    /// Set once the attempt is abandoned: it then ends as soon as it can.
+    /// Set when the attempt is abandoned: it then ends as soon as possible.
     pub(crate) fn abandoned(&self) -> &AtomicBool {
         &self.abandoned
     }
@@ -128,21 +128,21 @@ impl Steps {
         self.state().skipped.clone()
     }
 
-    /// For how long the step has been blocked that has been for the longest, if one is. To be called at short
-    /// intervals: it counts the time of steps in progress.
+    /// The longest time that a step in progress has been blocked, if any. This counts the time of steps in
+    /// progress, so the caller calls it at short intervals.
     pub(crate) fn observe(&self) -> Option<Duration> {
         let mut state = self.state();
         let mut longest = None;
-        // While it is counted, it is not among the others.
+        // `count` borrows the state, so the list is taken out of it.
         let mut in_progress = std::mem::take(&mut state.in_progress);
         for step in &mut in_progress {
-            let age = step.since.elapsed();
-            let Some(asleep) = (age >= YOUNG).then(|| step.start.sleeps_since()).flatten() else {
+            if step.since.elapsed() < YOUNG {
                 continue;
-            };
-            step.blocked = asleep.min(age);
+            }
+            let Some((asleep, now)) = step.start.sleeps_since() else { continue };
+            step.blocked = asleep.min(now.saturating_duration_since(step.since));
             longest = longest.max(Some(step.blocked));
-            self.count(&mut state, step, Instant::now(), true);
+            self.count(&mut state, step, now, true);
         }
         state.in_progress = in_progress;
         longest
@@ -160,7 +160,7 @@ impl Steps {
         if !limited.is_zero() {
             self.blocked.add_time(process.user, limited, now);
         }
-        // One that blocks a step in progress for so long has the attempt abandoned.
+        // The attempt is abandoned if a step in progress is blocked for this time.
         if after >= PROCESS_LIMIT && !is_in_progress {
             of_process.sum = Duration::ZERO;
             if let Some(process) = step.process.take() {
@@ -169,20 +169,20 @@ impl Steps {
         }
     }
 
-    /// Has the attempt end as soon as it can. The processes that block a step of it are remembered.
+    /// Abandons the attempt, and records the processes that block a step of it.
     pub(crate) fn abandon(&self) {
         let now = Instant::now();
         let mut state = self.state();
         self.abandoned.store(true, Ordering::Relaxed);
         for step in state.in_progress.iter_mut().filter(|step| step.blocked >= SLOW) {
             if let Some(process) = step.process.take() {
-                step.remembered = Some(process.user);
+                step.recorded = Some(process.user);
                 self.blocked.insert(step.pid, process, false, now);
             }
         }
     }
 
-    /// For how long any step was blocked.
+    /// The total time in which any step was blocked.
     pub(crate) fn blocked_time(&self) -> Duration {
         self.state().time.sum
     }
@@ -197,7 +197,7 @@ impl Drop for Step<'_> {
             return;
         };
         let mut step = state.in_progress.swap_remove(index);
-        if let Some(user) = step.remembered {
+        if let Some(user) = step.recorded {
             self.steps.blocked.end_step(step.pid, user, Instant::now());
         } else if blocked >= SHORT {
             step.blocked = blocked;
@@ -224,7 +224,7 @@ mod tests {
     fn step(pid: i32, blocked: Duration) -> InProgress {
         let since = Instant::now();
         let start = Moment::before(since);
-        InProgress { id: 0, pid, since, start, process: None, blocked, remembered: None }
+        InProgress { id: 0, pid, since, start, process: None, blocked, recorded: None }
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_skipped_after_one_second_of_blocked_steps() {
+    fn a_process_is_skipped_after_a_second_of_blocked_steps() {
         let (steps, now) = (steps(Duration::MAX), Instant::now());
         let count = |blocked, now, is_in_progress| {
             steps.count(&mut steps.state(), &mut step(7, blocked), now, is_in_progress);

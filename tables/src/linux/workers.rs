@@ -1,4 +1,4 @@
-//! Threads that run one job after the other. To start a thread takes ten times what it takes to wake one.
+//! Threads that run one job after the other. To start a thread takes ten times as long as to wake one.
 
 use std::cell::Cell;
 use std::io;
@@ -6,14 +6,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
-/// A job. It calls its argument when it is done but for passing on its result.
+/// A job. It calls its argument when only its result is left to pass on.
 type Job = Box<dyn FnOnce(&dyn Fn()) + Send>;
 
 /// Threads that wait for a job. They end when this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Workers(Mutex<Vec<Sender<Job>>>);
 
-/// More threads do not wait.
+/// The maximum number of waiting threads.
 const MAX_IDLE: usize = 2;
 
 impl Workers {
@@ -21,11 +21,10 @@ impl Workers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs the job in a thread that waits, or in a new one. A job that never ends takes no thread from
-    /// others.
+    /// Runs the job in a waiting thread, or in a new one. A job that never ends does not delay others.
     ///
     /// # Errors
-    /// Why the system has no thread.
+    /// If no thread can be started.
     pub(crate) fn run(
         self: &Arc<Self>,
         job: impl FnOnce(&dyn Fn()) + Send + 'static,
@@ -43,7 +42,7 @@ impl Workers {
     }
 }
 
-/// Runs jobs for as long as this thread is among those that wait.
+/// Runs jobs as long as this thread is one of the waiting ones.
 fn work(workers: &Weak<Workers>, first: Job) {
     let mut next = Some(first);
     while let Some(job) = next {
@@ -53,7 +52,7 @@ fn work(workers: &Weak<Workers>, first: Job) {
     }
 }
 
-/// Adds the calling thread to those that wait, unless there are enough; returns where its next job comes.
+/// Adds the calling thread to the waiting ones, up to the maximum; returns the channel of its next job.
 fn wait_among(workers: &Weak<Workers>) -> Option<Receiver<Job>> {
     let workers = workers.upgrade()?;
     let mut idle = workers.idle();

@@ -1,28 +1,28 @@
-//! The system calls, as plain functions: in a test others stand in their place.
+//! The system calls, as plain functions: tests replace them.
 
 use std::ffi::CStr;
 use std::io;
 
-/// What is asked of the kernel.
+/// The system calls.
 ///
-/// Each function fills a buffer and returns how many bytes of it; an empty buffer asks how many bytes there
-/// are, or a few more. How an error of the system comes back is their affair: here it is an error.
+/// Each function fills a buffer and returns the number of bytes. With an empty buffer it returns the size of the
+/// value, or a little more. An error of the system is an error here, however the call reports it.
 #[derive(Clone, Copy)]
 pub(crate) struct Calls {
-    /// `proc_listpids` of all processes: their numbers, of 4 bytes. What does not fit is left out.
+    /// `proc_listpids` of all processes: pids of 4 bytes. Pids that do not fit are left out.
     pub(crate) pids: fn(&mut [u8]) -> io::Result<usize>,
-    /// `proc_pidinfo` with PROC_PIDLISTFDS: a process's descriptors, as `struct proc_fdinfo`. What does not
-    /// fit is left out.
+    /// `proc_pidinfo` with PROC_PIDLISTFDS: the descriptors of a process, as `struct proc_fdinfo`. Entries that do
+    /// not fit are left out.
     pub(crate) fds: fn(i32, &mut [u8]) -> io::Result<usize>,
-    /// `proc_pidfdinfo` with PROC_PIDFDSOCKETINFO: what a descriptor of a process is.
+    /// `proc_pidfdinfo` with PROC_PIDFDSOCKETINFO: the socket of a descriptor.
     pub(crate) socket: fn(i32, i32, &mut [u8]) -> io::Result<usize>,
-    /// `sysctlbyname`: the value of that name. What was written before an error counts too.
+    /// `sysctlbyname`: the value with this name. The bytes written before an error count too.
     pub(crate) value: fn(&CStr, &mut [u8]) -> (usize, io::Result<()>),
     /// `proc_pidinfo` with PROC_PIDTBSDINFO: the real uid of a process, if it still exists.
     pub(crate) uid: fn(i32) -> Option<u32>,
 }
 
-/// Numbers of errors as macOS has them, some of which other systems have not (`bsd/sys/errno.h`).
+/// Error numbers of macOS (`bsd/sys/errno.h`): other systems lack some.
 pub(crate) const ENOENT: i32 = 2;
 pub(crate) const ESRCH: i32 = 3;
 pub(crate) const EBADF: i32 = 9;
@@ -34,8 +34,8 @@ pub(crate) fn is(error: &io::Error, number: i32) -> bool {
     error.raw_os_error() == Some(number)
 }
 
-/// Whether what was asked for is gone: the process ended, or is a zombie, or the descriptor was closed, and
-/// perhaps opened anew as something else.
+/// Whether the object no longer exists: the process ended or is a zombie, or the descriptor was closed and
+/// perhaps reused.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     [ESRCH, EBADF, ENOTSOCK].iter().any(|&number| is(error, number))
 }

@@ -1,4 +1,4 @@
-//! The system calls themselves.
+//! The system calls.
 
 #![allow(unsafe_code)]
 
@@ -16,7 +16,7 @@ pub(crate) const CALLS: Calls = Calls { pids, fds, socket, value, uid };
 const PROC_ALL_PIDS: u32 = 1;
 const PROC_PIDFDSOCKETINFO: c_int = 3;
 
-// What is known above this layer by number.
+// The layer above uses these numbers.
 const _: () = {
     assert!(size_of::<libc::pid_t>() == 4);
     assert!(size_of::<libc::proc_fdinfo>() == 8);
@@ -33,17 +33,16 @@ const _: () = {
     assert!(libc::SOCK_MAXADDRLEN == 255);
 };
 
-/// Where a buffer is, or nowhere, and its size: a smaller one than it has if that is more than the call can
-/// be told.
-fn place(buffer: &mut [u8]) -> (*mut c_void, c_int) {
+/// Pointer and size of a buffer: null if it is empty; the size is limited to the range of the argument.
+fn raw_parts(buffer: &mut [u8]) -> (*mut c_void, c_int) {
     let length = c_int::try_from(buffer.len()).unwrap_or(c_int::MAX);
     let start = if buffer.is_empty() { ptr::null_mut() } else { buffer.as_mut_ptr().cast() };
     (start, length)
 }
 
-/// What a call of libproc says, and what errno is after it.
+/// The result of a call of libproc, from its return value and errno.
 fn answer(call: impl FnOnce() -> c_int) -> io::Result<usize> {
-    // SAFETY: __error returns the place of this thread's errno, which is valid as long as the thread.
+    // SAFETY: __error returns the address of this thread's errno, which is valid as long as the thread.
     unsafe { *libc::__error() = 0 };
     let written = call();
     let errno = io::Error::last_os_error().raw_os_error().unwrap_or_default();
@@ -51,26 +50,26 @@ fn answer(call: impl FnOnce() -> c_int) -> io::Result<usize> {
 }
 
 fn pids(buffer: &mut [u8]) -> io::Result<usize> {
-    let (start, length) = place(buffer);
-    // SAFETY: the kernel writes no more than `length` bytes from `start` on, which are the buffer's and
-    // borrowed for that; it is null only for a length of 0, which asks for the size.
+    let (start, length) = raw_parts(buffer);
+    // SAFETY: the kernel writes at most `length` bytes from `start` on, which are those of the borrowed buffer.
+    // It is null only for a length of 0, which requests the size.
     answer(|| unsafe { libc::proc_listpids(PROC_ALL_PIDS, 0, start, length) })
 }
 
 fn fds(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
-    let (start, length) = place(buffer);
+    let (start, length) = raw_parts(buffer);
     // SAFETY: as in `pids`.
     answer(|| unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDLISTFDS, 0, start, length) })
 }
 
 fn socket(pid: i32, fd: i32, buffer: &mut [u8]) -> io::Result<usize> {
-    let (start, length) = place(buffer);
+    let (start, length) = raw_parts(buffer);
     // SAFETY: as in `pids`.
     answer(|| unsafe { libc::proc_pidfdinfo(pid, fd, PROC_PIDFDSOCKETINFO, start, length) })
 }
 
 fn value(name: &CStr, buffer: &mut [u8]) -> (usize, io::Result<()>) {
-    let (start, _) = place(buffer);
+    let (start, _) = raw_parts(buffer);
     let mut length = buffer.len();
     // SAFETY: the name ends with a NUL; the kernel writes no more than `length` bytes from `start` on,
     // which are the buffer's, or none if it is null, and then what it wrote or would write into `length`;
@@ -91,7 +90,7 @@ fn uid(pid: i32) -> Option<u32> {
     (written == size).then(|| unsafe { info.assume_init() }.pbi_ruid)
 }
 
-/// Only a Mac can run these: whether the kernel answers as the layers above believe.
+/// These run on macOS only: they check that the kernel behaves as the layers above assume.
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -116,7 +115,7 @@ mod tests {
     const NO_PID: i32 = 1 << 30;
 
     #[test]
-    fn a_process_has_the_uid_of_its_user() {
+    fn a_process_has_the_uid_of_its_creator() {
         // SAFETY: the call takes nothing and always succeeds.
         assert_eq!(uid(own_pid()), Some(unsafe { libc::getuid() }));
         assert_eq!(uid(NO_PID), None);
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_its_defined_length_and_no_room_is_enomem() {
+    fn a_record_has_its_length_and_a_small_buffer_is_enomem() {
         let (one, _other) = UnixDatagram::pair().unwrap();
         let fd = one.as_raw_fd();
         assert_eq!(error_of_socket(own_pid(), fd, ROOM - 1), Some(ENOMEM));
@@ -149,7 +148,7 @@ mod tests {
         let answered = fds(LAUNCHD, &mut [0; 80_000]);
         // SAFETY: it takes nothing and changes nothing.
         if unsafe { libc::geteuid() } == 0 {
-            eprintln!("\nLEFT OUT: EPERM: root may look into every process");
+            eprintln!("\nLEFT OUT: EPERM: root can read every process");
             assert!(answered.unwrap() > 0);
         } else {
             assert_eq!(answered.unwrap_err().raw_os_error(), Some(libc::EPERM));

@@ -8,12 +8,12 @@ use crate::formats::macos::socket_fdinfo;
 
 /// PROX_FDTYPE_SOCKET.
 const SOCKET: u32 = 2;
-/// The kernel's own process. It has no descriptors, and may not be asked for them.
+/// The process of the kernel. It has no descriptors, and a request for them fails.
 const KERNEL: i32 = 0;
 
 /// All processes but the kernel.
 pub(crate) fn pids(calls: &Calls) -> io::Result<Vec<i32>> {
-    let bytes = whole(calls.pids)?;
+    let bytes = read_list(calls.pids)?;
     let (numbers, _) = bytes.as_chunks();
     let mut pids: Vec<i32> = numbers.iter().map(|&number| i32::from_ne_bytes(number)).collect();
     pids.retain(|&pid| pid > KERNEL);
@@ -24,7 +24,7 @@ pub(crate) fn pids(calls: &Calls) -> io::Result<Vec<i32>> {
 
 /// The descriptors of a process that are sockets.
 pub(crate) fn sockets(calls: &Calls, pid: i32) -> io::Result<Vec<i32>> {
-    let bytes = whole(|buffer| (calls.fds)(pid, buffer))?;
+    let bytes = read_list(|buffer| (calls.fds)(pid, buffer))?;
     let (entries, _) = bytes.as_chunks::<8>();
     let entry = |&[a, b, c, d, kind @ ..]: &[u8; 8]| {
         (i32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes(kind))
@@ -33,8 +33,8 @@ pub(crate) fn sockets(calls: &Calls, pid: i32) -> io::Result<Vec<i32>> {
     Ok(sockets.map(|(fd, _)| fd).collect())
 }
 
-/// What the kernel says of a socket. It refuses to say a part of it (ENOMEM): a newer one that has more to say
-/// is given more room, and what comes first is known.
+/// Reads the record of a socket. The kernel does not write a part of it (ENOMEM), so a larger buffer is used if a
+/// newer kernel has a longer record. Its beginning has the same layout.
 pub(crate) fn socket_fdinfo(calls: &Calls, pid: i32, fd: i32) -> io::Result<Vec<u8>> {
     /// Each doubles the room.
     const ATTEMPTS: usize = 4;
@@ -55,30 +55,29 @@ fn socket_fdinfo_in(room: usize, calls: &Calls, pid: i32, fd: i32) -> io::Result
     Ok(answer)
 }
 
-/// What libproc means by a number of bytes: its functions answer 0 for an error, and for a list with nothing in
-/// it. Only errno tells which, if it was 0 before the call.
+/// Converts the return value of libproc: it is 0 for an error and for an empty list. Only errno distinguishes the
+/// two, if it was 0 before the call.
 pub(crate) fn written(written: c_int, errno: c_int) -> io::Result<usize> {
     match usize::try_from(written) {
         Ok(written) if written > 0 => Ok(written),
         _ if errno != 0 => Err(io::Error::from_raw_os_error(errno)),
         Ok(nothing) => Ok(nothing),
-        Err(_) => Err(io::Error::other(format!("libproc answers {written}"))),
+        Err(_) => Err(io::Error::other(format!("libproc returned {written}"))),
     }
 }
 
-/// A list whole, though the kernel cuts it without a word where the buffer ends, and though it grows
-/// between the question for its size and the question for itself: one that fills the buffer is asked for
-/// again, with more room.
-fn whole(ask: impl Fn(&mut [u8]) -> io::Result<usize>) -> io::Result<Vec<u8>> {
+/// Reads a complete list. The kernel silently truncates a list at the end of the buffer, and the list can grow
+/// after its size was read. So a list that fills the buffer is read again, with a larger buffer.
+fn read_list(call: impl Fn(&mut [u8]) -> io::Result<usize>) -> io::Result<Vec<u8>> {
     /// Each doubles the room.
     const ATTEMPTS: usize = 10;
-    let mut room = ask(&mut [])?;
+    let mut room = call(&mut [])?;
     if room == 0 {
         return Ok(Vec::new());
     }
     for _ in 0..ATTEMPTS {
         let mut buffer = vec![0; room];
-        let written = ask(&mut buffer)?;
+        let written = call(&mut buffer)?;
         if written < room {
             buffer.truncate(written);
             return Ok(buffer);
@@ -96,9 +95,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zero_bytes_are_an_error_only_if_errno_is_set() {
+    fn zero_is_an_error_if_errno_is_set_and_else_an_empty_list() {
         assert_eq!(written(792, 0).unwrap(), 792);
-        // What errno is after a success says nothing.
+        // errno has no meaning after a success.
         assert_eq!(written(8, ENOENT).unwrap(), 8);
         assert_eq!(written(0, 0).unwrap(), 0);
         const EPERM: c_int = 1;
@@ -107,11 +106,11 @@ mod tests {
                 assert_eq!(written(answer, errno).unwrap_err().raw_os_error(), Some(errno));
             }
         }
-        assert_eq!(written(-1, 0).unwrap_err().to_string(), "libproc answers -1");
+        assert_eq!(written(-1, 0).unwrap_err().to_string(), "libproc returned -1");
     }
 
-    /// What is asked of a kernel whose answer about a socket is so long.
-    fn ask_kernel_with<const LENGTH: usize>() -> io::Result<Vec<u8>> {
+    /// The result with a kernel whose record of a socket has this length.
+    fn fdinfo_of_length<const LENGTH: usize>() -> io::Result<Vec<u8>> {
         let socket = |_pid, _fd, buffer: &mut [u8]| {
             let Some(answer) = buffer.get_mut(..LENGTH) else {
                 return Err(io::Error::from_raw_os_error(ENOMEM));
@@ -125,17 +124,17 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_with_longer_answers_gets_a_larger_buffer() {
-        assert_eq!(ask_kernel_with::<792>().unwrap(), [7; 792]);
-        assert_eq!(ask_kernel_with::<800>().unwrap(), [7; 800]);
-        assert_eq!(ask_kernel_with::<6336>().unwrap(), [7; 6336]);
-        assert_eq!(ask_kernel_with::<6337>().unwrap_err().raw_os_error(), Some(ENOMEM));
+    fn a_longer_record_of_a_socket_is_read_with_a_larger_buffer() {
+        assert_eq!(fdinfo_of_length::<792>().unwrap(), [7; 792]);
+        assert_eq!(fdinfo_of_length::<800>().unwrap(), [7; 800]);
+        assert_eq!(fdinfo_of_length::<6336>().unwrap(), [7; 6336]);
+        assert_eq!(fdinfo_of_length::<6337>().unwrap_err().raw_os_error(), Some(ENOMEM));
     }
 
     #[test]
     fn a_list_that_grows_after_its_size_was_read_is_read_again() {
         let length = Cell::new(8);
-        let list = whole(|buffer| {
+        let list = read_list(|buffer| {
             let held = length.get();
             if buffer.is_empty() {
                 return Ok(held);
@@ -151,12 +150,12 @@ mod tests {
 
     #[test]
     fn a_list_that_fills_every_buffer_is_an_error() {
-        let list = whole(|buffer| Ok(buffer.len().max(1)));
+        let list = read_list(|buffer| Ok(buffer.len().max(1)));
         assert_eq!(list.unwrap_err().to_string(), "the list grows too fast");
     }
 
     #[test]
     fn an_empty_list_is_no_error() {
-        assert_eq!(whole(|_| Ok(0)).unwrap(), []);
+        assert_eq!(read_list(|_| Ok(0)).unwrap(), []);
     }
 }

@@ -1,7 +1,7 @@
-//! Asks macOS, for any table.
+//! The interfaces of macOS, for any table.
 //!
-//! [`calls::Calls`] is the seam: below it are the system calls, in `ffi` and nowhere else, above it is nothing
-//! that would not run on another system.
+//! [`calls::Calls`] separates the system calls, which only `ffi` makes, from the code above, whose tests run on
+//! any system.
 
 pub(crate) mod calls;
 #[cfg(target_os = "macos")]

@@ -5,10 +5,10 @@ use std::io;
 
 use super::calls::{Calls, ENOENT, ENOMEM, is};
 
-/// A list; None if this system does not have it.
+/// Reads a list; None if this version of macOS does not have it.
 ///
-/// The kernel adds an eighth to the size that it names, or nothing for some lists, and writes as much as
-/// fits where that was not enough. If it never is, that much is the answer: it has no end then.
+/// The kernel adds an eighth to the size that it returns, or nothing for some lists. If the list does not fit, it
+/// writes a part. If it never fits, this returns the part, which lacks the end.
 pub(crate) fn value(calls: &Calls, name: &CStr) -> io::Result<Option<Vec<u8>>> {
     const ATTEMPTS: usize = 5;
     /// More than the header, the end and a few sockets.
@@ -40,8 +40,8 @@ mod tests {
 
     use super::*;
 
-    /// What the kernel answers, one after the other: how much it writes, and with which error. And the
-    /// room that it was given.
+    /// The results of the kernel in order: the number of bytes written and the error. And the sizes of the
+    /// buffers.
     type Script = (Vec<(usize, Option<i32>)>, Vec<usize>);
 
     thread_local! {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_did_not_fit_is_read_with_a_doubled_buffer() {
+    fn a_value_that_does_not_fit_is_read_again_with_twice_the_size() {
         let cut = (648, Some(ENOMEM));
         let (value, rooms) = read(&[(0, None), cut, (0, None), cut, (90_000, None), (664, None)]);
         assert_eq!(value.unwrap(), Some(vec![7; 664]));
@@ -93,12 +93,12 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_an_absent_list() {
+    fn a_list_with_an_unknown_name_is_none() {
         assert_eq!(read(&[(0, Some(ENOENT))]).0.unwrap(), None);
     }
 
     #[test]
-    fn other_errors_are_errors_of_either_question() {
+    fn other_errors_of_either_call_are_returned() {
         const EPERM: i32 = 1;
         for answers in [&[(0, Some(EPERM))][..], &[(9, None), (0, Some(EPERM))]] {
             assert_eq!(read(answers).0.unwrap_err().raw_os_error(), Some(EPERM));

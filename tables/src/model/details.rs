@@ -1,73 +1,72 @@
-//! What is known of a socket besides what it is bound and connected to.
+//! Details of a socket.
 
 use std::num::{NonZeroU32, NonZeroU64};
 
 use super::holder_unknown::HolderUnknown;
 
-/// What the kernel tells of a socket beyond the columns of osquery's table.
+/// Details of a socket beyond the columns of osquery's table.
 ///
-/// Not every source tells all: `/proc/net` knows no peers and no control groups.
+/// Not every source reports all: `/proc/net` has no peers and no control groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Details {
-    /// SOCK_STREAM (1), SOCK_DGRAM (2), SOCK_RAW (3), SOCK_SEQPACKET (5), SOCK_PACKET (10); 0 if it
-    /// is not known.
+    /// SOCK_STREAM (1), SOCK_DGRAM (2), SOCK_RAW (3), SOCK_SEQPACKET (5), SOCK_PACKET (10); 0 if it is unknown.
     pub(crate) kind: u8,
-    /// Who made it. None without an inode, since the kernel then says 0 whoever it was.
+    /// The owner: the uid of the creator. None without an inode, since the kernel then reports 0.
     pub(crate) uid: Option<u32>,
-    /// The inode of the UNIX socket at the other end, once that has been accepted.
+    /// The inode of the peer of a UNIX socket, after the connection is accepted.
     pub(crate) peer: Option<NonZeroU32>,
-    /// Bytes that wait to be read; of a listener, connections that wait to be accepted.
+    /// Bytes in the receive queue; for a listener, connections in the accept queue.
     pub(crate) receive_queue: Option<u32>,
-    /// Bytes on their way; of a listener, how many connections may wait.
+    /// Bytes in the send queue; for a listener, the limit of the accept queue.
     pub(crate) send_queue: Option<u32>,
-    /// The interface that it is bound to.
+    /// The interface that the socket is bound to.
     pub(crate) interface: Option<Box<Interface>>,
-    /// The inode of the control group (v2) in which it was made.
+    /// The inode of the control group (v2) in which the socket was created.
     pub(crate) cgroup: Option<NonZeroU64>,
-    /// Whether the record can be forged: it is a line of a file that a UNIX path can imitate.
+    /// Whether the record is spoofable: a line of a file that a UNIX path can imitate.
     pub(crate) may_be_forged: bool,
-    /// When it was seen, if it has no holder.
+    /// The reads that showed the socket, if it has no holder.
     pub(crate) presence: Presence,
 }
 
-/// When a socket without a holder was seen.
+/// The reads of a scan that showed a socket without a holder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Presence {
-    /// At the beginning, and as far as known at the end of the scan.
+    /// The first read, and the second read if there was one.
     #[default]
     Lasting,
-    /// At the end of the scan only.
+    /// Only the second read.
     Opened,
-    /// At the beginning of the scan only.
+    /// Only the first read.
     Closed,
 }
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Interface {
-    /// Its number in its namespace.
+    /// The number of the interface in its namespace.
     pub(crate) index: u32,
-    /// None until the namespace was asked for it.
+    /// None until the name is read.
     pub(crate) name: Option<String>,
 }
 
 impl Interface {
-    /// The one of that number; 0 is none.
+    /// The interface with this number; None for 0.
     pub(crate) fn of_index(index: u32) -> Option<Box<Interface>> {
         (index != 0).then(|| Box::new(Interface { index, name: None }))
     }
 }
 
-/// What macOS alone tells of a socket.
+/// Details that only macOS reports.
 ///
-/// Not part of [`Details`], so that there it costs Linux nothing.
+/// They are separate from [`Details`], so that they cost nothing on Linux.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DarwinDetails {
-    /// The handle of the UNIX socket at the other end.
+    /// The handle of the peer of a UNIX socket.
     pub(crate) peer: Option<NonZeroU64>,
-    /// The process that used it last (`so_last_pid`), 0 for the kernel. It may have closed the socket
-    /// since, or ended, and its number be another's by now.
+    /// The process that used the socket last (`so_last_pid`), 0 for the kernel. It can have closed the socket or
+    /// ended since, and another process can have its pid.
     pub(crate) last_pid: Option<i32>,
-    /// Why no descriptor can be the socket's; None if one could.
+    /// Why no descriptor can refer to the socket; None if one can.
     pub(crate) without_fd: Option<HolderUnknown>,
 }

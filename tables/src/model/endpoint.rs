@@ -1,8 +1,8 @@
-//! The ends of a socket.
+//! The endpoints of a socket.
 
 use std::net::IpAddr;
 
-/// An address and port as a socket has it.
+/// An address and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Endpoint {
     pub(crate) address: IpAddr,
@@ -13,13 +13,13 @@ pub(crate) struct Endpoint {
 /// An address of AF_VSOCK (vsock(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct VsockAddress {
-    /// Which machine: 2 is the host, 4294967295 any.
+    /// The machine: 2 is the host, 4294967295 any.
     pub(crate) cid: u32,
     pub(crate) port: u32,
 }
 
-/// What a socket is bound and connected to: within one table of a namespace, another socket with the same
-/// endpoints has taken its place.
+/// The endpoints of a socket. If another socket in the same table of a namespace has the same ones, it has replaced
+/// the socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum EndpointKey {
     Inet(Endpoint, Endpoint),

@@ -3,7 +3,7 @@
 use bitflags::bitflags;
 
 bitflags! {
-    /// Kinds of sockets that a user can choose.
+    /// Kinds of sockets that a user can select.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Families: u16 {
         /// AF_UNIX.
@@ -20,8 +20,8 @@ bitflags! {
         const MPTCP = 1 << 5;
         /// SCTP.
         const SCTP = 1 << 6;
-        /// Those that somebody holds and that no table of the kernel has: of other families, or neither
-        /// bound nor connected; and TCP sockets that are bound and do nothing else.
+        /// Held sockets that no table of the kernel lists: of other families, or neither bound nor connected; and
+        /// bound-inactive TCP sockets.
         const UNLISTED = 1 << 7;
         /// AF_SYSTEM, of macOS: kernel controls and kernel events.
         const SYSTEM = 1 << 8;
@@ -31,7 +31,7 @@ bitflags! {
 }
 
 impl Default for Families {
-    /// Those of osquery's own table.
+    /// The families of osquery's own table.
     fn default() -> Self {
         Families::UNIX | Families::INET | Families::PACKET
     }
@@ -44,7 +44,7 @@ impl Families {
         "ndrv", "default", "all",
     ];
 
-    /// The families of that name.
+    /// The families with this name.
     pub(crate) fn of_name(name: &str) -> Option<Families> {
         match name {
             "default" => Some(Families::default()),

@@ -1,7 +1,7 @@
 //! Address families.
 
-/// Address families that the table lists, with Linux's numbers (`include/linux/socket.h`), on macOS
-/// too where it has the family; and those of macOS alone, with its own (`bsd/sys/socket.h`).
+/// The address families of the table. The numbers are those of Linux (`include/linux/socket.h`), also on macOS.
+/// Families that only macOS has keep its numbers (`bsd/sys/socket.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(crate) enum Family {

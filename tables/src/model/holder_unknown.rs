@@ -1,9 +1,9 @@
-//! Why a socket has no holder.
+//! Reasons why a socket has no holder.
 
-/// Why no process is known that holds a socket.
+/// The reason why no holder of a socket is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HolderUnknown {
-    /// The connection is over; the kernel only keeps its addresses.
+    /// The connection is closed; the kernel only keeps its addresses.
     TimeWait,
     /// The handshake is not over.
     SynRecv,
@@ -13,13 +13,13 @@ pub(crate) enum HolderUnknown {
     Orphan,
     /// The kernel made it for itself.
     Kernel,
-    /// A part of an MPTCP connection, which is a socket of its own.
+    /// It is a subflow of an MPTCP connection, which has its own socket.
     Subflow,
-    /// The process's own network stack has it, and not the kernel's.
+    /// It belongs to the network stack of a process, not to that of the kernel.
     UserSpace,
-    /// It has a file, but not every process could be looked into.
+    /// It has a file, but not every process could be read.
     Unreadable,
-    /// No process has it: it is the kernel's, or on its way from one process to another.
+    /// No process holds it: it belongs to the kernel, or is in flight between processes (SCM_RIGHTS).
     NoProcess,
     /// It was closed during the scan, before its holder was read.
     ClosedDuringScan,

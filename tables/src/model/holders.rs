@@ -10,18 +10,18 @@ use super::socket::Socket;
 use crate::model::user::User;
 use crate::water_level::water_level;
 
-/// How many descriptors of one socket a process has rows for, unless all are asked for.
+/// The default maximum number of rows for the descriptors of a process and socket.
 pub(crate) const DEFAULT_DESCRIPTORS_PER_SOCKET: u32 = 100;
 
 /// A file descriptor that refers to a socket.
 ///
-/// Ordered by socket, so that the holders of one stand together.
+/// Ordered by socket, so that the holders of a socket are adjacent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Holder {
     pub(crate) inode: u64,
     pub(crate) pid: i32,
     pub(crate) fd: i32,
-    /// The thread whose own file descriptor table has it; None if the process's table has it.
+    /// The thread with its own file descriptor table; None for the table of the process.
     pub(crate) tid: Option<i32>,
 }
 
@@ -39,46 +39,44 @@ struct Group {
     tid: Option<i32>,
 }
 
-/// How many holders are kept.
+/// The maximum numbers of kept holders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HolderLimits {
-    /// Of each group (pid, tid, socket) the lowest descriptors, at least one; None: all.
+    /// The number of lowest descriptors of each group (pid, tid, socket), at least one; None: all.
     pub(crate) per_socket: Option<u32>,
-    /// In all, besides one of each socket; None: all. Beyond that, the users with the most holders are
+    /// The total, besides one holder of each socket; None: all. Beyond it, the users with the most holders are
     /// reduced to a common level.
     pub(crate) max: Option<usize>,
 }
 
-/// Collects holders in bounded memory: of each group (pid, tid, socket) the `per_socket` lowest
-/// descriptors are kept, the others are counted.
+/// Collects holders in bounded memory: it keeps the `per_socket` lowest descriptors of each group (pid, tid, socket),
+/// and counts the others.
 ///
-/// The result does not depend on the order of the calls, nor on how often a holder is pushed. A counted
-/// descriptor takes a bit of a word that the collector has for 64 neighbouring descriptors; the kernel's
-/// own table has 512 bytes for these.
+/// The result does not depend on the order of the calls, nor on repeated holders. A counted descriptor takes one bit
+/// of a word for 64 neighbouring descriptors; the table of the kernel has 512 bytes for these.
 #[derive(Debug)]
 pub(crate) struct HolderCollector {
     per_socket: Option<usize>,
     list: Vec<Holder>,
-    /// Of the groups that have more than `per_socket` descriptors.
+    /// The groups with more than `per_socket` descriptors.
     beyond: HashMap<Group, Beyond>,
-    /// The length of the list below which pruning is not worth a sort.
+    /// The length of the list at which it is pruned.
     prune_at: usize,
-    /// How many holders are kept at most, besides one of each socket; None: all.
+    /// The maximum number of kept holders, besides one of each socket; None: all.
     max: Option<usize>,
     omitted: HashMap<User, u64>,
     /// The users of processes, each read once.
     users: HashMap<i32, User>,
 }
 
-/// What is known of a group besides the list.
+/// The descriptors of a group besides the list.
 #[derive(Debug, Default)]
 struct Beyond {
-    /// Those of the list that were found to refer to the socket: a process that replaces a descriptor
-    /// meanwhile does not take back what was seen.
+    /// Checked descriptors in the list that refer to the socket. They stay if the process replaces a descriptor later.
     real: FdSet,
-    /// Those that are not in the list because they are above it.
+    /// Descriptors above those in the list.
     counted: FdSet,
-    /// Those that turned out not to refer to the socket.
+    /// Checked descriptors that do not refer to the socket.
     unreal: FdSet,
 }
 
@@ -92,7 +90,7 @@ impl Default for HolderCollector {
 }
 
 impl HolderCollector {
-    /// A list of this length (6 MB) is pruned for the first time.
+    /// The length (6 MB) at which a list is pruned for the first time.
     const FIRST_PRUNE: usize = 1 << 18;
 
     pub(crate) fn new(limits: HolderLimits) -> Self {
@@ -110,11 +108,10 @@ impl HolderCollector {
     /// Prunes the list if it has doubled since the last time, so that it is never longer than the larger of
     /// [`Self::FIRST_PRUNE`] and twice `per_socket` for each group.
     ///
-    /// `is_real` returns whether the descriptor refers to the socket, which one that was opened with O_PATH
-    /// does not. It is asked about members of groups larger than `per_socket`, from the lowest descriptor
-    /// on, until it has found `per_socket`.
+    /// `is_real` returns whether the descriptor refers to the socket: an O_PATH handle does not. It is called for
+    /// members of groups larger than `per_socket`, from the lowest descriptor on, until it has found `per_socket`.
     ///
-    /// `user_of` reads the user of a process. It is called only above the maximum.
+    /// `user_of` reads the user of a process; it is called only above the maximum.
     pub(crate) fn prune_if_large(
         &mut self,
         is_real: impl FnMut(&Holder) -> bool,
@@ -133,7 +130,7 @@ impl HolderCollector {
         }
     }
 
-    /// Reduces the users with the most holders. The list has to be pruned, so in the order of sockets.
+    /// Reduces the users with the most holders. The list must be pruned, so it is in the order of sockets.
     fn omit_above(&mut self, max: usize, mut user_of: impl FnMut(i32) -> User) {
         if self.list.len() <= max {
             return;
@@ -172,14 +169,14 @@ impl HolderCollector {
         });
     }
 
-    /// Forgets the holders of a socket: macOS reuses handles.
+    /// Removes the holders of a socket: macOS reuses handles.
     #[cfg(any(target_os = "macos", test))]
     pub(crate) fn remove_socket(&mut self, inode: u64) {
         self.list.retain(|holder| holder.inode != inode);
         self.beyond.retain(|group, _| group.inode != inode);
     }
 
-    /// Adds what another collector with the same `per_socket` has.
+    /// Adds the holders of another collector with the same `per_socket`.
     pub(crate) fn append(&mut self, mut other: HolderCollector) {
         if self.list.is_empty() {
             self.list = other.list;
@@ -199,8 +196,8 @@ impl HolderCollector {
         }
     }
 
-    /// Sorts, and leaves out what was pushed before and what is counted. Afterwards the list is in the order
-    /// of the groups.
+    /// Sorts the list, and removes duplicates and counted descriptors. Afterwards the list is in the order of the
+    /// groups.
     fn prune(&mut self, mut is_real: impl FnMut(&Holder) -> bool) {
         self.list.sort_unstable_by_key(|holder| (holder.group(), holder.fd));
         self.list.dedup();
@@ -230,17 +227,17 @@ impl HolderCollector {
                     unreal.push(holder.fd);
                 }
             }
-            let asked = real.len() + unreal.len();
+            let checked = real.len() + unreal.len();
             beyond.real = real.into_iter().collect();
             beyond.unreal.extend(&unreal.into_iter().collect());
-            let rest = members.get(asked..).unwrap_or_default().iter();
+            let rest = members.get(checked..).unwrap_or_default().iter();
             beyond.counted.extend(&rest.map(|holder| holder.fd).collect());
         }
         self.list = kept;
     }
 
-    /// The holders that are kept. A thread's copy of its process's descriptor is left out; of what all tables
-    /// of a process have of a socket, the `per_socket` lowest descriptors are kept.
+    /// The kept holders. Copies of the process's descriptors in the tables of threads are removed. Of all tables of a
+    /// process, the `per_socket` lowest descriptors of a socket are kept.
     pub(crate) fn finish(mut self, is_real: impl FnMut(&Holder) -> bool) -> Holders {
         self.prune(is_real);
         let HolderCollector { per_socket, mut list, beyond, omitted, .. } = self;
@@ -258,7 +255,7 @@ impl HolderCollector {
     }
 }
 
-/// Counts the descriptors of each group of which not all may be in the final list.
+/// Counts the descriptors of each group that can be incomplete in the final list.
 fn count(
     list: &[Holder],
     beyond: &HashMap<Group, Beyond>,
@@ -270,8 +267,8 @@ fn count(
         for members in of_process.chunk_by(|a, b| a.tid == b.tid) {
             let Some(last) = members.last() else { continue };
             let more = beyond.get(&last.group()).map_or(0, |beyond| {
-                // Of those above the highest kept one, some were asked about while there was room for more.
-                // They are counted as the others are.
+                // Some descriptors above the highest kept one were checked while there was room for more. They count
+                // like the others.
                 let mut above = beyond.counted.clone();
                 if Some(members.len()) == per_socket {
                     above.extend(&beyond.unreal);
@@ -287,7 +284,7 @@ fn count(
     counts
 }
 
-/// Leaves out what a thread's own table has in common with its process's: it begins as a copy of that.
+/// Removes the descriptors that a thread's table shares with that of its process: it begins as a copy.
 fn drop_copies(list: &mut Vec<Holder>, beyond: &HashMap<Group, Beyond>) {
     let mut of_process: Option<Holder> = None;
     list.retain(|holder| {
@@ -303,7 +300,7 @@ fn drop_copies(list: &mut Vec<Holder>, beyond: &HashMap<Group, Beyond>) {
     });
 }
 
-/// Keeps that many holders of each socket and process.
+/// Keeps this many holders of each socket and process.
 fn keep_lowest(list: &mut Vec<Holder>, per_socket: usize) {
     let (mut current, mut kept) = (None, 0);
     list.retain(|holder| {
@@ -316,18 +313,18 @@ fn keep_lowest(list: &mut Vec<Holder>, per_socket: usize) {
     });
 }
 
-/// The file descriptors that were found to refer to sockets: sorted, each once.
+/// The file descriptors that refer to sockets: sorted, each once.
 #[derive(Debug, Default)]
 pub(crate) struct Holders {
     list: Vec<Holder>,
-    /// How many descriptors a group has, where the list may not have all of them.
+    /// The number of descriptors of each group that can be incomplete in the list.
     counts: HashMap<Group, u32>,
     has_threads: bool,
-    /// How many holders of a user are left out because there are too many in all.
+    /// The number of holders of a user that were removed because of the total maximum.
     omitted: HashMap<User, u64>,
 }
 
-/// Keeps all of them.
+/// Keeps all holders.
 impl FromIterator<Holder> for Holders {
     fn from_iter<I: IntoIterator<Item = Holder>>(holders: I) -> Self {
         let list = holders.into_iter().collect();
@@ -336,7 +333,7 @@ impl FromIterator<Holder> for Holders {
 }
 
 impl Holders {
-    /// Leaves out the holders for which `is_out` returns true: it gets each with all holders of its socket.
+    /// Removes the holders for which `is_out` returns true: it gets each holder, and all holders of its socket.
     pub(crate) fn without(self, is_out: impl Fn(&Holder, &[Holder]) -> bool) -> Holders {
         let Holders { list, mut counts, has_threads, omitted } = self;
         let alike = list.chunk_by(|a, b| a.inode == b.inode);
@@ -353,7 +350,7 @@ impl Holders {
         Holders { list: kept, counts, has_threads, omitted }
     }
 
-    /// Adds holders of sockets that these do not hold.
+    /// Adds holders of other sockets.
     pub(crate) fn merge(&mut self, more: Holders) {
         if self.list.is_empty() {
             *self = more;
@@ -369,7 +366,7 @@ impl Holders {
         }
     }
 
-    /// How many holders of each user are left out because there are too many in all.
+    /// The number of holders of each user that were removed because of the total maximum.
     pub(crate) fn omitted(&self) -> &HashMap<User, u64> {
         &self.omitted
     }
@@ -378,13 +375,13 @@ impl Holders {
         self.list.iter()
     }
 
-    /// The sockets that they hold, each once.
+    /// The held sockets, each once.
     pub(crate) fn inodes(&self) -> impl Iterator<Item = u64> {
         let alike = self.list.chunk_by(|a, b| a.inode == b.inode);
         alike.filter_map(<[_]>::first).map(|holder| holder.inode)
     }
 
-    /// For each of these sockets the places of all its holders, by pid and fd.
+    /// For each of these sockets the range of all its holders, by pid and fd.
     pub(crate) fn of_each(&self, sockets: &[Socket]) -> Vec<Range<usize>> {
         let mut order: Vec<(u64, usize)> =
             sockets.iter().enumerate().map(|(index, socket)| (socket.inode, index)).collect();
@@ -408,9 +405,9 @@ impl Holders {
         held
     }
 
-    /// Those at these places.
-    pub(crate) fn at(&self, places: &Range<usize>) -> &[Holder] {
-        self.list.get(places.clone()).unwrap_or_default()
+    /// Those at these range.
+    pub(crate) fn at(&self, range: &Range<usize>) -> &[Holder] {
+        self.list.get(range.clone()).unwrap_or_default()
     }
 
     /// All holders of this socket, by pid and fd.
@@ -421,7 +418,7 @@ impl Holders {
         equal_range(&self.list, inode, |holder| holder.inode)
     }
 
-    /// How many descriptors of the holder's file descriptor table refer to its socket, kept or not.
+    /// The number of descriptors in the holder's file descriptor table that refer to its socket, kept or not.
     pub(crate) fn descriptors(&self, holder: &Holder) -> u32 {
         if let Some(&count) = self.counts.get(&holder.group()) {
             return count;
@@ -436,7 +433,7 @@ impl Holders {
     }
 }
 
-/// The items with that key, of some that are sorted by it.
+/// The items with this key; `items` are sorted by it.
 pub(crate) fn equal_range<T, K: Ord>(sorted: &[T], key: K, key_of: impl Fn(&T) -> K) -> &[T] {
     let start = sorted.partition_point(|item| key_of(item) < key);
     let from_start = sorted.get(start..).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What the kernel's sources tell, in the kernel's terms.
+//! Sockets, holders and omissions, in the terms of the kernel.
 
 mod binding;
 mod details;

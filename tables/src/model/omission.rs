@@ -1,105 +1,111 @@
-//! What could not be read.
+//! Omissions: what a scan could not read, counted and reported.
 
 use std::fmt;
 
 use crate::enum_table::enum_table;
 
 enum_table! {
-    /// What kind of thing could not be read.
+    /// The kind of an omission.
     pub(crate) enum OmissionKind: Text {
-        /// The file descriptors of a process: its sockets look as if nobody held them.
+        /// The file descriptors of a process: its sockets look unheld.
         Fds = omission(
             "processes whose file descriptors could not be read",
-            "they are not shown as holders",
+            if cfg!(target_os = "macos") {
+                "they are not shown as holders; run as root"
+            } else {
+                "they are not shown as holders; grant CAP_SYS_PTRACE"
+            },
         ),
-        /// A process that blocks reads of it, or that is expected to.
+        /// A process that blocks reads of its directory, or is expected to.
         Blocked = omission(
             "processes skipped since reads of /proc/<pid> are blocked, most likely by an execve that waits \
              for a FUSE or network file system",
             "they are not shown as holders, unless BPF shows them; end the process or its file server",
         ),
-        /// Processes of others, in a mount of proc with hidepid.
+        /// Processes of other users, in a mount of proc with hidepid (proc(5)).
         Hidepid = omission(
-            "mounts of proc with hidepid, which do not show the processes of others",
-            "their sockets have pid -1",
+            "mounts of proc with hidepid, which hide the processes of other users",
+            "sockets of hidden processes may have pid -1; give --procfs a mount without hidepid",
         ),
         /// Processes outside the PID namespace of the mount of proc.
         PidNamespace = omission(
             "mounts of proc that are not of the first PID namespace",
-            "sockets of processes outside it have pid -1",
+            "sockets of processes outside it may have pid -1; give --procfs a mount of the first one",
         ),
-        /// The network namespace of a process: its sockets may be missing.
+        /// The network namespace of a process.
         NetNamespace = omission(
-            "processes whose network namespace could not be told",
-            "sockets of a namespace that no other process is in are missing",
+            "processes whose network namespace could not be determined",
+            "sockets of a namespace without other processes may be missing",
         ),
-        /// A network namespace that is mounted and that no process was seen in: its sockets are missing.
+        /// A mounted network namespace in which no process was found. BPF or a file descriptor can still show
+        /// its sockets.
         MountedNetNamespace = omission(
             "network namespaces without processes that could not be entered",
-            "their sockets are missing",
+            "their sockets may be missing; grant CAP_SYS_ADMIN",
         ),
-        /// Not all mounts were read: namespaces that are only mounted may be missing.
+        /// A part of the mounts: namespaces that are only mounted may be missing.
         Mounts = omission(
             "lists of mounts that take too long to read",
-            "network namespaces that are mounted there and have no process may be missing",
+            "sockets of network namespaces that are mounted there and have no process may be missing",
         ),
         /// The number of a network namespace: its sockets have no net_namespace.
         NetNamespaceNumber = omission(
             "network namespaces whose number could not be read",
-            "their sockets have an empty net_namespace",
+            "their sockets have an empty net_namespace; grant CAP_SYS_PTRACE",
         ),
-        /// A namespace that all processes had left when its files were to be read, if it was not gone with
-        /// them.
+        /// A namespace that all processes left before its files were read. It may have ended with them.
         Left = omission(
             "network namespaces that all processes left during the scan",
-            "if they are still there, their sockets are missing",
+            "if they still exist, their sockets may be missing",
         ),
-        /// A file of sockets, or its end.
+        /// A socket table, or its end.
         SocketFile = omission("files of sockets not read to their end", "sockets are missing"),
-        /// A table of which the kernel has no dump, where nothing else may be asked.
+        /// A table without a netlink dump, where `--source netlink` forbids its file.
         NoDump = omission(
-            "tables that netlink does not give",
+            "socket tables without a netlink dump",
             "their sockets are missing; --source auto reads /proc/net for them",
         ),
-        /// A line of such a file.
+        /// A line of a file of `/proc/net`.
         Line = omission(
             "malformed lines",
             "each may be a socket that is missing, or the rest of a UNIX path with a newline",
         ),
-        /// A line that somebody wrote into the path of a UNIX socket, about a socket of another kind.
+        /// A line about a socket of another kind, which a process wrote into the path of a UNIX socket.
         Forged = omission(
             "lines forged in the path of a UNIX socket, about a socket of another kind",
-            "they are left out",
+            "they are skipped",
         ),
-        /// The scan's deadline passed before everything was read.
+        /// A step that the deadline of the scan prevented or cut off.
         Deadline = omission(
             "steps of a scan that its deadline cut off",
             "sockets or holders are missing; raise --scan-timeout or add a constraint on pid",
         ),
-        /// This process, or the host, had no descriptor left for what a scan opens (EMFILE, ENFILE).
+        /// A file that could not be opened since this process, or the host, had no descriptor left (EMFILE,
+        /// ENFILE).
         Descriptors = omission(
             "steps of a scan for which no file descriptor was left",
             "sockets or holders are missing; raise the limit of open files (RLIMIT_NOFILE: \
              LimitNOFILE in systemd, ulimit -n) to 256 or more",
         ),
-        /// A list of sockets of macOS, or its end.
+        /// A socket list of macOS, or its end.
         PcbList = omission(
             "lists of sockets not read to their end",
-            "sockets that no process holds, and of others what only the lists tell, are missing",
+            "unheld sockets, and details that only the lists report, are missing",
         ),
-        /// Such a list, of which the kernel shows nothing, or far less than it counts.
+        /// A socket list of which the kernel shows nothing, or far less than it counts.
         Withheld = omission(
             "lists of sockets of which the kernel shows nothing, or far less than it counts",
-            "sockets that no readable process holds, and of others what only the lists tell, are missing",
+            "sockets without a readable holder, and details that only the lists report, are missing",
         ),
-        /// What macOS tells of a socket, in a form that is not known.
-        Record = omission("sockets of a form that is not known", "they are missing"),
+        /// A record of a socket in an unknown form of macOS.
+        Record = omission("sockets of an unknown form", "they are missing"),
     }
 }
 
-/// What the log says of a kind.
+/// The log message of a kind.
 struct Text {
     what: &'static str,
+    /// The consequence, and what to do.
     effect: &'static str,
 }
 
@@ -107,21 +113,22 @@ const fn omission(what: &'static str, effect: &'static str) -> Text {
     Text { what, effect }
 }
 
-/// All that could not be read of one kind.
+/// All omissions of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Omission {
     pub(crate) kind: OmissionKind,
     pub(crate) count: u64,
-    /// Where it was seen first, and why.
+    /// The path and the cause of the first one.
     pub(crate) first: String,
 }
 
 impl Omission {
-    /// How loud the log should be about it: sockets come and go all the time.
+    /// The level of the log message.
     pub(crate) fn level(&self) -> log::Level {
         match self.kind {
+            // Namespaces come and go all the time.
             OmissionKind::Left => log::Level::Debug,
-            // It is so for as long as the extension lives.
+            // It stays the same as long as the extension runs.
             OmissionKind::PidNamespace => log::Level::Info,
             _ => log::Level::Warn,
         }
@@ -135,12 +142,12 @@ impl fmt::Display for Omission {
     }
 }
 
-/// What could not be read, counted by kind: its size does not grow with the host.
+/// Omissions, counted by kind: the size does not grow with the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Omissions(Vec<Omission>);
 
 impl Omissions {
-    /// Counts one; `first` is called only for the first of its kind.
+    /// Counts one omission. `first` returns the text of [`Omission::first`]: it is called once for a kind.
     pub(crate) fn add(&mut self, kind: OmissionKind, first: impl FnOnce() -> String) {
         match self.0.iter_mut().find(|omission| omission.kind == kind) {
             Some(omission) => omission.count += 1,
@@ -173,14 +180,14 @@ impl Omissions {
 
 #[cfg(target_os = "linux")]
 impl Omissions {
-    /// Whether some of them mean that sockets were not read.
+    /// Whether an omission means that sockets of a known namespace were not read.
     pub(crate) fn has_missing_sockets(&self) -> bool {
         self.has(OmissionKind::SocketFile)
             || self.has(OmissionKind::NoDump)
             || self.has(OmissionKind::Left)
     }
 
-    /// Whether some of them mean that network namespaces may not have been found.
+    /// Whether an omission means that network namespaces may not have been found.
     pub(crate) fn has_missing_namespaces(&self) -> bool {
         let kinds = [
             OmissionKind::NetNamespace,
@@ -197,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn omissions_of_a_kind_are_one_with_count_and_first_reason() {
+    fn omissions_of_a_kind_are_counted_with_the_first_reason() {
         let mut omissions = Omissions::default();
         omissions.add(OmissionKind::Fds, || "/proc/1/fd: denied".into());
         omissions.add(OmissionKind::Line, || "net/unix line 3".into());

@@ -14,7 +14,7 @@ pub(crate) const SOCK_STREAM: u8 = 1;
 pub(crate) const SOCK_DGRAM: u8 = 2;
 pub(crate) const SOCK_RAW: u8 = 3;
 
-/// The type of a protocol's sockets (SOCK_*), where each protocol has but one; else 0.
+/// The type of a protocol's sockets (SOCK_*); 0 if the protocol has several.
 pub(crate) fn socket_type(protocol: u16) -> u8 {
     match protocol {
         IPPROTO_TCP | IPPROTO_MPTCP => SOCK_STREAM,

@@ -1,14 +1,14 @@
-//! What a scan could not read, and what it did.
+//! The omissions and the work of a scan.
 
 use super::omission::Omissions;
 use super::work::Work;
 
-/// What a scan could not read, and how much it did.
+/// The omissions and the work of a scan.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) omissions: Omissions,
     pub(crate) work: Work,
-    /// What is logged when the scan has ended.
+    /// Messages to log at the end of the scan.
     pub(crate) messages: Vec<(log::Level, String)>,
 }
 

@@ -1,4 +1,4 @@
-//! What a scan collected.
+//! The result of a scan.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
@@ -12,29 +12,29 @@ use super::socket::Socket;
 use super::uids::Uids;
 use super::work::Work;
 
-/// What was collected for one query.
+/// The sockets and holders of one query.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) sockets: Vec<Socket>,
     pub(crate) holders: Holders,
     pub(crate) omissions: Omissions,
-    /// What the collector decided before it read anything.
+    /// The plan of the scan, as text.
     pub(crate) plan: String,
     pub(crate) work: Work,
-    /// What is to be logged besides omissions.
+    /// Messages to log besides omissions.
     pub(crate) messages: Vec<(log::Level, String)>,
-    /// The network namespace of the host's first process, if it is asked for.
+    /// The network namespace of the host's first process, if the query reads it.
     pub(crate) host: Option<NetNamespace>,
-    /// The paths of the sockets' control groups by inode, if they are asked for.
+    /// The paths of the sockets' control groups by inode, if the query reads them.
     pub(crate) cgroups: HashMap<NonZeroU64, Box<[u8]>>,
-    /// Of each socket, in their order; none on Linux.
+    /// One for each socket, in the same order; empty on Linux.
     pub(crate) darwin: Vec<DarwinDetails>,
     pub(crate) uids: Uids,
 }
 
 impl Snapshot {
-    /// Why nobody in the snapshot holds this socket of it, which has this place there.
-    pub(crate) fn holder_unknown(&self, place: u32, socket: &Socket) -> HolderUnknown {
+    /// Why the snapshot has no holder of this socket, which has this index.
+    pub(crate) fn holder_unknown(&self, index: u32, socket: &Socket) -> HolderUnknown {
         match socket.details.presence {
             Presence::Lasting => {}
             Presence::Opened => return HolderUnknown::OpenedDuringScan,
@@ -51,7 +51,7 @@ impl Snapshot {
         let not_all_seen = hidden.into_iter().any(|kind| self.omissions.has(kind));
         let with_file =
             if not_all_seen { HolderUnknown::Unreadable } else { HolderUnknown::NoProcess };
-        match usize::try_from(place).ok().and_then(|place| self.darwin.get(place)) {
+        match usize::try_from(index).ok().and_then(|index| self.darwin.get(index)) {
             Some(darwin) => darwin.without_fd.unwrap_or(with_file),
             None => socket.is_without_file().unwrap_or(with_file),
         }

@@ -14,18 +14,18 @@ use super::tcp_state::TcpState;
 /// A socket as one of the kernel's tables lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Socket {
-    /// Its number. On Linux that in sockfs, which `socket:[inode]` links name; 0 if it has no file:
-    /// TIME_WAIT, SYN_RECV, not yet accepted, orphaned. On macOS the handle by which the kernel calls
-    /// the socket in front of programs; 0 if it has no socket.
+    /// On Linux the socket inode, as in `socket:[inode]`; 0 if the socket has no file: TIME_WAIT, SYN_RECV, in the
+    /// accept queue, orphaned. On macOS the handle by which the kernel identifies the socket to programs; 0 if
+    /// there is no socket.
     pub(crate) inode: u64,
-    /// None if the number of its namespace could not be read.
+    /// None if the number of the namespace could not be read.
     pub(crate) net_namespace: Option<NetNamespace>,
     pub(crate) binding: Binding,
     pub(crate) details: Details,
 }
 
-/// Without the details, which differ between sources and change while the socket stays the same:
-/// the hash is the row's identity.
+/// The hash identifies a row. It leaves out the details, which differ between sources and change during the life of a
+/// socket.
 impl Hash for Socket {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.inode, self.net_namespace, &self.binding).hash(state);
@@ -33,7 +33,7 @@ impl Hash for Socket {
 }
 
 impl Socket {
-    /// AF_*; None if it is not known.
+    /// AF_*; None if it is unknown.
     pub(crate) fn family(&self) -> Option<u8> {
         Some(match &self.binding {
             Binding::Inet { v6, .. } => Family::of_inet(*v6) as u8,
@@ -48,7 +48,7 @@ impl Socket {
         })
     }
 
-    /// None if it is not known.
+    /// None if it is unknown.
     pub(crate) fn protocol(&self) -> Option<u16> {
         match self.binding {
             Binding::Inet { protocol, .. }
@@ -62,7 +62,7 @@ impl Socket {
         }
     }
 
-    /// Its address and port, if it is of IPv4 or IPv6.
+    /// The local address and port of an IPv4 or IPv6 socket.
     pub(crate) fn local(&self) -> Option<Endpoint> {
         match self.binding {
             Binding::Inet { local, .. } | Binding::Sctp { local, .. } => Some(local),
@@ -70,7 +70,7 @@ impl Socket {
         }
     }
 
-    /// Those at the other end.
+    /// The remote address and port.
     pub(crate) fn remote(&self) -> Option<Endpoint> {
         match self.binding {
             Binding::Inet { remote, .. } | Binding::Sctp { remote, .. } => Some(remote),
@@ -78,8 +78,8 @@ impl Socket {
         }
     }
 
-    /// Its port; 0 if it has none. One of 32 bits comes as the signed number of the same bits, since
-    /// osquery's column has no room for more.
+    /// The local port; 0 if there is none. A 32-bit port is the signed number with the same bits, to fit osquery's
+    /// column.
     pub(crate) fn local_port(&self) -> i32 {
         match self.binding {
             Binding::Netlink { port, .. } => port.cast_signed(),
@@ -88,7 +88,7 @@ impl Socket {
         }
     }
 
-    /// The port at the other end, likewise.
+    /// The remote port, in the same form.
     pub(crate) fn remote_port(&self) -> i32 {
         match self.binding {
             Binding::Netlink { remote_port, .. } => remote_port.cast_signed(),
@@ -103,7 +103,7 @@ impl Socket {
         ends.into_iter().flatten().any(|endpoint| !endpoint.address.is_unspecified())
     }
 
-    /// Its endpoints; None if it has none that another socket could take over.
+    /// The endpoints; None if no other socket could have the same later.
     pub(crate) fn endpoint_key(&self) -> Option<EndpointKey> {
         match &self.binding {
             Binding::Inet { local, remote, .. } | Binding::Sctp { local, remote, .. } => {
@@ -114,12 +114,12 @@ impl Socket {
         }
     }
 
-    /// Whether it has a port at the other end.
+    /// Whether the socket has a remote port.
     pub(crate) fn is_connected(&self) -> bool {
         self.remote().is_some_and(|remote| remote.port != 0)
     }
 
-    /// Why nobody can hold it; None if somebody could.
+    /// Why no process can hold the socket; None if one can.
     pub(crate) fn is_without_file(&self) -> Option<HolderUnknown> {
         if self.inode != 0 {
             return None;
@@ -136,7 +136,7 @@ impl Socket {
         })
     }
 
-    /// The state as osquery prints it: empty for UDP, raw and UNIX sockets, and what else has none.
+    /// The state as osquery prints it: empty for UDP, raw and UNIX sockets, and all others without a state.
     pub(crate) fn state(&self) -> &'static str {
         match self.binding {
             Binding::Inet { state, .. } => state.map_or("", TcpState::name),

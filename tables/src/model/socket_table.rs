@@ -1,4 +1,4 @@
-//! The tables of sockets that the kernel keeps: one for each protocol, of IPv4 and of IPv6 apart.
+//! The kernel's socket tables: one for each protocol, separate for IPv4 and IPv6.
 
 use super::families::Families;
 use super::family::Family;
@@ -9,8 +9,8 @@ pub(crate) use super::protocol::{
 use crate::enum_table::enum_table;
 
 enum_table! {
-    /// A table of sockets. The kernel gives it as a file in `/proc/<pid>/net`, as a dump of netlink, as
-    /// both, or not at all: its protocol is not compiled in, or its module not loaded.
+    /// A socket table. The kernel offers a file in `/proc/<pid>/net`, a netlink dump, or both. It offers
+    /// neither where the protocol is not compiled in or its module is not loaded.
     pub(crate) enum SocketTable: Row {
         Tcp = Row { name: "tcp", ..TCP },
         Tcp6 = Row { name: "tcp6", family: Family::Inet6, ..TCP },
@@ -22,12 +22,12 @@ enum_table! {
         Udplite6 = Row { name: "udplite6", protocol: Some(IPPROTO_UDPLITE), ..INET6 },
         Raw = Row { name: "raw", protocol: Some(IPPROTO_RAW), ..INET },
         Raw6 = Row { name: "raw6", protocol: Some(IPPROTO_RAW), ..INET6 },
-        Icmp = Row { name: "icmp", twin: Some(SocketTable::Icmp6), ..ICMP },
+        Icmp = Row { name: "icmp", other_ping_table: Some(SocketTable::Icmp6), ..ICMP },
         Icmp6 = Row {
             name: "icmp6",
             family: Family::Inet6,
             protocol: Some(IPPROTO_ICMPV6),
-            twin: Some(SocketTable::Icmp),
+            other_ping_table: Some(SocketTable::Icmp),
             ..ICMP
         },
         Sctp = Row { name: "sctp", ..SCTP },
@@ -38,7 +38,7 @@ enum_table! {
             family: Family::Unix,
             protocol: Some(IPPROTO_IP),
             has_ports: false,
-            may_list_others: true,
+            has_foreign_records: true,
             ..INET
         },
         Packet = Row {
@@ -67,7 +67,7 @@ enum_table! {
     }
 }
 
-/// What is true of a table; the methods of [`SocketTable`] say what each field means.
+/// The properties of a table. The methods of [`SocketTable`] document the fields.
 struct Row {
     name: &'static str,
     families: Families,
@@ -77,13 +77,13 @@ struct Row {
     has_ports: bool,
     has_file: bool,
     has_dump: bool,
-    may_list_others: bool,
+    has_foreign_records: bool,
     may_share_inodes: bool,
-    twin: Option<SocketTable>,
-    crowded: Crowded,
+    other_ping_table: Option<SocketTable>,
+    shared_chains: SharedChains,
 }
 
-/// What is true of most.
+/// The properties of most tables.
 const INET: Row = Row {
     name: "",
     families: Families::INET,
@@ -93,17 +93,17 @@ const INET: Row = Row {
     has_ports: true,
     has_file: true,
     has_dump: true,
-    may_list_others: false,
+    has_foreign_records: false,
     may_share_inodes: false,
-    twin: None,
-    crowded: Crowded::All,
+    other_ping_table: None,
+    shared_chains: SharedChains::All,
 };
 const INET6: Row = Row { family: Family::Inet6, ..INET };
 const TCP: Row = Row {
     protocol: Some(IPPROTO_TCP),
     state: None,
     may_share_inodes: true,
-    crowded: Crowded::Listeners,
+    shared_chains: SharedChains::Listeners,
     ..INET
 };
 const MPTCP: Row = Row {
@@ -114,7 +114,7 @@ const MPTCP: Row = Row {
     may_share_inodes: true,
     ..INET
 };
-/// Its files are of another form, and not read.
+/// The SCTP files in `/proc/<pid>/net` have another format and are not read.
 const SCTP: Row = Row {
     families: Families::SCTP,
     protocol: Some(IPPROTO_SCTP),
@@ -124,40 +124,40 @@ const SCTP: Row = Row {
     ..INET
 };
 const ICMP: Row =
-    Row { protocol: Some(IPPROTO_ICMP), has_dump: false, may_list_others: true, ..INET };
+    Row { protocol: Some(IPPROTO_ICMP), has_dump: false, has_foreign_records: true, ..INET };
 
-/// Which sockets of a table share a chain of the kernel's hash table with many others.
+/// The sockets of a table that share a chain of the kernel's hash table with many others.
 ///
-/// The kernel lists a table part by part, lets go of its locks in between, and finds its place again by
-/// counting along a chain. So what comes or goes on a long chain meanwhile may hide a socket that was
-/// there all the time, or show it twice.
+/// The kernel lists a table part by part and releases its locks between the parts. To continue, it counts
+/// along the chain. A socket that is opened or closed on a long chain in between can hide another socket
+/// from the list, or show it twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Crowded {
-    /// All of them, or so it must be taken.
+pub(crate) enum SharedChains {
+    /// All sockets, or the kernel does not guarantee less.
     All,
-    /// Those that listen: all on one port may be on one chain (SO_REUSEPORT in socket(7)). Each
-    /// connection has, nearly, a chain of its own.
+    /// Listeners: all listeners of a port can be on one chain (SO_REUSEPORT in socket(7)). Connections
+    /// rarely share a chain.
     Listeners,
 }
 
 impl SocketTable {
-    /// Its name, for messages.
+    /// The name, for messages.
     pub(crate) fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// Its file in `/proc/<pid>`, if that is read.
+    /// The file in `/proc/<pid>`, if the scan reads it.
     pub(crate) fn proc_net_path(self) -> Option<String> {
         let Row { name, has_file, .. } = self.row();
         has_file.then(|| format!("net/{name}"))
     }
 
-    /// Whether netlink has a dump of it (sock_diag(7)).
+    /// Whether netlink has a dump of the table (sock_diag(7)).
     pub(crate) fn has_dump(self) -> bool {
         self.row().has_dump
     }
 
-    /// What a user has to choose to see it.
+    /// The families that the user selects to see the table.
     pub(crate) fn families(self) -> Families {
         self.row().families
     }
@@ -182,26 +182,26 @@ impl SocketTable {
         self.row().has_ports
     }
 
-    /// Whether a line of its file may be about a socket of another table, so that its holder should be
-    /// asked: `unix`, where a path can imitate a line, and the ping sockets' files, of which each lists
-    /// some of the other's sockets too (`ping_get_next` skips the check of the family).
-    pub(crate) fn may_list_others(self) -> bool {
-        self.row().may_list_others
+    /// Whether a line of the file can describe a socket of another table: then the protocol is read from
+    /// the holder's descriptor. In `unix` a path can imitate a line. The two files of ping sockets each
+    /// list some sockets of the other one (`ping_get_next` does not check the family).
+    pub(crate) fn has_foreign_records(self) -> bool {
+        self.row().has_foreign_records
     }
 
-    /// Whether several of its sockets may have one inode, or one of another table's: the subflows of an
-    /// MPTCP connection and itself, an SCTP socket and its associations.
+    /// Whether several sockets can have one inode: an MPTCP connection and its subflows, or an SCTP socket
+    /// and its associations.
     pub(crate) fn may_share_inodes(self) -> bool {
         self.row().may_share_inodes
     }
 
-    /// The other table of ping sockets: a socket may stand in both.
-    pub(crate) fn twin(self) -> Option<SocketTable> {
-        self.row().twin
+    /// The other table of ping sockets: both can list the same socket.
+    pub(crate) fn other_ping_table(self) -> Option<SocketTable> {
+        self.row().other_ping_table
     }
 
-    /// Which of its sockets another one may hide while they are listed.
-    pub(crate) fn crowded(self) -> Crowded {
-        self.row().crowded
+    /// The sockets that another one can hide from a list.
+    pub(crate) fn shared_chains(self) -> SharedChains {
+        self.row().shared_chains
     }
 }

@@ -14,13 +14,13 @@ pub(crate) enum TcpState {
     LastAck,
     Listen,
     Closing,
-    /// macOS alone has it (`TSI_S_RESERVED`), and does not say what for.
+    /// Only on macOS (`TSI_S_RESERVED`), without documentation.
     Reserved,
-    /// A number that this table has no name for.
+    /// A number without a name.
     Unknown(u8),
 }
 
-/// Linux's numbers; macOS has others.
+/// The numbers of Linux; macOS has others.
 impl From<u8> for TcpState {
     fn from(number: u8) -> Self {
         match number {

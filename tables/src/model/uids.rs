@@ -1,6 +1,6 @@
 //! The users of processes.
 
-/// Reads the real uid of a process. It is called only if an answer is too long.
+/// Reads the real uid of a process; called only if an answer is too long.
 #[derive(Default)]
 pub(crate) struct Uids(Option<Box<dyn Fn(i32) -> Option<u32> + Send>>);
 

@@ -1,9 +1,9 @@
 //! Users, to whom rows are charged.
 
-/// Whom a row is charged to when an answer is too long: a user, by uid.
+/// A user by uid, to whom rows are charged if an answer is too long.
 ///
-/// Uids from 100000 on count in blocks of 65,536: a block is what one user gets for user namespaces
-/// (subuid(5)), and the user could otherwise spread rows over as many uids.
+/// Uids from 100000 on count in blocks of 65,536, the size that one user gets for user namespaces (subuid(5)).
+/// Otherwise a user could spread rows over that many uids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct User(Option<u32>);
 
@@ -13,7 +13,7 @@ impl User {
     /// The superuser.
     pub const ROOT: User = User(Some(0));
 
-    /// The user of that uid; all of whom the uid is not known are one.
+    /// The user with this uid; one user stands for all unknown uids.
     pub fn of_uid(uid: Option<u32>) -> User {
         User(uid.map(|uid| match uid.checked_sub(User::FIRST_SUBORDINATE) {
             Some(above) => uid - above % User::BLOCK,

@@ -1,16 +1,16 @@
-//! How much a scan did.
+//! The work of a scan.
 
-/// How much a scan did.
+/// The work of a scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Work {
     /// Linux: passes of the BPF program over all processes.
     pub(crate) passes: u32,
-    /// Walks of descriptors, and how many processes they read.
+    /// Walks of descriptors, and the number of processes that they read.
     pub(crate) walks: u32,
     pub(crate) walked: u64,
-    /// Linux: processes of which one descriptor was read.
+    /// Linux: processes with one descriptor read.
     pub(crate) tested: u64,
-    /// Socket tables that were read; on Linux, how many netlink dumps that took.
+    /// Socket tables read; on Linux, also the netlink dumps.
     pub(crate) tables: u32,
     pub(crate) dumps: u32,
 }

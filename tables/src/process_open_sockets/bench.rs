@@ -1,4 +1,4 @@
-//! The steps of a scan, each on its own, for the benchmarks. With the feature `bench` only.
+//! Single steps of a scan, for the benchmarks. With the feature `bench` only.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -32,11 +32,11 @@ pub fn parse_dump(datagrams: &[u8]) -> usize {
     messages.filter(is_socket).count()
 }
 
-/// So many TCP sockets and as many holders, not yet brought together.
+/// TCP sockets and as many holders, not yet correlated.
 pub struct Collected(Snapshot);
 
 impl Collected {
-    /// Of this size.
+    /// Makes this many of each.
     pub fn new(size: u32) -> Self {
         let end = |port| Endpoint { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port };
         let socket = |number: u32| Socket {
@@ -58,7 +58,7 @@ impl Collected {
         Collected(Snapshot { sockets, holders, ..Snapshot::default() })
     }
 
-    /// Makes rows of them; returns how many.
+    /// Correlates them; returns the number of rows.
     pub fn correlate(self) -> usize {
         let filter = Filter::new(&QueryContext::default(), Families::default());
         black_box(correlate(self.0, &filter)).len()

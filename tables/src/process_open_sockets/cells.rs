@@ -8,13 +8,13 @@ use crate::Value;
 use crate::model::holders::Holder;
 use crate::model::{Binding, Endpoint, NetNamespace, Socket};
 
-/// What makes the cells of a column.
+/// The function that makes the cells of a column.
 #[derive(Clone, Copy)]
 pub(super) enum Cell {
-    /// For columns that show the socket alone: a reference is passed in a register, which counts with
-    /// millions of cells.
+    /// For columns of the socket only: the reference is passed in a register, which is faster with millions of
+    /// cells.
     OfSocket(fn(&Socket) -> Value<'_>),
-    /// For columns that show anything else of the row.
+    /// For all other columns.
     OfRow(fn(RowParts<'_>) -> Value<'_>),
 }
 
@@ -29,7 +29,7 @@ impl Cell {
     }
 }
 
-/// pid and fd of the row of a socket that nobody holds.
+/// pid and fd of the row of an unheld socket.
 pub(super) const UNHELD: i64 = -1;
 
 pub(super) fn pid(parts: RowParts<'_>) -> Value<'_> {

@@ -10,7 +10,7 @@ use Cell::{OfRow, OfSocket};
 use ColumnType::{BigInt, Integer, Text};
 use Platforms::{All, Linux, Macos};
 
-/// What is stated of a column.
+/// The specification of a column.
 struct Spec {
     name: &'static str,
     kind: ColumnType,
@@ -27,17 +27,17 @@ enum Platforms {
     Macos,
 }
 
-/// A constraint on the column saves work; on the others it would only cost the planner a request for
-/// each value that a join compares with.
+/// A column on which a constraint saves work. On the others, a constraint would only cause a request for each
+/// value that a join compares with.
 const FILTERABLE: ColumnOptions = ColumnOptions::ADDITIONAL.union(ColumnOptions::OPTIMIZED);
 const OTHER: ColumnOptions = ColumnOptions::OPTIMIZED;
-/// What osquery's own table does not have is there for queries that name it.
+/// A column that osquery's own table lacks: only queries that name it read it.
 const HIDDEN: ColumnOptions = OTHER.union(ColumnOptions::HIDDEN);
 
 enum_table! {
-    /// A column. Not every platform has all; the hidden ones follow those of `SELECT *`.
+    /// A column. Not every platform has all. The hidden ones follow those of `SELECT *`.
     ///
-    /// `tables/process_open_sockets.table` says what each holds.
+    /// `tables/process_open_sockets.table` documents each column.
     pub(super) enum Field: Spec {
         Pid           = spec("pid",            Integer, FILTERABLE, All,   OfRow(cells::pid)),
         Fd            = spec("fd",             BigInt,  FILTERABLE, All,   OfRow(cells::fd)),
@@ -92,8 +92,8 @@ impl Field {
         Field::ALL.into_iter().filter(is_there)
     }
 
-    /// Its number, by which queries name it; None if this platform does not have it.
-    pub(super) fn place(self) -> Option<usize> {
+    /// The index of the column, for queries; None if this platform does not have it.
+    pub(super) fn index(self) -> Option<usize> {
         Field::here().iter().position(|&field| field == self)
     }
 
@@ -102,7 +102,7 @@ impl Field {
         Column { name, kind, options }
     }
 
-    /// What makes its cells.
+    /// The function that makes the cells.
     pub(super) fn cell(self) -> Cell {
         self.row().cell
     }

@@ -1,17 +1,17 @@
 //! The constraints on one column as a condition.
 //!
-//! A condition may let through more than the query asks for, never less: whatever cannot be read
-//! as a number is no condition, and several `=` of one column mean any of them, whether they came
-//! from an `IN` or from an `AND`.
+//! A condition can admit more values than the query, but never fewer. A constraint that is not a number admits
+//! all values. Several `=` constraints on one column admit each of their values, whether they come from an `IN`
+//! or from an `AND`.
 
 use std::ops::RangeInclusive;
 
 use crate::{Constraint, Operator};
 
-/// What the constraints on a number column let through.
+/// The numbers that the constraints on a column admit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NumberCondition {
-    /// The only numbers that it lets through, sorted; None if the constraints list none.
+    /// The only admitted numbers, sorted; None if the constraints list none.
     pub(super) any_of: Option<Vec<i64>>,
     none_of: Vec<i64>,
     at_least: i64,
@@ -68,14 +68,14 @@ impl NumberCondition {
     }
 }
 
-/// What can be asked of the kernel.
+/// Conditions that the kernel can evaluate.
 #[cfg(target_os = "linux")]
 impl NumberCondition {
     pub(super) fn is_open(&self) -> bool {
         *self == NumberCondition::default()
     }
 
-    /// The ports from the first one that it lets through to the last.
+    /// The ports from the lowest to the highest admitted one.
     pub(super) fn ports(&self) -> RangeInclusive<u16> {
         let listed = |end: fn(&[i64]) -> Option<&i64>, or| {
             self.any_of.as_deref().map_or(or, |list| end(list).copied().unwrap_or(or))
@@ -89,7 +89,7 @@ impl NumberCondition {
     }
 }
 
-/// What the constraints on a text column let through.
+/// The texts that the constraints on a column admit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct TextCondition {
     any_of: Option<Vec<String>>,
@@ -123,10 +123,10 @@ impl TextCondition {
     }
 }
 
-/// Whether some comparison that SQL can make finds the texts equal.
+/// Whether the texts are equal in one of the comparisons of SQL.
 ///
-/// osquery does not say how the query compares: as text, with a collation such as NOCASE or RTRIM,
-/// or, with a number on the other side, as numbers.
+/// osquery does not report which comparison the query uses: text, with a collation such as NOCASE or RTRIM, or
+/// numbers if the other side is a number.
 fn may_be_equal(a: &str, b: &str) -> bool {
     let number = |text: &str| text.trim_ascii().parse::<f64>().ok();
     a.trim_end_matches(' ').eq_ignore_ascii_case(b.trim_end_matches(' '))

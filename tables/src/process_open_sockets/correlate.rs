@@ -1,4 +1,4 @@
-//! Sockets and holders → rows. Pure: all it says is in the snapshot and the filter.
+//! Sockets and holders → rows. Pure: the result depends only on the snapshot and the filter.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -12,13 +12,13 @@ use crate::model::holders::Holder;
 use crate::model::{Binding, Snapshot};
 use crate::{Explanation, RowUser, Rows, User, Value};
 
-/// The rows of a snapshot that are asked for, one for each holder of a socket, and one for each
-/// socket that nobody holds.
+/// The rows of a snapshot that the query selects: one for each holder of a socket, and one for each unheld
+/// socket.
 pub(super) struct Answer {
     snapshot: Snapshot,
     rows: Vec<Row>,
     users: Users,
-    /// Of each column what makes its cells.
+    /// For each column, the function that makes its cells.
     cells: Vec<Cell>,
 }
 
@@ -28,15 +28,15 @@ pub(super) fn correlate(snapshot: Snapshot, filter: &Filter) -> Answer {
     let held = snapshot.holders.of_each(&snapshot.sockets);
     for (index, (socket, held)) in (0..).zip(snapshot.sockets.iter().zip(held)) {
         let holders = snapshot.holders.at(&held);
-        let asked = holders.iter().filter(|holder| filter.admits_holder(holder));
-        rows.extend(asked.map(|&Holder { pid, fd, tid, .. }| Row {
+        let admitted = holders.iter().filter(|holder| filter.admits_holder(holder));
+        rows.extend(admitted.map(|&Holder { pid, fd, tid, .. }| Row {
             socket: index,
             of: RowOf::Holder { pid, fd, tid },
         }));
         if holders.is_empty() && filter.admits_unheld() {
             let mut ordinal = 0;
-            // Only without an inode can two sockets be alike: pending connections to one UNIX
-            // socket all repeat its path.
+            // Only sockets without an inode can be equal: all pending connections to a UNIX socket repeat its
+            // path.
             if socket.inode == 0 {
                 let count = alike.entry(IDENTITY.hash_one(socket)).or_default();
                 ordinal = *count;
@@ -50,8 +50,8 @@ pub(super) fn correlate(snapshot: Snapshot, filter: &Filter) -> Answer {
     Answer { snapshot, rows, users, cells }
 }
 
-/// The key under which rows are hashed to numbers: another in every process, so that nobody can
-/// make sockets whose rows have the same number.
+/// The key for the hash of rows. It is random for every process, so that a user cannot create sockets whose rows
+/// have the same id.
 static IDENTITY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Answer {
@@ -88,8 +88,8 @@ impl Rows for Answer {
         let key = (socket.net_namespace, socket.inode);
         let hash = match &socket.binding {
             _ if socket.inode == 0 => IDENTITY.hash_one((socket, holder, ordinal)),
-            // The subflows of an MPTCP connection share an inode, and each has its own ends. The state
-            // is left out, since it changes.
+            // The subflows of an MPTCP connection share an inode, but each has its own endpoints. The state is not
+            // hashed, since it changes.
             Binding::Inet { local, remote, state: Some(_), .. }
             | Binding::Sctp { local, remote, .. } => {
                 IDENTITY.hash_one((key, socket.protocol(), local, remote, holder))

@@ -1,4 +1,4 @@
-//! The query's constraints as conditions on what is to be collected.
+//! The constraints of a query, as conditions on sockets and holders.
 
 use super::cells::{UNHELD, net_namespace_text};
 use super::columns::Field;
@@ -7,7 +7,7 @@ use crate::model::holders::Holder;
 use crate::model::{Families, NetNamespace, Socket};
 use crate::{ColumnsUsed, QueryContext};
 
-/// What a row must be like to be asked for.
+/// The conditions of a query on rows.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter {
     pid: NumberCondition,
@@ -25,11 +25,11 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Of all rows of these families.
+    /// Makes the filter of a query of these families.
     pub(crate) fn new(query: &QueryContext, families: Families) -> Filter {
         let of = |field: Field| {
-            let place = field.place();
-            query.constraints.iter().filter(move |constraint| Some(constraint.column) == place)
+            let index = field.index();
+            query.constraints.iter().filter(move |constraint| Some(constraint.column) == index)
         };
         let number = |field| NumberCondition::new(of(field));
         let text = |field| TextCondition::new(of(field));
@@ -46,23 +46,23 @@ impl Filter {
             columns_used: query.columns_used,
             families,
             is_lookup: query.constraints.iter().all(|constraint| {
-                let lookup = [Field::Pid, Field::Fd, Field::Socket].map(Field::place);
+                let lookup = [Field::Pid, Field::Fd, Field::Socket].map(Field::index);
                 lookup.contains(&Some(constraint.column))
             }),
         }
     }
 
-    /// Whether the query looks at this column.
+    /// Whether the query reads this column.
     pub(crate) fn shows(&self, field: Field) -> bool {
-        field.place().is_some_and(|place| self.columns_used.contains(place))
+        field.index().is_some_and(|index| self.columns_used.contains(index))
     }
 
-    /// Whether rows of sockets that nobody holds are asked for.
+    /// Whether the query selects rows of unheld sockets.
     pub(crate) fn admits_unheld(&self) -> bool {
         self.pid.admits(UNHELD) && self.fd.admits(UNHELD)
     }
 
-    /// The only processes that are asked for; None if the constraints list none.
+    /// The only processes that the query selects; None if the constraints list none.
     pub(crate) fn listed_pids(&self) -> Option<Vec<i32>> {
         let listed = self.pid.any_of.as_ref()?.iter();
         Some(listed.filter_map(|&pid| i32::try_from(pid).ok()).filter(|&pid| pid > 0).collect())
@@ -72,7 +72,7 @@ impl Filter {
         self.pid.admits(pid.into())
     }
 
-    /// Whether a row that shows this holder is asked for.
+    /// Whether the query selects rows of this holder.
     pub(crate) fn admits_holder(&self, holder: &Holder) -> bool {
         self.pid.admits(holder.pid.into()) && self.fd.admits(holder.fd.into())
     }
@@ -81,7 +81,7 @@ impl Filter {
         self.socket.admits(inode.cast_signed())
     }
 
-    /// Whether rows of this socket are asked for.
+    /// Whether the query selects rows of this socket.
     pub(crate) fn admits_socket(&self, socket: &Socket) -> bool {
         self.admits_inode(socket.inode)
             && socket.family().is_none_or(|family| self.family.admits(family.into()))
@@ -92,19 +92,18 @@ impl Filter {
             && self.admits_net_namespace(socket.net_namespace)
     }
 
-    /// Whether all that the query says is about who holds a socket, and about the socket's number: none
-    /// of that changes as long as the socket is held.
+    /// Whether the query has constraints on holder and inode only: they do not change while the socket is held.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux caches sockets"))]
     pub(crate) fn is_lookup(&self) -> bool {
         self.is_lookup
     }
 
-    /// Whether the user has chosen to see all of these.
+    /// Whether the user has selected all these families.
     pub(crate) fn admits_families(&self, families: Families) -> bool {
         self.families.contains(families)
     }
 
-    /// Whether rows that show no ports are asked for.
+    /// Whether the query selects rows without ports.
     pub(super) fn admits_no_ports(&self) -> bool {
         self.local_port.admits(0) && self.remote_port.admits(0)
     }

@@ -1,7 +1,7 @@
-//! What holds of each parser whatever the bytes are, for the fuzzers. With the feature `fuzz` only.
+//! Invariants of each parser for any input, for the fuzzers. With the feature `fuzz` only.
 //!
-//! That nothing panics is the least. Each also says what a parser of strangers' bytes must not do: invent
-//! what is not there, or show something else because the rest is cut off.
+//! No parser of untrusted bytes may panic, return values that are not in the input, or return other values because the
+//! input is truncated.
 
 use std::num::NonZeroU64;
 
@@ -24,7 +24,7 @@ pub fn pcblist_n(value: &[u8]) {
             assert!(cut.is_err(), "{list:?}: what is refused is read when it is cut");
             continue;
         };
-        // Its header is as long as it says, and there.
+        // The header is complete, and as long as its length field.
         let length = value.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let parts = value.split_at_checked(length);
@@ -36,7 +36,7 @@ pub fn pcblist_n(value: &[u8]) {
         if let Ok(cut) = cut {
             assert_eq!(cut.count, whole.count, "{list:?}: a cut list counts others");
             assert!(cut.groups <= whole.groups, "{list:?}: a cut list has more groups");
-            // The last group may have more records than are left of it.
+            // The last group can be truncated.
             let surely = cut.pcbs.split_last().map_or(&[][..], |(_, surely)| surely);
             assert!(whole.pcbs.starts_with(surely), "{list:?}: a cut list has other sockets");
         }
@@ -61,7 +61,7 @@ fn the_value_has_all_of_it(value: &[u8], header: &[u8], listing: &Listing) {
     let malformed = usize::try_from(listing.malformed).unwrap_or(usize::MAX);
     let groups = usize::try_from(listing.groups).unwrap_or(usize::MAX);
     assert!(sockets.saturating_add(malformed) <= groups, "more than there are groups");
-    // Only a list that counts nothing and has nothing is whole without its header behind it.
+    // Only an empty list with the count 0 is complete without its header at the end.
     let is_empty = listing.count == 0 && groups == 0;
     let headers = if listing.end == End::Whole && !is_empty { 2 } else { 1 };
     let needed = (headers * header.len() + sockets * SMALLEST)
@@ -89,7 +89,7 @@ pub fn socket_fdinfo(answer: &[u8]) {
         assert_eq!(read, socket_fdinfo::parse(known), "what comes behind changes something");
     }
     let cut = socket_fdinfo::parse(beginning(answer));
-    assert!(cut.is_err() || cut == read, "a cut answer tells of another socket");
+    assert!(cut.is_err() || cut == read, "a truncated record shows another socket");
     if let Ok(held) = read {
         let handles = [held.socket.inode, held.pcb].map(u64::to_le_bytes).concat();
         let is_there = answer.get(HANDLES..).is_some_and(|rest| rest.starts_with(&handles));
@@ -161,7 +161,7 @@ pub fn sock_diag(datagrams: &[u8]) {
     }
 }
 
-/// Constraints decide which tables are read, so no table may have what another one is asked for.
+/// Constraints decide which tables are read, so no table may list a socket of another table.
 fn is_of(table: SocketTable, socket: &Socket) {
     assert_eq!(socket.family(), Some(table.family() as u8), "{table:?}");
     if let Some(protocol) = table.protocol() {
@@ -175,7 +175,7 @@ fn is_of(table: SocketTable, socket: &Socket) {
     }
 }
 
-/// The text of `/proc/<pid>/mountinfo`; and a path that somebody has mounted something on.
+/// The text of `/proc/<pid>/mountinfo`; and a path as a mount point.
 ///
 /// # Panics
 /// If a rule is broken.
@@ -184,7 +184,7 @@ pub fn mountinfo(bytes: &[u8]) {
         let mounts: Vec<Mount> = mounts_of(bytes, kind).collect();
         let paths: usize = mounts.iter().map(|it| it.root.len() + it.mount_point.len()).sum();
         assert!(paths <= bytes.len(), "longer than it is written");
-        // A last line that is cut may still be one, with less of its path.
+        // A truncated last line can still be valid, with a shorter path.
         let cut: Vec<Mount> = mounts_of(beginning(bytes), kind).collect();
         let surely = cut.split_last().map_or(&[][..], |(_, surely)| surely);
         assert!(mounts.starts_with(surely), "a cut text has other mounts");
@@ -204,7 +204,7 @@ fn escaped(path: &[u8]) -> Vec<u8> {
     path.iter().flat_map(escape).collect()
 }
 
-/// A part of the bytes from their first one on. How much is anything, and the same for the same bytes.
+/// A prefix of the bytes. Its length is arbitrary, but the same for the same bytes.
 fn beginning(bytes: &[u8]) -> &[u8] {
     let mixed = bytes
         .iter()

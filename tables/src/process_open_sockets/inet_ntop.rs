@@ -20,8 +20,8 @@ pub(crate) fn inet_ntop(address: IpAddr) -> String {
 fn ipv4_text(address: Ipv4Addr) -> String {
     let mut text = String::with_capacity("255.255.255.255".len());
     let digit = |number: u8| char::from(b'0' + number % 10);
-    for (place, octet) in address.octets().into_iter().enumerate() {
-        if place > 0 {
+    for (index, octet) in address.octets().into_iter().enumerate() {
+        if index > 0 {
             text.push('.');
         }
         if octet >= 100 {
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_that_rust_formats_otherwise_match_glibc() {
+    fn addresses_are_printed_like_glibc_where_rust_differs() {
         for (segments, text) in [
             ([0, 0, 0, 0, 0, 0, 0x0102, 0x0304], "::1.2.3.4"),
             ([0, 0, 0, 0, 0, 0, 1, 2], "::0.1.0.2"),

@@ -1,8 +1,8 @@
 //! The table `process_open_sockets`: every open socket of the host, once for every file descriptor
 //! that holds it.
 //!
-//! The query's constraints become a `Filter`, `sys` collects a `Snapshot` of what it lets through, and
-//! `correlate` makes rows of it.
+//! A `Filter` is made of the constraints of the query, `sys` collects a `Snapshot` of the admitted sockets and
+//! holders, and `correlate` makes rows of it.
 
 #[cfg(feature = "bench")]
 pub mod bench;
@@ -31,7 +31,7 @@ use crate::model::Families;
 use crate::model::omission::Omissions;
 use crate::{Column, Error, Options, QueryContext, Rows, Table, TableOption, options};
 
-/// The table, as it looks from one place.
+/// The table.
 pub struct ProcessOpenSockets {
     collector: sys::Collector,
     columns: Vec<Column>,
@@ -63,7 +63,7 @@ impl Table for ProcessOpenSockets {
         "process_open_sockets"
     }
 
-    /// osquery has a built-in table of the name.
+    /// osquery has a built-in table with the same name.
     fn fallback_names(&self) -> &[&str] {
         &["alt_process_open_sockets"]
     }

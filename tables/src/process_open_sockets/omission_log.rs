@@ -1,41 +1,40 @@
-//! Which omissions are logged: a kind that was said is only counted for a while, since a join can make a
-//! query of thousands of requests.
+//! Limits the log of omissions. A logged kind is only counted for some seconds, since osquery can turn a
+//! join into thousands of requests.
 
 use std::time::{Duration, Instant};
 
 use crate::model::omission::{Omission, OmissionKind};
 
-/// For how long a kind is not said again.
+/// The minimum time between two messages of a kind.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// What was said of each kind.
+/// The last message of each kind.
 #[derive(Debug, Default)]
-pub(super) struct OmissionLog(Vec<Said>);
+pub(super) struct OmissionLog(Vec<LastReport>);
 
 #[derive(Debug)]
-struct Said {
+struct LastReport {
     kind: OmissionKind,
     at: Instant,
-    /// How many were counted since.
-    since: u64,
+    /// The number of omissions since then.
+    suppressed: u64,
 }
 
 impl OmissionLog {
-    /// The line that is to be logged about this omission, which was seen at that time; None if it is only
-    /// counted.
+    /// The message to log for an omission at the time `now`; None if the omission is only counted.
     pub(super) fn line(&mut self, omission: &Omission, now: Instant) -> Option<String> {
-        let said = Said { kind: omission.kind, at: now, since: 0 };
+        let report = LastReport { kind: omission.kind, at: now, suppressed: 0 };
         let Some(last) = self.0.iter_mut().find(|last| last.kind == omission.kind) else {
-            self.0.push(said);
+            self.0.push(report);
             return Some(omission.to_string());
         };
         if now.saturating_duration_since(last.at) < PAUSE {
-            last.since = last.since.saturating_add(omission.count);
+            last.suppressed = last.suppressed.saturating_add(omission.count);
             return None;
         }
-        match std::mem::replace(last, said).since {
+        match std::mem::replace(last, report).suppressed {
             0 => Some(omission.to_string()),
-            more => Some(format!("{omission}; {more} more since this was said last")),
+            count => Some(format!("{omission}; suppressed since the last message: {count}")),
         }
     }
 }
@@ -45,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_is_logged_again_after_the_pause_with_its_count() {
+    fn a_kind_is_logged_again_after_the_pause_with_the_count() {
         let start = Instant::now();
         let mut log = OmissionLog::default();
         let mut line = |kind, count, seconds| {
@@ -59,7 +58,7 @@ mod tests {
         assert_eq!(line(OmissionKind::Fds, 3, 9), None);
         assert_eq!(
             line(OmissionKind::Fds, 1, 10).as_deref(),
-            Some("; 5 more since this was said last")
+            Some("; suppressed since the last message: 5")
         );
         assert_eq!(line(OmissionKind::Fds, 1, 20).as_deref(), Some(""));
     }

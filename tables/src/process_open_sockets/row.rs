@@ -1,4 +1,4 @@
-//! What a row is made of.
+//! Rows, and the users that they are charged to.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -6,23 +6,23 @@ use std::collections::HashMap;
 use crate::model::User;
 use crate::model::{DarwinDetails, Snapshot, Socket};
 
-/// A row of an answer. Its cells are made when they are asked for.
+/// A row of an answer. Its cells are made when they are read.
 pub(super) struct Row {
     /// Index into the snapshot's sockets.
     pub(super) socket: u32,
     pub(super) of: RowOf,
 }
 
-/// What a row is about besides the socket.
+/// The part of a row besides the socket.
 #[derive(Clone, Copy)]
 pub(super) enum RowOf {
     Holder {
         pid: i32,
         fd: i32,
-        /// None where it is the process's own table of descriptors.
+        /// None for the file descriptor table of the process.
         tid: Option<i32>,
     },
-    /// No holder, and that many rows before it are the same in every cell.
+    /// No holder. This many rows before it have the same cells.
     Unheld(u32),
 }
 
@@ -30,11 +30,11 @@ pub(super) enum RowOf {
 pub(super) struct Users {
     /// The users of processes, each read once.
     by_pid: RefCell<HashMap<i32, User>>,
-    /// How many rows of a user the answer lacks.
+    /// The number of rows of a user that the answer lacks.
     pub(super) omitted: HashMap<User, u64>,
 }
 
-/// A row with all that its cells are made of.
+/// A row, with the data for its cells.
 #[derive(Clone, Copy)]
 pub(super) struct RowParts<'a> {
     pub(super) row: &'a Row,
@@ -44,14 +44,14 @@ pub(super) struct RowParts<'a> {
 }
 
 impl Users {
-    /// `omitted` is how many rows of each user are lacking already.
+    /// `omitted` is the number of rows of each user that are already missing.
     pub(super) fn new(omitted: HashMap<User, u64>) -> Users {
         Users { by_pid: RefCell::default(), omitted }
     }
 }
 
 impl<'a> RowParts<'a> {
-    /// The socket's details that macOS alone has.
+    /// The details of the socket that only macOS has.
     pub(super) fn darwin(&self) -> Option<&'a DarwinDetails> {
         self.snapshot.darwin.get(usize::try_from(self.row.socket).ok()?)
     }

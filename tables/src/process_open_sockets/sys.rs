@@ -1,20 +1,22 @@
-//! Asking the operating system: the only place that knows which one it is.
+//! The interface to the operating system: only this module selects the platform.
 //!
-//! Each platform gives one type,
+//! Each platform has one type,
 //!
 //! ```text
 //! Collector::new(Options) -> Collector
 //! Collector::collect(&self, &Filter) -> Result<Snapshot, Error>
 //! ```
 //!
-//! and keeps these promises:
-//! - Every socket that is in the kernel's tables from before the call to its end, and that
-//!   [`Filter::admits_socket`], is in the snapshot, once.
-//! - Every descriptor that holds one of them all that time, of a process that [`Filter::admits_pid`], is
-//!   in it or counted: of each process and socket the lowest are in it. When [`Filter::admits_unheld`], so is enough of the others that a socket without
-//!   an owner in the snapshot is one that nobody was seen to hold.
-//! - More may be in it. What could not be read is in its omissions; the error is for when nothing could.
-//! - It costs what the filter asks for: processes and files that cannot match are not read.
+//! with these guarantees:
+//! - A socket is in the snapshot, once, if it is in the kernel's tables from the start of the call to its end and
+//!   [`Filter::admits_socket`].
+//! - A descriptor is in the snapshot or counted, if it holds such a socket all that time and
+//!   [`Filter::admits_pid`] of its process. Of each process and socket, the lowest descriptors are in the snapshot.
+//! - If [`Filter::admits_unheld`], the snapshot has a holder of each such socket, if any process was found to hold
+//!   it.
+//! - The snapshot can have more sockets and holders. It has the omissions. An error means that nothing could be
+//!   read.
+//! - Processes and files that cannot match are not read.
 //!
 //! [`Filter::admits_socket`]: super::filter::Filter::admits_socket
 //! [`Filter::admits_pid`]: super::filter::Filter::admits_pid

@@ -1,8 +1,8 @@
 //! The records of the BPF program that visits the file descriptors of all tasks (`linux/bpf/program.rs`): one
 //! for each descriptor that refers to a socket.
 //!
-//! [`layout`] is the only description of these bytes, for the program that writes them and for [`Record`],
-//! which reads them. Numbers are in the machine's byte order, unless a member says otherwise.
+//! [`layout`] is the only description of these bytes: the program writes them, and [`Record`] reads them. Numbers are
+//! in the byte order of the machine, unless documented otherwise.
 
 pub(crate) mod layout;
 
@@ -21,10 +21,10 @@ use crate::model::{
     Socket, TcpState,
 };
 
-/// How the bytes differ from a record.
+/// Why the bytes are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecordError {
-    /// It has the size of no record.
+    /// No record has this size.
     Size(u32),
     /// No socket has this type.
     SocketType(u16),
@@ -61,14 +61,14 @@ pub(crate) struct Descriptor {
     pub(crate) level: u32,
     /// The file descriptor table. The number only shows whether two tables are the same.
     pub(crate) files: u64,
-    /// That of the process's first task; 0 if that task has ended.
+    /// The table of the process's first task; 0 if that task has ended.
     pub(crate) leader_files: u64,
 }
 
-/// What a record shows of a socket.
+/// The description of a socket in a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Description {
-    /// Everything that its table would show, except the receive queue of some UNIX sockets: it is None.
+    /// Everything that the socket table shows, except the receive queue of some UNIX sockets: it is None.
     Complete { table: SocketTable, socket: Socket },
     /// The socket is in no table of the kernel.
     Unlisted,
@@ -85,7 +85,7 @@ pub(crate) struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Takes the first record off the bytes; None if it is not there whole.
+    /// Splits the first record off the bytes; None if it is incomplete.
     pub(crate) fn take(bytes: &mut &'a [u8]) -> Result<Option<Record<'a>>, RecordError> {
         let Some(size) = u32::from_bytes(bytes) else { return Ok(None) };
         let name_size = match usize::try_from(size) {
@@ -122,8 +122,8 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// State, local and remote port of a TCP socket; None for other sockets. It costs less than the whole
-    /// description.
+    /// State, local and remote port of a TCP socket; None for other sockets. It costs less than
+    /// [`Record::describe`].
     pub(crate) fn tcp(&self) -> Option<(TcpState, u16, u16)> {
         let is_inet = self.is(Family::Inet) || self.is(Family::Inet6);
         let is_tcp = self.get(field!(protocol)) == IPPROTO_TCP
@@ -132,7 +132,7 @@ impl<'a> Record<'a> {
             .then(|| (self.state(), self.get(field!(local_port)), self.remote_port()))
     }
 
-    /// What the record shows of the socket.
+    /// Describes the socket.
     pub(crate) fn describe(&self) -> Result<Description, RecordError> {
         let table = match self.table() {
             Ok(table) if self.get(field!(is_listed)) != 0 => table,
@@ -152,7 +152,7 @@ impl<'a> Record<'a> {
         Ok(Description::Complete { table, socket })
     }
 
-    /// The table that shows no more than the record; otherwise the tables that list the socket, if any.
+    /// The table whose fields the record has; otherwise the tables that list the socket, if any.
     fn table(&self) -> Result<SocketTable, &'static [SocketTable]> {
         /// The subflows of a connection are TCP sockets with its inode.
         const MPTCP: &[SocketTable] =

@@ -1,7 +1,7 @@
 //! The kernel's description of its own types: BTF, as in `/sys/kernel/btf/vmlinux`
 //! (`include/uapi/linux/btf.h`, `Documentation/bpf/btf.rst`).
 //!
-//! Read as far as it takes to find where a member of a structure lies, and the number of a function.
+//! The parser reads only the offsets of structure members and the numbers of functions.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -12,27 +12,27 @@ use crate::formats::take;
 pub(crate) struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
-    /// Where in `types` each begins; number 0 is `void`.
-    places: Vec<u32>,
+    /// The offset in `types` of each type; number 0 is `void`.
+    offsets: Vec<u32>,
     /// Of several with one name, as of `struct` private to several files, the first.
     structures: HashMap<&'a [u8], u32>,
     functions: HashMap<&'a [u8], u32>,
 }
 
-/// Where a member lies, in bytes.
+/// The location of a member, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// From the beginning of the structure.
+pub(crate) struct MemberLocation {
+    /// The offset in the structure.
     pub(crate) offset: u32,
     pub(crate) size: u32,
 }
 
-/// Why the types do not answer a question.
+/// Why a member or function is not found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum BtfError {
-    /// It does not begin as BTF does, or is of another byte order or version.
+    /// The data has no BTF header, or one of another byte order or version.
     NotBtf,
-    /// It ends too early, or refers to what is not there.
+    /// The data is truncated, or has an invalid reference.
     Damaged,
     NoStructure(String),
     NoFunction(String),
@@ -40,12 +40,12 @@ pub(crate) enum BtfError {
         structure: String,
         member: String,
     },
-    /// It shares its bytes with others.
+    /// The member is a bit field.
     BitField {
         structure: String,
         member: String,
     },
-    /// It is of another size than its users know.
+    /// The member has another size than expected.
     Size {
         structure: String,
         member: String,
@@ -105,13 +105,13 @@ const ENUM64: u32 = 19;
 struct Type<'a> {
     name: u32,
     kind: u32,
-    /// How many members, or the like, follow.
+    /// The number of members, or other entries, that follow.
     count: usize,
     /// Whether the offsets of members hold the sizes of bit fields, too.
     kind_flag: bool,
     /// A size for some kinds, a type for the others.
     size_or_type: u32,
-    /// What follows, up to the end of all types.
+    /// The bytes that follow, up to the end of all types.
     rest: &'a [u8],
 }
 
@@ -144,7 +144,7 @@ impl<'a> Btf<'a> {
         let mut btf = Btf {
             types: section(types, types_length).ok_or(BtfError::Damaged)?,
             strings: section(strings, strings_length).ok_or(BtfError::Damaged)?,
-            places: vec![0],
+            offsets: vec![0],
             structures: HashMap::new(),
             functions: HashMap::new(),
         };
@@ -153,21 +153,21 @@ impl<'a> Btf<'a> {
     }
 
     fn index(&mut self, names: &[&str]) -> Option<()> {
-        let wanted: HashSet<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+        let names: HashSet<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
         let mut rest = self.types;
         while !rest.is_empty() {
-            let number = u32::try_from(self.places.len()).ok()?;
-            self.places.push(u32::try_from(self.types.len() - rest.len()).ok()?);
+            let number = u32::try_from(self.offsets.len()).ok()?;
+            self.offsets.push(u32::try_from(self.types.len() - rest.len()).ok()?);
             let found = type_at(rest)?;
-            let names = match found.kind {
+            let numbers = match found.kind {
                 STRUCT => Some(&mut self.structures),
                 FUNC => Some(&mut self.functions),
                 _ => None,
             };
-            if let Some(names) = names {
+            if let Some(numbers) = numbers {
                 let name = name_at(self.strings, found.name)?;
-                if wanted.contains(name) {
-                    names.entry(name).or_insert(number);
+                if names.contains(name) {
+                    numbers.entry(name).or_insert(number);
                 }
             }
             rest = found.rest.get(found.length()?..)?;
@@ -181,7 +181,7 @@ impl<'a> Btf<'a> {
         number.ok_or_else(|| BtfError::NoFunction(name.into()))
     }
 
-    /// How many bytes a structure has.
+    /// The size of a structure in bytes.
     pub(crate) fn size_of(&self, structure: &str) -> Result<u32, BtfError> {
         self.size(self.structure(structure)?).ok_or(BtfError::Damaged)
     }
@@ -191,10 +191,10 @@ impl<'a> Btf<'a> {
         number.ok_or_else(|| BtfError::NoStructure(name.into()))
     }
 
-    /// Where a member of a structure lies. `path` names it, with dots between, through members that are
-    /// structures themselves, or arrays of structures: then it is in the first of them. Nameless members are
-    /// looked through.
-    pub(crate) fn member(&self, structure: &str, path: &str) -> Result<Place, BtfError> {
+    /// The location of a member of a structure. `path` has the names, separated by dots, of nested members.
+    /// In an array of structures, the member of the first element is found. Members of anonymous structures are
+    /// found without a name.
+    pub(crate) fn member(&self, structure: &str, path: &str) -> Result<MemberLocation, BtfError> {
         let mut number = self.structure(structure)?;
         let named = || (structure.to_owned(), path.to_owned());
         let mut bits: u32 = 0;
@@ -214,20 +214,20 @@ impl<'a> Btf<'a> {
         }
         // Of an array without a length it is 0.
         let size = self.size(number).ok_or(BtfError::Damaged)?;
-        Ok(Place { offset: bits / 8, size })
+        Ok(MemberLocation { offset: bits / 8, size })
     }
 
-    /// The same, if it is of that size.
+    /// The offset of a member, if it has this size.
     pub(crate) fn sized(&self, structure: &str, path: &str, size: u32) -> Result<u32, BtfError> {
-        let place = self.member(structure, path)?;
-        if place.size != size {
+        let location = self.member(structure, path)?;
+        if location.size != size {
             let (structure, member) = (structure.into(), path.into());
-            return Err(BtfError::Size { structure, member, size: place.size });
+            return Err(BtfError::Size { structure, member, size: location.size });
         }
-        Ok(place.offset)
+        Ok(location.offset)
     }
 
-    /// The member of that name. The outer None is damage.
+    /// The member with this name. The outer None means damaged data.
     fn find(&self, number: u32, name: &[u8], depth: usize) -> Option<Option<Member>> {
         if depth > DEEPEST {
             return None;
@@ -253,18 +253,18 @@ impl<'a> Btf<'a> {
         Some(None)
     }
 
-    /// The elements of an array; another type itself.
+    /// The element type of an array; any other type itself.
     fn without_array(&self, number: u32) -> Option<u32> {
         let found = self.resolved(number)?;
         if found.kind == ARRAY { word(&mut &*found.rest) } else { Some(number) }
     }
 
     fn get(&self, number: u32) -> Option<Type<'a>> {
-        let place = *self.places.get(usize::try_from(number).ok()?)?;
-        type_at(self.types.get(usize::try_from(place).ok()?..)?)
+        let offset = *self.offsets.get(usize::try_from(number).ok()?)?;
+        type_at(self.types.get(usize::try_from(offset).ok()?..)?)
     }
 
-    /// What another name or a qualifier stands for.
+    /// The type behind typedefs and qualifiers.
     fn resolved(&self, number: u32) -> Option<Type<'a>> {
         let mut found = self.get(number)?;
         for _ in 0..DEEPEST {
@@ -300,11 +300,11 @@ impl<'a> Btf<'a> {
     }
 }
 
-/// How many types may lead from one to another: more than the kernel's do.
+/// The maximum length of a chain of types: longer than any in the kernel.
 const DEEPEST: usize = 32;
 
 impl Type<'_> {
-    /// How many bytes follow that are its own.
+    /// The number of bytes of the type that follow.
     fn length(&self) -> Option<usize> {
         let each = match self.kind {
             INT | VAR | DECL_TAG => return Some(4),

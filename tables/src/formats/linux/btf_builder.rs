@@ -22,10 +22,10 @@ impl Builder {
         if name.is_empty() {
             return 0;
         }
-        let place = self.strings.len() as u32;
+        let offset = self.strings.len() as u32;
         self.strings.extend(name.as_bytes());
         self.strings.push(0);
-        place
+        offset
     }
 
     pub(crate) fn add(&mut self, name: &str, info: u32, size_or_type: u32, rest: &[u32]) -> u32 {

@@ -1,4 +1,4 @@
-//! What Linux prints in /proc and sends over netlink, its types, and what our BPF program writes.
+//! Formats of Linux: /proc, netlink, BTF, and the records of the BPF program.
 
 pub(crate) mod bpf_record;
 pub(crate) mod btf;

@@ -21,7 +21,7 @@ pub(crate) fn mounts_of<'a>(
     mounts_if(text, move |kind| kind == file_system)
 }
 
-/// Where file systems are mounted whose server is a process or another machine, which may hang.
+/// The mount points of file systems whose server, a process or another machine, can hang.
 pub(crate) fn served_mount_points(text: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     const SERVED: [&[u8]; 9] =
         [b"fuse", b"fuseblk", b"nfs", b"nfs4", b"cifs", b"smb3", b"9p", b"afs", b"ceph"];
@@ -31,16 +31,15 @@ pub(crate) fn served_mount_points(text: &[u8]) -> impl Iterator<Item = Vec<u8>> 
 
 fn mounts_if<'a>(
     text: &'a [u8],
-    is_wanted: impl Fn(&[u8]) -> bool + 'a,
+    is_selected: impl Fn(&[u8]) -> bool + 'a,
 ) -> impl Iterator<Item = Mount> + 'a {
     text.split(|&byte| byte == b'\n').filter_map(move |line| {
         let mut fields = line.split(|&byte| byte == b' ');
-        // Mount, parent, and device come first; then what we look for, the options, and a number of
-        // optional fields that a dash ends.
+        // Mount, parent and device; then root, mount point and options; then optional fields, ended by a dash.
         let root = fields.nth(3)?;
         let mount_point = fields.next()?;
         let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        is_wanted(kind)
+        is_selected(kind)
             .then(|| Mount { root: unescaped(root), mount_point: unescaped(mount_point) })
     })
 }
@@ -82,7 +81,7 @@ mod tests {
         228 98 0:4 mnt:[4026532230] /run/other rw - nsfs nsfs rw\n";
 
     #[test]
-    fn mounts_of_a_type_have_root_and_mount_point() {
+    fn mounts_of_a_type_come_with_root_and_path() {
         let nsfs: Vec<Mount> = mounts_of(TEXT, b"nsfs").collect();
         let mount = |root: &[u8], mount_point: &[u8]| Mount {
             root: root.to_vec(),

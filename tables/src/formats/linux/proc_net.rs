@@ -2,9 +2,8 @@
 //!
 //! Their formats are in the kernel's `net/ipv4/tcp_ipv4.c` (`tcp4_seq_show` and its neighbours),
 //! `udp.c`, `raw.c`, `ping.c`, `net/ipv6/datagram.c`, `net/unix/af_unix.c` (`unix_seq_show`) and
-//! `net/packet/af_packet.c`. The kernel prints a newline in a bound UNIX path as it is, so whoever
-//! binds one writes lines of their own; such a line cannot be told from a true one if it has the
-//! right form.
+//! `net/packet/af_packet.c`. The kernel prints a newline in a bound UNIX path as it is. So a process can forge
+//! lines with such a path, and a forged line of the right form cannot be distinguished from a true one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,12 +17,12 @@ use crate::model::protocol::IPPROTO_TCP;
 use crate::model::socket_table::SocketTable;
 use crate::model::{Binding, Details, Endpoint, Family, Interface, Socket, TcpState, socket_type};
 
-/// A line that is not of its file's form.
+/// A line without the format of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
 impl SocketTable {
-    /// Whether that is the line of column titles with which the file begins.
+    /// Whether this is the header line of the file.
     pub(crate) fn is_header(self, line: &[u8]) -> bool {
         let title: &[u8] = match self {
             SocketTable::Unix => b"Num ",
@@ -33,7 +32,7 @@ impl SocketTable {
         line.trim_ascii_start().starts_with(title)
     }
 
-    /// Reads a line, without its newline. The socket's namespace is left open.
+    /// Reads a line, without its newline. The namespace of the socket is not set.
     pub(crate) fn parse(self, line: &[u8]) -> Result<Socket, Malformed> {
         let parsed = match (self.family(), self.protocol()) {
             (Family::Inet, Some(protocol)) => inet(line, protocol, ipv4_address),
@@ -72,7 +71,7 @@ fn inet(
         kind: socket_type(protocol),
         uid: owner(inode, uid),
         receive_queue: Some(receive_queue),
-        // How long a listener's queue may get is not here.
+        // The limit of the accept queue is not in the line.
         send_queue: (state != Some(TcpState::Listen)).then_some(send_queue),
         ..Details::default()
     };
@@ -166,7 +165,7 @@ fn endpoint(
     }
 }
 
-/// The address as the machine that wrote the file holds it in memory, printed as a 32-bit number.
+/// An address: its bytes in memory, printed as a 32-bit number in the byte order of the machine.
 fn ipv4_address(line: &[u8]) -> IResult<&[u8], IpAddr> {
     let (line, word) = hex_u32(line)?;
     Ok((line, Ipv4Addr::from(word.to_ne_bytes()).into()))

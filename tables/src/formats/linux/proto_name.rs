@@ -1,20 +1,20 @@
-//! The name of a socket's protocol (`struct proto` in the kernel), which the extended attribute
-//! `system.sockprotoname` of its descriptor gives (`net/socket.c`).
+//! The name of a socket's protocol (`struct proto` in the kernel): the extended attribute `system.sockprotoname` of
+//! its descriptor (`net/socket.c`).
 //!
-//! It is the one with which the socket was made. An IPv6 socket of a connection over IPv4 can be made
-//! one of IPv4 later (IPV6_ADDRFORM in ipv6(7)), and keeps its name.
+//! The name is that of the protocol at the creation of the socket. An IPv6 socket of a connection over IPv4 can
+//! become an IPv4 socket later (IPV6_ADDRFORM in ipv6(7)), and keeps the name.
 
 use std::slice;
 
 use crate::model::Binding;
 use crate::model::socket_table::SocketTable;
 
-/// Tables that may have a certain socket.
+/// The tables that can list a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidates(u32);
 
 impl Candidates {
-    /// Those that may have a socket whose protocol has that name: none if it is not known here.
+    /// The tables that can list a socket with this protocol name; none if the name is unknown.
     pub(crate) fn of_protocol(name: &[u8]) -> Candidates {
         use SocketTable::{
             Mptcp, Mptcp6, Raw, Raw6, Sctp, Sctp6, Tcp, Tcp6, Udp, Udp6, Udplite, Udplite6,
@@ -37,8 +37,8 @@ impl Candidates {
         self.0 & Candidates::bit(table) != 0
     }
 
-    /// Whether it can be in them more than once: an MPTCP socket and its subflows have one inode, and so
-    /// have an SCTP socket and its associations.
+    /// Whether they can list the inode more than once: an MPTCP socket and its subflows have one inode, as an SCTP
+    /// socket and its associations.
     pub(crate) fn may_recur(self) -> bool {
         self.contains(SocketTable::Mptcp) || self.contains(SocketTable::Sctp)
     }
@@ -48,7 +48,7 @@ impl Candidates {
     }
 }
 
-/// The table that a socket of a protocol of that name is made for.
+/// The table of sockets with this protocol name.
 fn own_table(name: &[u8]) -> Option<SocketTable> {
     Some(match name {
         b"TCP" => SocketTable::Tcp,
@@ -73,7 +73,7 @@ fn own_table(name: &[u8]) -> Option<SocketTable> {
     })
 }
 
-/// What is known of a socket of a protocol of that name that no table has.
+/// The properties of an unlisted socket with this protocol name.
 pub(crate) fn unlisted(name: &[u8]) -> Binding {
     const KEY: u8 = 15;
     const TIPC: u8 = 30;
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_protocol_has_no_name() {
+    fn an_unknown_protocol_has_no_table() {
         for name in ["XDP", "", "tcp", "XUNIX"] {
             assert_eq!(names(name.as_bytes()), [""; 0], "{name}");
         }

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-/// What the scheduler counts of a thread.
+/// The statistics of the scheduler about a thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SchedStat {
-    /// For how long it ran or waited for a processor. The rest of its life it slept.
+    /// The time in which the thread ran or waited for a processor. It slept in the rest of the time.
     pub(crate) awake: Duration,
-    /// How often it began to run.
+    /// The number of times that the thread began to run.
     pub(crate) slices: u64,
 }
 
-/// None if it is not of that form. All numbers are 0 where the kernel does not count.
+/// None if the text has another form. All numbers are 0 if the kernel does not count.
 pub(crate) fn parse(text: &[u8]) -> Option<SchedStat> {
     let mut numbers = str::from_utf8(text).ok()?.split_ascii_whitespace().map(str::parse::<u64>);
     let mut next = || numbers.next()?.ok();

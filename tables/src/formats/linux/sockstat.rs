@@ -1,6 +1,6 @@
 //! `/proc/<pid>/net/sockstat` and `sockstat6` (proc_pid_net(5)): how many sockets a namespace has.
 
-/// How many TCP sockets are in use or in TIME_WAIT, as far as the text tells.
+/// The number of TCP sockets in use or in TIME_WAIT; 0 if the text does not have it.
 pub(crate) fn tcp_sockets(text: &[u8]) -> u64 {
     let text = String::from_utf8_lossy(text);
     let tcp = text

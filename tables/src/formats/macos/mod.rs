@@ -1,4 +1,4 @@
-//! What macOS returns from sysctl and libproc.
+//! Formats of macOS: sysctl and libproc.
 
 pub(crate) mod pcblist_n;
 pub(crate) mod socket_fdinfo;

@@ -7,7 +7,7 @@
 //! socket, and the header again. A record begins with its length and its kind, and the next begins at the
 //! next multiple of 8. Records may grow, and kinds may be added: that is why the length is there.
 //!
-//! No group says which process holds the socket, only which used it last.
+//! No group has the holder of the socket, only the process that used it last.
 
 mod group;
 mod list;
@@ -25,38 +25,37 @@ pub(crate) use self::pcb::Pcb;
 use self::record::{XSO_EVT, XSO_INPCB, XSO_KCB, XSO_UNPCB, record};
 use super::xnu::Malformed;
 
-/// What a list says.
+/// A parsed list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listing {
     pub(crate) pcbs: Vec<Pcb>,
-    /// Groups of a form that is not known.
+    /// The number of malformed groups.
     pub(crate) malformed: u64,
     pub(crate) end: End,
-    /// How many sockets the header counts: about as many as there are. The lists of UNIX sockets have one
-    /// count of the sockets of both.
+    /// The count in the header: about the number of sockets. Both lists of UNIX sockets have one common count.
     pub(crate) count: u64,
-    /// How many groups stand there, with those that are left out.
+    /// The number of groups, including those that are left out.
     pub(crate) groups: u64,
 }
 
-/// How a list ends.
+/// The end of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// As it should.
+    /// The list is complete.
     Whole,
-    /// Somewhere: sockets are missing.
-    Cut,
+    /// The list is truncated: sockets are missing.
+    Truncated,
 }
 
 impl PcbList {
-    /// Reads a value; malformed is one that does not begin as a list does.
+    /// Reads a list; an error if it has no header.
     ///
-    /// What is not complete is left out, and what came into the list while it was written: its socket may
-    /// stand there twice.
+    /// Incomplete groups are left out, and so are groups of sockets that were created while the list was written:
+    /// these can be in the list twice.
     pub(crate) fn parse(self, value: &[u8]) -> Result<Listing, Malformed> {
         let (mut unread, header) = header(value).map_err(|_| Malformed)?;
         let (pcbs, count) = (Vec::new(), header.count);
-        let mut listing = Listing { pcbs, malformed: 0, end: End::Cut, count, groups: 0 };
+        let mut listing = Listing { pcbs, malformed: 0, end: End::Truncated, count, groups: 0 };
         let mut group: Option<Group> = None;
         loop {
             if header.is_repeated(unread) {
@@ -75,7 +74,7 @@ impl PcbList {
         if listing.end == End::Whole || group.as_ref().is_some_and(|group| group.has_last(self)) {
             listing.take(self, &header, group);
         }
-        // There is no second header after no socket.
+        // An empty list has no second header.
         if header.count == 0 && listing.groups == 0 && unread.is_empty() {
             listing.end = End::Whole;
         }
@@ -88,7 +87,7 @@ impl Listing {
         let Some(group) = group else { return };
         match group.parse(list, header.generation) {
             Ok((_, Some(pcb))) => self.pcbs.push(pcb),
-            // It came meanwhile, or is being torn down.
+            // The socket was created in the meantime, or is being torn down.
             Ok((_, None)) => {}
             Err(_) => self.malformed += 1,
         }
@@ -102,7 +101,7 @@ struct Header {
     generation: u64,
 }
 
-/// The one with a count of 32 bits.
+/// The header with a 32-bit count.
 const SHORT_HEADER: u32 = 24;
 
 fn header(value: &[u8]) -> IResult<&[u8], Header> {
@@ -118,9 +117,10 @@ fn header(value: &[u8]) -> IResult<&[u8], Header> {
 }
 
 impl Header {
-    /// Whether it stands there again. No record has the length of the short one, whose next word is its
-    /// count and can be any kind's; should one come to have it, there is more after it. Others have that of
-    /// the long one, whose next word is 0: it is all that is left.
+    /// Whether the header is repeated here, at the end of the list. No record has the length of the short header,
+    /// whose next word, the count, can look like any kind. If a later kernel has such a record, more bytes follow
+    /// it. Other records have the length of the long header, but its next word is 0, and it is the rest of the
+    /// list.
     fn is_repeated(&self, unread: &[u8]) -> bool {
         let words: IResult<&[u8], (u32, u32)> = (le_u32, le_u32).parse(unread);
         let Ok((_, (length, next))) = words else { return false };

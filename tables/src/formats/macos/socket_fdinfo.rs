@@ -1,7 +1,7 @@
-//! What the kernel of macOS says of a descriptor that is a socket: `struct socket_fdinfo` in
-//! `bsd/sys/proc_info.h` of XNU, the answer to PROC_PIDFDSOCKETINFO (libproc).
+//! The record of a socket descriptor in macOS: `struct socket_fdinfo` in `bsd/sys/proc_info.h` of XNU, the result of
+//! PROC_PIDFDSOCKETINFO (libproc).
 //!
-//! It is laid out as C lays it out for both processors. What fills it is `bsd/kern/socket_info.c`.
+//! The C layout is the same on both processors. `bsd/kern/socket_info.c` fills the record.
 
 use std::num::NonZeroU64;
 
@@ -15,7 +15,7 @@ use super::xnu::{
 };
 use crate::model::{Binding, DarwinDetails, Details, Interface, Socket, TcpState, VsockAddress};
 
-/// How long an answer is.
+/// The length of a record.
 pub(crate) const LENGTH: usize = 792;
 
 /// A socket that a descriptor holds.
@@ -25,7 +25,7 @@ pub(crate) struct Held {
     pub(crate) details: DarwinDetails,
     /// The handle of the protocol's part of the socket; 0 without one.
     pub(crate) pcb: u64,
-    /// As in a list: see `Pcb`. None for UNIX too.
+    /// As in a list: see `Pcb`. None for UNIX sockets, too.
     pub(crate) generation: Option<NonZeroU64>,
 }
 
@@ -38,13 +38,13 @@ const SOCKINFO_KERN_EVENT: i32 = 5;
 const SOCKINFO_KERN_CTL: i32 = 6;
 const SOCKINFO_VSOCK: i32 = 7;
 
-/// Reads an answer.
+/// Reads a record.
 pub(crate) fn parse(answer: &[u8]) -> Result<Held, Malformed> {
     socket_fdinfo(answer).map(|(_, held)| held).map_err(|_| Malformed)
 }
 
 fn socket_fdinfo(answer: &[u8]) -> IResult<&[u8], Held> {
-    /// `struct proc_fileinfo` and `struct vinfo_stat`, which nobody fills for a socket.
+    /// `struct proc_fileinfo` and `struct vinfo_stat`, which the kernel does not fill for a socket.
     const BEFORE: usize = 24 + 136;
     let (fields, _) = take(BEFORE).parse(answer)?;
     let (fields, (handle, pcb, kind, protocol)) = (le_u64, le_u64, le_i32, le_i32).parse(fields)?;
@@ -53,12 +53,12 @@ fn socket_fdinfo(answer: &[u8]) -> IResult<&[u8], Held> {
         (le_i16, le_i16, le_i16, le_i16).parse(fields)?;
     let (fields, (_timeo, _error, _oobmark)) = (le_i16, le_i16, le_u32).parse(fields)?;
     let (fields, (received, sent)) = (sockbuf_info, sockbuf_info).parse(fields)?;
-    let (fields, (tells, _rfu)) = (le_i32, le_u32).parse(fields)?;
+    let (fields, (soi_kind, _rfu)) = (le_i32, le_u32).parse(fields)?;
     let protocol = u16::try_from(protocol).unwrap_or_default();
     let mut details = DarwinDetails::default();
     let mut interface = None;
     let mut generation = 0;
-    let binding = match (tells, family) {
+    let binding = match (soi_kind, family) {
         (SOCKINFO_IN, _) => {
             let (_, (number, ends)) = in_sockinfo(fields)?;
             generation = number;
@@ -84,7 +84,7 @@ fn socket_fdinfo(answer: &[u8]) -> IResult<&[u8], Held> {
         }
         (SOCKINFO_KERN_CTL, _) => Binding::System { protocol, control: kern_ctl_info(fields)?.1 },
         (SOCKINFO_VSOCK, _) => vsock_sockinfo(fields)?.1,
-        // Without its protocol's part: shut down, or just made. Its addresses are zeroes.
+        // Without a protocol control block: shut down, or just created. The addresses are zero.
         (_, AF_INET | AF_INET6) => {
             let ends = InPcb { remote_port: 0, local_port: 0, vflag: 0, remote: 0, local: 0 };
             ends.binding(family, protocol, None)
@@ -110,7 +110,7 @@ fn socket_fdinfo(answer: &[u8]) -> IResult<&[u8], Held> {
     Ok((&[], Held { socket, details, pcb, generation: NonZeroU64::new(generation) }))
 }
 
-/// `struct sockbuf_info`: the bytes that wait in it.
+/// `struct sockbuf_info`: the number of queued bytes.
 fn sockbuf_info(fields: &[u8]) -> IResult<&[u8], u32> {
     let (fields, (waiting, _others)) = (le_u32, take(20_usize)).parse(fields)?;
     Ok((fields, waiting))

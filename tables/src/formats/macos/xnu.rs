@@ -1,5 +1,5 @@
-//! What the kernel of macOS says in the same form wherever it tells of a socket: `bsd/netinet/in_pcb.h`,
-//! `bsd/netinet/tcp_fsm.h`, `bsd/sys/socket.h`, `bsd/sys/socketvar.h` and `bsd/sys/un.h` of XNU.
+//! The parts that all records of sockets in macOS share: `bsd/netinet/in_pcb.h`, `bsd/netinet/tcp_fsm.h`,
+//! `bsd/sys/socket.h`, `bsd/sys/socketvar.h` and `bsd/sys/un.h` of XNU.
 //!
 //! Both processors are little-endian; addresses and ports are in the order of the network.
 
@@ -24,7 +24,7 @@ pub(crate) const SO_ACCEPTCONN: u32 = 2;
 const INP_IPV4: u8 = 1;
 const INP_IPV6: u8 = 2;
 
-/// Bytes that are cut, or not of the form that was asked for.
+/// The bytes are truncated or have another format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
@@ -40,7 +40,7 @@ pub(crate) struct InPcb {
 }
 
 impl InPcb {
-    /// The family that its addresses tell, where nothing else does; None if it has none.
+    /// The family of the addresses, if the record has no other; None without addresses.
     pub(crate) fn family(&self) -> Option<i32> {
         match self.vflag {
             vflag if vflag & INP_IPV6 != 0 => Some(AF_INET6),
@@ -49,8 +49,8 @@ impl InPcb {
         }
     }
 
-    /// An AF_INET6 socket has IPv4 addresses if it talks IPv4; and if it can talk both, since the kernel
-    /// then has it as both, and all that print it take it for IPv4 (0.0.0.0).
+    /// An AF_INET6 socket has IPv4 addresses if it uses IPv4. It also has them if it can use both: the kernel then
+    /// sets both flags, and other tools print it as IPv4 (0.0.0.0).
     pub(crate) fn binding(&self, family: i32, protocol: u16, state: Option<TcpState>) -> Binding {
         let v4 = self.vflag & INP_IPV4 != 0 || family == AF_INET;
         let local = Endpoint { address: address(self.local, v4), port: self.local_port };
@@ -68,8 +68,8 @@ fn address(bits: u128, v4: bool) -> IpAddr {
     }
 }
 
-/// The kernel keeps the number of the interface in the second word of an address that means something on
-/// one interface only (`IN6_IS_SCOPE_EMBED`).
+/// The kernel stores the number of the interface in the second word of an address that is valid on one interface
+/// only (`IN6_IS_SCOPE_EMBED`).
 fn without_scope(address: Ipv6Addr) -> Ipv6Addr {
     const INTERFACE_LOCAL: u8 = 1;
     const LINK_LOCAL: u8 = 2;
@@ -110,8 +110,8 @@ pub(crate) fn family_shown(family: i32) -> Option<u8> {
     }
 }
 
-/// The path of a `struct sockaddr_un`. Its first byte is the length that bind(2) was given, which may be
-/// more than the path, and more than there is.
+/// The path of a `struct sockaddr_un`. Its first byte is the length argument of bind(2), which can exceed the path
+/// and the structure.
 pub(crate) fn unix_path(address: &[u8]) -> Box<[u8]> {
     let Some((&[length, family], _)) = address.split_first_chunk() else { return Box::default() };
     if i32::from(family) != AF_UNIX {
@@ -121,7 +121,7 @@ pub(crate) fn unix_path(address: &[u8]) -> Box<[u8]> {
     c_string(address.get(2..end).unwrap_or_default()).into()
 }
 
-/// What stands before the first NUL.
+/// The bytes before the first NUL.
 pub(crate) fn c_string(bytes: &[u8]) -> &[u8] {
     bytes.split(|&byte| byte == 0).next().unwrap_or_default()
 }
@@ -131,12 +131,12 @@ pub(crate) fn name(bytes: &[u8]) -> String {
     String::from_utf8_lossy(c_string(bytes)).into_owned()
 }
 
-/// Kernel events, by what is listened to; each 0 stands for all.
+/// A filter of kernel events: vendor, class and subclass; 0 matches all.
 pub(crate) fn events(vendor: u32, class: u32, subclass: u32) -> Box<str> {
     format!("{vendor}.{class}.{subclass}").into()
 }
 
-/// What waits to be read, or to be accepted, and what is on its way, or may wait to be accepted.
+/// Receive queue and send queue; for a listener, the accept queue and its limit.
 ///
 /// `qlen` counts the handshakes that are not over, `incqlen`, with the others.
 pub(crate) fn queues(

@@ -1,12 +1,12 @@
-//! The kernel's structures as C lays them out. `xnu_records` puts its fields where these have them, and the
-//! parsers are tested with what it writes: so their offsets are held to this, and this to the sizes and offsets
-//! that were found with C's own compiler.
+//! The kernel's structures in their C layout. `xnu_records` writes fields at these offsets, and the tests parse the
+//! result. So the offsets of the parsers are checked against this module, and this module against sizes and
+//! offsets from a C compiler.
 //!
-//! Both 64-bit systems of macOS lay them out alike, and Linux does too, so that holds where the tests run.
+//! Both 64-bit systems of macOS and Linux have the same layout, so this holds on all systems that run the tests.
 //! Names are those of `bsd/sys/{proc_info,socketvar,unpcb,kern_control,kern_event}.h` and
 //! `bsd/netinet/{in_pcb,tcp_var}.h` of XNU.
 
-#![allow(dead_code, reason = "fields that nobody asks for make the place of the next")]
+#![allow(dead_code, reason = "unread fields set the offset of the next one")]
 
 use std::mem::{ManuallyDrop, offset_of};
 
@@ -242,7 +242,7 @@ pub(crate) struct XsockstatN {
     pub(crate) tc_stats: [[u64; 4]; 4],
 }
 
-/// What comes after the state is numbers of 32 bits, but for a few of 8.
+/// The fields after the state have 32 bits, a few 8.
 #[repr(C, packed(4))]
 pub(crate) struct XtcpcbN {
     pub(crate) len: u32,
@@ -254,7 +254,7 @@ pub(crate) struct XtcpcbN {
     pub(crate) others: [u32; 41],
 }
 
-/// `struct xunpcb_n`; the unions are of a `struct sockaddr_un` and what fills them up.
+/// `struct xunpcb_n`; each union has a `struct sockaddr_un` and padding.
 #[repr(C, packed(4))]
 pub(crate) struct XunpcbN {
     pub(crate) len: u32,

@@ -1,5 +1,5 @@
-//! Writes what the kernel of macOS would, for tests: one socket, as a list tells of it and as a
-//! descriptor's answer does, laid out by `xnu_layout`.
+//! Writes records of the macOS kernel for tests: a socket in a list, and the record of its descriptor, in the layout
+//! of `xnu_layout`.
 
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,7 +11,7 @@ use super::xnu_layout::{
     XsockstatN, Xsystmgen, XtcpcbN, XunpcbN,
 };
 
-/// Which form of `struct xsocket_n`.
+/// The layout of `struct xsocket_n`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
     /// 76 bytes, and 4 to the next multiple of 8.
@@ -31,7 +31,7 @@ pub(crate) struct KernelSocket {
     pub(crate) so_state: u16,
     /// The number of the kernel's entry for its protocol: 0 for most raw sockets.
     pub(crate) protocol: i32,
-    /// The protocol that a raw socket was made with.
+    /// The protocol that a raw socket was created with.
     pub(crate) raw_protocol: u8,
     pub(crate) family: i32,
     pub(crate) queue: [i16; 3],
@@ -53,11 +53,11 @@ pub(crate) struct KernelSocket {
     /// Vendor, class and subclass; the number of an interface; or the ends of a vsock socket.
     pub(crate) numbers: [u32; 4],
     /// `soi_kind`.
-    pub(crate) tells: i32,
+    pub(crate) soi_kind: i32,
 }
 
 impl Default for KernelSocket {
-    /// An IPv4 socket of TCP that does nothing.
+    /// A closed TCP socket over IPv4.
     fn default() -> Self {
         let nowhere = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         KernelSocket {
@@ -86,12 +86,12 @@ impl Default for KernelSocket {
             peer_pcb: 0,
             name: "",
             numbers: [0; 4],
-            tells: 2,
+            soi_kind: 2,
         }
     }
 }
 
-/// Bytes that are zero where nothing is put.
+/// Bytes, zero unless set.
 struct Bytes(Vec<u8>);
 
 impl Bytes {
@@ -113,7 +113,7 @@ impl Bytes {
     }
 }
 
-/// A record with its head and with what fills it up to a multiple of 8.
+/// A record with its head and its padding to a multiple of 8.
 fn record(kind: u32, length: usize) -> Bytes {
     let bytes = Bytes::new(length.next_multiple_of(8));
     bytes.put_u32(0, u32::try_from(length).unwrap()).put_u32(4, kind)
@@ -204,7 +204,7 @@ impl KernelSocket {
         }
     }
 
-    /// What a descriptor of it answers.
+    /// The record of a descriptor of the socket.
     pub(crate) fn socket_fdinfo(&self) -> Vec<u8> {
         const PSI: usize = offset_of!(SocketFdinfo, psi);
         const PROTO: usize = PSI + offset_of!(SocketInfo, proto);
@@ -224,9 +224,9 @@ impl KernelSocket {
             .put(PSI + offset_of!(SocketInfo, qlimit), self.queue[2].to_le_bytes())
             .put_u32(PSI + offset_of!(SocketInfo, rcv.cc), self.received)
             .put_u32(PSI + offset_of!(SocketInfo, snd.cc), self.sent)
-            .put(PSI + offset_of!(SocketInfo, kind), self.tells.to_le_bytes());
+            .put(PSI + offset_of!(SocketInfo, kind), self.soi_kind.to_le_bytes());
         let [first, second, third, fourth] = self.numbers;
-        match self.tells {
+        match self.soi_kind {
             1 | 2 => answer
                 .put(INET + offset_of!(InSockinfo, fport), self.remote.1.to_be_bytes())
                 .put(INET + offset_of!(InSockinfo, lport), self.local.1.to_be_bytes())
@@ -258,7 +258,7 @@ impl KernelSocket {
     }
 }
 
-/// A list's header, or what stands at its end.
+/// The header of a list, also repeated at its end.
 pub(crate) fn header(list: PcbList, count: u32, generation: u64) -> Vec<u8> {
     let header = match list {
         PcbList::Kctl | PcbList::Kevt => Bytes::new(size_of::<Xsystmgen>())
@@ -281,7 +281,7 @@ pub(crate) fn value(list: PcbList, layout: Layout, sockets: &[KernelSocket]) -> 
     if sockets.is_empty() { header } else { [&header[..], &groups, &header].concat() }
 }
 
-/// The bytes of a file of `fixtures/xnu`; zeroes up to `length` where its lines have offsets.
+/// The bytes of a file in `fixtures/xnu`, padded with zeroes up to `length` if its lines have offsets.
 pub(crate) fn fixture(text: &str, length: Option<usize>) -> Vec<u8> {
     let unhex = |text: &str| -> Vec<u8> {
         let digits = text.as_bytes().chunks(2);

@@ -47,7 +47,7 @@ pub(super) struct Instruction {
     immediate: i32,
 }
 
-/// A place in a program that jumps lead to.
+/// A jump target in a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Label(usize);
 
@@ -55,7 +55,7 @@ pub(super) struct Label(usize);
 #[derive(Debug, Default)]
 pub(super) struct Assembler {
     instructions: Vec<Instruction>,
-    /// Which instructions jump, and where to.
+    /// The jumps: the index of the instruction, and its target.
     jumps: Vec<(usize, Label)>,
     labels: Vec<Option<usize>>,
 }
@@ -63,7 +63,7 @@ pub(super) struct Assembler {
 /// A jump that no instruction can make. Instructions are counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AssembleError {
-    /// Its label was not put anywhere.
+    /// The label has no position.
     NoTarget { from: usize },
     /// No program here has a loop.
     Backward { from: usize, to: usize },
@@ -159,16 +159,16 @@ impl Assembler {
         self.add(EXIT, Register::R0, Register::R0, 0, 0);
     }
 
-    /// A label that is put somewhere later.
+    /// A label without a position yet.
     pub(super) fn label(&mut self) -> Label {
         self.labels.push(None);
         Label(self.labels.len() - 1)
     }
 
-    /// Puts a label before the next instruction.
+    /// Sets the position of a label to the next instruction.
     pub(super) fn put(&mut self, label: Label) {
-        if let Some(place) = self.labels.get_mut(label.0) {
-            *place = Some(self.instructions.len());
+        if let Some(target) = self.labels.get_mut(label.0) {
+            *target = Some(self.instructions.len());
         }
     }
 
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_to_an_unplaced_label_is_refused() {
+    fn a_jump_to_a_label_without_a_position_is_rejected() {
         let mut code = Assembler::default();
         let label = code.label();
         code.exit();

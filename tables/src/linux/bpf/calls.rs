@@ -121,15 +121,15 @@ struct IterCreate {
     flags: u32,
 }
 
-/// Has the kernel verify and keep a program that an iterator runs; `function` is the BTF number of the function
-/// that it takes the place of. What the verifier reports goes into `log`, with NUL at the end.
+/// Loads a program for an iterator; `function` is the BTF number of the function that it replaces. The report of
+/// the verifier goes into `log`, with NUL at the end.
 pub(super) fn load(
     program: &[Instruction],
     function: u32,
     log: &mut [u8],
 ) -> Result<OwnedFd, CallError> {
     const PROG_TYPE_TRACING: u32 = 26;
-    // Only programs under a licence that is compatible with the GPL may look into sockets.
+    // Only programs with a GPL-compatible licence can read sockets.
     const LICENCE: &[u8; 13] = b"Dual MIT/GPL\0";
     const NAME: [u8; 16] = *b"open_sockets\0\0\0\0";
     /// The kernel stops verifying when a signal comes.
@@ -159,7 +159,7 @@ pub(super) fn load(
     loaded
 }
 
-/// What the verifier reports of a program that was refused.
+/// The report of the verifier about a rejected program.
 pub(super) fn verifier_log(program: &[Instruction], function: u32) -> String {
     const SIZE: usize = 1 << 20;
     let mut log = vec![0; SIZE];
@@ -173,7 +173,7 @@ pub(super) fn verifier_log(program: &[Instruction], function: u32) -> String {
     }
 }
 
-/// Ties a program to an iterator over the descriptors of all tasks, or of one process.
+/// Attaches a program to an iterator over the descriptors of all tasks, or of one process.
 pub(super) fn link(program: BorrowedFd<'_>, pid: Option<i32>) -> Result<OwnedFd, CallError> {
     let task =
         TaskInfo { tid: 0, pid: pid.unwrap_or_default().cast_unsigned(), pid_fd: 0, padding: 0 };
@@ -186,7 +186,7 @@ pub(super) fn link(program: BorrowedFd<'_>, pid: Option<i32>) -> Result<OwnedFd,
     call(Command::LinkCreate, &attributes)
 }
 
-/// A file that runs the program while it is read, and has what the program writes.
+/// Creates a file that runs the program when it is read. Its content is the output of the program.
 pub(super) fn iterator(link: BorrowedFd<'_>) -> Result<OwnedFd, CallError> {
     call(Command::IterCreate, &IterCreate { link_fd: number(link), flags: 0 })
 }
@@ -210,7 +210,7 @@ fn call<T>(command: Command, attributes: &T) -> Result<OwnedFd, CallError> {
         )
     };
     match RawFd::try_from(made) {
-        // SAFETY: each of these commands returns a new file descriptor, which nothing else owns.
+        // SAFETY: each of these commands returns a new file descriptor without another owner.
         Ok(made) if made >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(made) }),
         Ok(_) | Err(_) => {
             let errno = Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_without_a_remedy_has_the_command_and_the_errno() {
+    fn an_error_without_a_hint_has_the_command_and_the_errno() {
         let error = CallError { command: Command::IterCreate, errno: Errno::NOMEM };
         let text = "bpf(BPF_ITER_CREATE) failed: Cannot allocate memory (os error 12)";
         assert_eq!(error.to_string(), text);
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn a_program_without_instructions_is_refused_by_that_command() {
         let error = load(&[], 0, &mut []).unwrap_err();
-        // Without the capability, before the kernel looks at the program.
+        // Without the capability, before the kernel reads the program.
         assert_eq!(error.command, Command::ProgLoad);
         assert!([Errno::INVAL, Errno::TOOBIG, Errno::PERM, Errno::NOSYS].contains(&error.errno));
     }

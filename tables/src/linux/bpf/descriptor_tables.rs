@@ -1,4 +1,4 @@
-//! Which of the descriptors that a pass visits count, and for which process or thread.
+//! Attributes the descriptors of a pass to processes and threads.
 
 use std::collections::HashMap;
 
@@ -8,17 +8,17 @@ use crate::model::holders::Holder;
 /// The file descriptor tables that a pass has visited so far. Each counts once, however many threads share it.
 #[derive(Default)]
 pub(super) struct DescriptorTables {
-    /// Tables that are not those of a process's first task, with the thread that each was visited with first.
+    /// Tables other than that of the first task of a process, each with the first thread that showed it.
     of_threads: HashMap<(i32, u64), i32>,
-    /// The table of each process's first task; if that task has ended, the table that stands for it.
+    /// The table of each process's first task; if that task has ended, the table used instead.
     of_processes: HashMap<i32, u64>,
     /// The last process whose first task was visited.
     last: Option<i32>,
 }
 
 impl DescriptorTables {
-    /// The holder that the descriptor makes; None if another thread showed it already, or if it is of a table of
-    /// a thread, and those are not asked for.
+    /// The holder with this descriptor; None if another thread already showed it, or if it is in the table of a
+    /// thread and those are not read.
     pub(super) fn holder(&mut self, descriptor: &Descriptor, threads: bool) -> Option<Holder> {
         let Descriptor { pid, tid, fd, inode, files, leader_files, .. } = *descriptor;
         // The first task can end while the others are visited.
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_one_thread_counts_once_and_only_on_request() {
+    fn the_table_of_a_thread_counts_once_and_only_if_selected() {
         let visited = [(7, 7, 1, 1), (7, 8, 2, 1), (7, 9, 2, 1), (7, 10, 3, 1)];
         assert_eq!(holders(false, &visited), [Some((7, None)), None, None, None]);
         assert_eq!(holders(true, &[(7, 7, 1, 1), (7, 8, 1, 1)]), [Some((7, None)); 2]);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_table_is_the_processs_if_the_leader_has_ended() {
+    fn the_first_table_is_the_processs_if_the_first_thread_ended() {
         let visited = [(7, 8, 2, 0), (7, 9, 2, 0), (7, 10, 3, 0), (6, 11, 4, 0)];
         let each = [Some((7, None)), Some((7, None)), None, Some((6, None))];
         assert_eq!(holders(false, &visited), each);
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_a_leader_that_ends_stays_the_processs() {
+    fn the_table_of_a_first_thread_that_ends_stays_the_processs() {
         let visited = [(7, 7, 1, 1), (7, 8, 2, 0), (7, 9, 1, 0)];
         let each = [Some((7, None)), Some((7, Some(8))), Some((7, None))];
         assert_eq!(holders(true, &visited), each);

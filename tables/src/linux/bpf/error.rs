@@ -1,4 +1,4 @@
-//! Why there is no BPF program, and why one does not answer.
+//! Errors of loading and running the BPF program.
 
 use std::fmt;
 use std::io;
@@ -12,17 +12,17 @@ use super::layout::LayoutError;
 use crate::Error;
 use crate::formats::linux::bpf_record::RecordError;
 
-/// What a query does when BPF does not answer, for messages.
+/// The consequence of a failure of BPF, for messages.
 pub(super) const FALLBACK: &str = "using netlink and /proc";
 
-/// Why the program is not loaded.
+/// Why the program could not be loaded.
 #[derive(Debug)]
 pub(super) enum LoadError {
-    /// It is not a mount of the kernel's proc: its pids are not those of processes of this host.
+    /// The directory is not a mount of the kernel's proc: its pids are not those of this host.
     NotProc {
         path: PathBuf,
     },
-    /// The program visits the processes of this process's PID namespace, and the mount shows others.
+    /// The program visits the processes of the PID namespace of this process, but the mount shows another one.
     PidNamespace {
         path: PathBuf,
     },
@@ -31,18 +31,18 @@ pub(super) enum LoadError {
         path: &'static str,
         source: io::Error,
     },
-    /// The kernel's types lack what the program reads.
+    /// The kernel's types lack a member that the program reads.
     Layout {
         path: &'static str,
         source: LayoutError,
     },
     Assemble(AssembleError),
     Call(CallError),
-    /// No socket was opened to find the depth of this process's PID namespace by,
+    /// The depth of this process's PID namespace could not be determined: no socket could be opened,
     OwnSocket(Errno),
-    /// the pass that looks for it failed,
+    /// the pass over the descriptors failed,
     OwnLevel(PassError),
-    /// or did not show it.
+    /// or the pass did not show the socket.
     OwnSocketMissed,
 }
 
@@ -58,7 +58,7 @@ impl From<AssembleError> for LoadError {
     }
 }
 
-const OWN_LEVEL: &str = "cannot find the depth of this process's PID namespace";
+const OWN_LEVEL: &str = "cannot determine the depth of this process's PID namespace";
 
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -105,23 +105,23 @@ impl std::error::Error for LoadError {
     }
 }
 
-/// Why a pass of the loaded program does not answer.
+/// Why a pass of the loaded program failed.
 #[derive(Debug)]
 pub(crate) enum PassError {
-    /// The iterator was not made.
+    /// The iterator could not be created.
     Call(CallError),
-    /// The iterator was not read to its end.
+    /// The iterator could not be read to its end.
     Read(Errno),
-    /// The program wrote something else than records.
+    /// The program wrote a malformed record.
     Record(RecordError),
     /// Before Linux 6.7 the iterator can miss threads of this process.
     MissesThreads { pid: i32 },
-    /// The processes were not listed, so that those that start during the pass are not known.
+    /// The processes could not be listed, so that those that start during the pass are unknown.
     Processes(Error),
 }
 
 impl PassError {
-    /// Whether it is a limitation of older kernels, and no fault.
+    /// Whether the cause is a limitation of older kernels.
     pub(super) fn is_expected(&self) -> bool {
         match self {
             PassError::MissesThreads { .. } => true,

@@ -1,4 +1,4 @@
-//! Where the running kernel keeps what the program reads: the offsets of members of its structures.
+//! The offsets of structure members of the running kernel that the program reads.
 //!
 //! The rows below are the only list of these members, one row each: the field with the offset, then the
 //! structure, the path and the size of the member. A group of rows is what one step of the program needs.
@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::formats::linux::btf::{Btf, BtfError};
 
-/// A question to the kernel's types, with one number as the answer.
+/// A number to read from the kernel's types.
 #[derive(Clone, Copy, Debug)]
 enum Member {
     /// The offset of a member that has this size in bytes.
@@ -170,15 +170,15 @@ kernel_members! {
     }
 }
 
-/// The function that the program takes the place of.
+/// The function that the program replaces.
 const ITERATOR: &str = "bpf_iter_task_file";
-/// A function that came with Linux 6.7, and to other kernels with all of its BPF.
+/// A function of Linux 6.7, and of kernels with a backport of its BPF.
 const OF_LINUX_6_7: &str = "bpf_iter_task_new";
 
-/// Offsets of what the program reads.
+/// The offsets of the members that the program reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
-    /// The BTF number of the function that the program takes the place of.
+    /// The BTF number of the function that the program replaces.
     pub(super) function: u32,
     /// Whether the iterator visits all threads of one process. Before Linux 6.7 it misses some that have a
     /// descriptor table of their own, and the second thread if the first has ended.
@@ -197,10 +197,10 @@ pub(super) struct Layout {
     pub(super) packet: Option<Packet>,
 }
 
-/// Why the program cannot be made for a kernel.
+/// Why the program cannot be assembled for a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LayoutError {
-    /// The kernel's types lack what the program reads.
+    /// The kernel's types lack a member that the program reads.
     Btf(BtfError),
     /// An instruction has 16 bits for an offset, one of them for the sign.
     Offset { structure: &'static str, member: &'static str, offset: u64 },
@@ -239,7 +239,7 @@ impl Member {
         match *self {
             Member::Sized { structure, path, size } => {
                 let offset = btf.sized(structure, path, size)?;
-                // All of it can be reached, not only its first byte.
+                // The whole member is in range, not only its first byte.
                 encodable(structure, path, u64::from(offset) + u64::from(size))?;
                 encodable(structure, path, offset.into())
             }
@@ -253,7 +253,7 @@ impl Member {
     }
 }
 
-/// The offset as an instruction has it.
+/// The offset, as an instruction encodes it.
 fn encodable(
     structure: &'static str,
     member: &'static str,
@@ -263,7 +263,7 @@ fn encodable(
 }
 
 impl Task {
-    /// Where a `struct pid` has its number in the PID namespaces of that level.
+    /// The offset in a `struct pid` of its number in the PID namespace of this level.
     pub(super) fn pid_number_at(&self, level: u32) -> Result<i16, LayoutError> {
         let (first, each) = (self.pid_number.unsigned_abs(), self.upid_size.unsigned_abs());
         let offset = u64::from(first) + u64::from(level) * u64::from(each);
@@ -272,7 +272,7 @@ impl Task {
 }
 
 impl Layout {
-    /// The structures and functions that it asks for.
+    /// The structures and functions that the layout needs.
     pub(super) fn names() -> Vec<&'static str> {
         let mut names: Vec<&str> = MEMBERS.iter().map(Member::structure).collect();
         names.extend([ITERATOR, OF_LINUX_6_7]);
@@ -280,7 +280,7 @@ impl Layout {
     }
 
     /// # Errors
-    /// The first member that is not as the program needs it.
+    /// The first member that is missing or has another size.
     pub(super) fn of(btf: &Btf) -> Result<Layout, LayoutError> {
         Ok(Layout {
             function: btf.function(ITERATOR)?,
@@ -387,7 +387,7 @@ mod tests {
             error.to_string(),
             "kernel structure offset exceeds 16 bits: meta of struct bpf_iter__task_file ends at byte 32768"
         );
-        // The next member is what it lacks here.
+        // The next member is missing.
         assert!(matches!(at(32_752), Err(LayoutError::Btf(BtfError::NoMember { .. }))));
     }
 

@@ -1,4 +1,4 @@
-//! What is loaded once, and tried again after a pause where that failed.
+//! A value that is loaded once, with retries after failures.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 
 /// A value that is loaded when it is first needed, and kept.
 ///
-/// Every failure is followed by another attempt. The causes that pass (ENOMEM, EAGAIN, EMFILE) and those that
-/// stay, such as an old kernel, are not told apart: capabilities, sysctls and lockdown can change, an errno
-/// means different things to different kernels, and an attempt an hour costs some milliseconds.
+/// Every failure is followed by another attempt. Temporary causes (ENOMEM, EAGAIN, EMFILE) and permanent ones, such
+/// as an old kernel, are not distinguished: capabilities, sysctls and lockdown can change, an errno has different
+/// meanings in different kernels, and an attempt per hour costs some milliseconds.
 #[derive(Debug)]
 pub(super) struct LoadOnce<T> {
     loaded: OnceLock<T>,
-    /// Held during an attempt, so that there is one at a time.
+    /// Held during an attempt, so that there is only one at a time.
     failed: Mutex<Option<Failed>>,
 }
 
@@ -46,7 +46,7 @@ impl<T> LoadOnce<T> {
             return Some(loaded);
         }
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another thread may have loaded it meanwhile.
+        // Another thread can have loaded it in the meantime.
         if self.loaded.get().is_none() {
             let pause = match *failed {
                 None => FIRST_PAUSE,

@@ -1,11 +1,11 @@
-//! The holders of sockets, and the sockets themselves, in one pass: a BPF program that the kernel runs for every
-//! file descriptor of every task (`kernel/bpf/task_iter.c`).
+//! The holders of sockets, and the sockets themselves, in one pass: the kernel runs a BPF program for every file
+//! descriptor of every task (`kernel/bpf/task_iter.c`).
 //!
-//! It sees holders that `/proc` hides from a process that may not trace them. It needs CAP_BPF and CAP_PERFMON,
-//! or CAP_SYS_ADMIN. The kernel has all that it needs from Linux 5.11 on.
+//! The program shows holders that `/proc` hides from a process without the right to trace them. It needs CAP_BPF
+//! and CAP_PERFMON, or CAP_SYS_ADMIN, and Linux 5.11 or later.
 //!
-//! The program is assembled when it is needed, for the running kernel, whose types (BTF) have the offsets of
-//! what it reads.
+//! The program is assembled for the running kernel on first use: the types of the kernel (BTF) have the offsets
+//! of the members that it reads.
 
 mod assembler;
 mod calls;
@@ -27,12 +27,12 @@ use super::proc_root::ProcRoot;
 pub(crate) use crate::formats::linux::bpf_record::Description;
 use crate::model::Source;
 
-/// The program, if it is to be used: loaded when it is first needed, or later if that fails.
+/// The program, loaded on first use, or later if that fails.
 pub(crate) struct Bpf {
     source: Source,
     from_files: Option<u64>,
     loaded: LoadOnce<Loaded>,
-    /// Completed once it is logged that BPF is disabled.
+    /// Completed after the message that BPF is disabled.
     disabled: Once,
 }
 
@@ -43,20 +43,20 @@ struct Loaded {
 }
 
 impl Bpf {
-    /// Nothing is loaded yet. The source decides whether it will be used, and `from_files` on which hosts: with
-    /// as many files open; None disables it.
+    /// Nothing is loaded yet. The source decides whether BPF is used; `from_files` is the minimum number of open
+    /// files on the host; None disables BPF.
     pub(crate) fn new(source: Source, from_files: Option<u64>) -> Bpf {
         Bpf { source, from_files, loaded: LoadOnce::new(), disabled: Once::new() }
     }
 
-    /// The loaded program; None if it was not to be loaded, or could not be.
+    /// The loaded program; None if it is disabled or could not be loaded.
     pub(crate) fn get(&self, root: &ProcRoot) -> Option<&TaskFiles> {
         let loaded = self.loaded.get()?;
         (root.device() == Some(loaded.mount)).then_some(&loaded.files)
     }
 
-    /// Loads it, if it is to be used and is not loaded yet.
-    pub(crate) fn load_if_wanted(&self, root: &ProcRoot) -> Option<()> {
+    /// Loads the program, if BPF is used on this host and it is not loaded yet.
+    pub(crate) fn load_if_needed(&self, root: &ProcRoot) -> Option<()> {
         let from_files = match self.source {
             Source::Bpf => 0,
             Source::Auto => self.from_files?,
@@ -74,12 +74,12 @@ impl Bpf {
         self.loaded.get_or_load(Instant::now(), |pause| self.load(root, pause)).map(drop)
     }
 
-    /// How important it is that BPF does not answer.
+    /// The log level of failures.
     fn level(&self) -> log::Level {
         if self.source == Source::Bpf { log::Level::Warn } else { log::Level::Info }
     }
 
-    /// Attempts to load it. A failure is logged, with the pause until the next attempt.
+    /// Attempts to load the program. Logs a failure, with the pause until the next attempt.
     fn load(&self, root: &ProcRoot, pause: Duration) -> Option<Loaded> {
         match Loaded::new(root, self.level()) {
             Ok(loaded) => {

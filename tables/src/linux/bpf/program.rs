@@ -2,8 +2,8 @@
 //! for each descriptor that refers to a socket.
 //!
 //! It loads members of the kernel's structures at the offsets of the [`Layout`], and stores them into a
-//! [`SocketRecord`] on its stack. No such load faults: through a null pointer it yields zero. What one family
-//! keeps behind its `struct sock` is copied with `bpf_probe_read_kernel`.
+//! [`SocketRecord`] on its stack. No such load faults: through a null pointer it yields zero. The fields that a family
+//! keeps behind its `struct sock` are copied with `bpf_probe_read_kernel`.
 
 use std::mem::offset_of;
 
@@ -270,7 +270,7 @@ impl Writer<'_> {
         self.code.finish()
     }
 
-    /// Hands so many bytes of the record to the reader.
+    /// Writes this many bytes of the record to the reader.
     fn write_record(&mut self, size: usize) {
         let size = size as i32;
         self.store_number(field!(size), size);
@@ -333,13 +333,13 @@ impl Writer<'_> {
 mod tests {
     use super::*;
 
-    /// Line by line with the fixture, which a person has read beside the doc comments above. A change of the
-    /// program is a change of the fixture: the test prints the new one.
+    /// Compares the program with the fixture, which was reviewed by hand. A change of the program needs a change of
+    /// the fixture: the test prints the new one.
     #[test]
     fn the_program_is_the_one_that_was_read() {
         let read = include_str!("../../../../fixtures/bpf/program.txt");
         let made = program(&Layout::made_up(), None).unwrap();
-        let line = |(place, instruction)| format!("{place}: {instruction}\n");
+        let line = |(index, instruction)| format!("{index}: {instruction}\n");
         let made: String = made.iter().enumerate().map(line).collect();
         assert!(made == read, "another program than fixtures/bpf/program.txt:\n{made}");
     }

@@ -22,13 +22,13 @@ pub(crate) struct TaskFiles {
     program: OwnedFd,
     of_all: OwnedFd,
     visits_all_threads: bool,
-    /// How important a failure is.
+    /// The log level of failures.
     level: log::Level,
 }
 
 impl TaskFiles {
-    /// Loads the program. The pids that it writes are those of the first PID namespace if that is this process's,
-    /// otherwise those of this process's. `level` is how important a failure of it is.
+    /// Loads the program. It writes the pids of the PID namespace of this process. `level` is the log level of
+    /// failures.
     pub(super) fn load(has_first_pids: bool, level: log::Level) -> Result<TaskFiles, LoadError> {
         let layout = read_layout()?;
         let files = TaskFiles::load_for(&layout, None, level)?;
@@ -59,7 +59,7 @@ impl TaskFiles {
         Ok(TaskFiles { program, of_all, visits_all_threads, level })
     }
 
-    /// Whether it reads all of any one process; before Linux 6.7 it does not.
+    /// Whether a pass over one process reads all its threads: since Linux 6.7.
     pub(crate) fn reads_all_threads(&self) -> bool {
         self.visits_all_threads
     }
@@ -67,15 +67,15 @@ impl TaskFiles {
     /// The message that a pass failed, with its level.
     pub(crate) fn failure(&self, error: &PassError) -> (log::Level, String) {
         let level = if error.is_expected() { log::Level::Debug } else { self.level };
-        (level, format!("BPF does not answer: {error}; {FALLBACK}"))
+        (level, format!("BPF failed: {error}; {FALLBACK}"))
     }
 
-    /// Hands the descriptors of sockets to `each`, those of all processes or of one. With `threads`, those in
-    /// descriptor tables of threads are among them.
+    /// Hands the descriptors of sockets to `each`, of all processes or of one. With `threads`, also those in the
+    /// file descriptor tables of threads.
     ///
     /// # Errors
-    /// Before Linux 6.1 if one process is asked for. Before Linux 6.7 also if the threads of that process
-    /// matter, or may: no socket was seen with the first.
+    /// Before Linux 6.1 if one process is selected. Before Linux 6.7 also if the threads of that process matter, or
+    /// can matter because the first thread has no socket.
     pub(crate) fn run(
         &self,
         pid: Option<i32>,
@@ -153,7 +153,7 @@ impl TaskFiles {
 /// The kernel's description of its own types.
 const TYPES: &str = "/sys/kernel/btf/vmlinux";
 
-/// Where the running kernel keeps what the program reads.
+/// The layout of the running kernel.
 fn read_layout() -> Result<Layout, LoadError> {
     let bytes =
         std::fs::read(TYPES).map_err(|source| LoadError::ReadTypes { path: TYPES, source })?;

@@ -1,4 +1,4 @@
-//! Ways to a network namespace, and what it takes to enter it (setns(2)).
+//! Handles of network namespaces, and how to open and enter one (setns(2)).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::LazyLock;
@@ -10,14 +10,14 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::super::proc_root::{ProcRoot, Process};
 use crate::model::NetNamespace;
 
-/// A way to a namespace.
+/// A handle of a namespace.
 #[derive(Clone, Debug)]
 pub(super) enum NetnsHandle {
-    /// A process that is in it.
+    /// A process in the namespace.
     Process(i32),
-    /// A process, and a thread of it that is in it.
+    /// A thread in the namespace: the ids of its process and of the thread.
     Thread(i32, i32),
-    /// A process that sees its file mounted, and where.
+    /// A process that sees the file of the namespace mounted, and the mount point.
     Mount(i32, MountPoint),
 }
 
@@ -25,13 +25,12 @@ pub(super) enum NetnsHandle {
 #[derive(Clone, Debug)]
 pub(super) struct MountPoint {
     pub(super) path: Vec<u8>,
-    /// Whether it leads through a file system whose server may hang.
+    /// Whether the path leads through a file system whose server can hang.
     pub(super) is_served: bool,
 }
 
 impl NetnsHandle {
-    /// The process, or the process as the thread sees it, whose `net` shows the namespace, if it still
-    /// exists; None for a mount.
+    /// The process or thread whose `net` shows the namespace; None for a mount.
     pub(super) fn process<'a>(
         &self,
         root: &'a ProcRoot,
@@ -43,7 +42,7 @@ impl NetnsHandle {
         }
     }
 
-    /// Whether its process still exists.
+    /// Whether the process or thread still exists.
     pub(super) fn is_there(&self, root: &ProcRoot) -> bool {
         match *self {
             NetnsHandle::Process(pid) | NetnsHandle::Mount(pid, _) => root.process(pid).is_ok(),
@@ -51,7 +50,7 @@ impl NetnsHandle {
         }
     }
 
-    /// Where it is, for messages.
+    /// The path, for messages.
     pub(super) fn path(&self, root: &ProcRoot) -> String {
         let process = match self {
             NetnsHandle::Process(pid) => pid.to_string(),
@@ -68,12 +67,12 @@ impl NetnsHandle {
 
 /// Opens the namespace whose file a process sees mounted at that path.
 ///
-/// The path can lead through a network file system or FUSE, whose server may hang; a thread that waits for
-/// it cannot always be killed. So no server is asked: a mount point is always in the kernel's cache.
+/// The path can lead through a network file system or FUSE, whose server can hang; a thread that waits for it
+/// cannot always be killed. So the lookup uses only the cache of the kernel, which always has mount points.
 ///
 /// # Errors
-/// EXDEV if another file system is mounted over it; EAGAIN if a server would be asked; otherwise why it
-/// cannot be opened.
+/// EXDEV if another file system is mounted over it; EAGAIN if the lookup needs a server; otherwise why it cannot
+/// be opened.
 pub(super) fn open_mounted(
     root: &ProcRoot,
     pid: i32,
@@ -86,7 +85,7 @@ pub(super) fn open_mounted(
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let open = |cached| openat2(&top, path, flags, Mode::empty(), resolve | cached);
     let pinned = root.counted(open_cached(mount_point.is_served, open))?;
-    // Another file may be mounted over it, and opening that may have effects.
+    // Another file can be mounted over it, and to open that can have side effects.
     if device(pinned.as_fd())? != *NSFS_DEVICE {
         return Err(Errno::XDEV);
     }
@@ -94,8 +93,8 @@ pub(super) fn open_mounted(
     root.counted(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
 }
 
-/// Calls `open` with the flag that has it fail instead of asking a server. Linux has it since 5.12; before, a
-/// path that may lead to a server is not opened.
+/// Calls `open` with RESOLVE_CACHED, so that it fails instead of waiting for a server. Before Linux 5.12, a path
+/// that can lead to a server is not opened.
 fn open_cached(
     is_served: bool,
     open: impl Fn(ResolveFlags) -> rustix::io::Result<OwnedFd>,
@@ -120,7 +119,7 @@ static NSFS_DEVICE: LazyLock<Option<(u32, u32)>> = LazyLock::new(|| {
     Some((rustix::fs::major(own.st_dev), rustix::fs::minor(own.st_dev)))
 });
 
-/// The device number of the file system that a file is on, for which no server is asked.
+/// The device number of the file system of a file, without a request to its server.
 fn device(file: BorrowedFd<'_>) -> rustix::io::Result<Option<(u32, u32)>> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let file = statx(file, "", flags, StatxFlags::empty())?;
@@ -136,10 +135,10 @@ fn thread(root: &ProcRoot, pid: i32, tid: i32) -> rustix::io::Result<Process<'_>
     root.process(pid)?.tasks().ok_or(Errno::NOENT)?.thread(tid)
 }
 
-/// Runs `f` in a thread of its own that has moved to a network namespace; the calling thread stays where it
-/// is. This needs CAP_SYS_ADMIN here and in the user namespace that owns the other.
+/// Runs `f` in a new thread that has entered a network namespace; the calling thread stays in its namespace. This
+/// needs CAP_SYS_ADMIN in the user namespace of this process and in the one that owns the network namespace.
 ///
-/// A netlink socket that `f` opens and returns keeps answering for that namespace.
+/// A netlink socket that `f` opens and returns stays in that namespace.
 pub(crate) fn in_net_namespace<T: Send>(
     namespace: BorrowedFd<'_>,
     f: impl FnOnce() -> T + Send,
@@ -149,7 +148,7 @@ pub(crate) fn in_net_namespace<T: Send>(
             move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
             Ok(f())
         });
-        // The number is that of pthread_create(3).
+        // The error number of pthread_create(3).
         let thread =
             thread.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

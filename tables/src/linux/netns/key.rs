@@ -1,4 +1,4 @@
-//! What identifies a network namespace where its number cannot be read.
+//! The key of a network namespace, for a namespace whose number cannot be read.
 
 use rustix::fs::{Stat, stat};
 
@@ -16,14 +16,14 @@ impl NetnsKey {
 }
 
 impl NetnsKey {
-    /// Whether both are of one namespace, seen in any two mounts of the kernel's proc: the files are the same in
-    /// each, and their inode numbers with them.
+    /// Whether both keys are of one namespace, in any two mounts of the kernel's proc: the inode numbers of the
+    /// files are the same in each mount.
     pub(super) fn has_inode_of(self, other: NetnsKey) -> bool {
         self.1 == other.1
     }
 }
 
-/// The key of the process's namespace, and the process or the thread that shows it.
+/// The key of the namespace of a process, and the process or the thread that shows it.
 pub(super) fn find_key(process: Process<'_>) -> rustix::io::Result<(NetnsKey, Process<'_>)> {
     let key = key_of(&process);
     if key.is_err()
@@ -44,13 +44,13 @@ pub(super) fn key_of(process: &Process<'_>) -> rustix::io::Result<NetnsKey> {
     key(|file| process.stat(&format!("net/{file}")))
 }
 
-/// That of the calling thread's namespace.
+/// The key of the namespace of the calling thread.
 pub(super) fn own_key() -> rustix::io::Result<NetnsKey> {
     key(|file| stat(format!("/proc/thread-self/net/{file}")))
 }
 
 fn key(stat: impl Fn(&str) -> rustix::io::Result<Stat>) -> rustix::io::Result<NetnsKey> {
-    // Both are in every namespace; the second is for kernels without IPv4.
+    // Both files are in every namespace; the second one is for kernels without IPv4.
     let stat = stat("tcp").or_else(|_| stat("unix"))?;
     Ok(NetnsKey(stat.st_dev, stat.st_ino))
 }

@@ -1,4 +1,4 @@
-//! A network namespace, and the ways to it that a scan has found.
+//! A network namespace, and the handles of it that a scan has found.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,17 +12,17 @@ use super::handle::{NetnsHandle, in_net_namespace, number_of, open_mounted};
 use super::key::{NetnsKey, find_key, key_of, own_key};
 use crate::model::NetNamespace;
 
-/// A network namespace and ways to it.
+/// A network namespace and handles of it.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     pub(crate) key: NetnsKey,
     pub(super) number: Option<NetNamespace>,
-    /// The open namespace; None where opening is not allowed, or too many are open already.
+    /// The open namespace; None if it cannot be opened, or too many are open already.
     pub(super) open: Option<OpenNetns>,
-    pub(super) ways: Vec<NetnsHandle>,
+    pub(super) handles: Vec<NetnsHandle>,
 }
 
-/// An open namespace, counted among all that this process has open: a scan that is abandoned keeps its own.
+/// An open namespace, counted over all scans of this process: an abandoned scan keeps its namespaces open.
 #[derive(Debug)]
 pub(super) struct OpenNetns(OwnedFd);
 
@@ -47,7 +47,7 @@ impl Drop for OpenNetns {
 
 impl Namespace {
     pub(super) fn new(key: NetnsKey) -> Namespace {
-        Namespace { key, number: None, open: None, ways: Vec::new() }
+        Namespace { key, number: None, open: None, handles: Vec::new() }
     }
 
     /// Whether the calling process is in it.
@@ -70,49 +70,49 @@ impl Namespace {
         }
     }
 
-    /// Opens the namespace again, if one of the ways to it still leads there.
+    /// Opens the namespace again, if one of its handles is still valid.
     fn reopen(&self, root: &ProcRoot) -> Option<OwnedFd> {
         const ATTEMPTS: usize = 8;
         let number = self.number.filter(|_| root.is_real())?;
-        let ways = self.ways.iter().take(ATTEMPTS);
-        ways.filter_map(|way| open_way(root, way, number).ok()).find(|open| {
+        let handles = self.handles.iter().take(ATTEMPTS);
+        handles.filter_map(|handle| open_namespace(root, handle, number).ok()).find(|open| {
             in_net_namespace(open.as_fd(), own_key)
                 .is_ok_and(|key| key.is_ok_and(|key| key.has_inode_of(self.key)))
         })
     }
 
-    /// Whether a way to it is left. A process that showed it can end before it is read.
+    /// Whether a handle is still valid. A process in the namespace can end before the namespace is read.
     pub(crate) fn is_reachable(&self, root: &ProcRoot) -> bool {
-        let leads_here = |way: &NetnsHandle| match way.process(root) {
+        let leads_here = |handle: &NetnsHandle| match handle.process(root) {
             Some(process) => process.and_then(find_key).is_ok_and(|(key, _)| key == self.key),
             None => true,
         };
-        self.open.is_some() || self.ways.iter().any(leads_here)
+        self.open.is_some() || self.handles.iter().any(leads_here)
     }
 
-    /// Its number, if the link of a member was readable.
+    /// The number, if the link of a process in the namespace was readable.
     pub(crate) fn number(&self) -> Option<NetNamespace> {
         self.number
     }
 
-    /// Where a file of it is found, for messages.
+    /// The path of a file of the namespace, for messages.
     pub(crate) fn path(&self, root: &ProcRoot, file: &str) -> String {
-        match self.ways.first() {
-            Some(way @ NetnsHandle::Mount(..)) => format!("{file} of {}", way.path(root)),
-            Some(way) => format!("{}/{file}", way.path(root)),
+        match self.handles.first() {
+            Some(handle @ NetnsHandle::Mount(..)) => format!("{file} of {}", handle.path(root)),
+            Some(handle) => format!("{}/{file}", handle.path(root)),
             None => file.to_owned(),
         }
     }
 
     /// Opens a file of the namespace, such as `net/tcp`. None if the namespace has no such file.
     ///
-    /// A process or a thread may end or move to another namespace at any moment; so its namespace is
-    /// checked again once the file is open.
+    /// A process or a thread can end or move to another namespace at any time. So its namespace is checked
+    /// again after the file is open.
     ///
     /// # Errors
-    /// ESRCH if no way to it is left.
+    /// ESRCH if no handle is valid.
     pub(crate) fn open(&self, root: &ProcRoot, file: &str) -> rustix::io::Result<Option<File>> {
-        for found in self.ways.iter().filter_map(|way| way.process(root)) {
+        for found in self.handles.iter().filter_map(|handle| handle.process(root)) {
             let Ok((key, process)) = found.and_then(find_key) else { continue };
             if key != self.key {
                 continue;
@@ -129,19 +129,19 @@ impl Namespace {
     }
 }
 
-/// Opens the namespace of that number.
+/// Opens the namespace with this number.
 ///
 /// # Errors
-/// EXDEV if the way leads to another namespace; otherwise why it cannot be opened.
-pub(super) fn open_way(
+/// EXDEV if the handle is of another namespace; otherwise why it cannot be opened.
+pub(super) fn open_namespace(
     root: &ProcRoot,
-    way: &NetnsHandle,
+    handle: &NetnsHandle,
     number: NetNamespace,
 ) -> rustix::io::Result<OwnedFd> {
-    let open = match way {
+    let open = match handle {
         NetnsHandle::Mount(pid, path) => open_mounted(root, *pid, path)?,
         NetnsHandle::Process(_) | NetnsHandle::Thread(..) => {
-            let process = way.process(root).ok_or(Errno::NOENT)??;
+            let process = handle.process(root).ok_or(Errno::NOENT)??;
             find_key(process)?.1.net_namespace()?
         }
     };

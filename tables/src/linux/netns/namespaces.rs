@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit};
 use super::super::proc_root::{ProcRoot, Process, is_gone};
 use super::handle::{MountPoint, NetnsHandle, in_net_namespace, number_of};
 use super::key::{NetnsKey, find_key, key_of, own_key};
-use super::namespace::{Namespace, OpenNetns, open_way};
+use super::namespace::{Namespace, OpenNetns, open_namespace};
 use crate::deadline::Deadline;
 use crate::formats::linux::mountinfo::{leads_through, mounts_of, served_mount_points};
 use crate::formats::linux::proc_link;
@@ -29,17 +29,17 @@ pub(crate) struct Namespaces {
     by_number: HashMap<NetNamespace, usize>,
 }
 
-/// Reads a namespace that cannot be held open for later, while it is open.
+/// Reads a namespace at once that cannot be kept open.
 pub(crate) type Visit<'v> = &'v mut dyn FnMut(&Namespace, &mut Report);
 
-/// More ways to one namespace are not kept.
-const MAX_WAYS: usize = 64;
-/// More namespaces are not held open,
+/// The maximum number of handles of a namespace.
+const MAX_HANDLES: usize = 64;
+/// The maximum number of open namespaces,
 const MAX_OPEN: u64 = 128;
-/// nor more than this part of the descriptors that this process may have.
+/// and the maximum part of the descriptor limit of this process.
 const DESCRIPTOR_SHARE: u64 = 4;
-/// For how long the mounts of all processes are read. Users can create mounts, and the kernel may take long
-/// to list them.
+/// The time for reading the mounts of all processes. Users can create mounts, and the kernel can take long to
+/// list them.
 const MOUNTS_BUDGET: Duration = Duration::from_secs(1);
 
 impl Namespaces {
@@ -63,25 +63,25 @@ impl Namespaces {
     }
 
     fn add_process(&mut self, root: &ProcRoot, pid: i32, report: &mut Report, visit: Visit) {
-        let way = NetnsHandle::Process(pid);
+        let handle = NetnsHandle::Process(pid);
         let link = root.link(pid, "ns/net", proc_link::net_namespace).ok().flatten();
         if let Some(&index) = link.and_then(|number| self.by_number.get(&number)) {
-            return self.add_way(index, way);
+            return self.add_handle(index, handle);
         }
         let found = root.process(pid).and_then(find_key);
         match found {
-            Ok((key, process)) => self.add_seen(root, key, &process, way, report, visit),
+            Ok((key, process)) => self.add_seen(root, key, &process, handle, report, visit),
             // A zombie has no namespace.
             Err(errno) if is_gone(errno) || errno == Errno::INVAL => {}
             Err(errno) => report
                 .omissions
-                .add(OmissionKind::NetNamespace, || format!("{}/net: {errno}", way.path(root))),
+                .add(OmissionKind::NetNamespace, || format!("{}/net: {errno}", handle.path(root))),
         }
     }
 
-    /// Adds the namespaces that only threads of these processes are in.
+    /// Adds the namespaces of the threads of these processes.
     ///
-    /// What cannot be read of a thread is no omission: its process could not be read either.
+    /// An unreadable thread is no omission: its process is unreadable, too.
     pub(crate) fn add_threads(
         &mut self,
         root: &ProcRoot,
@@ -107,8 +107,8 @@ impl Namespaces {
                     Ok(Some(_)) | Err(_) => {
                         let Ok(thread) = tasks.thread(tid) else { continue };
                         let Ok(key) = key_of(&thread) else { continue };
-                        let way = NetnsHandle::Thread(pid, tid);
-                        self.add_seen(root, key, &thread, way, report, visit);
+                        let handle = NetnsHandle::Thread(pid, tid);
+                        self.add_seen(root, key, &thread, handle, report, visit);
                     }
                 }
             }
@@ -127,17 +127,17 @@ impl Namespaces {
         if !root.is_real() {
             return;
         }
-        for (number, ways) in self.find_mounts(root, pids, deadline, report) {
+        for (number, handles) in self.find_mounts(root, pids, deadline, report) {
             if deadline.has_passed() {
                 return report
                     .omissions
                     .add(OmissionKind::Deadline, || root.path().display().to_string());
             }
-            self.add_entered(root, number, ways, report, visit);
+            self.add_entered(root, number, handles, report, visit);
         }
     }
 
-    /// The mounted namespaces that are not known yet, and where they are mounted.
+    /// The mounted namespaces that were not found yet, and their mount points.
     fn find_mounts(
         &self,
         root: &ProcRoot,
@@ -156,8 +156,8 @@ impl Namespaces {
                 break;
             }
             let Ok(process) = root.process(pid) else { continue };
-            // Which mounts it sees, and from where. A process whose link cannot be read mostly sees the
-            // mounts of others.
+            // Processes with the same mount namespace and root see the same mounts. A process whose link cannot
+            // be read mostly shares them with others.
             let mounts = process.link("ns/mnt", proc_link::mount_namespace).ok().flatten();
             let top = process.root_identity().ok();
             if !mounts.is_some_and(|mounts| seen.insert((mounts, top))) {
@@ -173,11 +173,11 @@ impl Namespaces {
             for mount in mounts_of(&text, b"nsfs") {
                 match proc_link::net_namespace(&mount.root) {
                     Some(number) if !self.by_number.contains_key(&number) => {
-                        let ways = found.entry(number).or_default();
-                        if ways.len() < MAX_MOUNTS {
+                        let handles = found.entry(number).or_default();
+                        if handles.len() < MAX_MOUNTS {
                             let path = mount.mount_point;
                             let is_served = leads_through(&path, &served);
-                            ways.push(NetnsHandle::Mount(pid, MountPoint { path, is_served }));
+                            handles.push(NetnsHandle::Mount(pid, MountPoint { path, is_served }));
                         }
                     }
                     _ => {}
@@ -187,28 +187,28 @@ impl Namespaces {
         found
     }
 
-    /// Adds a mounted namespace, which has to be entered for its key.
+    /// Adds a mounted namespace. To read its key, a thread enters it.
     fn add_entered(
         &mut self,
         root: &ProcRoot,
         number: NetNamespace,
-        ways: Vec<NetnsHandle>,
+        handles: Vec<NetnsHandle>,
         report: &mut Report,
         visit: Visit,
     ) {
         let mut failed = None;
-        for way in ways {
-            let entered = open_way(root, &way, number).and_then(|open| {
+        for handle in handles {
+            let entered = open_namespace(root, &handle, number).and_then(|open| {
                 let key = in_net_namespace(open.as_fd(), own_key)??;
                 Ok((key, open))
             });
             match entered {
                 Ok((key, open)) => {
-                    return self.insert(key, Some(number), Some(open), way, report, visit);
+                    return self.insert(key, Some(number), Some(open), handle, report, visit);
                 }
-                // It is unmounted already. That of a process that has ended may be mounted elsewhere still.
-                Err(Errno::NOENT) if way.is_there(root) => {}
-                Err(errno) => failed = Some(format!("{}: {errno}", way.path(root))),
+                // It is unmounted. If the process has ended instead, the namespace can still be mounted.
+                Err(Errno::NOENT) if handle.is_there(root) => {}
+                Err(errno) => failed = Some(format!("{}: {errno}", handle.path(root))),
             }
         }
         if let Some(failed) = failed {
@@ -216,22 +216,22 @@ impl Namespaces {
         }
     }
 
-    /// Adds the namespace of that key, in which this process was seen.
+    /// Adds the namespace with this key, which the process is in.
     fn add_seen(
         &mut self,
         root: &ProcRoot,
         key: NetnsKey,
         process: &Process<'_>,
-        way: NetnsHandle,
+        handle: NetnsHandle,
         report: &mut Report,
         visit: Visit,
     ) {
         if let Some(&index) = self.by_key.get(&key)
             && self.all.get(index).is_some_and(|namespace| namespace.number.is_some())
         {
-            return self.add_way(index, way);
+            return self.add_handle(index, handle);
         }
-        // The process may have moved to another namespace since.
+        // The process can have moved to another namespace since.
         let is_there_still = || key_of(process) == Ok(key);
         let opened = process.net_namespace().ok().filter(|_| root.is_real() && is_there_still());
         let opened = opened.and_then(|open| {
@@ -239,10 +239,10 @@ impl Namespaces {
             Some((open, number))
         });
         if let Some((open, number)) = opened {
-            return self.insert(key, Some(number), Some(open), way, report, visit);
+            return self.insert(key, Some(number), Some(open), handle, report, visit);
         }
         let link = process.link("ns/net", proc_link::net_namespace).ok().flatten();
-        self.insert(key, link.filter(|_| is_there_still()), None, way, report, visit);
+        self.insert(key, link.filter(|_| is_there_still()), None, handle, report, visit);
     }
 
     fn insert(
@@ -250,7 +250,7 @@ impl Namespaces {
         key: NetnsKey,
         number: Option<NetNamespace>,
         open: Option<OwnedFd>,
-        way: NetnsHandle,
+        handle: NetnsHandle,
         report: &mut Report,
         visit: Visit,
     ) {
@@ -258,7 +258,7 @@ impl Namespaces {
             self.all.push(Namespace::new(key));
             self.all.len() - 1
         });
-        self.add_way(index, way);
+        self.add_handle(index, handle);
         let Some(namespace) = self.all.get_mut(index) else { return };
         namespace.number = namespace.number.or(number);
         if let Some(number) = namespace.number {
@@ -274,10 +274,11 @@ impl Namespaces {
         }
     }
 
-    fn add_way(&mut self, index: usize, way: NetnsHandle) {
+    fn add_handle(&mut self, index: usize, handle: NetnsHandle) {
         let namespace = self.all.get_mut(index);
-        if let Some(namespace) = namespace.filter(|namespace| namespace.ways.len() < MAX_WAYS) {
-            namespace.ways.push(way);
+        if let Some(namespace) = namespace.filter(|namespace| namespace.handles.len() < MAX_HANDLES)
+        {
+            namespace.handles.push(handle);
         }
     }
 
@@ -290,8 +291,8 @@ impl Namespaces {
         self.all.get(*self.by_key.get(&key)?)
     }
 
-    /// The number of the namespace that the host's first process is in, as this mount of proc shows it.
-    /// Where its link cannot be read, another member's link gives the number.
+    /// The number of the namespace of the host's first process, in this mount of proc. If its link cannot be
+    /// read, the number comes from another process in the namespace.
     pub(crate) fn host(&self, root: &ProcRoot) -> Option<NetNamespace> {
         let first = root.process(1).ok()?;
         let number =
@@ -307,7 +308,7 @@ impl Namespaces {
         (key_of(&own) == Ok(key)).then(|| number(&own)).flatten()
     }
 
-    /// Sets the numbers of those that have none.
+    /// Sets the numbers of namespaces without one.
     pub(crate) fn set_numbers(&mut self, numbers: &HashMap<NetnsKey, NetNamespace>) {
         for (key, number) in numbers {
             let namespace = self.by_key.get(key).and_then(|&index| self.all.get_mut(index));
@@ -317,7 +318,7 @@ impl Namespaces {
         }
     }
 
-    /// Counts those whose number neither a member's link nor a held socket gave.
+    /// Counts the namespaces without a number.
     pub(crate) fn count_unnumbered(&self, root: &ProcRoot, omissions: &mut Omissions) {
         for namespace in self.all.iter().filter(|namespace| namespace.number.is_none()) {
             omissions.add(OmissionKind::NetNamespaceNumber, || namespace.path(root, "ns/net"));
@@ -382,9 +383,9 @@ mod tests {
         let mut ended = std::process::Command::new("true").spawn().unwrap();
         ended.wait().unwrap();
         let point = MountPoint { path: b"/mount".to_vec(), is_served: false };
-        let ways = vec![NetnsHandle::Mount(i32::try_from(ended.id()).unwrap(), point)];
+        let handles = vec![NetnsHandle::Mount(i32::try_from(ended.id()).unwrap(), point)];
         let (mut namespaces, mut report) = (Namespaces::default(), Report::default());
-        namespaces.add_entered(&root, NetNamespace(1), ways, &mut report, &mut |_, _| {});
+        namespaces.add_entered(&root, NetNamespace(1), handles, &mut report, &mut |_, _| {});
         assert_eq!(counts(&report), [(OmissionKind::MountedNetNamespace, 1)]);
     }
 }

@@ -22,40 +22,39 @@ use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
 use crate::model::{Socket, Source};
 
-/// Whether a socket that was read is wanted.
+/// Whether a socket that was read is kept, and whether the read goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    Yes,
-    No,
-    /// No further socket is wanted; this one is if the value is true.
+pub(crate) enum Selection {
+    Keep,
+    Drop,
+    /// No further socket is needed; this one is kept if the value is true.
     Last(bool),
 }
 
-/// Where a socket table was read.
+/// The source of a socket table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SocketSource {
-    /// A netlink dump, which only the kernel writes.
+    /// A netlink dump, which is not spoofable.
     Netlink,
     /// A file of `/proc/net`, in which a UNIX path can imitate a line.
     ProcNet,
 }
 
 impl SocketSource {
-    /// Whether an unprivileged user can forge a record of this table: in `unix` a path can imitate lines,
-    /// so a record of it ends no search.
+    /// Whether an unprivileged user can forge a record of this table. In `unix` a path can imitate lines, so a
+    /// record of it does not end a search.
     pub(crate) fn is_spoofable(self, table: SocketTable) -> bool {
         self == SocketSource::ProcNet && table == SocketTable::Unix
     }
 
     /// Whether a record of this table can describe a socket of another table: see
-    /// [`SocketTable::may_list_others`].
-    pub(crate) fn may_list_others(self, table: SocketTable) -> bool {
-        self == SocketSource::ProcNet && table.may_list_others()
+    /// [`SocketTable::has_foreign_records`].
+    pub(crate) fn has_foreign_records(self, table: SocketTable) -> bool {
+        self == SocketSource::ProcNet && table.has_foreign_records()
     }
 }
 
-/// The netlink sockets of one scan: one for each network namespace, so that no namespace is entered twice
-/// for netlink.
+/// The netlink sockets of one scan: one for each network namespace, so that each is entered once.
 pub(crate) struct Sessions<'a> {
     root: &'a ProcRoot,
     source: Source,
@@ -138,19 +137,19 @@ fn open_diag(
 }
 
 impl NetnsSession<'_> {
-    /// Adds the wanted sockets of a table, each once, and returns where they were read. `request` is what
-    /// netlink is asked for; None if the kernel has no dump of this table.
+    /// Adds the selected sockets of a table, each once, and returns their source. `request` is the netlink
+    /// request; None if the kernel has no dump of this table.
     pub(crate) fn read(
         &mut self,
         table: SocketTable,
         request: Option<&Request>,
         sockets: &mut Vec<Socket>,
         report: &mut Report,
-        wanted: impl FnMut(&Socket, SocketSource) -> Wanted,
+        select: impl FnMut(&Socket, SocketSource) -> Selection,
     ) -> SocketSource {
         let start = sockets.len();
         report.work.tables += 1;
-        let source = self.read_unnamed(table, request, sockets, report, wanted);
+        let source = self.read_unnamed(table, request, sockets, report, select);
         self.name_interfaces(sockets.get_mut(start..).unwrap_or_default().iter_mut());
         source
     }
@@ -173,11 +172,11 @@ impl NetnsSession<'_> {
         request: Option<&Request>,
         sockets: &mut Vec<Socket>,
         report: &mut Report,
-        mut wanted: impl FnMut(&Socket, SocketSource) -> Wanted,
+        mut select: impl FnMut(&Socket, SocketSource) -> Selection,
     ) -> SocketSource {
         if let Some(request) = request {
-            let wanted = |socket: &Socket| wanted(socket, SocketSource::Netlink);
-            if self.dump(table, request, sockets, report, wanted) {
+            let select = |socket: &Socket| select(socket, SocketSource::Netlink);
+            if self.dump(table, request, sockets, report, select) {
                 return SocketSource::Netlink;
             }
         }
@@ -201,28 +200,28 @@ impl NetnsSession<'_> {
                     &path,
                     deadline,
                     omissions,
-                    |socket| take(socket, sockets, |socket| wanted(socket, SocketSource::ProcNet)),
+                    |socket| take(socket, sockets, |socket| select(socket, SocketSource::ProcNet)),
                 );
             }
-            // A kernel without this table has no such sockets, or lists them nowhere.
+            // A kernel without this table has no such sockets, or does not list them.
             None => {}
         }
         SocketSource::ProcNet
     }
 
-    /// Dumps a table; false if netlink does not list it, so that nothing was added.
+    /// Dumps a table; returns false if netlink has no dump of it: then no socket was added.
     fn dump(
         &mut self,
         table: SocketTable,
         request: &Request,
         sockets: &mut Vec<Socket>,
         report: &mut Report,
-        mut wanted: impl FnMut(&Socket) -> Wanted,
+        mut select: impl FnMut(&Socket) -> Selection,
     ) -> bool {
         let NetnsSession { root, namespace, source, deadline, own, .. } = *self;
         let path = self.path_of(table);
         let mut seen = HashSet::new();
-        // A dump that breaks off is requested once more, on a new socket.
+        // A failed dump is requested once more, on a new socket.
         for is_last in [false, true] {
             let diag = match &mut *self.diag {
                 Ok(diag) => diag,
@@ -237,12 +236,12 @@ impl NetnsSession<'_> {
             report.work.dumps += 1;
             let dumped = diag.dump_more(request, deadline, &mut seen, |mut socket| {
                 socket.net_namespace = namespace.number();
-                take(socket, sockets, &mut wanted)
+                take(socket, sockets, &mut select)
             });
             match dumped {
                 Ok(Dump::Complete) => return true,
                 Ok(Dump::Stopped) => {
-                    // The rest of the dump is still to come: a new socket is cheaper than to read it.
+                    // To receive the rest of the dump costs more than a new socket.
                     *self.diag = open_diag(root, namespace, source, own);
                     return true;
                 }
@@ -271,7 +270,8 @@ impl NetnsSession<'_> {
         self.namespace.path(self.root, &format!("net/{}", table.name()))
     }
 
-    /// The same as `read` for all sockets that `admits` accepts; a large table in two halves at once.
+    /// The same as `read` for all sockets that `admits` accepts; reads the two halves of a large table in
+    /// parallel.
     pub(crate) fn read_all(
         &mut self,
         table: SocketTable,
@@ -280,7 +280,8 @@ impl NetnsSession<'_> {
         report: &mut Report,
         admits: impl Fn(&Socket) -> bool + Sync,
     ) -> SocketSource {
-        let wanted = |socket: &Socket, _| if admits(socket) { Wanted::Yes } else { Wanted::No };
+        let select =
+            |socket: &Socket, _| if admits(socket) { Selection::Keep } else { Selection::Drop };
         let halves = request.filter(|_| self.diag.is_ok() && cores() > 1);
         let halves = halves.and_then(Request::halves).filter(|_| self.is_large(table));
         if let Some([lower, upper]) = halves {
@@ -293,9 +294,9 @@ impl NetnsSession<'_> {
                     let mut diag = open_diag(root, namespace, source, own);
                     let diag = &mut diag;
                     let mut other = NetnsSession { root, namespace, source, deadline, own, diag };
-                    other.read(table, Some(&upper), &mut more, &mut more_report, wanted)
+                    other.read(table, Some(&upper), &mut more, &mut more_report, select)
                 });
-                let lower = self.read(table, Some(&lower), sockets, report, wanted);
+                let lower = self.read(table, Some(&lower), sockets, report, select);
                 [Some(lower), upper.ok().and_then(|upper| upper.join().ok())]
             });
             if sources == [Some(SocketSource::Netlink); 2] {
@@ -306,7 +307,7 @@ impl NetnsSession<'_> {
             // A file has no halves.
             sockets.truncate(start);
         }
-        self.read(table, request, sockets, report, wanted)
+        self.read(table, request, sockets, report, select)
     }
 
     /// Whether the table is worth another thread.
@@ -323,15 +324,15 @@ impl NetnsSession<'_> {
 fn take(
     socket: Socket,
     sockets: &mut Vec<Socket>,
-    wanted: impl FnOnce(&Socket) -> Wanted,
+    select: impl FnOnce(&Socket) -> Selection,
 ) -> Handed {
-    let wanted = wanted(&socket);
-    if let Wanted::Yes | Wanted::Last(true) = wanted {
+    let selection = select(&socket);
+    if let Selection::Keep | Selection::Last(true) = selection {
         sockets.push(socket);
     }
-    match wanted {
-        Wanted::Yes => Handed::Kept,
-        Wanted::No => Handed::Dropped,
-        Wanted::Last(_) => Handed::Enough,
+    match selection {
+        Selection::Keep => Handed::Kept,
+        Selection::Drop => Handed::Dropped,
+        Selection::Last(_) => Handed::Enough,
     }
 }

@@ -8,8 +8,8 @@ use rustix::fs::{RawDir, readlinkat_raw};
 
 use crate::formats::linux::proc_link;
 
-/// Hands the text of a symbolic link to `read`, cut after 64 bytes: longer than any that names a
-/// socket or a namespace.
+/// Hands the text of a symbolic link to `read`, truncated to 64 bytes: links of sockets and namespaces are
+/// shorter.
 pub(crate) fn read_link<T>(
     at: BorrowedFd<'_>,
     path: impl rustix::path::Arg,

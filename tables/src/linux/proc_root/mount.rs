@@ -15,15 +15,15 @@ use super::entries::read_link;
 use crate::formats::linux::{proc_link, proc_status};
 use crate::{Error, User};
 
-/// The open root directory. Every path below it is looked up from here, so that a scan reads the same mount
-/// whatever is mounted over its path later.
+/// The open root directory. Every path is resolved from here, so a scan reads one mount even if another file
+/// system is mounted over it later.
 #[derive(Debug)]
 pub(super) struct ProcMount {
     path: PathBuf,
     directory: OwnedFd,
     steps: Arc<Steps>,
     own_pid: OnceLock<Option<i32>>,
-    /// How many files could not be opened since there are too many open files.
+    /// The number of files that could not be opened because of too many open files.
     without_descriptor: AtomicU64,
 }
 
@@ -46,7 +46,7 @@ impl ProcMount {
         &self.directory
     }
 
-    /// Counts the failures of a scan that are for want of a descriptor: of this process (EMFILE) or of the host
+    /// Counts the failures of a scan because of too many open files: of this process (EMFILE) or of the host
     /// (ENFILE).
     pub(super) fn counted<T>(&self, result: rustix::io::Result<T>) -> rustix::io::Result<T> {
         if let Err(Errno::MFILE | Errno::NFILE) = result {
@@ -55,7 +55,7 @@ impl ProcMount {
         result
     }
 
-    /// How many there were.
+    /// The number of such failures.
     pub(super) fn without_descriptor(&self) -> u64 {
         self.without_descriptor.load(Ordering::Relaxed)
     }
@@ -76,7 +76,7 @@ impl ProcMount {
     /// Begins a read that the process can block.
     ///
     /// # Errors
-    /// [`SKIPPED`] if the process is to be skipped.
+    /// [`SKIPPED`] if the process must be skipped.
     pub(super) fn step(&self, pid: i32) -> rustix::io::Result<Option<Step<'_>>> {
         // No other process blocks a read of this one.
         if *self.own_pid.get_or_init(|| self.own_pid()) == Some(pid) {
@@ -105,7 +105,7 @@ impl ProcMount {
     }
 }
 
-/// The error of a read that is not made, since the process blocks it, or is expected to.
+/// The error of a read that is skipped, since the process blocks it or is expected to.
 const SKIPPED: Errno = Errno::BUSY;
 
 pub(super) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);

@@ -11,8 +11,8 @@ use super::entries::{for_each_number, read_link};
 use super::mount::{DIRECTORY, ProcMount};
 use crate::deadline::Deadline;
 
-/// The directory of a process. It stays with that process: once it has ended nothing can be read
-/// here, even if its pid is given to another.
+/// The directory of a process. It belongs to that process only: after its end every read fails, even if another
+/// process gets the pid.
 #[derive(Debug)]
 pub(crate) struct Process<'a> {
     mount: &'a ProcMount,
@@ -21,14 +21,14 @@ pub(crate) struct Process<'a> {
 }
 
 impl<'a> Process<'a> {
-    /// The process of that pid in a mount.
+    /// The process with this pid in a mount.
     pub(super) fn open(mount: &'a ProcMount, pid: i32) -> rustix::io::Result<Process<'a>> {
         let flags = DIRECTORY | OFlags::PATH;
         let directory = mount.openat(mount.directory(), pid.to_string(), flags)?;
         Ok(Process { mount, pid, directory })
     }
 
-    /// Its threads; None if it has but one.
+    /// The threads; None if there is only one.
     pub(crate) fn tasks(&self) -> Option<Tasks<'a>> {
         // A directory has a link for itself, one for its name, and one for each directory in it.
         let several = self.stat("task").is_ok_and(|task| task.st_nlink > 3);
@@ -41,13 +41,12 @@ impl<'a> Process<'a> {
         self.mount.openat(&self.directory, path, OFlags::RDONLY | OFlags::CLOEXEC).map(File::from)
     }
 
-    /// Reads a file below it whole, unless it is longer than any that the kernel should write: then it
-    /// is cut.
+    /// Reads a file below the directory. The text is truncated at a size that no file of the kernel should have.
     pub(crate) fn read(&self, path: &str) -> std::io::Result<Vec<u8>> {
         self.read_until(path, Deadline::NEVER).map(|(text, _)| text)
     }
 
-    /// The same as far as it can be read until then, and whether that is all.
+    /// The same, until a deadline; returns also whether the text is complete.
     pub(crate) fn read_until(
         &self,
         path: &str,
@@ -67,12 +66,12 @@ impl<'a> Process<'a> {
         Ok((text, false))
     }
 
-    /// Opens a directory below it, to be listed.
+    /// Opens a directory below it, for listing.
     pub(crate) fn directory(&self, path: &str) -> rustix::io::Result<OwnedFd> {
         self.mount.openat(&self.directory, path, DIRECTORY)
     }
 
-    /// A handle of what a link below it leads to, which is not opened.
+    /// An O_PATH handle of the target of a link below it. The target itself is not opened.
     pub(crate) fn pin(&self, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
         let _step = self.mount.step(self.pid)?;
         self.mount.openat(&self.directory, path, OFlags::PATH | OFlags::CLOEXEC)
@@ -84,8 +83,8 @@ impl<'a> Process<'a> {
         self.mount.openat(&self.directory, "ns/net", OFlags::RDONLY | OFlags::CLOEXEC)
     }
 
-    /// Device and inode number of its root directory. The server of a network file system, which may hang,
-    /// is not asked for them.
+    /// Device and inode number of the root directory of the process, without a request to the server of a network
+    /// file system, which can hang.
     pub(crate) fn root_identity(&self) -> rustix::io::Result<(u32, u32, u64)> {
         let _step = self.mount.step(self.pid)?;
         let Statx { stx_dev_major, stx_dev_minor, stx_ino, .. } =
@@ -93,12 +92,12 @@ impl<'a> Process<'a> {
         Ok((stx_dev_major, stx_dev_minor, stx_ino))
     }
 
-    /// What a path below it is that leads through no link.
+    /// Status of a path below it without symbolic links.
     pub(crate) fn stat(&self, path: &str) -> rustix::io::Result<rustix::fs::Stat> {
         statat(&self.directory, path, AtFlags::empty())
     }
 
-    /// What a path below it is, and not what it leads to.
+    /// Status of a path below it; of the link itself if it is one.
     pub(crate) fn lstat(&self, path: &str) -> rustix::io::Result<rustix::fs::Stat> {
         statat(&self.directory, path, AtFlags::SYMLINK_NOFOLLOW)
     }
@@ -110,10 +109,10 @@ impl<'a> Process<'a> {
     }
 }
 
-/// The threads of a process, each of which shows the process as it sees it.
+/// The threads of a process, each with its own view of the process.
 ///
-/// Where the first has ended and others live on, the process itself looks like a zombie, without
-/// descriptors and namespaces, and only the others show them.
+/// If the first thread has ended and others run, the directory of the process looks like that of a zombie,
+/// without descriptors and namespaces. Only the other threads show them.
 #[derive(Debug)]
 pub(crate) struct Tasks<'a> {
     mount: &'a ProcMount,
@@ -122,16 +121,16 @@ pub(crate) struct Tasks<'a> {
 }
 
 impl<'a> Tasks<'a> {
-    /// The ids of all but the first.
+    /// The ids of all threads but the first.
     pub(crate) fn others(&self) -> Vec<i32> {
         let mut tids = Vec::new();
-        // What was listed before an error is as good as without it.
+        // The ids before an error are valid.
         let _ = for_each_number(self.directory.as_fd(), |tid| tids.push(tid));
         tids.retain(|&tid| tid != self.pid);
         tids
     }
 
-    /// The process as that thread shows it.
+    /// The process, as this thread shows it.
     pub(crate) fn thread(&self, tid: i32) -> rustix::io::Result<Process<'a>> {
         let directory =
             self.mount.openat(&self.directory, tid.to_string(), DIRECTORY | OFlags::PATH)?;
@@ -150,7 +149,7 @@ impl<'a> Tasks<'a> {
     }
 }
 
-/// Whether the error says that the process or the descriptor is no longer there.
+/// Whether the error means that the process or the descriptor no longer exists.
 pub(crate) fn is_gone(errno: Errno) -> bool {
     matches!(errno, Errno::NOENT | Errno::SRCH)
 }

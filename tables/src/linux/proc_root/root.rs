@@ -1,4 +1,4 @@
-//! A mount of proc (proc(5)), and what it shows of the host.
+//! A mount of proc (proc(5)), and the processes that it shows.
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -32,7 +32,7 @@ impl ProcRoot {
         ProcRoot::open_for(path, Arc::new(Steps::new(blocked, path, Duration::MAX)))
     }
 
-    /// What a process can block is among these steps.
+    /// Reads that a process can block are steps of this attempt.
     pub(crate) fn open_for(path: &Path, steps: Arc<Steps>) -> Result<ProcRoot, Error> {
         let mount = ProcMount::open(path, steps)?;
         let filesystem = fstatfs(mount.directory());
@@ -40,13 +40,13 @@ impl ProcRoot {
         Ok(ProcRoot { mount, is_real })
     }
 
-    /// Counts a failure of a scan that is for want of a descriptor: of this process (EMFILE) or of the host
+    /// Counts a failure of a scan because of too many open files: of this process (EMFILE) or of the host
     /// (ENFILE).
     pub(crate) fn counted<T>(&self, result: rustix::io::Result<T>) -> rustix::io::Result<T> {
         self.mount.counted(result)
     }
 
-    /// How many such failures there were.
+    /// The number of such failures.
     pub(crate) fn without_descriptor(&self) -> u64 {
         self.mount.without_descriptor()
     }
@@ -58,12 +58,12 @@ impl ProcRoot {
     /// Begins a read that the process can block.
     ///
     /// # Errors
-    /// EBUSY if the process is to be skipped.
+    /// EBUSY if the process must be skipped.
     pub(crate) fn step(&self, pid: i32) -> rustix::io::Result<Option<Step<'_>>> {
         self.mount.step(pid)
     }
 
-    /// Whether it is a mount of the kernel's proc, and no tree that looks like one.
+    /// Whether it is a mount of the kernel's proc, not a directory tree with the same form.
     pub(crate) fn is_real(&self) -> bool {
         self.is_real
     }
@@ -82,8 +82,8 @@ impl ProcRoot {
         Ok(pids)
     }
 
-    /// Whether that is the pid of a process, and not of a thread of one: the mount has a directory
-    /// for those too, although it does not list them.
+    /// Whether this is the pid of a process, not of another thread: the mount has directories of threads too, but
+    /// does not list them.
     pub(crate) fn is_process(&self, pid: i32) -> bool {
         let mut status = [0; 1024];
         let read = self
@@ -91,7 +91,7 @@ impl ProcRoot {
             .and_then(|process| process.file("status"))
             .map_err(std::io::Error::from)
             .and_then(|mut file| file.read(&mut status));
-        // What cannot be read is taken for one: its descriptors will tell.
+        // If it cannot be read, it counts as a process: a read of its descriptors then reports the error.
         read.ok()
             .and_then(|length| proc_status::thread_group(status.get(..length)?))
             .is_none_or(|group| group == pid)
@@ -113,7 +113,7 @@ impl ProcRoot {
         Some(directory.st_dev)
     }
 
-    /// How many files the host has open; as many as can be if that cannot be read.
+    /// The number of open files of the host; the maximum number if it cannot be read.
     pub(crate) fn open_files(&self) -> u64 {
         let mut text = [0; 64];
         let file = self.mount.openat(
@@ -127,10 +127,10 @@ impl ProcRoot {
         str::from_utf8(first).ok().and_then(|number| number.parse().ok()).unwrap_or(u64::MAX)
     }
 
-    /// Why it does not show every process of the machine, if so: it is mounted with hidepid (proc(5)),
-    /// under which others' processes are not there, or it is not of the first PID namespace.
+    /// Why the mount does not show every process of the machine; None if it does. With hidepid (proc(5)) it hides
+    /// the processes of other users. A mount of another PID namespace lacks the processes outside.
     pub(crate) fn hides_processes(&self) -> Option<OmissionKind> {
-        // It can be opened even where it is not shown.
+        // It can be opened even if it is not listed.
         if statat(self.mount.directory(), "1", AtFlags::empty()).is_err() {
             return self.is_real().then_some(OmissionKind::Hidepid);
         }
@@ -141,7 +141,7 @@ impl ProcRoot {
     /// The number of its PID namespace, if the link of a process in it can be read.
     fn pid_namespace(&self) -> Option<u64> {
         let read = |process: &Process| process.link("ns/pid", proc_link::pid_namespace).ok()?;
-        // No other process can block the read of this one's.
+        // No other process can block this read.
         if self.has_own_pids() {
             return read(&self.own_process().ok()?);
         }
@@ -153,11 +153,11 @@ impl ProcRoot {
         self.pid_namespace() == Some(FIRST_PID_NAMESPACE)
     }
 
-    /// Whether its pids are those that system calls take: it is of the calling process's PID namespace.
+    /// Whether system calls accept its pids: it is of the PID namespace of the calling process.
     pub(crate) fn has_own_pids(&self) -> bool {
         let status = self.own_process().map_err(std::io::Error::from);
         status.and_then(|own| own.read("status")).is_ok_and(|status| {
-            // Its pid in the namespace of the mount, and then in each one within.
+            // The pid in the namespace of the mount, and then in each nested one.
             let pids = status.split(|&byte| byte == b'\n').find_map(|l| l.strip_prefix(b"NSpid:"));
             let count = |pids: &[u8]| String::from_utf8_lossy(pids).split_whitespace().count();
             pids.is_some_and(|pids| count(pids) == 1)

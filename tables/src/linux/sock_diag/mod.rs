@@ -1,16 +1,16 @@
 //! Dumps of NETLINK_SOCK_DIAG (sock_diag(7)): the sockets of one network namespace.
 //!
-//! The namespace is that of the thread which opened the netlink socket; any thread may ask through
-//! it then. It takes no privilege, and shows the sockets of all users.
+//! The namespace is that of the thread that opened the netlink socket; any thread can use it afterwards. A
+//! dump needs no privilege, and shows the sockets of all users.
 //!
-//! The kernel gives a datagram at a time, and what comes or goes meanwhile may hide a socket that was
-//! there all the time, or show one twice (see [`Crowded`]); no kernel so far marks such an answer
-//! (NLM_F_DUMP_INTR). Twice is seen to here, and what may have been hidden is asked for again.
+//! The kernel sends one datagram at a time. A socket that is opened or closed in between can hide another
+//! socket, or show it twice (see [`SharedChains`]). No kernel so far marks such a dump (NLM_F_DUMP_INTR). This
+//! module drops duplicates, and requests again what can have been hidden.
 //!
-//! [`Crowded`]: crate::model::socket_table::Crowded
+//! [`SharedChains`]: crate::model::socket_table::SharedChains
 //!
-//! A kernel without a list for the protocol tries to load a module for it first, and then says
-//! ENOENT, so asking may load `tcp_diag` and the like once.
+//! If the kernel has no dump of the protocol, it tries to load a module such as `tcp_diag`, and otherwise
+//! returns ENOENT.
 
 mod interface;
 #[cfg(test)]
@@ -35,50 +35,50 @@ use crate::deadline::Deadline;
 use crate::formats::linux::sock_diag::{Listed, Malformed, Message, Messages, Request};
 use crate::model::Socket;
 
-/// A netlink socket that answers for one network namespace.
+/// A netlink socket for one network namespace.
 pub(crate) struct SockDiag {
     socket: OwnedFd,
-    /// Holds a datagram. The kernel makes them 32 KiB at most.
+    /// Room for a datagram: the kernel sends at most 32 KiB.
     buffer: Box<[u8]>,
-    /// How much the kernel may hold for us.
+    /// The size of the receive buffer in the kernel.
     kernel_buffer: usize,
-    /// Of the last request.
+    /// The sequence number of the last request.
     sequence: u32,
-    /// Whether more of the answer to it may come.
+    /// Whether a part of its answer is still to be received.
     unfinished: bool,
 }
 
-/// What became of a socket that was handed over.
+/// The result of handing over a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Handed {
-    /// Kept: it must not be handed over again.
+    /// The socket was kept: it must not be handed over again.
     Kept,
-    /// Forgotten: it may be handed over again, which saves memory here.
+    /// The socket was dropped: it may be handed over again, which saves memory here.
     Dropped,
-    /// Kept or not, it was the last that is needed.
+    /// No further socket is needed.
     Enough,
 }
 
-/// How a dump ended.
+/// The end of a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dump {
     /// All sockets were handed over.
     Complete,
-    /// The caller had enough.
+    /// The caller stopped the dump.
     Stopped,
-    /// Every attempt was interrupted, or lost a part. What all of them gave together was handed
-    /// over; something may be missing.
+    /// Every attempt was interrupted or lost a part. The sockets of all attempts were handed over; others may
+    /// be missing.
     Incomplete,
-    /// The kernel has no such list. Nothing was handed over.
+    /// The kernel has no such dump. No socket was handed over.
     Unsupported,
 }
 
-/// Why a request has no answer.
+/// Why a dump failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DumpError {
-    /// The kernel returned an error, or nothing within the time for it.
+    /// The kernel returned an error, or no datagram before the timeout.
     Netlink(Errno),
-    /// A message is not of the form that was asked for.
+    /// A message does not have the format of the request.
     Malformed,
     /// A datagram is larger than any that the kernel sends.
     TooLarge { length: usize },
@@ -100,7 +100,7 @@ impl fmt::Display for DumpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DumpError::Netlink(errno) => write!(f, "{errno}"),
-            DumpError::Malformed => write!(f, "netlink: the kernel's answer is malformed"),
+            DumpError::Malformed => write!(f, "netlink: malformed answer of the kernel"),
             DumpError::TooLarge { length } => {
                 write!(f, "netlink: a datagram has {length} bytes, the buffer {BUFFER}")
             }
@@ -110,13 +110,13 @@ impl fmt::Display for DumpError {
 
 impl std::error::Error for DumpError {}
 
-/// How an answer ended.
+/// The end of an answer.
 enum End {
-    /// With this error, or with 0; and whether a part of it is known to be lost.
+    /// The answer ended with this error, or with 0. `is_incomplete`: a part of it was lost.
     Ended {
         errno: i32,
         is_incomplete: bool,
-        /// How many datagrams had sockets in them.
+        /// The number of datagrams with sockets.
         parts: usize,
     },
     Stopped,
@@ -127,14 +127,14 @@ const ERRNO_LIMIT: i32 = 4096;
 const BUFFER: usize = 64 * 1024;
 const KERNEL_BUFFER: usize = 1024 * 1024;
 const LARGEST_KERNEL_BUFFER: usize = 16 * 1024 * 1024;
-/// For one datagram. Where few of many sockets pass the request's conditions, the kernel goes through
-/// all of them for it: some 10 ms for 100,000.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The same when a part of the answer was lost.
-const IMPATIENCE: Duration = Duration::from_millis(200);
+/// The timeout of one datagram. If few of many sockets pass the conditions of the request, the kernel visits
+/// all of them for a datagram: about 10 ms for 100,000.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The timeout after a part of the answer was lost.
+const LOST_PART_TIMEOUT: Duration = Duration::from_millis(200);
 
 impl SockDiag {
-    /// For the network namespace of the calling thread.
+    /// Opens a netlink socket in the network namespace of the calling thread.
     pub(crate) fn open() -> rustix::io::Result<SockDiag> {
         let socket = rustix::net::socket_with(
             AddressFamily::NETLINK,
@@ -142,8 +142,8 @@ impl SockDiag {
             SocketFlags::CLOEXEC,
             Some(netlink::SOCK_DIAG),
         )?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-        // From here on the kernel lets nobody but itself send to it.
+        set_socket_timeout(&socket, Timeout::Recv, Some(RECEIVE_TIMEOUT))?;
+        // From here on only the kernel can send to the socket.
         rustix::net::connect(&socket, &SocketAddrNetlink::new(0, 0))?;
         let mut diag = SockDiag {
             socket,
@@ -156,14 +156,14 @@ impl SockDiag {
         Ok(diag)
     }
 
-    /// Hands over every socket that the request asks for, each once, unless it was dropped.
+    /// Hands over every requested socket, each once unless it was dropped.
     ///
-    /// A dump that was interrupted is asked for again, a few times, and so is what one may hide,
-    /// until two attempts in a row show the same. What was kept is known by its cookie, so the
-    /// caller gets the sockets of all attempts together, each as it was first seen.
+    /// An interrupted dump is requested again, a few times. Sockets that can have been hidden are requested
+    /// again until two consecutive attempts show the same. Kept sockets are identified by their cookies, so
+    /// the caller gets the sockets of all attempts, each with its first record.
     ///
-    /// Both after an error and when the caller had enough, the rest of the answer is still to come, and
-    /// the next dump has to wait for it; it is cheaper to open anew.
+    /// After an error, or if the caller stops, the rest of the answer is still to come, and the next dump has
+    /// to receive it first. A new socket is cheaper.
     #[cfg(any(test, feature = "bench"))]
     pub(crate) fn dump(
         &mut self,
@@ -173,7 +173,7 @@ impl SockDiag {
         self.dump_more(request, Deadline::NEVER, &mut HashSet::new(), each)
     }
 
-    /// The same without what was seen before, by its cookies: what was kept of an answer that broke off.
+    /// The same without the sockets with the cookies `seen`: those that were kept of an earlier answer.
     pub(crate) fn dump_more(
         &mut self,
         request: &Request,
@@ -182,14 +182,14 @@ impl SockDiag {
         mut each: impl FnMut(Socket) -> Handed,
     ) -> Result<Dump, DumpError> {
         let again = request.again();
-        let mut asked = request;
+        let mut current = request;
         let mut is_complete = false;
         let mut retry = DumpRetry::new(deadline);
         while retry.next_attempt() {
-            let is_compared = again.as_ref() == Some(asked);
-            self.ask(asked)?;
+            let is_compared = again.as_ref() == Some(current);
+            self.send_request(current)?;
             let end = self.receive(deadline, |message| {
-                let listed = asked.parse(message)?;
+                let listed = current.parse(message)?;
                 let is_new = !seen.contains(&listed.cookie);
                 if is_compared {
                     seen.insert(listed.cookie);
@@ -204,10 +204,10 @@ impl SockDiag {
                     if is_incomplete {
                         continue;
                     }
-                    // Between two datagrams something may have been hidden.
+                    // A socket can be hidden between two datagrams.
                     let hides = parts > 1 && !(is_compared && retry.end_attempt());
                     match &again {
-                        Some(again) if hides => asked = again,
+                        Some(again) if hides => current = again,
                         _ => break,
                     }
                 }
@@ -228,16 +228,16 @@ impl SockDiag {
         fstat(&self.socket).map_or(0, |stat| stat.st_ino)
     }
 
-    /// The present name of an interface of the namespace, with U+FFFD for bytes that are not UTF-8.
+    /// The current name of an interface of the namespace, with U+FFFD for bytes that are not UTF-8.
     pub(crate) fn interface_name(&self, index: u32) -> Option<String> {
         let name = interface::name_of(self.socket.as_fd(), index).ok()?;
         Some(String::from_utf8_lossy(&name).into_owned())
     }
 
-    /// Sends a request, once the last one is answered: the kernel refuses a second at a time.
-    fn ask(&mut self, request: &Request) -> Result<(), DumpError> {
+    /// Sends a request after the last one is answered: the kernel rejects a second one at a time.
+    fn send_request(&mut self, request: &Request) -> Result<(), DumpError> {
         if self.unfinished {
-            self.receive(Deadline::after(PATIENCE), |_| Ok(GO_ON))?;
+            self.receive(Deadline::after(RECEIVE_TIMEOUT), |_| Ok(GO_ON))?;
         }
         self.sequence = self.sequence.wrapping_add(1);
         let message = request.to_bytes(self.sequence);
@@ -246,7 +246,7 @@ impl SockDiag {
         Ok(())
     }
 
-    /// Hands the sockets of an answer to `each`, until that breaks off or the answer ends.
+    /// Hands the sockets of an answer to `each`, until `each` breaks or the answer ends.
     fn receive(
         &mut self,
         deadline: Deadline<'_>,
@@ -262,8 +262,8 @@ impl SockDiag {
                 Ok(None) => continue,
                 Err(Errno::NOBUFS) if self.kernel_buffer < LARGEST_KERNEL_BUFFER => {
                     self.enlarge_kernel_buffer(self.kernel_buffer.saturating_mul(2));
-                    // The end may be among what was lost.
-                    set_socket_timeout(&self.socket, Timeout::Recv, Some(IMPATIENCE))?;
+                    // The end of the answer may be lost.
+                    set_socket_timeout(&self.socket, Timeout::Recv, Some(LOST_PART_TIMEOUT))?;
                     is_incomplete = true;
                     continue;
                 }
@@ -299,10 +299,10 @@ impl SockDiag {
         }
     }
 
-    /// Beyond the system's limit if we may.
+    /// Enlarges the receive buffer, beyond the limit of the system if this process has CAP_NET_ADMIN.
     fn enlarge_kernel_buffer(&mut self, size: usize) {
         let forced = set_socket_recv_buffer_size_force(&self.socket, size);
-        // Without it the answers are still right: the kernel says when it could not hold them.
+        // A small buffer is safe: the kernel reports that a part of an answer was lost.
         let _ = forced.or_else(|_| set_socket_recv_buffer_size(&self.socket, size));
         self.kernel_buffer = size;
     }
@@ -310,7 +310,7 @@ impl SockDiag {
 
 const GO_ON: ControlFlow<()> = ControlFlow::Continue(());
 
-/// Hands over a socket, and those that wait in its queue.
+/// Hands over a socket, and the connections in its accept queue.
 fn hand_over(
     listed: Listed,
     kept: &mut HashSet<u64>,
@@ -329,7 +329,7 @@ fn hand_over(
     waiting.into_iter().flatten().try_for_each(hand_over)
 }
 
-/// The length of the next datagram, which may be more than fits; None if somebody else sent it.
+/// The length of the next datagram, which can exceed the buffer; None if the kernel is not the sender.
 fn receive_datagram(socket: &OwnedFd, buffer: &mut [u8]) -> rustix::io::Result<Option<usize>> {
     let (_, length, sender) =
         retry_on_intr(|| rustix::net::recvfrom(socket, &mut *buffer, RecvFlags::TRUNC))?;

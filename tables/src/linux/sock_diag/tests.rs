@@ -16,7 +16,7 @@ use super::super::netns::Namespaces;
 use super::super::netns::in_net_namespace;
 use super::super::proc_net;
 use super::super::proc_root::ProcRoot;
-use super::super::quiet::{in_quiet_namespace, printed, say_left_out, sockets};
+use super::super::quiet::{in_quiet_namespace, printed, report_skip, sockets};
 use super::*;
 use crate::formats::linux::sock_diag::States;
 use crate::model::TcpState;
@@ -71,8 +71,8 @@ fn columns(sockets: Vec<Socket>) -> Vec<String> {
 }
 
 #[test]
-fn a_dump_is_answered_after_an_unsupported_one() {
-    in_quiet_namespace(module_path!(), "a_dump_is_answered_after_an_unsupported_one", || {
+fn a_dump_works_after_one_that_is_unsupported() {
+    in_quiet_namespace(module_path!(), "a_dump_works_after_one_that_is_unsupported", || {
         let raw = Request::of(SocketTable::Raw).unwrap();
         let mut diag = SockDiag::open().unwrap();
         match diag.dump(&raw, |_| Handed::Kept).unwrap() {
@@ -164,8 +164,8 @@ fn the_kernel_takes_the_ports_that_are_in_the_ranges() {
 }
 
 #[test]
-fn the_kernel_accepts_the_requested_states() {
-    in_quiet_namespace(module_path!(), "the_kernel_accepts_the_requested_states", || {
+fn the_kernel_selects_the_requested_states() {
+    in_quiet_namespace(module_path!(), "the_kernel_selects_the_requested_states", || {
         let _held = sockets();
         for file in [SocketTable::Tcp, SocketTable::Tcp6, SocketTable::Udp] {
             let all = Request::of(file).unwrap();
@@ -187,8 +187,8 @@ fn the_kernel_accepts_the_requested_states() {
 }
 
 #[test]
-fn each_socket_of_a_long_dump_is_returned_once() {
-    in_quiet_namespace(module_path!(), "each_socket_of_a_long_dump_is_returned_once", || {
+fn sockets_of_several_datagrams_come_once() {
+    in_quiet_namespace(module_path!(), "sockets_of_several_datagrams_come_once", || {
         let _held: Vec<UnixDatagram> = (0..800).map(|_| UnixDatagram::unbound().unwrap()).collect();
         let request = Request::of(SocketTable::Unix).unwrap();
         let (sockets, dump) = dumped(&request);
@@ -198,8 +198,8 @@ fn each_socket_of_a_long_dump_is_returned_once() {
 }
 
 #[test]
-fn a_lasting_socket_is_in_a_dump_once_while_others_change() {
-    let test = "a_lasting_socket_is_in_a_dump_once_while_others_change";
+fn lasting_sockets_come_once_while_others_open_and_close() {
+    let test = "lasting_sockets_come_once_while_others_open_and_close";
     in_quiet_namespace(module_path!(), test, || {
         let held: Vec<UnixDatagram> = (0..3000).map(|_| UnixDatagram::unbound().unwrap()).collect();
         let request = Request::of(SocketTable::Unix).unwrap();
@@ -266,7 +266,7 @@ fn a_dump_that_was_stopped_or_failed_does_not_spoil_the_next() {
 }
 
 #[test]
-fn a_dump_of_another_netns_leaves_the_caller_in_its_own() {
+fn another_namespace_is_dumped_without_moving_the_caller() {
     let child = Command::new("unshare")
         .args(["--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 60"])
         .stdout(Stdio::piped())
@@ -278,16 +278,16 @@ fn a_dump_of_another_netns_leaves_the_caller_in_its_own() {
             (child, read)
         }
         Err(_) => {
-            return say_left_out(
-                "a_dump_of_another_netns_leaves_the_caller_in_its_own",
+            return report_skip(
+                "another_namespace_is_dumped_without_moving_the_caller",
                 "needs unshare (util-linux)",
             );
         }
     };
     if up.is_err() {
         child.wait().unwrap();
-        return say_left_out(
-            "a_dump_of_another_netns_leaves_the_caller_in_its_own",
+        return report_skip(
+            "another_namespace_is_dumped_without_moving_the_caller",
             "needs root: a network namespace needs CAP_SYS_ADMIN",
         );
     }
@@ -297,7 +297,7 @@ fn a_dump_of_another_netns_leaves_the_caller_in_its_own() {
         (SockDiag::open().unwrap(), TcpListener::bind("127.0.0.1:0").unwrap())
     });
     let (mut diag, listener) = result.unwrap();
-    // Asked from here, it answers for there.
+    // Used from this namespace, it dumps the other one.
     let port = listener.local_addr().unwrap().port();
     let mut ports = Vec::new();
     let dump = diag.dump(&Request::of(SocketTable::Tcp).unwrap(), |socket| {
@@ -331,7 +331,7 @@ fn measure() {
     };
     report("received only", &mut |diag| {
         let mut messages = 0;
-        diag.ask(&request).unwrap();
+        diag.send_request(&request).unwrap();
         diag.receive(Deadline::NEVER, |_| {
             messages += 1;
             Ok(ControlFlow::Continue(()))

@@ -1,11 +1,11 @@
 //! A set of file descriptors.
 
-/// A set of file descriptors: sorted words of 64 neighbours, so that a run of descriptors takes two bits
-/// for each, and one without neighbours 16 bytes.
+/// A set of file descriptors, as sorted words of 64 neighbours: a run of descriptors takes two bits for each, and a
+/// descriptor without neighbours 16 bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FdSet(Vec<(i32, u64)>);
 
-fn place(fd: i32) -> (i32, u64) {
+fn word_and_bit(fd: i32) -> (i32, u64) {
     (fd >> 6, 1 << (fd & 63))
 }
 
@@ -14,7 +14,7 @@ impl FromIterator<i32> for FdSet {
     fn from_iter<I: IntoIterator<Item = i32>>(ascending: I) -> Self {
         let mut words: Vec<(i32, u64)> = Vec::new();
         for fd in ascending {
-            let (index, bit) = place(fd);
+            let (index, bit) = word_and_bit(fd);
             match words.last_mut() {
                 Some((last, bits)) if *last == index => *bits |= bit,
                 _ => words.push((index, bit)),
@@ -26,14 +26,14 @@ impl FromIterator<i32> for FdSet {
 
 impl FdSet {
     pub(crate) fn contains(&self, fd: i32) -> bool {
-        let (index, bit) = place(fd);
+        let (index, bit) = word_and_bit(fd);
         let found = self.0.binary_search_by_key(&index, |(index, _)| *index).ok();
-        found.and_then(|place| self.0.get(place)).is_some_and(|(_, bits)| bits & bit != 0)
+        found.and_then(|index| self.0.get(index)).is_some_and(|(_, bits)| bits & bit != 0)
     }
 
-    /// How many are greater than that one.
+    /// The number of descriptors above this one.
     pub(crate) fn count_above(&self, fd: i32) -> usize {
-        let (word, bit) = place(fd);
+        let (word, bit) = word_and_bit(fd);
         let above = self.0.iter().filter(|(index, _)| *index >= word).map(|&(index, bits)| {
             let greater = if index == word { bits & !(bit | (bit - 1)) } else { bits };
             greater.count_ones() as usize
@@ -41,7 +41,7 @@ impl FdSet {
         above.sum()
     }
 
-    /// Adds all of another set.
+    /// Adds all descriptors of another set.
     pub(crate) fn extend(&mut self, more: &FdSet) {
         if more.0.is_empty() {
             return;

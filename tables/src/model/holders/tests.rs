@@ -53,7 +53,7 @@ fn each_socket_gets_the_holders_of_its_inode() {
         };
         let sockets: Vec<Socket> = inodes.iter().map(socket).collect();
         let held = holders.of_each(&sockets);
-        let held: Vec<&[Holder]> = held.iter().map(|places| holders.at(places)).collect();
+        let held: Vec<&[Holder]> = held.iter().map(|range| holders.at(range)).collect();
         let expected: Vec<_> = inodes.iter().map(|&inode| holders.of(inode)).collect();
         assert_eq!(held, expected, "{inodes:?}");
     }
@@ -111,16 +111,16 @@ fn a_collector_without_a_limit_keeps_all() {
 }
 
 #[test]
-fn only_descriptors_that_are_kept_are_looked_up() {
-    let mut asked = Vec::new();
+fn no_more_descriptors_are_checked_than_are_kept() {
+    let mut checked = Vec::new();
     let mut collector = collector(Some(3));
     (0..50).rev().for_each(|fd| collector.push(holder(7, 1, fd)));
     (0..3).for_each(|fd| collector.push(holder(8, 1, fd)));
     let holders = collector.finish(|holder| {
-        asked.push((holder.inode, holder.fd));
+        checked.push((holder.inode, holder.fd));
         holder.fd % 2 == 1
     });
-    assert_eq!(asked, [(7, 0), (7, 1), (7, 2), (7, 3), (7, 4), (7, 5)]);
+    assert_eq!(checked, [(7, 0), (7, 1), (7, 2), (7, 3), (7, 4), (7, 5)]);
     assert_eq!(holders.of(7), [1, 3, 5].map(|fd| holder(7, 1, fd)));
     assert_eq!(holders.descriptors(&holder(7, 1, 1)), 47);
 }
@@ -193,7 +193,7 @@ fn model(
 enum Step {
     Push(Holder),
     Prune,
-    /// Goes on with a new collector, to which this one is appended in the end.
+    /// Continues with a new collector, to which this one is appended at the end.
     Split,
 }
 

@@ -1,4 +1,4 @@
-//! The two halves of the kernel's work, each on its own, for the benchmarks.
+//! The walk and the dump, separately, for the benchmarks.
 
 use crate::Error;
 use crate::deadline::Deadline;
@@ -14,7 +14,7 @@ use crate::model::socket_table::SocketTable;
 /// Walks the descriptors of all processes; returns how many hold a socket.
 ///
 /// # Errors
-/// When `/proc` cannot be read.
+/// If `/proc` cannot be read.
 pub fn walk() -> Result<usize, Error> {
     let root = ProcRoot::open("/proc".as_ref())?;
     let pids = root.pids()?;
@@ -27,7 +27,7 @@ pub fn walk() -> Result<usize, Error> {
 /// Dumps the TCP sockets over IPv4 of this network namespace; returns how many there are.
 ///
 /// # Errors
-/// When the kernel does not answer.
+/// If the kernel returns an error.
 pub fn dump_tcp() -> std::io::Result<usize> {
     let mut sockets = Vec::new();
     if let Some(request) = Request::of(SocketTable::Tcp) {

@@ -1,4 +1,4 @@
-//! What a filter means for the socket tables of Linux.
+//! Applies a filter to the socket tables of Linux.
 
 use crate::formats::linux::sock_diag::{Request, States};
 use crate::model::socket_table::SocketTable;
@@ -14,7 +14,7 @@ impl Filter {
             && self.remote_port.admits(remote_port.into())
     }
 
-    /// Whether sockets are asked for that are in no table of the kernel.
+    /// Whether the query selects sockets that no table of the kernel lists.
     pub(crate) fn admits_unlisted(&self) -> bool {
         self.families.contains(Families::UNLISTED)
             && self.state.admits("")
@@ -23,9 +23,9 @@ impl Filter {
             && self.admits_net_namespace(None)
     }
 
-    /// The dump of all sockets of a table; None if there is none of it. What a user asked to see who
-    /// asked for everything is in it although `/proc/net` does not list it.
-    pub(crate) fn whole(&self, table: SocketTable) -> Option<Request> {
+    /// The dump of all sockets of a table; None if the table has no dump. With all families selected, it has
+    /// bound-inactive sockets too, which `/proc/net` does not list.
+    pub(crate) fn full_request(&self, table: SocketTable) -> Option<Request> {
         let request = Request::of(table)?;
         let bound_only = self.families.contains(Families::UNLISTED);
         Some(if bound_only {
@@ -35,7 +35,7 @@ impl Filter {
         })
     }
 
-    /// The dump of those of them that the kernel can tell to match.
+    /// The dump with the conditions of the filter that the kernel can evaluate.
     pub(crate) fn request(&self, table: SocketTable) -> Option<Request> {
         let admits = |state: TcpState| self.state.admits(state.name());
         let mut states = States::admitting(admits);
@@ -50,7 +50,7 @@ impl Filter {
         )
     }
 
-    /// Whether a full scan lists every socket of every table that the user chose: no constraint narrows it.
+    /// Whether a full scan lists every socket of every selected table: no constraint narrows it.
     pub(crate) fn lists_all_of_tables(&self) -> bool {
         let numbers = [&self.family, &self.protocol, &self.local_port, &self.remote_port];
         numbers.into_iter().all(NumberCondition::is_open)
@@ -59,12 +59,12 @@ impl Filter {
             && self.net_namespace.is_open()
     }
 
-    /// Whether the user has chosen to see its sockets.
+    /// Whether the user has selected the families of the table.
     pub(crate) fn admits_families_of(&self, table: SocketTable) -> bool {
         self.families.contains(table.families())
     }
 
-    /// Whether the table can have a socket that is asked for.
+    /// Whether the table can have a socket that the query selects.
     pub(crate) fn admits_table(&self, table: SocketTable) -> bool {
         self.admits_families(table.families())
             && self.family.admits(table.family() as i64)

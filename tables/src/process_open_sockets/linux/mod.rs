@@ -1,4 +1,4 @@
-//! Linux: BPF for who holds what, or `/proc/<pid>/fd` for who and netlink, or `/proc/<pid>/net`, for what.
+//! Linux: holders from BPF or `/proc/<pid>/fd`; sockets from BPF, netlink or `/proc/<pid>/net`.
 
 #[cfg(feature = "bench")]
 pub(crate) mod bench;
@@ -33,7 +33,7 @@ pub(crate) struct Collector {
     attempts: Attempts,
 }
 
-/// What all scans share: a loaded BPF program, and tables that are cached for a moment.
+/// The state that all scans share: a loaded BPF program, and the snapshot cache.
 struct Scanner {
     options: Options,
     cache: SnapshotCache,
@@ -49,19 +49,19 @@ impl Collector {
         Collector { scanner, attempts: Attempts::default() }
     }
 
-    /// Whether it takes more than a BPF program that is loaded to collect what the filter asks for.
+    /// Whether the query needs more than the loaded BPF program.
     pub(crate) fn scans(&self, filter: &Filter) -> bool {
         let is_lookup = !filter.admits_unheld() && filter.listed_pids().is_some();
-        !is_lookup || filter.admits_unlisted() || !self.answers_lookups()
+        !is_lookup || filter.admits_unlisted() || !self.has_complete_bpf()
     }
 
-    /// Collects what the filter asks for.
+    /// Collects the sockets and holders that the filter admits.
     pub(crate) fn collect(&self, filter: &Filter) -> Result<Snapshot, Error> {
         let Options { procfs, scan_timeout, .. } = &self.scanner.options;
         let (scanner, filter) = (Arc::clone(&self.scanner), filter.clone());
         let scan = move |steps, end| scanner.scan(&filter, steps, end);
-        // In this thread, which reads nothing here that another process can block.
-        self.scanner.bpf.load_if_wanted(&ProcRoot::open(procfs)?);
+        // In this thread: no other process can block these reads.
+        self.scanner.bpf.load_if_needed(&ProcRoot::open(procfs)?);
         let snapshot = self.attempts.run(*scan_timeout, procfs, scan)?;
         for (level, message) in &snapshot.messages {
             log::log!(*level, "{message}");
@@ -70,8 +70,8 @@ impl Collector {
         Ok(snapshot)
     }
 
-    /// Whether a BPF program is loaded that reads one process completely.
-    fn answers_lookups(&self) -> bool {
+    /// Whether the loaded BPF program reads all descriptors of a process.
+    fn has_complete_bpf(&self) -> bool {
         let Ok(root) = ProcRoot::open(&self.scanner.options.procfs) else { return false };
         self.scanner.bpf.get(&root).is_some_and(TaskFiles::reads_all_threads)
     }

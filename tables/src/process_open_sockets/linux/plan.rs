@@ -1,4 +1,4 @@
-//! What a scan will do, decided once from the query and the host, before anything is read.
+//! The plan of a scan, made once from the query and the host, before the scan reads anything.
 
 use std::fmt;
 
@@ -9,29 +9,29 @@ use crate::model::socket_table::SocketTable;
 use crate::process_open_sockets::filter::Filter;
 use crate::{Options, Threads};
 
-/// All decisions of a scan. Its text says what the scan does and why.
+/// All decisions of a scan. `Display` describes what the scan does and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) scope: Scope,
-    /// Where holders come from.
+    /// The source of holders.
     pub(super) holders: HolderSource,
-    /// Whether descriptor tables of threads are read.
+    /// Whether the scan reads the file descriptor tables of threads.
     pub(super) threads: bool,
     pub(super) limits: HolderLimits,
-    /// Where socket tables are read: netlink, or procfs alone.
+    /// The source of socket tables: netlink, or procfs alone.
     pub(super) tables_from: Source,
     /// The socket tables that can list a socket of the answer.
     pub(super) tables: Vec<SocketTable>,
-    /// Whether held sockets that no table lists are in the answer.
+    /// Whether the answer has held sockets that no table lists.
     pub(super) unlisted: bool,
-    /// Whether these tables are listed without a condition that the kernel evaluates, so that a held
-    /// socket that none of them lists is a new one or of another kind.
+    /// Whether the scan reads all sockets of these tables, so that a held socket that none of them lists is new
+    /// or of another kind.
     pub(super) lists_all: bool,
-    /// Whether cached tables may answer.
+    /// Whether the scan uses cached tables.
     pub(super) uses_cache: bool,
 }
 
-/// Which sockets a scan is for.
+/// The sockets that a scan collects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
     /// All sockets, held or not.
@@ -42,17 +42,17 @@ pub(super) enum Scope {
     Lookup(Vec<i32>),
 }
 
-/// Where holders come from.
+/// The source of holders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HolderSource {
-    /// A BPF program that reads the descriptors of all tasks. What it cannot describe is read from tables.
+    /// A BPF program that reads the descriptors of all tasks. Sockets that it cannot describe are read from tables.
     Bpf,
     /// The links `/proc/<pid>/fd/N`.
     Procfs,
 }
 
 impl Plan {
-    /// `bpf` is the loaded program, if it is to be used and could be loaded.
+    /// Makes the plan. `bpf` is the loaded program, if one is used.
     pub(super) fn new(options: &Options, filter: &Filter, bpf: Option<&TaskFiles>) -> Plan {
         let scope = match filter.listed_pids() {
             _ if filter.admits_unheld() => Scope::FullScan,

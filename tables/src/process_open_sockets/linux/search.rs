@@ -1,4 +1,4 @@
-//! The sockets that certain descriptors hold, wherever they are listed.
+//! The search for held sockets in the socket tables.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,75 +12,77 @@ use crate::model::omission::{OmissionKind, Omissions};
 use crate::model::socket_table::SocketTable;
 use crate::model::{Binding, Socket};
 
-/// What is looked for.
+/// A search.
 pub(super) struct Search<'a> {
     root: &'a ProcRoot,
     deadline: Deadline<'a>,
-    owners: &'a Holders,
-    /// The tables that are looked into.
+    holders: &'a Holders,
+    /// The tables to search.
     admitted: Vec<SocketTable>,
-    /// By inode, the tables that may have it; None as long as its protocol was not asked for.
+    /// By inode, the tables that can list the socket; None until its protocol is read.
     missing: HashMap<u64, Option<Candidates>>,
-    /// How many of these each table may have.
+    /// For each table, the number of missing sockets that it can list.
     counts: [usize; SocketTable::ALL.len()],
-    /// Those that were found in the namespace that is being searched, and may stand there once more.
+    /// Sockets that were found in the current namespace, and that it can list again.
     found: HashSet<u64>,
 }
 
-/// How many sockets are asked for their protocols. It costs as much as some ten sockets of a table
-/// do, so for more of them the tables are read whole.
-const MOST_ASKED: usize = 32;
+/// The maximum number of sockets whose protocols are read. One costs as much as about ten sockets of a dump,
+/// so for more sockets it is cheaper to read all tables.
+const MAX_PROTOCOL_READS: usize = 32;
 
 impl<'a> Search<'a> {
-    /// For all sockets that these hold, in certain tables.
+    /// A search for all sockets of these holders, in the tables that `admits` accepts.
     pub(super) fn of(
         root: &'a ProcRoot,
         deadline: Deadline<'a>,
-        owners: &'a Holders,
+        holders: &'a Holders,
         admits: impl Fn(SocketTable) -> bool,
     ) -> Self {
         let admitted = SocketTable::ALL.into_iter().filter(|&table| admits(table)).collect();
         let (missing, counts, found) = (HashMap::new(), [0; _], HashSet::new());
-        let mut search = Search { root, deadline, owners, admitted, missing, counts, found };
-        for inode in owners.inodes() {
+        let mut search = Search { root, deadline, holders, admitted, missing, counts, found };
+        for inode in holders.inodes() {
             search.missing.insert(inode, None);
             search.count(None, 1);
         }
-        if search.missing.len() <= MOST_ASKED {
-            search.ask_for_missing();
+        if search.missing.len() <= MAX_PROTOCOL_READS {
+            search.find_protocols();
         }
         search
     }
 
-    /// Asks the holders of what is missing for its protocol, so that only tables of that one are searched.
-    pub(super) fn ask_for_missing(&mut self) {
-        let unknown = self.missing.iter().filter(|(_, candidates)| candidates.is_none());
-        let unknown: Vec<u64> = unknown.map(|(inode, _)| *inode).collect();
-        for inode in unknown {
-            // Without its protocol a socket is looked for in all tables, as far as these are read.
+    /// Reads the protocols of missing sockets from their holders, so that only the tables of these protocols
+    /// are searched.
+    pub(super) fn find_protocols(&mut self) {
+        let unidentified = self.missing.iter().filter(|(_, candidates)| candidates.is_none());
+        let unidentified: Vec<u64> = unidentified.map(|(inode, _)| *inode).collect();
+        for inode in unidentified {
+            // Without a protocol, the search for the socket is in all tables that are read.
             if self.deadline.has_passed() {
                 break;
             }
-            let told = candidates(self.root, self.owners.of(inode), |_, candidates| candidates);
-            if let Some(told) = told {
+            let candidates =
+                candidates(self.root, self.holders.of(inode), |_, candidates| candidates);
+            if let Some(candidates) = candidates {
                 self.count(None, -1);
-                self.count(Some(told), 1);
-                self.missing.insert(inode, Some(told));
+                self.count(Some(candidates), 1);
+                self.missing.insert(inode, Some(candidates));
             }
         }
     }
 
-    /// Whether the table may have something that was not found yet.
+    /// Whether the table can list a missing socket.
     pub(super) fn is_on_for(&self, table: SocketTable) -> bool {
         self.counts.get(table as usize).is_some_and(|&count| count > 0)
     }
 
-    /// Whether nothing is left that any table may have.
+    /// Whether no table can list a missing socket.
     pub(super) fn is_over(&self) -> bool {
         self.counts.iter().all(|&count| count == 0)
     }
 
-    /// What was not found yet, and the table may have only once.
+    /// The missing sockets that the table lists at most once.
     pub(super) fn missing_in(&self, table: SocketTable) -> Vec<u64> {
         let missing = self.missing.iter().filter(|(_, candidates)| match candidates {
             Some(candidates) => candidates.contains(table) && !candidates.may_recur(),
@@ -89,19 +91,19 @@ impl<'a> Search<'a> {
         missing.map(|(inode, _)| *inode).collect()
     }
 
-    /// What was not found yet, and a table that is looked into may have.
+    /// The missing sockets that one of the tables can list.
     pub(super) fn missing_anywhere(&self) -> Vec<u64> {
         let may_have =
             |candidates: Candidates| self.admitted.iter().any(|&table| candidates.contains(table));
         self.missing_if(may_have)
     }
 
-    /// What was not found.
+    /// The missing sockets.
     pub(super) fn missing(&self) -> Vec<u64> {
         self.missing_if(|_| true)
     }
 
-    /// What was not found, and has no descriptor any more that shows its protocol.
+    /// The missing sockets without an open descriptor that shows the protocol.
     pub(super) fn missing_undescribed(&self) -> Vec<u64> {
         let missing = self.missing.iter().filter(|(_, candidates)| candidates.is_none());
         missing.map(|(inode, _)| *inode).collect()
@@ -112,7 +114,7 @@ impl<'a> Search<'a> {
         missing.map(|(inode, _)| *inode).collect()
     }
 
-    /// Whether the socket, as this table has it, is one that was missing.
+    /// Whether the socket, as this table lists it, is a missing one.
     pub(super) fn finds(
         &mut self,
         socket: &Socket,
@@ -122,9 +124,9 @@ impl<'a> Search<'a> {
     ) -> bool {
         let Some(&candidates) = self.missing.get(&socket.inode) else { return false };
         let is_other = match candidates {
-            _ if !source.may_list_others(table) => false,
+            _ if !source.has_foreign_records(table) => false,
             Some(candidates) => !candidates.contains(table),
-            None => is_of_another_table(self.root, self.owners.of(socket.inode), table, source),
+            None => is_of_another_table(self.root, self.holders.of(socket.inode), table, source),
         };
         if is_other {
             note_forged(socket, omissions);
@@ -140,7 +142,7 @@ impl<'a> Search<'a> {
         true
     }
 
-    /// A socket is in one namespace: what was found there is looked for no longer.
+    /// Ends the search of a namespace: a socket is in one namespace only, so the found ones are removed.
     pub(super) fn end_of_namespace(&mut self) {
         for inode in std::mem::take(&mut self.found) {
             self.drop_missing(inode);
@@ -164,8 +166,8 @@ impl<'a> Search<'a> {
     }
 }
 
-/// What `read` makes of the name of the socket's protocol, and of the tables that may have such a socket;
-/// None if none of the holders tells the name.
+/// Calls `read` with the protocol name of the socket and the tables that can list it; None if no holder has
+/// the name.
 pub(super) fn candidates<T>(
     root: &ProcRoot,
     holders: &[Holder],
@@ -177,18 +179,18 @@ pub(super) fn candidates<T>(
     })
 }
 
-/// Whether what is told as this table's is about a socket that its holders say is none of it.
+/// Whether a record of this table is about a socket whose protocol, read from its holders, is of another table.
 pub(super) fn is_of_another_table(
     root: &ProcRoot,
     holders: &[Holder],
     table: SocketTable,
     source: SocketSource,
 ) -> bool {
-    source.may_list_others(table)
+    source.has_foreign_records(table)
         && candidates(root, holders, |_, candidates| candidates.contains(table)) == Some(false)
 }
 
-/// Counts a socket that a file was made to tell of.
+/// Counts a forged record.
 pub(super) fn note_forged(socket: &Socket, omissions: &mut Omissions) {
     if let Binding::Unix { path } = &socket.binding {
         let path = String::from_utf8_lossy(path);

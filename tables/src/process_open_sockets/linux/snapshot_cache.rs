@@ -1,13 +1,13 @@
-//! Socket tables that were read a moment ago, for bursts of lookups: a join looks up one process after the
-//! other, and reading a table costs a thousand times what a process does.
+//! The snapshot cache: recent socket tables for bursts of lookups. A join looks up one process after the other, and
+//! reading a table costs a thousand times as much as reading a process.
 //!
-//! Whatever existed before a lookup is in its answer: the descriptors of its processes are always read
-//! again, and for a socket that is in no cached table the tables that can have it are read again. What a
-//! cached table shows of a socket can be as old as the time to live (TTL).
+//! The answer has every socket that existed before the lookup: the descriptors of the processes are always read
+//! again, and for a socket in no cached table the tables that can list it are read again. The details of a cached
+//! socket can be as old as the time to live (TTL).
 //!
-//! Many processes have sockets that are in no table, and to find that out takes a search of every network
-//! namespace. So the sockets that a walk of all processes found are cached too: a socket that was held then
-//! is in a namespace that existed then, and only these namespaces are searched for it.
+//! Many processes have unlisted sockets, and to detect one takes a search of every network namespace. So the inodes
+//! that a walk of all processes found are cached too: a socket that was held then is in a namespace that existed
+//! then, and only these namespaces are searched for it.
 //!
 //! The first lookup caches nothing; one that follows within the TTL does.
 
@@ -150,7 +150,7 @@ impl CacheLookup<'_> {
         self.is_in_burst
     }
 
-    /// Caches a table in the place of an older one; `start` is when reading it began.
+    /// Caches a table, and evicts an older one; `start` is when reading it began.
     pub(super) fn insert(
         &mut self,
         namespace: NetnsKey,
@@ -170,7 +170,7 @@ impl CacheLookup<'_> {
         });
     }
 
-    /// Caches what is held in the place of an older entry.
+    /// Caches the held inodes, and evicts an older entry.
     pub(super) fn insert_held(&mut self, held: HeldInodes) {
         self.cache.insert(|entries| entries.held = Some(Arc::new(held)));
     }

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketType, ipproto};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use crate::linux::quiet::{in_quiet_namespace, say_left_out, say_without_bpf, sockets};
+use crate::linux::quiet::{in_quiet_namespace, report_skip, report_skip_without_bpf, sockets};
 use crate::model::omission::OmissionKind;
 use crate::model::{Families, Source};
 use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::{Options, ProcessOpenSockets, filter, sys};
 use crate::{Constraint, Operator, QueryContext, Rows, Table, Value};
 
-/// A table of that source, which remembers for so long.
+/// A table with this source and snapshot TTL.
 fn table(source: Source, snapshot_ttl: Duration) -> ProcessOpenSockets {
     // Elsewhere without BPF, which needs no snapshot.
     let bpf_from_files = (source == Source::Bpf).then_some(0);
@@ -38,7 +38,7 @@ fn rows(table: &ProcessOpenSockets, constraints: &[Constraint]) -> Vec<Vec<Strin
         Value::Integer(number) => number.to_string(),
         Value::Text(text) => text.into_owned(),
     };
-    // Of the hidden columns the sources know more or less.
+    // The sources differ in the hidden columns.
     let row = |row| Field::ALL.iter().take(12).map(|&field| cell(row, field)).collect();
     let mut rows: Vec<_> = (0..Rows::len(&*rows)).map(row).collect();
     rows.sort();
@@ -111,36 +111,40 @@ fn netlink_and_proc_net_return_equal_rows() {
 }
 
 #[test]
-fn netlink_alone_reports_the_tables_that_it_lacks() {
-    in_quiet_namespace(module_path!(), "netlink_alone_reports_the_tables_that_it_lacks", || {
-        let options = Options { source: Source::Netlink, ..Options::default() };
-        let query = QueryContext { constraints: vec![here()], ..Default::default() };
-        let snapshot = sys::Collector::new(options)
-            .collect(&filter::Filter::new(&query, Families::default()))
-            .unwrap();
-        let omission = snapshot
-            .omissions
-            .iter()
-            .find(|omission| omission.kind == OmissionKind::NoDump)
-            .unwrap();
-        // There is none of ping sockets; of raw ones there may be.
-        assert!(
-            matches!((omission.count, &*omission.first), (2, "icmp") | (4, "raw")),
-            "{omission}"
-        );
-    });
+fn tables_without_a_dump_are_omissions_with_netlink_alone() {
+    in_quiet_namespace(
+        module_path!(),
+        "tables_without_a_dump_are_omissions_with_netlink_alone",
+        || {
+            let options = Options { source: Source::Netlink, ..Options::default() };
+            let query = QueryContext { constraints: vec![here()], ..Default::default() };
+            let snapshot = sys::Collector::new(options)
+                .collect(&filter::Filter::new(&query, Families::default()))
+                .unwrap();
+            let omission = snapshot
+                .omissions
+                .iter()
+                .find(|omission| omission.kind == OmissionKind::NoDump)
+                .unwrap();
+            // There is none of ping sockets; of raw ones there may be.
+            assert!(
+                matches!((omission.count, &*omission.first), (2, "icmp") | (4, "raw")),
+                "{omission}"
+            );
+        },
+    );
 }
 
-/// Whether a scan that asks for BPF has it.
+/// Whether BPF is available.
 fn is_bpf_used() -> bool {
     let options = Options { source: Source::Bpf, ..Options::default() };
     let root = crate::linux::proc_root::ProcRoot::open(&options.procfs).unwrap();
     crate::linux::bpf::Bpf::new(options.source, options.bpf_from_files)
-        .load_if_wanted(&root)
+        .load_if_needed(&root)
         .is_some()
 }
 
-/// The rows of a source, which are compared with its answers to constraints.
+/// The rows of a source, for comparison with its answers to queries with constraints.
 struct Comparison {
     source: Source,
     table: ProcessOpenSockets,
@@ -164,25 +168,25 @@ impl Comparison {
         values
     }
 
-    /// Asserts that the answer to these constraints has the rows that they keep.
+    /// Asserts that the answer to these constraints has all matching rows.
     fn holds(&mut self, constraints: &[(Field, Operator, String)]) {
         let kept = |rows: &[Vec<String>]| -> Vec<Vec<String>> {
             rows.iter().filter(|row| is_kept(row, constraints)).cloned().collect()
         };
         let mut expected = kept(&self.all);
         self.compared += expected.len();
-        let mut asked: Vec<_> =
+        let mut constrained: Vec<_> =
             constraints.iter().map(|(field, operator, text)| is(*field, *operator, text)).collect();
-        asked.push(here());
-        // More than asked for may come: SQLite looks at every row again.
-        let mut came = kept(&rows(&self.table, &asked));
+        constrained.push(here());
+        // The answer may have more rows: SQLite checks every row again.
+        let mut came = kept(&rows(&self.table, &constrained));
         if came != expected {
             // A connection of an earlier source is over by now, perhaps.
             self.all = rows(&self.table, &[here()]);
             expected = kept(&self.all);
-            came = kept(&rows(&self.table, &asked));
+            came = kept(&rows(&self.table, &constrained));
         }
-        assert_eq!(came, expected, "{:?} {asked:?}", self.source);
+        assert_eq!(came, expected, "{:?} {constrained:?}", self.source);
     }
 }
 
@@ -200,12 +204,12 @@ fn is_kept(row: &[String], constraints: &[(Field, Operator, String)]) -> bool {
     })
 }
 
-/// Compares the answers of a source to constraints of each kind.
+/// Compares the answers of a source to queries with constraints of each kind.
 fn compare_constraints(source: Source) {
     let (equals, not, most, more) =
         (Operator::Equals, Operator::NotEquals, Operator::LessThanOrEquals, Operator::GreaterThan);
     let mine = || (Field::Pid, equals, std::process::id().to_string());
-    // The kernel forgets connections that are over after a minute.
+    // The kernel removes connections in TIME_WAIT after a minute.
     let _zoo = zoo();
     let mut comparison = Comparison::new(source);
     let numbers = [Field::Family, Field::Protocol, Field::LocalPort, Field::RemotePort];
@@ -241,7 +245,7 @@ fn no_constraint_changes_the_answer_of_any_source() {
         for source in [Source::Auto, Source::Procfs, Source::Netlink, Source::Bpf] {
             if source == Source::Bpf && !is_bpf_used() {
                 let reason = "BPF is not used; the tests of bpf print the error";
-                say_without_bpf(TEST_OF_CONSTRAINTS, reason);
+                report_skip_without_bpf(TEST_OF_CONSTRAINTS, reason);
                 continue;
             }
             compare_constraints(source);
@@ -251,8 +255,8 @@ fn no_constraint_changes_the_answer_of_any_source() {
 
 #[test]
 #[allow(unsafe_code)]
-fn netlink_and_proc_net_return_equal_rows_of_another_netns() {
-    let test = "netlink_and_proc_net_return_equal_rows_of_another_netns";
+fn netlink_and_proc_net_have_the_same_rows_of_a_namespace() {
+    let test = "netlink_and_proc_net_have_the_same_rows_of_a_namespace";
     in_quiet_namespace(module_path!(), test, || {
         let (there, listener, mut sleeper) = std::thread::spawn(|| {
             // SAFETY: no descriptors are unshared, only this thread's network namespace.
@@ -279,7 +283,7 @@ fn netlink_and_proc_net_return_equal_rows_of_another_netns() {
 
 const LONG: Duration = Duration::from_secs(3600);
 
-/// The rows of this process, as a join asks for them.
+/// The rows of this process, with the query of a join.
 fn lookup(table: &ProcessOpenSockets) -> Vec<Vec<String>> {
     rows(table, &[is(Field::Pid, Operator::Equals, std::process::id())])
 }
@@ -295,9 +299,9 @@ fn state(rows: &[Vec<String>], socket: &impl AsFd) -> String {
     row[Field::State as usize].clone()
 }
 
-/// A table that has answered lookups, and a connection that it knows, whose other end is closed since
-/// then: what was kept shows it as ESTABLISHED, and what is read now as CLOSE_WAIT.
-fn remembering(ttl: Duration) -> (ProcessOpenSockets, TcpStream) {
+/// A table with a cached connection whose other end was closed since: the cached table shows it as ESTABLISHED, a new
+/// read as CLOSE_WAIT.
+fn table_with_cached_connection(ttl: Duration) -> (ProcessOpenSockets, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (server, _) = listener.accept().unwrap();
@@ -313,15 +317,15 @@ fn remembering(ttl: Duration) -> (ProcessOpenSockets, TcpStream) {
     (table, client)
 }
 
-/// Runs a test of the snapshot where nobody else opens sockets.
+/// Runs a test of the snapshot in a namespace without other processes.
 fn quietly(test: &str, body: fn()) {
     in_quiet_namespace(module_path!(), test, body);
 }
 
 #[test]
-fn a_lookup_in_a_burst_returns_cached_sockets() {
-    quietly("a_lookup_in_a_burst_returns_cached_sockets", || {
-        let (table, client) = remembering(LONG);
+fn a_lookup_in_a_burst_shows_what_was_read_a_moment_ago() {
+    quietly("a_lookup_in_a_burst_shows_what_was_read_a_moment_ago", || {
+        let (table, client) = table_with_cached_connection(LONG);
         assert_eq!(state(&lookup(&table), &client), "ESTABLISHED");
     });
 }
@@ -330,16 +334,16 @@ fn a_lookup_in_a_burst_returns_cached_sockets() {
 fn a_lookup_after_the_ttl_shows_the_current_state() {
     quietly("a_lookup_after_the_ttl_shows_the_current_state", || {
         let ttl = Duration::from_millis(200);
-        let (table, client) = remembering(ttl);
+        let (table, client) = table_with_cached_connection(ttl);
         std::thread::sleep(ttl);
         assert_eq!(state(&lookup(&table), &client), "CLOSE_WAIT");
     });
 }
 
 #[test]
-fn without_a_ttl_nothing_is_cached() {
-    quietly("without_a_ttl_nothing_is_cached", || {
-        let (table, client) = remembering(Duration::ZERO);
+fn without_a_time_to_live_nothing_is_cached() {
+    quietly("without_a_time_to_live_nothing_is_cached", || {
+        let (table, client) = table_with_cached_connection(Duration::ZERO);
         assert_eq!(state(&lookup(&table), &client), "CLOSE_WAIT");
     });
 }
@@ -347,23 +351,23 @@ fn without_a_ttl_nothing_is_cached() {
 #[test]
 fn a_socket_opened_just_before_a_lookup_is_in_its_answer() {
     quietly("a_socket_opened_just_before_a_lookup_is_in_its_answer", || {
-        let (table, client) = remembering(LONG);
+        let (table, client) = table_with_cached_connection(LONG);
         for _ in 0..20 {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             assert_eq!(state(&lookup(&table), &listener), "LISTEN");
             let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
             let rows = lookup(&table);
             assert_eq!(of(&rows, &unix).len(), 1);
-            // The table of TCP was read anew for the new socket.
+            // The TCP table was read again for the new socket.
             assert_eq!(state(&rows, &client), "CLOSE_WAIT");
         }
     });
 }
 
 #[test]
-fn a_descriptor_change_just_before_a_lookup_is_seen() {
-    quietly("a_descriptor_change_just_before_a_lookup_is_seen", || {
-        let (table, client) = remembering(LONG);
+fn a_descriptor_that_came_or_went_just_before_a_lookup_is_seen() {
+    quietly("a_descriptor_that_came_or_went_just_before_a_lookup_is_seen", || {
+        let (table, client) = table_with_cached_connection(LONG);
         let another = OwnedFd::from(client.try_clone().unwrap());
         assert_eq!(of(&lookup(&table), &client).len(), 2);
         drop(another);
@@ -375,13 +379,13 @@ fn a_descriptor_change_just_before_a_lookup_is_seen() {
 }
 
 #[test]
-fn a_socket_listening_just_before_a_lookup_is_in_its_answer() {
-    let test = "a_socket_listening_just_before_a_lookup_is_in_its_answer";
+fn a_socket_that_listens_just_before_a_lookup_is_in_its_answer() {
+    let test = "a_socket_that_listens_just_before_a_lookup_is_in_its_answer";
     quietly(test, || {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         rustix::net::bind(&socket, &"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap())
             .unwrap();
-        let (table, _client) = remembering(LONG);
+        let (table, _client) = table_with_cached_connection(LONG);
         assert_eq!(of(&lookup(&table), &socket).len(), 0);
         rustix::net::listen(&socket, 1).unwrap();
         assert_eq!(state(&lookup(&table), &socket), "LISTEN");
@@ -389,10 +393,10 @@ fn a_socket_listening_just_before_a_lookup_is_in_its_answer() {
 }
 
 #[test]
-fn a_socket_bound_just_before_a_lookup_is_in_its_answer() {
-    let test = "a_socket_bound_just_before_a_lookup_is_in_its_answer";
+fn an_unlisted_socket_bound_just_before_a_lookup_is_found() {
+    let test = "an_unlisted_socket_bound_just_before_a_lookup_is_found";
     quietly(test, || {
-        let (table, _client) = remembering(LONG);
+        let (table, _client) = table_with_cached_connection(LONG);
         let unbound = || rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
         let socket = unbound();
         // The census that this takes has the socket; the second does without one.
@@ -411,10 +415,10 @@ fn a_socket_bound_just_before_a_lookup_is_in_its_answer() {
 
 #[test]
 #[allow(unsafe_code)]
-fn a_socket_of_a_new_netns_is_in_the_next_lookup() {
-    let test = "a_socket_of_a_new_netns_is_in_the_next_lookup";
+fn a_socket_of_a_namespace_made_just_before_a_lookup_is_found() {
+    let test = "a_socket_of_a_namespace_made_just_before_a_lookup_is_found";
     quietly(test, || {
-        let (table, _client) = remembering(LONG);
+        let (table, _client) = table_with_cached_connection(LONG);
         let unbound = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
         assert_eq!(of(&lookup(&table), &unbound).len(), 0);
         let (listening, listens) = std::sync::mpsc::channel();
@@ -532,7 +536,7 @@ fn mptcp_subflows_are_found_with_and_without_a_pid() {
         let protocol = rustix::net::ipproto::MPTCP;
         let made = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, Some(protocol));
         let Ok(socket) = made else {
-            return say_left_out(
+            return report_skip(
                 "mptcp_subflows_are_found_with_and_without_a_pid",
                 "this kernel has no MPTCP",
             );
@@ -554,9 +558,9 @@ fn mptcp_subflows_are_found_with_and_without_a_pid() {
 }
 
 #[test]
-fn a_constraint_on_changing_fields_is_read_from_the_kernel() {
-    quietly("a_constraint_on_changing_fields_is_read_from_the_kernel", || {
-        let (table, client) = remembering(LONG);
+fn a_constraint_on_what_changes_is_answered_by_the_kernel() {
+    quietly("a_constraint_on_what_changes_is_answered_by_the_kernel", || {
+        let (table, client) = table_with_cached_connection(LONG);
         let me = is(Field::Pid, Operator::Equals, std::process::id());
         let port = client.local_addr().unwrap().port();
         for changing in [
@@ -582,7 +586,7 @@ fn a_constraint_on_changing_fields_is_read_from_the_kernel() {
 #[test]
 fn a_scan_without_a_pid_is_always_fresh() {
     quietly("a_scan_without_a_pid_is_always_fresh", || {
-        let (table, client) = remembering(LONG);
+        let (table, client) = table_with_cached_connection(LONG);
         assert_eq!(state(&rows(&table, &[]), &client), "CLOSE_WAIT");
         let inode = rustix::fs::fstat(&client).unwrap().st_ino;
         let by_inode = rows(&table, &[is(Field::Socket, Operator::Equals, inode)]);

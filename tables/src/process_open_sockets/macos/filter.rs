@@ -1,11 +1,11 @@
-//! What a filter means for the lists of macOS.
+//! Applies a filter to the socket lists of macOS.
 
 use crate::formats::macos::pcblist_n::PcbList;
 use crate::model::Families;
 use crate::process_open_sockets::filter::Filter;
 
 impl Filter {
-    /// Whether the list can have a socket that is asked for.
+    /// Whether the list can have a socket that the query selects.
     pub(crate) fn admits_list(&self, list: PcbList) -> bool {
         self.admits_families(list.families())
             && list.family().iter().any(|&family| self.family.admits(family as i64))

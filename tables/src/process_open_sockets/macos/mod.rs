@@ -1,9 +1,9 @@
-//! macOS: libproc for who and what; the kernel's lists of sockets for those that nobody holds.
+//! macOS: holders and their sockets from libproc; unheld sockets from the kernel's socket lists.
 //!
-//! libproc tells of each descriptor what its socket is, so a row of a holder needs nothing else. The lists
-//! (`net.inet.tcp.pcblist_n` and its neighbours) are read where a query can show what only they tell: sockets
-//! without a descriptor, the user who made a socket, and the process that used it last. macOS 27 keeps
-//! them from most programs, and what was read by libproc stays true then.
+//! libproc reports the socket of each descriptor, so the row of a holder needs no other source. The lists
+//! (`net.inet.tcp.pcblist_n` and similar ones) are read if a query can show something that only they report:
+//! unheld sockets, the user who created a socket, and the process that used it last. macOS 27 withholds them
+//! from most programs; the rows from libproc remain right then.
 
 mod filter;
 mod scan;
@@ -20,7 +20,7 @@ use crate::model::Snapshot;
 use crate::model::holders::HolderLimits;
 use crate::process_open_sockets::filter::Filter;
 
-/// Collects.
+/// Collects snapshots.
 pub(crate) struct Collector {
     calls: Calls,
     limits: HolderLimits,
@@ -28,20 +28,20 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
-    /// Of the other options only the families mean something here, and the filter has them.
+    /// Of the other options only the families have a meaning on macOS; the filter has them.
     #[cfg(target_os = "macos")]
     pub(crate) fn new(options: crate::Options) -> Self {
         let limits = options.holder_limits();
         Collector { calls: crate::macos::ffi::CALLS, limits, scan_timeout: options.scan_timeout }
     }
 
-    /// Every answer takes calls for each process.
+    /// Every query makes system calls for each process.
     #[cfg(target_os = "macos")]
     pub(crate) fn scans(&self, _: &Filter) -> bool {
         true
     }
 
-    /// Collects what the filter asks for.
+    /// Collects the sockets and holders that the filter admits.
     pub(crate) fn collect(&self, filter: &Filter) -> Result<Snapshot, Error> {
         let deadline = Deadline::after(self.scan_timeout);
         Scan::new(&self.calls, filter, self.limits, deadline).run()

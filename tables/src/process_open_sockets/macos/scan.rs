@@ -16,16 +16,15 @@ use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::filter::Filter;
 use crate::{Error, User};
 
-/// What was found so far.
+/// A scan and its results so far.
 pub(super) struct Scan<'a> {
     calls: &'a Calls,
     filter: &'a Filter,
     deadline: Deadline<'a>,
-    /// Sockets that somebody holds, by handle.
+    /// Held sockets, by handle.
     held: HashMap<u64, Held>,
     holders: HolderCollector,
-    /// Processes and lists of which something could not be read: it is said once, however often they are
-    /// read.
+    /// Processes and lists with an omission: it is counted once, even if they are read again.
     faulty_pids: HashSet<i32>,
     faulty_lists: HashSet<PcbList>,
     omissions: Omissions,
@@ -55,30 +54,30 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The lists come first, for all that exists; then the walk over the descriptors.
+    /// Reads the lists first, for all sockets that exist, and then walks the descriptors.
     ///
-    /// While that goes on, sockets are closed, accepted, and given to processes that were looked into already
-    /// or that were not born yet. So where the walk saw nobody hold a listed socket that a descriptor could
-    /// hold, everything is looked at once more: all processes that there are now, and then the lists of these
-    /// sockets. A socket without a holder that its list lacks after the last walk was closed during the scan,
-    /// and is shown as such. What either walk saw counts: a descriptor that is closed and opened anew between them can have two rows.
+    /// During the walk, sockets are closed, accepted, and passed to processes that were already read or that
+    /// start later. So if a listed socket that a descriptor can refer to has no holder, the scan walks all
+    /// processes again, and then reads the lists of these sockets again. If the list then lacks such a socket,
+    /// the socket was closed during the scan and is shown as such. The answer has the holders of both walks: a
+    /// descriptor that is closed and opened again between them can have two rows.
     pub(super) fn run(mut self) -> Result<Snapshot, Error> {
-        let lists = self.wanted_lists();
+        let lists = self.selected_lists();
         let plan = self.plan(&lists);
         let (listed, _) = self.read(&lists);
         self.walk()?;
         let mut unheld = self.match_up(listed);
-        unheld.retain(|(_, pcb)| self.filter.admits_unheld() && self.is_asked(&pcb.socket));
+        unheld.retain(|(_, pcb)| self.filter.admits_unheld() && self.admits(&pcb.socket));
         if unheld.iter().any(|(_, pcb)| pcb.may_be_held()) {
-            unheld = self.look_again(unheld);
+            unheld = self.read_again(unheld);
         }
         self.name_raw_protocols();
         Ok(Snapshot { plan, ..self.finish(unheld) })
     }
 
-    /// What the scan does, in words.
+    /// The plan of the scan, as text.
     fn plan(&self, lists: &[PcbList]) -> String {
-        let scope = match self.wanted_pids() {
+        let scope = match self.selected_pids() {
             Some(pids) => format!("lookup of {} processes", pids.len()),
             None if self.filter.admits_unheld() => "full scan: lists, then holders".to_owned(),
             None => "held sockets of all processes".to_owned(),
@@ -89,24 +88,25 @@ impl<'a> Scan<'a> {
     }
 
     /// The only processes whose descriptors are read; None for all.
-    fn wanted_pids(&self) -> Option<Vec<i32>> {
+    fn selected_pids(&self) -> Option<Vec<i32>> {
         self.filter.listed_pids().filter(|_| !self.filter.admits_unheld())
     }
 
-    /// The lists that can tell something that is asked for.
-    fn wanted_lists(&self) -> Vec<PcbList> {
-        let tells_more = [Field::Uid, Field::LastPid].into_iter().any(|it| self.filter.shows(it));
-        if !tells_more && !self.filter.admits_unheld() {
+    /// The lists that report something that the query reads.
+    fn selected_lists(&self) -> Vec<PcbList> {
+        let shows_list_details =
+            [Field::Uid, Field::LastPid].into_iter().any(|it| self.filter.shows(it));
+        if !shows_list_details && !self.filter.admits_unheld() {
             return Vec::new();
         }
         PcbList::ALL.into_iter().filter(|&list| self.filter.admits_list(list)).collect()
     }
 
-    /// The sockets of lists, each once, and the lists that were read whole.
+    /// The sockets of lists, each once, and the lists that were read completely.
     fn read(&mut self, lists: &[PcbList]) -> (Listed, HashSet<PcbList>) {
         let mut listed = Vec::new();
         let mut whole = HashSet::new();
-        // How many are counted and shown by lists that have one count.
+        // For lists that share a count: the count, and the number of sockets that they show.
         let mut shown: Vec<(PcbList, u64, u64)> = Vec::new();
         for &list in lists {
             self.work.tables += 1;
@@ -116,13 +116,13 @@ impl<'a> Scan<'a> {
                 break;
             }
             let Some(listing) = self.read_one(list, &mut omissions) else {
-                self.say_of_list(list, omissions);
+                self.count_list_omissions(list, omissions);
                 continue;
             };
             if omissions.is_empty() {
                 whole.insert(list);
             }
-            self.say_of_list(list, omissions);
+            self.count_list_omissions(list, omissions);
             match shown.iter_mut().find(|(other, ..)| other.shares_count_with(list)) {
                 Some((_, count, groups)) => {
                     *count = listing.count.max(*count);
@@ -145,14 +145,14 @@ impl<'a> Scan<'a> {
                 omissions.add(OmissionKind::Withheld, || {
                     format!("{}: {groups} of {count}", name(first))
                 });
-                self.say_of_list(first, omissions);
+                self.count_list_omissions(first, omissions);
             }
         }
         name_peers(&mut listed);
         (listed, whole)
     }
 
-    /// What a list says; None if it cannot be read, or is one of a newer system.
+    /// Reads a list; None if it cannot be read, or if this version of macOS does not have it.
     fn read_one(&self, list: PcbList, omissions: &mut Omissions) -> Option<Listing> {
         let value = match sysctl::value(self.calls, list.name()) {
             Ok(value) => value?,
@@ -168,22 +168,22 @@ impl<'a> Scan<'a> {
         for _ in 0..listing.malformed {
             omissions.add(OmissionKind::Record, || name(list));
         }
-        if listing.end == End::Cut {
-            omissions.add(OmissionKind::PcbList, || format!("{}: cut", name(list)));
+        if listing.end == End::Truncated {
+            omissions.add(OmissionKind::PcbList, || format!("{}: truncated", name(list)));
         }
         Some(listing)
     }
 
-    fn say_of_list(&mut self, list: PcbList, omissions: Omissions) {
+    fn count_list_omissions(&mut self, list: PcbList, omissions: Omissions) {
         if !omissions.is_empty() && self.faulty_lists.insert(list) {
             self.omissions.extend(omissions);
         }
     }
 
-    /// Looks at the descriptors of all processes that can matter.
+    /// Reads the descriptors of all processes that can have a row.
     fn walk(&mut self) -> Result<(), Error> {
         self.work.walks += 1;
-        let pids = match self.wanted_pids() {
+        let pids = match self.selected_pids() {
             Some(pids) => pids,
             None => libproc::pids(self.calls).map_err(|source| Error::Processes { source })?,
         };
@@ -195,7 +195,7 @@ impl<'a> Scan<'a> {
             if self.filter.admits_unheld() || self.filter.admits_pid(pid) {
                 let mut omissions = Omissions::default();
                 self.work.walked += 1;
-                self.look_into(pid, &mut omissions);
+                self.read_process(pid, &mut omissions);
                 if !omissions.is_empty() && self.faulty_pids.insert(pid) {
                     self.omissions.extend(omissions);
                 }
@@ -204,8 +204,8 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// Looks at the descriptors of a process.
-    fn look_into(&mut self, pid: i32, omissions: &mut Omissions) {
+    /// Reads the descriptors of a process.
+    fn read_process(&mut self, pid: i32, omissions: &mut Omissions) {
         let fds = match libproc::sockets(self.calls, pid) {
             Ok(fds) => fds,
             Err(error) if is_gone(&error) => return,
@@ -239,8 +239,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Keeps a socket as it was seen last, with what only a list tells. If one of its handle was seen before
-    /// and was another, that is gone, and those who held it have closed it.
+    /// Keeps the latest record of a socket, with the details that only a list reports. If the handle belonged
+    /// to another socket before, that socket is closed, and its holders are removed.
     fn keep(&mut self, mut held: Held) {
         let handle = held.socket.inode;
         if let Some(earlier) = self.held.get(&handle) {
@@ -255,7 +255,7 @@ impl<'a> Scan<'a> {
         self.held.insert(handle, held);
     }
 
-    /// Adds what the lists tell to what is held; returns what nobody holds.
+    /// Adds the details of the lists to held sockets; returns the unheld ones.
     fn match_up(&mut self, listed: Listed) -> Listed {
         let mut unheld = Vec::new();
         for (list, pcb) in listed {
@@ -276,12 +276,12 @@ impl<'a> Scan<'a> {
         unheld
     }
 
-    /// The second look of [`Scan::run`]: what is nobody's then too.
-    fn look_again(&mut self, unheld: Listed) -> Listed {
+    /// The second read of [`Scan::run`]; returns the sockets that are still unheld.
+    fn read_again(&mut self, unheld: Listed) -> Listed {
         if let Err(error) = self.walk() {
             self.omissions.add(OmissionKind::Fds, || error.to_string());
         }
-        // With the list that has the same count, by which it is told whether either is shown whole.
+        // With the list that shares its count: only both together show whether the kernel withholds sockets.
         let is_open = |list: &PcbList| {
             unheld.iter().any(|(of, pcb)| pcb.may_be_held() && of.shares_count_with(*list))
         };
@@ -295,12 +295,12 @@ impl<'a> Scan<'a> {
             let is_other = |after: &Pcb| Identity::from(after).is_another(&Identity::from(&before));
             match after {
                 _ if !before.may_be_held() => still.push((list, before)),
-                // Of the two the one is shown that says why nobody holds it: it may just have been accepted.
+                // The record with a reason is shown: the socket may be in the middle of accept(2).
                 Some(after) if !is_other(&after) => {
-                    let says_why = after.details.without_fd.is_some();
-                    still.push((list, if says_why { after } else { before }));
+                    let has_reason = after.details.without_fd.is_some();
+                    still.push((list, if has_reason { after } else { before }));
                 }
-                // It may stand where the list could not be read.
+                // It may be in the part of the list that could not be read.
                 None if !whole.contains(&list) => still.push((list, before)),
                 _ => {
                     let mut before = before;
@@ -312,8 +312,8 @@ impl<'a> Scan<'a> {
         self.match_up(still)
     }
 
-    /// The protocol of a raw socket is mostly told by the list alone: so it is read for those that are held,
-    /// whatever was asked, and a row says the same however it was found.
+    /// Sets the protocols of held raw sockets. Mostly only the list reports them. It is read for every query,
+    /// so that a row does not depend on the query.
     fn name_raw_protocols(&mut self) {
         let is_nameless =
             |held: &Held| matches!(held.socket.binding, Binding::Inet { protocol: 0, .. });
@@ -323,8 +323,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Whether rows of a socket are asked for.
-    fn is_asked(&self, socket: &Socket) -> bool {
+    /// Whether the query selects the socket.
+    fn admits(&self, socket: &Socket) -> bool {
         self.filter.admits_families(families(socket)) && self.filter.admits_socket(socket)
     }
 
@@ -332,9 +332,9 @@ impl<'a> Scan<'a> {
         let held = std::mem::take(&mut self.held).into_values();
         let held = held.map(|held| (held.socket, held.details));
         let unheld = unheld.into_iter().map(|(_, pcb)| (pcb.socket, pcb.details));
-        let all = held.chain(unheld).filter(|(socket, _)| self.is_asked(socket));
+        let all = held.chain(unheld).filter(|(socket, _)| self.admits(socket));
         let mut all: Vec<(Socket, DarwinDetails)> = all.collect();
-        // A handle can come again in another list, while they are read one after the other.
+        // The lists are read one after the other, so two can have the same handle.
         all.sort_by_key(|(socket, _)| socket.inode);
         all.dedup_by(|(later, _), (earlier, _)| later.inode != 0 && later.inode == earlier.inode);
         let (sockets, darwin) = all.into_iter().unzip();
@@ -356,17 +356,17 @@ fn name(list: PcbList) -> String {
     list.name().to_string_lossy().into_owned()
 }
 
-/// Whether the kernel keeps sockets of a list to itself, as macOS 27 does. Its count is no more than about right:
-/// sockets that are being torn down are in it. So it has to be far above what is shown.
+/// Whether the kernel withholds sockets of a list, as macOS 27 does. The count includes sockets that are being
+/// torn down. So only a count far above the number of shown sockets is a sign.
 fn is_withheld(count: u64, shown: u64) -> bool {
     const ROOM: u64 = 16;
     if shown == 0 { count > 0 } else { count > shown.saturating_mul(2).saturating_add(ROOM) }
 }
 
-/// What tells apart two sockets that have one handle, one after the other.
+/// The identity of a socket: a later socket can have the same handle.
 struct Identity {
     family: Option<u8>,
-    /// 0 where it is not known: a socket that is shut down can lose it.
+    /// 0 if not reported: a socket that is shut down can lose it.
     pcb: u64,
     generation: Option<NonZeroU64>,
 }
@@ -386,7 +386,7 @@ impl From<&Pcb> for Identity {
 }
 
 impl Identity {
-    /// Whether they are two: where both tell something, and not the same.
+    /// Whether they are different sockets: a field that both have differs.
     fn is_another(&self, other: &Identity) -> bool {
         let pcbs = NonZeroU64::new(self.pcb).zip(NonZeroU64::new(other.pcb));
         let numbers = [pcbs, self.generation.zip(other.generation)];
@@ -394,7 +394,7 @@ impl Identity {
     }
 }
 
-/// Finds the peers of UNIX sockets: a list names their parts, and the socket of each part.
+/// Sets the peers of UNIX sockets: a list has the protocol control block of each socket and of its peer.
 fn name_peers(listed: &mut [(PcbList, Pcb)]) {
     let sockets: HashMap<u64, u64> =
         listed.iter().map(|(_, pcb)| (pcb.pcb, pcb.socket.inode)).collect();
@@ -403,7 +403,7 @@ fn name_peers(listed: &mut [(PcbList, Pcb)]) {
     }
 }
 
-/// What a user has to choose to see a socket.
+/// The families that the user selects to see a socket.
 fn families(socket: &Socket) -> Families {
     match socket.binding {
         Binding::Inet { .. } => Families::INET,

@@ -1,4 +1,4 @@
-//! A Mac of captures: processes, descriptors and lists as the kernel would tell of them.
+//! A simulated Mac: processes, descriptors and lists, in the records of the kernel.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -28,9 +28,9 @@ const EIO: i32 = 5;
 enum Descriptor {
     File,
     Socket(KernelSocket),
-    /// A socket, of which the kernel answers that.
+    /// A socket; the kernel returns its record.
     Refused(i32),
-    /// A socket, of which the kernel answers these bytes.
+    /// A socket; the kernel returns these bytes.
     Bytes(Vec<u8>),
 }
 
@@ -45,10 +45,10 @@ struct Mac {
     processes: BTreeMap<i32, Process>,
     /// A list, for each time that it is read; the last stays.
     lists: BTreeMap<&'static CStr, Vec<Result<Vec<u8>, i32>>>,
-    /// What processes are after one was looked into.
+    /// The processes after one was read.
     later: BTreeMap<i32, Vec<(i32, Process)>>,
-    /// Which processes and lists were asked for.
-    asked: Vec<String>,
+    /// The processes and lists that were read.
+    calls: Vec<String>,
     pids_fail: bool,
     /// How often they can be listed, if not always.
     pids_fail_after: Option<u8>,
@@ -101,7 +101,7 @@ fn fds(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
         };
         let bytes = held.iter().flat_map(entry).collect::<Vec<_>>();
         if !buffer.is_empty() {
-            mac.asked.push(pid.to_string());
+            mac.calls.push(pid.to_string());
         }
         Ok(fill(buffer, &bytes))
     })
@@ -134,7 +134,7 @@ fn list(name: &CStr, buffer: &mut [u8]) -> (usize, io::Result<()>) {
         if buffer.is_empty() {
             return (value.len(), Ok(()));
         }
-        mac.asked.push(name.to_str().unwrap().to_owned());
+        mac.calls.push(name.to_str().unwrap().to_owned());
         if values.len() > 1 {
             let _read = values.remove(0);
         }
@@ -198,12 +198,12 @@ fn pair(end: usize) -> KernelSocket {
         protocol: 0,
         last_pid: 100,
         path: if end == 0 { b"/var/run/s" } else { b"" },
-        tells: 3,
+        soi_kind: 3,
         ..KernelSocket::default()
     }
 }
 
-/// Of a process that may not be looked into.
+/// Sockets of an unreadable process.
 fn others() -> KernelSocket {
     KernelSocket {
         handle: OTHERS,
@@ -216,12 +216,12 @@ fn others() -> KernelSocket {
         last_pid: 300,
         local: ip("fe80:4::1", 5353),
         remote: ip("::", 0),
-        tells: 1,
+        soi_kind: 1,
         ..KernelSocket::default()
     }
 }
 
-/// Whose connection is over.
+/// A closed connection.
 fn over() -> KernelSocket {
     KernelSocket {
         handle: OVER,
@@ -258,7 +258,7 @@ fn control() -> KernelSocket {
         protocol: 2,
         last_pid: 200,
         name: "com.apple.net.utun_control",
-        tells: 6,
+        soi_kind: 6,
         ..KernelSocket::default()
     }
 }
@@ -267,7 +267,7 @@ fn holding(held: impl IntoIterator<Item = (i32, Descriptor)>) -> Process {
     Process::Holding(held.into_iter().collect())
 }
 
-/// Three processes, of which one may not be looked into.
+/// Three processes; one is unreadable.
 fn mac() -> Mac {
     use Descriptor::{File, Socket};
     let layout = Layout::Macos13;
@@ -291,12 +291,12 @@ fn mac() -> Mac {
     }
 }
 
-/// What was answered: rows of the columns that were asked for, in the order of their numbers of processes and
-/// descriptors; what could not be read; and what was asked of the kernel.
+/// The result of a query: the selected columns of the rows, in the order of pids and descriptors; the omissions; and
+/// the reads from the kernel.
 struct Answered {
     rows: Vec<String>,
     omissions: Omissions,
-    asked: Vec<String>,
+    calls: Vec<String>,
 }
 
 const ALL: Families = Families::all();
@@ -308,7 +308,7 @@ fn explanation_states_processes_lists_and_the_work_done() {
             processes: BTreeMap::from([(5, holding([])), (7, holding([]))]),
             ..Mac::default()
         });
-        let column = Field::Pid.place().unwrap();
+        let column = Field::Pid.index().unwrap();
         let constraint =
             |text: &str| Constraint { column, operator: Operator::Equals, text: text.into() };
         let query = QueryContext {
@@ -332,7 +332,7 @@ fn collector() -> Collector {
     Collector { calls: CALLS, limits, scan_timeout: Duration::from_secs(600) }
 }
 
-fn ask_about(mac: Mac, query: &QueryContext, families: Families, fields: &[Field]) -> Answered {
+fn run_query(mac: Mac, query: &QueryContext, families: Families, fields: &[Field]) -> Answered {
     MAC.set(mac);
     let filter = Filter::new(query, families);
     let snapshot = collector().collect(&filter).unwrap();
@@ -351,24 +351,24 @@ fn ask_about(mac: Mac, query: &QueryContext, families: Families, fields: &[Field
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), rows.len(), "each row has a number of its own");
-    Answered { rows: rows.into_iter().map(row).collect(), omissions, asked: MAC.take().asked }
+    Answered { rows: rows.into_iter().map(row).collect(), omissions, calls: MAC.take().calls }
 }
 
-fn ask(mac: Mac, constraints: &[(Field, &str)]) -> Answered {
+fn query_rows(mac: Mac, constraints: &[(Field, &str)]) -> Answered {
     let constraint = |&(field, text): &(Field, &str)| Constraint {
-        column: field.place().unwrap(),
+        column: field.index().unwrap(),
         operator: Operator::Equals,
         text: text.into(),
     };
     let constraints = constraints.iter().map(constraint).collect();
-    // As osquery's columns are: the hidden ones are not looked at.
+    // The columns of osquery: the query does not read the hidden ones.
     let query = QueryContext { constraints, columns_used: ColumnsUsed((1 << 11) - 1) };
-    ask_about(mac, &query, Families::default(), &[Field::Pid, Field::Fd, Field::Socket])
+    run_query(mac, &query, Families::default(), &[Field::Pid, Field::Fd, Field::Socket])
 }
 
 /// Only sockets without a holder.
-fn nobodys() -> Vec<Constraint> {
-    let column = Field::Pid.place().unwrap();
+fn unheld_only() -> Vec<Constraint> {
+    let column = Field::Pid.index().unwrap();
     vec![Constraint { column, operator: Operator::Equals, text: "-1".into() }]
 }
 
@@ -380,8 +380,8 @@ const DENIED: (OmissionKind, u64, &str) =
     (OmissionKind::Fds, 1, "process 300: Operation not permitted (os error 1)");
 
 #[test]
-fn macos_has_a_row_for_each_holder_and_unheld_socket() {
-    let answered = ask_about(mac(), &QueryContext::default(), ALL, &Field::on_macos());
+fn macos_has_a_row_for_each_holder_and_each_unheld_socket() {
+    let answered = run_query(mac(), &QueryContext::default(), ALL, &Field::on_macos());
     assert_eq!(
         answered.rows,
         [
@@ -403,93 +403,93 @@ fn macos_has_a_row_for_each_holder_and_unheld_socket() {
 
 #[test]
 fn families_that_are_not_chosen_have_no_rows() {
-    let answered = ask(mac(), &[(Field::Pid, "200")]);
+    let answered = query_rows(mac(), &[(Field::Pid, "200")]);
     assert_eq!(answered.rows, ["200|3|2", "200|7|4"]);
     let mut with_ndrv = mac();
-    let ndrv = KernelSocket { tells: 4, family: 27, protocol: 0, handle: 8, ..control() };
+    let ndrv = KernelSocket { soi_kind: 4, family: 27, protocol: 0, handle: 8, ..control() };
     let ndrv = KernelSocket { name: "en", numbers: [0, 0, 0, 0], ..ndrv };
     with_ndrv.processes.insert(400, holding([(3, Descriptor::Socket(ndrv))]));
     let constraints = vec![Constraint {
-        column: Field::Pid.place().unwrap(),
+        column: Field::Pid.index().unwrap(),
         operator: Operator::Equals,
         text: "400".into(),
     }];
     let query = QueryContext { constraints, ..QueryContext::default() };
     let fields = [Field::Pid, Field::Family, Field::Interface];
-    let answered = ask_about(with_ndrv, &query, Families::NDRV, &fields);
+    let answered = run_query(with_ndrv, &query, Families::NDRV, &fields);
     assert_eq!(answered.rows, ["400|27|en0"]);
 }
 
 #[test]
 fn a_pid_costs_its_own_descriptors_and_no_list() {
-    let answered = ask(mac(), &[(Field::Pid, "100")]);
+    let answered = query_rows(mac(), &[(Field::Pid, "100")]);
     assert_eq!(answered.rows, ["100|3|-8070450532247928831", "100|4|3", "100|5|2"]);
-    assert_eq!((answered.asked, kinds(&answered.omissions)), (vec!["100".into()], vec![]));
+    assert_eq!((answered.calls, kinds(&answered.omissions)), (vec!["100".into()], vec![]));
 }
 
 #[test]
-fn a_pid_that_does_not_exist_is_no_row_and_no_omission() {
-    let answered = ask(mac(), &[(Field::Pid, "999")]);
+fn a_pid_without_a_process_is_no_row_and_no_omission() {
+    let answered = query_rows(mac(), &[(Field::Pid, "999")]);
     assert_eq!((answered.rows, kinds(&answered.omissions)), (vec![], vec![]));
 }
 
 #[test]
-fn unheld_sockets_are_read_from_the_lists_that_have_them() {
-    let answered = ask(mac(), &[(Field::Pid, "-1"), (Field::State, "TIME_WAIT")]);
+fn unheld_sockets_are_read_from_the_lists_that_can_have_them() {
+    let answered = query_rows(mac(), &[(Field::Pid, "-1"), (Field::State, "TIME_WAIT")]);
     assert_eq!(answered.rows, ["-1|-1|6"]);
-    assert_eq!(answered.asked, ["net.inet.tcp.pcblist_n", "100", "200"]);
-    let answered = ask(mac(), &[(Field::Pid, "-1"), (Field::Family, "1")]);
+    assert_eq!(answered.calls, ["net.inet.tcp.pcblist_n", "100", "200"]);
+    let answered = query_rows(mac(), &[(Field::Pid, "-1"), (Field::Family, "1")]);
     assert_eq!(answered.rows, [""; 0]);
     let lists = ["net.local.stream.pcblist_n", "net.local.dgram.pcblist_n"];
-    assert_eq!(answered.asked, [&lists[..], &["100", "200"]].concat());
+    assert_eq!(answered.calls, [&lists[..], &["100", "200"]].concat());
 }
 
 #[test]
-fn the_owner_is_equal_in_a_lookup_and_a_full_scan() {
+fn the_owner_of_a_socket_is_the_same_with_and_without_a_pid() {
     let constraints = vec![Constraint {
-        column: Field::Pid.place().unwrap(),
+        column: Field::Pid.index().unwrap(),
         operator: Operator::Equals,
         text: "100".into(),
     }];
     let query = QueryContext { constraints, ..QueryContext::default() };
     let fields = [Field::Fd, Field::Uid, Field::PeerSocket];
-    let answered = ask_about(mac(), &query, Families::default(), &fields);
+    let answered = run_query(mac(), &query, Families::default(), &fields);
     assert_eq!(answered.rows, ["3|0|NULL", "4|501|4", "5|501|NULL"]);
 }
 
 #[test]
-fn a_process_that_may_not_be_read_is_an_omission() {
+fn unreadable_processes_and_descriptors_are_omissions() {
     let mut mac = mac();
     let held = [(3, Descriptor::Refused(EPERM)), (4, Descriptor::Refused(EIO))];
     mac.processes.insert(100, holding(held));
-    let answered = ask(mac, &[(Field::Pid, "100"), (Field::Pid, "300")]);
+    let answered = query_rows(mac, &[(Field::Pid, "100"), (Field::Pid, "300")]);
     let first = "process 100, fd 4: Input/output error (os error 5)";
     assert_eq!(kinds(&answered.omissions), [(OmissionKind::Fds, 2, first)]);
 }
 
 #[test]
-fn a_process_or_descriptor_that_has_ended_is_no_omission() {
+fn processes_and_sockets_that_end_are_no_omission() {
     let mut mac = mac();
     mac.processes.insert(50, Process::Refused(ESRCH));
     let gone = [EBADF, ENOTSOCK, ESRCH].map(Descriptor::Refused);
     mac.processes.insert(100, holding((3..).zip(gone)));
-    let answered = ask(mac, &[(Field::Pid, "50"), (Field::Pid, "100")]);
+    let answered = query_rows(mac, &[(Field::Pid, "50"), (Field::Pid, "100")]);
     assert_eq!((answered.rows, kinds(&answered.omissions)), (vec![], vec![]));
 }
 
 #[test]
-fn a_truncated_answer_is_an_omission() {
+fn a_truncated_record_is_an_omission() {
     let mut mac = mac();
     let cut = listener().socket_fdinfo()[..300].to_vec();
     let nameless = KernelSocket { handle: 0, ..listener() };
     let held = [(3, Descriptor::Bytes(cut)), (4, Descriptor::Socket(nameless))];
     mac.processes.insert(100, holding(held));
-    let answered = ask(mac, &[(Field::Pid, "100")]);
+    let answered = query_rows(mac, &[(Field::Pid, "100")]);
     let omissions = [(OmissionKind::Record, 2, "process 100, fd 3")];
     assert_eq!((answered.rows, kinds(&answered.omissions)), (vec![], omissions.to_vec()));
 }
 
-/// A Mac whose TCP list is this, one value for each time that it is read.
+/// A Mac with these values of the TCP list, one for each read.
 fn with_tcp(values: Vec<Result<Vec<u8>, i32>>) -> Mac {
     let mut mac = mac();
     mac.lists.insert(PcbList::Tcp.name(), values);
@@ -500,23 +500,23 @@ fn tcp(sockets: &[KernelSocket]) -> Result<Vec<u8>, i32> {
     Ok(value(PcbList::Tcp, Layout::Macos12, sockets))
 }
 
-const NOBODY: [(Field, &str); 2] = [(Field::Pid, "-1"), (Field::Protocol, "6")];
+const UNHELD_ROWS: [(Field, &str); 2] = [(Field::Pid, "-1"), (Field::Protocol, "6")];
 
 #[test]
 fn unreadable_lists_are_omissions_and_rows_of_holders_stay() {
     let name = "net.inet.tcp.pcblist_n";
     let whole = value(PcbList::Tcp, Layout::Macos13, &[over(), listener()]);
     let head = header(PcbList::Tcp, 250, 9);
-    for (value, kind, first, nobodys) in [
+    for (value, kind, first, unheld) in [
         (Err(EPERM), OmissionKind::PcbList, ": Operation not permitted (os error 1)", 0),
         (Ok(vec![]), OmissionKind::PcbList, ": not a list", 0),
-        (Ok(whole[..whole.len() - 200].to_vec()), OmissionKind::PcbList, ": cut", 1),
+        (Ok(whole[..whole.len() - 200].to_vec()), OmissionKind::PcbList, ": truncated", 1),
         (Ok([&head[..], &head].concat()), OmissionKind::Withheld, ": 0 of 250", 0),
     ] {
-        let answered = ask(with_tcp(vec![value]), &[(Field::Protocol, "6")]);
+        let answered = query_rows(with_tcp(vec![value]), &[(Field::Protocol, "6")]);
         let first = format!("{name}{first}");
         assert_eq!(kinds(&answered.omissions), [(kind, 1, &*first), DENIED]);
-        assert_eq!(answered.rows.len(), 3 + nobodys, "{first}");
+        assert_eq!(answered.rows.len(), 3 + unheld, "{first}");
         let held = answered.rows.iter().filter(|row| !row.starts_with("-1"));
         let expected = ["100|3|-8070450532247928831", "100|5|2", "200|3|2"];
         assert_eq!(held.collect::<Vec<_>>(), expected, "{first}");
@@ -524,31 +524,32 @@ fn unreadable_lists_are_omissions_and_rows_of_holders_stay() {
 }
 
 #[test]
-fn an_empty_unix_list_with_the_count_of_both_is_valid() {
+fn one_unix_list_can_be_empty_with_the_count_of_both() {
     let mut mac = mac();
     let head = header(PcbList::LocalDgram, 2, 9);
     mac.lists.insert(PcbList::LocalDgram.name(), vec![Ok([&head[..], &head].concat())]);
-    assert_eq!(kinds(&ask(mac, &[]).omissions), [DENIED]);
+    assert_eq!(kinds(&query_rows(mac, &[]).omissions), [DENIED]);
     let mut mac = self::mac();
     for list in [PcbList::LocalStream, PcbList::LocalDgram] {
         mac.lists.insert(list.name(), vec![Ok([&head[..], &head].concat())]);
     }
-    let answered = ask(mac, &[]);
+    let answered = query_rows(mac, &[]);
     let withheld = (OmissionKind::Withheld, 1, "net.local.stream.pcblist_n: 0 of 2");
     assert_eq!(kinds(&answered.omissions), [withheld, DENIED]);
 }
 
 #[test]
-fn a_list_far_shorter_than_its_count_is_an_omission() {
+fn a_list_is_withheld_if_it_shows_far_less_than_its_count() {
     let groups: Vec<u8> = [listener(), shared()]
         .iter()
         .flat_map(|it| it.group(PcbList::Tcp, Layout::Macos13))
         .collect();
-    for (count, said) in [(2, None), (20, None), (21, Some("2 of 21")), (250, Some("2 of 250"))] {
+    for (count, shown) in [(2, None), (20, None), (21, Some("2 of 21")), (250, Some("2 of 250"))] {
         let head = header(PcbList::Tcp, count, 1_000_000);
-        let answered = ask(with_tcp(vec![Ok([&head[..], &groups, &head].concat())]), &NOBODY);
-        let said = said.map(|said| format!("net.inet.tcp.pcblist_n: {said}"));
-        let withheld = said.iter().map(|said| (OmissionKind::Withheld, 1, &**said));
+        let answered =
+            query_rows(with_tcp(vec![Ok([&head[..], &groups, &head].concat())]), &UNHELD_ROWS);
+        let shown = shown.map(|shown| format!("net.inet.tcp.pcblist_n: {shown}"));
+        let withheld = shown.iter().map(|shown| (OmissionKind::Withheld, 1, &**shown));
         assert_eq!(
             kinds(&answered.omissions),
             withheld.chain([DENIED]).collect::<Vec<_>>(),
@@ -560,8 +561,8 @@ fn a_list_far_shorter_than_its_count_is_an_omission() {
     let head = header(PcbList::LocalDgram, 30, 9);
     mac.lists.insert(PcbList::LocalDgram.name(), vec![Ok([&head[..], &head].concat())]);
     let withheld = (OmissionKind::Withheld, 1, "net.local.stream.pcblist_n: 2 of 30");
-    assert_eq!(kinds(&ask(mac, &[(Field::Family, "1")]).omissions), [withheld, DENIED]);
-    // Also when one of them is to be looked at again.
+    assert_eq!(kinds(&query_rows(mac, &[(Field::Family, "1")]).omissions), [withheld, DENIED]);
+    // Also if one of them is read again.
     let mut mac = self::mac();
     let alone = value(PcbList::LocalStream, Layout::Macos13, &[pair(0)]);
     let many: Vec<KernelSocket> =
@@ -575,7 +576,7 @@ fn a_list_far_shorter_than_its_count_is_an_omission() {
         mac.lists.insert(list.name(), vec![Ok(value)]);
     }
     mac.processes.clear();
-    let answered = ask(mac, &[(Field::Family, "1"), (Field::Socket, "3")]);
+    let answered = query_rows(mac, &[(Field::Family, "1"), (Field::Socket, "3")]);
     assert_eq!((answered.rows, kinds(&answered.omissions)), (vec!["-1|-1|3".into()], vec![]));
 }
 
@@ -583,27 +584,27 @@ fn a_list_far_shorter_than_its_count_is_an_omission() {
 fn a_list_that_this_macos_lacks_is_no_omission() {
     let mut mac = mac();
     mac.lists.retain(|name, _| !name.to_bytes().starts_with(b"net.local"));
-    let answered = ask(mac, &[(Field::Family, "1")]);
+    let answered = query_rows(mac, &[(Field::Family, "1")]);
     assert_eq!(answered.rows, ["100|4|3", "200|7|4"]);
     assert_eq!(kinds(&answered.omissions), [DENIED]);
 }
 
 #[test]
-fn an_unheld_unix_socket_has_its_peer() {
+fn an_unheld_unix_socket_names_its_peer_too() {
     let mut mac = mac();
     mac.processes.remove(&200);
-    let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
+    let query = QueryContext { constraints: unheld_only(), ..QueryContext::default() };
     let fields = [Field::Socket, Field::PeerSocket, Field::HolderUnknown];
-    let answered = ask_about(mac, &query, Families::UNIX, &fields);
+    let answered = run_query(mac, &query, Families::UNIX, &fields);
     assert_eq!(answered.rows, ["4|3|unreadable"]);
 }
 
 #[test]
 fn a_socket_that_closes_during_the_scan_is_shown_as_such() {
     let alone = KernelSocket { handle: 99, generation: 15, last_pid: 100, ..shared() };
-    let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
+    let query = QueryContext { constraints: unheld_only(), ..QueryContext::default() };
     let fields = [Field::Socket, Field::HolderUnknown];
-    let rows = |mac| ask_about(mac, &query, Families::INET, &fields).rows;
+    let rows = |mac| run_query(mac, &query, Families::INET, &fields).rows;
     let stays = with_tcp(vec![tcp(from_ref(&alone))]);
     assert_eq!(rows(stays), ["5|unreadable", "99|unreadable"]);
     let closes = with_tcp(vec![tcp(from_ref(&alone)), tcp(&[])]);
@@ -620,10 +621,10 @@ fn connection(handle: u64) -> KernelSocket {
 }
 
 #[test]
-fn a_socket_passed_on_during_the_scan_has_its_new_holder() {
+fn a_socket_passed_during_the_walk_has_its_new_holder() {
     let socket = connection(99);
     let moved = || holding([(9, Descriptor::Socket(socket.clone()))]);
-    // To a process that was looked into before, and to one that is born meanwhile.
+    // To a process that was already read, and to one that starts later.
     for (pid, after) in [(100, 200), (150, 200), (900, 200)] {
         let mut mac = with_tcp(vec![tcp(from_ref(&socket))]);
         mac.later.insert(after, vec![(pid, moved())]);
@@ -633,15 +634,14 @@ fn a_socket_passed_on_during_the_scan_has_its_new_holder() {
                 .insert(200, holding([(3, Descriptor::File), (4, Descriptor::Refused(EBADF))]));
             mac.later.insert(200, vec![(200, Process::Refused(ESRCH)), (900, moved())]);
         }
-        let answered = ask(mac, &[(Field::Protocol, "6"), (Field::Socket, "99")]);
+        let answered = query_rows(mac, &[(Field::Protocol, "6"), (Field::Socket, "99")]);
         assert_eq!(answered.rows, [format!("{pid}|9|99")]);
     }
 }
 
 #[test]
-fn a_connection_accepted_during_the_scan_has_its_holder() {
-    // Complete, incomplete, and on its way from the queue to its descriptor; all of them have no other
-    // socket without a holder beside them.
+fn a_connection_accepted_during_the_walk_has_its_holder() {
+    // Complete, incomplete, and between the accept queue and its descriptor; no other socket lacks a holder.
     for (so_state, tcp_state) in [(0x1001, 4), (0x801, 3), (1, 4), (1, 5)] {
         let waiting = KernelSocket { so_state, tcp_state, ..connection(98) };
         let mut mac = with_tcp(vec![tcp(&[listener(), shared(), waiting.clone()])]);
@@ -649,42 +649,42 @@ fn a_connection_accepted_during_the_scan_has_its_holder() {
         mac.lists.remove(PcbList::Udp.name());
         let accepted = KernelSocket { so_state: 0, tcp_state: 4, ..waiting };
         mac.later.insert(200, vec![(200, holding([(9, Descriptor::Socket(accepted))]))]);
-        let answered = ask(mac, &[(Field::Protocol, "6"), (Field::Socket, "98")]);
+        let answered = query_rows(mac, &[(Field::Protocol, "6"), (Field::Socket, "98")]);
         assert_eq!(answered.rows, ["200|9|98"], "{so_state:#x} {tcp_state}");
     }
 }
 
 #[test]
-fn a_connection_accepted_after_the_scan_is_in_the_queue() {
+fn a_connection_accepted_after_both_walks_is_shown_as_queued() {
     let waiting = KernelSocket { so_state: 0x1001, ..connection(98) };
     let accepted = KernelSocket { so_state: 0, ..waiting.clone() };
     let mac = with_tcp(vec![tcp(&[waiting]), tcp(&[accepted])]);
-    let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
+    let query = QueryContext { constraints: unheld_only(), ..QueryContext::default() };
     let fields = [Field::Socket, Field::HolderUnknown];
     assert_eq!(
-        ask_about(mac, &query, Families::INET, &fields).rows,
+        run_query(mac, &query, Families::INET, &fields).rows,
         ["5|unreadable", "98|accept_queue"]
     );
 }
 
 #[test]
-fn a_finished_socket_is_not_searched_again() {
+fn closed_connections_do_not_cause_a_second_walk() {
     let closing = KernelSocket { so_state: 1, tcp_state: 6, ..connection(97) };
     let mac = with_tcp(vec![tcp(&[over(), closing, flow()])]);
-    let answered = ask(mac, &NOBODY);
+    let answered = query_rows(mac, &UNHELD_ROWS);
     assert_eq!(answered.rows, ["-1|-1|0", "-1|-1|6", "-1|-1|97"]);
-    assert_eq!(answered.asked, ["net.inet.tcp.pcblist_n", "net.inet.raw.pcblist_n", "100", "200"]);
+    assert_eq!(answered.calls, ["net.inet.tcp.pcblist_n", "net.inet.raw.pcblist_n", "100", "200"]);
 }
 
 #[test]
-fn fields_of_a_list_stay_when_the_process_is_read_again() {
-    // One without a holder has everything looked at again.
+fn details_of_a_list_stay_when_the_process_is_read_again() {
+    // A socket without a holder causes a second read of everything.
     let mac = with_tcp(vec![tcp(&[listener(), shared(), connection(99)])]);
     let query = QueryContext::default();
     let fields = [Field::Pid, Field::Fd, Field::Uid, Field::LastPid, Field::PeerSocket];
-    let answered = ask_about(mac, &query, Families::INET | Families::UNIX, &fields);
-    let twice = answered.asked.iter().filter(|it| *it == "200").count();
-    assert_eq!(twice, 2, "{:?}", answered.asked);
+    let answered = run_query(mac, &query, Families::INET | Families::UNIX, &fields);
+    let twice = answered.calls.iter().filter(|it| *it == "200").count();
+    assert_eq!(twice, 2, "{:?}", answered.calls);
     assert_eq!(
         answered.rows,
         [
@@ -706,9 +706,9 @@ fn a_socket_listed_twice_has_one_row_and_one_omission() {
     let mut mac = with_tcp(vec![list]);
     let nameless = KernelSocket { handle: 0, ..shared() };
     mac.processes.insert(100, holding([(3, Descriptor::Socket(nameless))]));
-    let answered = ask(mac, &[(Field::Protocol, "6")]);
+    let answered = query_rows(mac, &[(Field::Protocol, "6")]);
     assert_eq!(answered.rows, ["-1|-1|6", "-1|-1|98", "-1|-1|99", "200|3|2"]);
-    assert_eq!(answered.asked.iter().filter(|it| *it == "200").count(), 2);
+    assert_eq!(answered.calls.iter().filter(|it| *it == "200").count(), 2);
     let record = (OmissionKind::Record, 1, "process 100, fd 3");
     assert_eq!(kinds(&answered.omissions), [record, DENIED]);
 }
@@ -722,10 +722,10 @@ fn a_failed_second_read_removes_no_row_and_is_an_omission() {
     for (second, kind, first) in [
         (Err(EPERM), OmissionKind::PcbList, ": Operation not permitted (os error 1)"),
         (Ok(vec![]), OmissionKind::PcbList, ": not a list"),
-        (Ok(whole[..whole.len() - 200].to_vec()), OmissionKind::PcbList, ": cut"),
+        (Ok(whole[..whole.len() - 200].to_vec()), OmissionKind::PcbList, ": truncated"),
         (Ok([&head[..], &head].concat()), OmissionKind::Withheld, ": 0 of 250"),
     ] {
-        let answered = ask(with_tcp(vec![Ok(whole.clone()), second]), &NOBODY);
+        let answered = query_rows(with_tcp(vec![Ok(whole.clone()), second]), &UNHELD_ROWS);
         assert_eq!(answered.rows, ["-1|-1|98", "-1|-1|99"], "{first}");
         let first = format!("{name}{first}");
         assert_eq!(kinds(&answered.omissions), [DENIED, (kind, 1, &*first)]);
@@ -737,14 +737,14 @@ fn processes_that_cannot_be_listed_again_are_an_omission() {
     let mut mac = with_tcp(vec![tcp(&[connection(99)])]);
     mac.processes.remove(&300);
     mac.pids_fail_after = Some(1);
-    let answered = ask(mac, &NOBODY);
+    let answered = query_rows(mac, &UNHELD_ROWS);
     assert_eq!(answered.rows, ["-1|-1|99"]);
     let first = "cannot list the processes: Operation not permitted (os error 1)";
     assert_eq!(kinds(&answered.omissions), [(OmissionKind::Fds, 1, first)]);
 }
 
 #[test]
-fn a_reused_handle_belongs_to_holders_of_the_later_socket() {
+fn a_reused_handle_has_the_holders_of_the_later_socket() {
     let mut mac = mac();
     let earlier = KernelSocket { handle: 99, generation: 15, ..shared() };
     let later = KernelSocket { generation: 16, local: ip("192.0.2.11", 80), ..earlier.clone() };
@@ -753,8 +753,8 @@ fn a_reused_handle_belongs_to_holders_of_the_later_socket() {
     mac.lists.insert(PcbList::Tcp.name(), vec![tcp(&[earlier])]);
     let query = QueryContext::default();
     let fields = [Field::Pid, Field::Fd, Field::LocalAddress, Field::LastPid];
-    let answered = ask_about(mac, &query, Families::INET, &fields);
-    // The list is of the time before: what it says of the earlier one is not said of the later.
+    let answered = run_query(mac, &query, Families::INET, &fields);
+    // The list is older than the walk: its details of the earlier socket do not apply to the later one.
     assert_eq!(answered.rows, ["-1|-1|fe80::1|300", "200|4|192.0.2.11|NULL"]);
 }
 
@@ -773,36 +773,36 @@ fn a_reused_handle_of_another_kind_is_another_socket() {
         .into();
         let socket = unix.handle.to_string();
         let constraints = [(Field::Socket, &*socket)];
-        assert_eq!(ask(mac, &constraints).rows, ["200|5|3"], "{:?}", later.family);
+        assert_eq!(query_rows(mac, &constraints).rows, ["200|5|3"], "{:?}", later.family);
     }
     // One that has lost its part, since it is shut down, is the same.
-    let shut_down = KernelSocket { pcb: 0, tells: 0, ..unix.clone() };
+    let shut_down = KernelSocket { pcb: 0, soi_kind: 0, ..unix.clone() };
     let mut mac = mac();
     mac.processes = [
         (100, holding([(4, Descriptor::Socket(unix.clone()))])),
         (200, holding([(5, Descriptor::Socket(shut_down))])),
     ]
     .into();
-    assert_eq!(ask(mac, &[(Field::Socket, "3")]).rows, ["100|4|3", "200|5|3"]);
-    // Nobody holds it, and it is replaced between the readings: its generation tells.
+    assert_eq!(query_rows(mac, &[(Field::Socket, "3")]).rows, ["100|4|3", "200|5|3"]);
+    // It is unheld, and replaced between the reads: the generation shows this.
     let name = PcbList::LocalStream.name();
     let list = |generation| {
         let socket = KernelSocket { generation, ..unix.clone() };
         Ok(value(PcbList::LocalStream, Layout::Macos13, &[socket]))
     };
-    let query = QueryContext { constraints: nobodys(), ..QueryContext::default() };
+    let query = QueryContext { constraints: unheld_only(), ..QueryContext::default() };
     let fields = [Field::Socket, Field::HolderUnknown];
     for (generations, row) in [([5, 5], "3|no_process"), ([5, 6], "3|closed_during_scan")] {
         let mut mac = self::mac();
         mac.processes.clear();
         mac.lists.insert(name, generations.map(list).to_vec());
-        let rows = ask_about(mac, &query, Families::UNIX, &fields).rows;
+        let rows = run_query(mac, &query, Families::UNIX, &fields).rows;
         assert!(rows.contains(&row.to_owned()), "{generations:?}: {rows:?}");
     }
 }
 
 #[test]
-fn a_raw_socket_has_its_protocol_under_every_query() {
+fn a_raw_socket_has_its_protocol_in_every_query() {
     let raw = KernelSocket {
         handle: 99,
         pcb: 990,
@@ -811,7 +811,7 @@ fn a_raw_socket_has_its_protocol_under_every_query() {
         protocol: 0,
         raw_protocol: 89,
         last_pid: 400,
-        tells: 1,
+        soi_kind: 1,
         ..KernelSocket::default()
     };
     let mac = || {
@@ -827,15 +827,15 @@ fn a_raw_socket_has_its_protocol_under_every_query() {
         &[(Field::Pid, "400"), (Field::Protocol, "89")],
         &[(Field::Socket, "99")],
     ] {
-        let answered = ask(mac(), constraints);
+        let answered = query_rows(mac(), constraints);
         assert_eq!(answered.rows, ["400|3|99"], "{constraints:?}");
     }
-    let answered = ask(mac(), &[(Field::Pid, "400")]);
-    assert_eq!(answered.asked, ["400", "net.inet.raw.pcblist_n"]);
-    // Nothing tells it where the list does not, and that is said.
+    let answered = query_rows(mac(), &[(Field::Pid, "400")]);
+    assert_eq!(answered.calls, ["400", "net.inet.raw.pcblist_n"]);
+    // If the list cannot be read, no source has it, and the omission is counted.
     let mut without = mac();
     without.lists.insert(PcbList::Raw.name(), vec![Err(EPERM)]);
-    let answered = ask(without, &[(Field::Pid, "400"), (Field::Protocol, "0")]);
+    let answered = query_rows(without, &[(Field::Pid, "400"), (Field::Protocol, "0")]);
     let first = "net.inet.raw.pcblist_n: Operation not permitted (os error 1)";
     assert_eq!(answered.rows, ["400|3|99"]);
     assert_eq!(kinds(&answered.omissions), [(OmissionKind::PcbList, 1, first)]);
@@ -860,7 +860,7 @@ fn a_scan_reads_nothing_after_its_deadline_and_reports_it() {
     let late = Collector { scan_timeout: Duration::ZERO, ..collector() };
     let snapshot = late.collect(&filter).unwrap();
     assert!(snapshot.sockets.is_empty() && snapshot.omissions.has(OmissionKind::Deadline));
-    assert_eq!(MAC.take().asked, [""; 0]);
+    assert_eq!(MAC.take().calls, [""; 0]);
 }
 
 /// A process with so many descriptors of one socket.
@@ -871,15 +871,15 @@ fn flood(descriptors: i32) -> Mac {
 
 const COUNTED: [Field; 3] = [Field::Pid, Field::Fd, Field::Descriptors];
 
-fn ask_for_counts(mac: Mac, constraints: &[(Field, &str)]) -> Vec<String> {
+fn run_count_query(mac: Mac, constraints: &[(Field, &str)]) -> Vec<String> {
     let constraint = |&(field, text): &(Field, &str)| Constraint {
-        column: field.place().unwrap(),
+        column: field.index().unwrap(),
         operator: Operator::Equals,
         text: text.into(),
     };
     let constraints = constraints.iter().map(constraint).collect();
     let query = QueryContext { constraints, ..QueryContext::default() };
-    let mut rows = ask_about(mac, &query, Families::default(), &COUNTED).rows;
+    let mut rows = run_query(mac, &query, Families::default(), &COUNTED).rows;
     rows.retain(|row| row.starts_with("100|"));
     rows
 }
@@ -887,13 +887,13 @@ fn ask_for_counts(mac: Mac, constraints: &[(Field, &str)]) -> Vec<String> {
 #[test]
 fn the_lowest_hundred_descriptors_of_a_socket_have_rows() {
     let expected: Vec<String> = (3..103).map(|fd| format!("100|{fd}|5000")).collect();
-    assert_eq!(ask_for_counts(flood(5000), &[]), expected);
-    assert_eq!(ask_for_counts(flood(5000), &[(Field::Pid, "100")]), expected);
+    assert_eq!(run_count_query(flood(5000), &[]), expected);
+    assert_eq!(run_count_query(flood(5000), &[(Field::Pid, "100")]), expected);
 }
 
 #[test]
-fn a_descriptor_above_the_hundredth_has_no_row_on_request() {
-    let of_fd = |fd| ask_for_counts(flood(5000), &[(Field::Pid, "100"), (Field::Fd, fd)]);
+fn a_descriptor_above_the_hundredth_has_no_row_if_selected() {
+    let of_fd = |fd| run_count_query(flood(5000), &[(Field::Pid, "100"), (Field::Fd, fd)]);
     assert_eq!(of_fd("102"), ["100|102|5000"]);
     assert_eq!(of_fd("103"), [""; 0]);
 }

@@ -37,7 +37,7 @@ macro_rules! record {
 }
 
 record! {
-    /// What the program writes of a socket, and of the descriptor that refers to it.
+    /// The record of a socket and a descriptor that refers to it.
     struct SocketRecord {
         /// The size of the whole record in bytes.
         size: u32,
@@ -84,8 +84,8 @@ record! {
         name_length: u32,
         /// The depth of the task's PID namespace; the first one has 0.
         level: u32,
-        /// 1 if the record has what the family keeps beside `struct sock`: ethertype and interface of a packet
-        /// socket; for a UNIX stream, `read` is then the size of the whole queue.
+        /// 1 if the record has the fields outside `struct sock`: ethertype and interface of a packet socket; for a
+        /// UNIX stream, `read` is then the size of the whole queue.
         has_family_fields: u32,
         _reserved: u32,
     }

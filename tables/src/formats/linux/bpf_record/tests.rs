@@ -238,7 +238,7 @@ fn a_unix_record_shows_path_and_peer() {
 }
 
 #[test]
-fn each_socket_kind_is_complete_unlisted_or_left_to_a_table() {
+fn each_kind_of_socket_is_complete_unlisted_or_from_its_table() {
     let kind = |family, kind, protocol| SocketRecord { family, kind, protocol, ..tcp() };
     let table = |record| match description(record) {
         Description::Complete { table, .. } => Some(table),

@@ -53,7 +53,7 @@ fn a_member_is_found_through_names_and_nameless_structures() {
         ("inner.a", 24, 4),
         ("inner.b", 28, 6),
     ] {
-        assert_eq!(btf.member("outer", path), Ok(Place { offset, size }), "{path}");
+        assert_eq!(btf.member("outer", path), Ok(MemberLocation { offset, size }), "{path}");
     }
     assert_eq!(btf.function("f"), Ok(13));
     assert_eq!(btf.size_of("inner"), Ok(12));
@@ -71,12 +71,12 @@ fn a_path_leads_through_an_array_to_its_first_structure() {
     let bytes = btf.bytes();
     let btf = Btf::parse(&bytes, &["s"]).unwrap();
     for (path, offset, size) in [("list", 8, 24), ("list.b", 12, 4), ("rest.b", 36, 4)] {
-        assert_eq!(btf.member("s", path), Ok(Place { offset, size }), "{path}");
+        assert_eq!(btf.member("s", path), Ok(MemberLocation { offset, size }), "{path}");
     }
 }
 
 #[test]
-fn a_member_that_differs_from_the_request_is_named() {
+fn an_unexpected_member_is_named_in_the_error() {
     let bytes = few_types();
     let btf = Btf::parse(&bytes, &NAMES).unwrap();
     let named = |member: &str| ("outer".to_owned(), member.to_owned());

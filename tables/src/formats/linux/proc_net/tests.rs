@@ -155,7 +155,7 @@ fn a_packet_line_gives_the_ethertype() {
 }
 
 #[test]
-fn the_further_fields_of_a_line_are_kept() {
+fn details_of_a_line_are_read() {
     let line = b"  31: 0100007F:2329 0100007F:A001 01 00000102:00000304 01:00000014 00000000  \
         1000        0 5150 3 0000000000000000 20 4 30 10 -1";
     let known = Details {
@@ -196,7 +196,7 @@ fn a_netlink_line_gives_protocol_and_port() {
 }
 
 #[test]
-fn headers_are_recognized_and_lines_are_no_headers() {
+fn headers_are_recognised_and_lines_are_no_headers() {
     assert!(SocketTable::Tcp.is_header(b"  sl  local_address rem_address   st"));
     assert!(SocketTable::Udp6.is_header(b"   sl  local_address"));
     assert!(SocketTable::Unix.is_header(b"Num       RefCount Protocol Flags    Type St Inode"));

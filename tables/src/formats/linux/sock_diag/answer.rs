@@ -1,12 +1,10 @@
-//! Sockets of a dump, made the same as the lines of `/proc/net`. Where the two differ:
+//! Sockets of a dump, converted to those of `/proc/net`. The two formats differ:
 //!
-//! - A raw socket that was connected has a remote port in a dump: here 0.
-//! - A UNIX name comes as bytes: here a path ends before its NUL, and each NUL of an abstract name
-//!   is an `@`.
-//! - Connections that wait in the queue of a UNIX listener are not dumped, but counted in it: see
-//!   [`Listed::waiting`].
-//! - Whether a TCP handshake that is not over is called TCP_NEW_SYN_RECV inside, both say
-//!   TCP_SYN_RECV.
+//! - A connected raw socket has a remote port in a dump: here 0.
+//! - A UNIX name in a dump has all bytes: here a path ends before its NUL, and each NUL of an abstract name is
+//!   an `@`.
+//! - Connections in the accept queue of a UNIX listener are not dumped, only counted: see [`Listed::waiting`].
+//! - Both show TCP_NEW_SYN_RECV, an internal state of the kernel, as TCP_SYN_RECV.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,17 +23,17 @@ use crate::model::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) socket: Socket,
-    /// Its number among all sockets since boot. It stays the same when a connection gets another
-    /// `struct sock`: when its handshake is over, and in TIME_WAIT.
+    /// The socket cookie. It stays the same when a connection gets another `struct sock`: after its handshake, and
+    /// in TIME_WAIT.
     pub(crate) cookie: u64,
-    /// How many connections wait in the queue of a UNIX listener.
+    /// The number of connections in the accept queue of a UNIX listener.
     waiting: u32,
 }
 
 const LISTEN: u8 = 10;
 
 impl Request {
-    /// Reads a message that answers this request. The socket's namespace is left open.
+    /// Reads a message of the answer to this request. The namespace of the socket is not set.
     pub(crate) fn parse(&self, message: &[u8]) -> Result<Listed, Malformed> {
         match self.table {
             DiagTable::Inet { v6, protocol } => inet(message, v6, protocol),
@@ -48,8 +46,8 @@ impl Request {
 }
 
 impl Listed {
-    /// The connections to a UNIX listener that it has not accepted; None if there are none. They
-    /// have no inode, and `/proc/net/unix` shows them with its path.
+    /// The connections in the accept queue of a UNIX listener; None if there are none. They have no inode, and
+    /// `/proc/net/unix` shows them with the path of the listener.
     #[inline]
     pub(crate) fn waiting(&self) -> Option<impl Iterator<Item = Socket> + use<>> {
         if self.waiting == 0 {
@@ -67,7 +65,7 @@ impl Listed {
 
 /// `struct inet_diag_msg` and attributes.
 fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<Listed, Malformed> {
-    /// Of an SCTP association only (`inet_sctp_diag_fill`).
+    /// Only SCTP associations have it (`inet_sctp_diag_fill`).
     const INET_DIAG_PEERS: u16 = 13;
     const INET_DIAG_CGROUP_ID: u16 = 21;
     let (fixed, rest) = message.split_first_chunk::<72>().ok_or(Malformed)?;
@@ -114,7 +112,7 @@ fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<Listed, Malformed> {
         let state = has_states.then(|| TcpState::from(state));
         Binding::Inet { v6, protocol, local, remote, state }
     } else if is_association {
-        // All of an endpoint have its cookie.
+        // All associations of an endpoint have its cookie.
         let identity = (cookie, local, remote);
         cookie = BuildHasherDefault::<DefaultHasher>::new().hash_one(identity);
         Binding::Sctp { local, remote, state: SctpState::Association(state) }
@@ -206,8 +204,8 @@ fn packet(mut message: &[u8]) -> Result<Listed, Malformed> {
     Ok(Listed { socket, cookie, waiting: 0 })
 }
 
-/// What was received and what is to be sent: the first and the third of some numbers
-/// (`SK_MEMINFO_*` in `sock_diag.h`).
+/// Receive queue and send queue: the first and the third number of an attribute (`SK_MEMINFO_*` in
+/// `sock_diag.h`).
 fn memory(mut value: &[u8]) -> Result<(Option<u32>, Option<u32>), Malformed> {
     let received = u32::from_ne_bytes(take(&mut value)?);
     let _limit: [u8; 4] = take(&mut value)?;

@@ -1,14 +1,14 @@
-//! The kernel's own list of sockets: messages of NETLINK_SOCK_DIAG (sock_diag(7), netlink(7)).
+//! Messages of NETLINK_SOCK_DIAG (sock_diag(7), netlink(7)): the kernel's lists of sockets.
 //!
 //! The formats are in `include/uapi/linux/{netlink,sock_diag,inet_diag,unix_diag,packet_diag}.h`,
 //! what the kernel does with them in `net/ipv4/inet_diag.c` and its neighbours, `net/unix/diag.c` and
 //! `net/packet/diag.c`. Numbers are in the byte order of the machine, but for addresses and ports.
 //!
-//! Sockets come as `/proc/net` lists them, so that it does not matter which of the two was asked;
-//! `answer.rs` says where that takes some work. There is no such list of ping sockets.
+//! The resulting sockets are the same as those of `/proc/net`, so that the source does not matter; `answer.rs`
+//! documents the differences of the formats. There is no dump of ping sockets.
 //!
-//! Read by hand and not with nom as `proc_net` is: there is no grammar here, only fixed places, and
-//! a dump has 100,000 of these.
+//! The parser does not use nom, as `proc_net` does: the messages have no grammar, only fields at fixed offsets,
+//! and a dump can have 100,000 of them.
 
 mod answer;
 mod request;
@@ -18,7 +18,7 @@ mod tests;
 pub(crate) use answer::{Listed, unix_name};
 pub(crate) use request::{Request, States};
 
-/// Bytes that are cut, or not of the form that was asked for.
+/// The bytes are truncated, or do not have the format of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
@@ -27,7 +27,7 @@ pub(crate) struct Malformed;
 pub(crate) enum Message<'a> {
     /// A socket, for [`Request::parse`].
     Socket(&'a [u8]),
-    /// The answer ends here: with 0, or with the number of the error that ended it.
+    /// The end of the answer: 0, or an error number.
     End(i32),
     /// The kernel had to drop a part of the answer.
     Overrun,
@@ -51,12 +51,12 @@ const MESSAGE_HEADER: usize = 16;
 const ATTRIBUTE_HEADER: usize = 4;
 
 impl<'a> Messages<'a> {
-    /// Skips what answers requests with another sequence number.
+    /// Skips messages with another sequence number.
     pub(crate) fn new(datagram: &'a [u8], sequence: u32) -> Self {
         Messages { rest: datagram, sequence, interrupted: false }
     }
 
-    /// Whether a message so far was marked: what is dumped changed meanwhile.
+    /// Whether a message so far has NLM_F_DUMP_INTR: the table changed during the dump.
     pub(crate) fn interrupted(&self) -> bool {
         self.interrupted
     }
@@ -130,8 +130,8 @@ fn take_attribute<'a>(bytes: &mut &'a [u8]) -> Result<(u16, &'a [u8]), Malformed
     Ok((kind & NLA_TYPE_MASK, value))
 }
 
-/// Cuts a record of this length off the front, and returns what is in it after its header. Records
-/// begin at multiples of four bytes; after the last one the filling may be missing.
+/// Splits a record of this length off the front, and returns its content after the header. Records begin at
+/// multiples of four bytes; the padding of the last one can be missing.
 fn take_record<'a>(
     bytes: &mut &'a [u8],
     length: usize,
@@ -142,7 +142,7 @@ fn take_record<'a>(
     Ok(content)
 }
 
-/// Cuts N bytes off the front.
+/// Splits N bytes off the front.
 fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], Malformed> {
     crate::formats::take(bytes).ok_or(Malformed)
 }

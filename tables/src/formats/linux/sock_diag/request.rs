@@ -1,35 +1,35 @@
-//! Requests for a dump: all sockets of a family and protocol, or those that pass a condition which
-//! the kernel tests.
+//! Requests for a dump: all sockets of a family and protocol, or those that pass a condition that the kernel
+//! evaluates.
 
 use std::ops::RangeInclusive;
 
 use super::{ATTRIBUTE_HEADER, MESSAGE_HEADER, SOCK_DIAG_BY_FAMILY};
 use crate::model::protocol::{IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_TCP};
-use crate::model::socket_table::{Crowded, SocketTable};
+use crate::model::socket_table::{SharedChains, SocketTable};
 use crate::model::{Family, TcpState};
 
-/// What a dump is asked for.
+/// A request for a dump.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) table: DiagTable,
-    crowded: Crowded,
+    shared_chains: SharedChains,
     states: States,
     local_ports: RangeInclusive<u16>,
     remote_ports: RangeInclusive<u16>,
     half: Option<Half>,
 }
 
-/// Half of all TCP sockets: of two that are asked for at once, each takes about half the time.
+/// Half of all TCP sockets: two parallel dumps of the halves each take about half the time.
 ///
-/// Mostly one end of a connection has a port of its own, and the other a service's. So the local port
-/// decides if it is one that the kernel gives out by default, and the remote port otherwise.
+/// Mostly one end of a connection has an ephemeral port, and the other the port of a service. So the local port
+/// decides if it is in the default ephemeral range, and otherwise the remote port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Half {
     Lower,
     Upper,
 }
 
-/// A list of sockets that the kernel keeps.
+/// A list of sockets in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DiagTable {
     Inet {
@@ -57,14 +57,14 @@ pub(crate) const AF_VSOCK: u8 = Family::Vsock as u8;
 impl States {
     const SYN_RECV: u32 = 3;
     const CLOSING: u32 = 11;
-    /// What the kernel calls TCP_SYN_RECV until the handshake is over, and shows as that.
+    /// The internal state of the kernel until the handshake is over; shown as TCP_SYN_RECV.
     const NEW_SYN_RECV: u32 = 12;
     const BOUND_INACTIVE: u32 = 13;
 
-    /// All that `/proc/net` lists.
+    /// All states that `/proc/net` lists.
     pub(crate) const LISTED: States = States((1 << (Self::NEW_SYN_RECV + 1)) - 2);
 
-    /// The states that `admits` says yes to.
+    /// The states that `admits` accepts.
     pub(crate) fn admitting(admits: impl Fn(TcpState) -> bool) -> States {
         let mut states = 0;
         for (number, bit) in (1u8..).zip(1..=Self::CLOSING) {
@@ -78,14 +78,14 @@ impl States {
         States(states)
     }
 
-    /// Those of them in which a socket listens, or is bound and does nothing else.
+    /// The states of listening and bound-inactive sockets among these.
     fn that_listen(self) -> States {
         const LISTEN: u32 = 10;
         States(self.0 & (1 << LISTEN | 1 << Self::BOUND_INACTIVE))
     }
 
-    /// These, and the TCP sockets that are bound to a port, but neither listen nor connect. They
-    /// come as CLOSED. Linux tells of them since 6.8, and `/proc/net` does not list them.
+    /// These states, and bound-inactive TCP sockets. Linux dumps those since 6.8, with the state CLOSED;
+    /// `/proc/net` does not list them.
     pub(crate) fn and_bound_inactive(self) -> States {
         States(self.0 | 1 << Self::BOUND_INACTIVE)
     }
@@ -94,12 +94,12 @@ impl States {
 const EVERY_PORT: RangeInclusive<u16> = 0..=u16::MAX;
 
 impl Request {
-    /// For the sockets of a table; those of TCP that `/proc/net` lists. None for ping sockets.
+    /// A request for the sockets of a table; of TCP those that `/proc/net` lists. None for ping sockets.
     pub(crate) fn of(table: SocketTable) -> Option<Request> {
         if !table.has_dump() {
             return None;
         }
-        let crowded = table.crowded();
+        let shared_chains = table.shared_chains();
         let table = match (table.family(), table.protocol()) {
             (Family::Inet, Some(protocol)) => DiagTable::Inet { v6: false, protocol },
             (Family::Inet6, Some(protocol)) => DiagTable::Inet { v6: true, protocol },
@@ -111,7 +111,7 @@ impl Request {
         };
         Some(Request {
             table,
-            crowded,
+            shared_chains,
             states: States::LISTED,
             local_ports: EVERY_PORT,
             remote_ports: EVERY_PORT,
@@ -119,14 +119,14 @@ impl Request {
         })
     }
 
-    /// Two requests whose answers together are that to this one: no socket is in both, since ports do
-    /// not change. None if it is not for TCP.
+    /// Two requests for the halves of this one. Each socket is in one half only, since ports do not change. None if
+    /// it is not for TCP.
     pub(crate) fn halves(&self) -> Option<[Request; 2]> {
         let DiagTable::Inet { protocol: IPPROTO_TCP, .. } = self.table else { return None };
         Some([Half::Lower, Half::Upper].map(|half| Request { half: Some(half), ..self.clone() }))
     }
 
-    /// Only sockets in these states. Protocols that have none in our model are not narrowed.
+    /// Selects only sockets in these states. Requests for protocols without states stay the same.
     pub(crate) fn in_states(self, states: States) -> Request {
         match self.table {
             DiagTable::Inet { protocol: IPPROTO_TCP | IPPROTO_MPTCP, .. } => {
@@ -136,21 +136,21 @@ impl Request {
         }
     }
 
-    /// The same for sockets in states that `admits` says yes to; None if they have none.
+    /// Selects only sockets in states that `admits` accepts; None if there is no such state.
     pub(crate) fn in_states_only(self, admits: impl Fn(TcpState) -> bool) -> Option<Request> {
         let narrowed = self.clone().in_states(States::admitting(admits));
         (narrowed != self).then_some(narrowed)
     }
 
-    /// Only sockets with such a port here. A range that ends before it begins has none in it.
+    /// Selects only sockets with these local ports. A range that ends before it begins is empty.
     pub(crate) fn with_local_ports(self, ports: RangeInclusive<u16>) -> Request {
         Request { local_ports: ports, ..self }
     }
 
-    /// Only sockets with such a port at the other end.
+    /// Selects only sockets with these remote ports.
     ///
-    /// Raw sockets are not narrowed: a connected one has the port in the kernel that was given to
-    /// connect(2), and shows 0 in `/proc/net`, as it does here.
+    /// Requests for raw sockets stay the same: a connected raw socket has the port of connect(2) in the kernel, but
+    /// shows 0 in `/proc/net` and here.
     pub(crate) fn with_remote_ports(self, ports: RangeInclusive<u16>) -> Request {
         match self.table {
             DiagTable::Inet { protocol: IPPROTO_RAW, .. } => self,
@@ -158,19 +158,19 @@ impl Request {
         }
     }
 
-    /// What has to be asked for again, until nothing new comes, for what may have been hidden from an
-    /// answer to this; see [`Crowded`]. None if nothing was.
+    /// The request to repeat, since a dump for this request can have hidden sockets; see [`SharedChains`]. None if
+    /// it cannot.
     pub(crate) fn again(&self) -> Option<Request> {
-        match self.crowded {
-            Crowded::All => Some(self.clone()),
-            Crowded::Listeners => {
+        match self.shared_chains {
+            SharedChains::All => Some(self.clone()),
+            SharedChains::Listeners => {
                 let states = self.states.that_listen();
                 (states != States(0)).then(|| Request { states, ..self.clone() })
             }
         }
     }
 
-    /// The message that asks for it. The answers to it bear the same sequence number.
+    /// The message of the request. The answers have the same sequence number.
     pub(crate) fn to_bytes(&self, sequence: u32) -> Vec<u8> {
         const NLM_F_REQUEST: u16 = 0x1;
         const NLM_F_DUMP: u16 = 0x300;
@@ -191,16 +191,16 @@ impl Request {
         message
     }
 
-    /// `struct inet_diag_req_v2` and attributes. No extension is asked for: what is
-    /// read comes without.
+    /// `struct inet_diag_req_v2` and attributes. No extension is requested: the attributes that are read come
+    /// without one.
     fn inet_body(&self, v6: bool, protocol: u16) -> Vec<u8> {
         const INET_DIAG_REQ_BYTECODE: u16 = 1;
         const INET_DIAG_REQ_PROTOCOL: u16 = 3;
         const SOCKET_ID: usize = 48;
         let mut body = Vec::with_capacity(128);
         body.push(if v6 { AF_INET6 } else { AF_INET });
-        // A number beyond 255 goes into an attribute. A kernel that does not know that one then
-        // finds 0 here, for which there is no list, instead of another protocol.
+        // A number beyond 255 goes into an attribute. A kernel without this attribute finds 0 here, for which
+        // there is no list, and not another protocol.
         body.push(u8::try_from(protocol).unwrap_or(0));
         body.extend([0; 2]);
         body.extend(self.states.0.to_ne_bytes());
@@ -216,9 +216,9 @@ impl Request {
         body
     }
 
-    /// A program for the kernel (`inet_diag_bc_run`): it goes `yes` or `no` bytes on from an
-    /// instruction, and a socket is taken if that leads exactly to the end. So `yes` goes to the next
-    /// condition, and `no` four bytes beyond the end, which is as far as it may go.
+    /// A program for the kernel (`inet_diag_bc_run`): from each instruction it jumps `yes` or `no` bytes ahead, and
+    /// accepts a socket if it arrives exactly at the end. So `yes` jumps to the next condition, and `no` four bytes
+    /// beyond the end, the farthest allowed target.
     fn conditions(&self) -> Vec<u8> {
         let (local, remote) = (&self.local_ports, &self.remote_ports);
         let conditions = [
@@ -240,7 +240,7 @@ impl Half {
     /// Either both of the first two conditions hold, or both of the last two.
     fn program(self) -> Vec<u8> {
         const INET_DIAG_BC_JMP: u8 = 1;
-        /// Where `net.ipv4.ip_local_port_range` begins, and its middle.
+        /// The begin of `net.ipv4.ip_local_port_range`, and its middle.
         const FIRST: u16 = 32_768;
         const MIDDLE: u16 = 46_884;
         const BOTH: u16 = 2 * CONDITION as u16;
@@ -248,7 +248,7 @@ impl Half {
             Half::Lower => (INET_DIAG_BC_S_LE, INET_DIAG_BC_D_LE, MIDDLE - 1),
             Half::Upper => (INET_DIAG_BC_S_GE, INET_DIAG_BC_D_GE, MIDDLE),
         };
-        // From the first of two conditions to what is after both and the jump, or beyond the end.
+        // From the first of two conditions to the instruction after both and the jump, or beyond the end.
         let over_both = BOTH + 4;
         let over_one = over_both - u16::from(CONDITION);
         let mut program = Vec::new();
@@ -266,10 +266,10 @@ const INET_DIAG_BC_S_GE: u8 = 2;
 const INET_DIAG_BC_S_LE: u8 = 3;
 const INET_DIAG_BC_D_GE: u8 = 4;
 const INET_DIAG_BC_D_LE: u8 = 5;
-/// Two `struct inet_diag_bc_op`: the code and the jumps, and the port in the place of a jump.
+/// Two `struct inet_diag_bc_op`: code and jumps, and then the port in the field of a jump.
 const CONDITION: u8 = 8;
 
-/// An instruction that compares a port, and goes on with the next one or `no` bytes further.
+/// An instruction that compares a port, and jumps to the next one or `no` bytes ahead.
 fn condition(code: u8, port: u16, no: u16) -> [u8; CONDITION as usize] {
     let ([a, b], [c, d]) = (no.to_ne_bytes(), port.to_ne_bytes());
     [code, CONDITION, a, b, 0, 0, c, d]
@@ -277,8 +277,8 @@ fn condition(code: u8, port: u16, no: u16) -> [u8; CONDITION as usize] {
 
 /// `struct unix_diag_req`: every state, and the cookie that stands for none.
 ///
-/// UDIAG_SHOW_ICONS, which names the peers of pending connections, is left out: a listener with many
-/// of them does not fit into a datagram, and the kernel takes that for the end of the dump.
+/// UDIAG_SHOW_ICONS, for the peers of pending connections, is not set: a listener with many of them does not fit
+/// into a datagram, and the kernel then ends the dump.
 fn unix_body() -> Vec<u8> {
     const UDIAG_SHOW_NAME: u32 = 0x1;
     const UDIAG_SHOW_PEER: u32 = 0x4;

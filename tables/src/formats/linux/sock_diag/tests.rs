@@ -24,7 +24,7 @@ fn request(file: SocketTable) -> Request {
 }
 
 #[test]
-fn a_tcp_request_has_every_state_that_proc_net_lists() {
+fn a_tcp_request_selects_every_state_that_proc_net_lists() {
     let expected = bytes(
         "48000000    # nlmsg_len: 16 + 56
          1400        # nlmsg_type: SOCK_DIAG_BY_FAMILY
@@ -46,7 +46,7 @@ fn a_tcp_request_has_every_state_that_proc_net_lists() {
 }
 
 #[test]
-fn the_program_for_ports_jumps_past_the_end_on_a_mismatch() {
+fn a_program_for_ports_jumps_beyond_the_end_without_a_match() {
     let ports = request(SocketTable::Udp6).with_local_ports(53..=80).with_remote_ports(0..=1023);
     let expected = bytes(
         "1c00        # nla_len: 4 + 24
@@ -115,7 +115,7 @@ fn a_packet_request_selects_the_interface_and_the_queues() {
 }
 
 #[test]
-fn there_is_no_request_for_ping_sockets() {
+fn ping_sockets_have_no_request() {
     assert_eq!(Request::of(SocketTable::Icmp), None);
     assert_eq!(Request::of(SocketTable::Icmp6), None);
 }
@@ -177,7 +177,7 @@ fn an_answer_about_tcp_gives_a_socket() {
 }
 
 #[test]
-fn a_raw_socket_has_no_state_and_no_remote_port() {
+fn udp_has_no_state_and_a_raw_socket_no_remote_port() {
     let raw = request(SocketTable::Raw6).parse(&bytes(INET)).unwrap().socket;
     assert_eq!((raw.protocol(), raw.state(), raw.details.kind), (Some(255), "", 3));
     assert_eq!((raw.local().unwrap().port, raw.remote().unwrap().port), (8080, 0));
@@ -192,7 +192,7 @@ fn a_raw_socket_has_no_state_and_no_remote_port() {
 }
 
 #[test]
-fn an_answer_of_another_family_than_requested_is_malformed() {
+fn an_answer_of_another_family_is_malformed() {
     for file in [SocketTable::Tcp, SocketTable::Unix, SocketTable::Packet] {
         assert_eq!(request(file).parse(&bytes(INET)), Err(Malformed));
     }
@@ -326,7 +326,7 @@ fn an_answer_about_a_netlink_socket_gives_protocol_and_ports() {
 }
 
 #[test]
-fn a_vsock_request_has_every_state() {
+fn a_vsock_request_selects_every_state() {
     let expected = bytes(
         "28000000 1400 0103 01000000 00000000    # nlmsghdr
          28          # sdiag_family: AF_VSOCK
@@ -395,7 +395,7 @@ fn an_sctp_socket_and_its_associations_have_states_of_their_own() {
 }
 
 #[test]
-fn messages_end_with_the_reason_and_skip_other_requests() {
+fn messages_end_with_the_error_and_skip_other_requests() {
     let read = |text: &str| {
         let datagram = bytes(text);
         let mut messages = Messages::new(&datagram, 7);
@@ -499,7 +499,7 @@ fn captured_dumps_give_the_same_rows_as_the_files_of_proc_net() {
 }
 
 #[test]
-fn captured_dumps_have_more_than_the_files_and_never_differ() {
+fn captured_dumps_agree_with_the_files_and_have_more_details() {
     for (file, dump, text) in CAPTURE {
         let printed = printed(file, text);
         for socket in replay(&request(file), dump).unwrap().0 {
@@ -601,7 +601,7 @@ proptest! {
     }
 
     #[test]
-    fn a_port_program_is_valid_and_decides_like_its_ranges(
+    fn a_program_for_ports_is_valid_and_selects_the_ranges(
         local in any::<(u16, u16)>(), remote in any::<(u16, u16)>(), ports in any::<(u16, u16)>(),
     ) {
         let (local, remote) = (local.0..=local.1, remote.0..=remote.1);
@@ -617,7 +617,7 @@ proptest! {
 }
 
 #[test]
-fn a_half_selects_by_the_port_that_differs_between_sockets() {
+fn a_half_is_selected_by_the_ephemeral_port() {
     let [lower, upper] = request(SocketTable::Tcp).halves().unwrap();
     let program = |half: Request| half.to_bytes(1)[72..].to_vec();
     let expected = [

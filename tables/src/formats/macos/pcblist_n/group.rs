@@ -19,7 +19,7 @@ const XSO_SNDBUF: u32 = 0x4;
 const XSO_STATS: u32 = 0x8;
 const XSO_TCPCB: u32 = 0x20;
 
-/// In `so_state`: no descriptor, or none yet.
+/// In `so_state`: no descriptor refers to the socket, or not yet.
 const SS_NOFDREF: u16 = 0x0001;
 const SS_INCOMP: u16 = 0x0800;
 const SS_COMP: u16 = 0x1000;
@@ -48,26 +48,26 @@ impl<'a> Group<'a> {
     }
 
     pub(crate) fn add(&mut self, Record { kind, fields }: Record<'a>) {
-        let place = match kind {
+        let slot = match kind {
             XSO_SOCKET => &mut self.socket,
             XSO_RCVBUF => &mut self.received,
             XSO_SNDBUF => &mut self.sent,
             XSO_STATS => &mut self.statistics,
             XSO_TCPCB => &mut self.tcpcb,
-            // One of a kernel that is newer than this, or, with kind 0, of a socket that is gone.
+            // A record of a newer kernel, or, with kind 0, of a closed socket.
             _ => return,
         };
-        // A second one is of another socket, whose first record was of a kind that is not known.
-        place.get_or_insert(fields);
+        // A second record belongs to another socket, whose first record has an unknown kind.
+        slot.get_or_insert(fields);
     }
 
-    /// Whether the record is there that comes last in such a list.
+    /// Whether the group has the last record of a group in this list.
     pub(crate) fn has_last(&self, list: PcbList) -> bool {
         let last = if list == PcbList::Tcp { self.tcpcb } else { self.statistics };
         last.is_some()
     }
 
-    /// None if it does not count.
+    /// The socket; None if the group is left out.
     pub(crate) fn parse(self, list: PcbList, newest: u64) -> Parsed<'a, Option<Pcb>> {
         let (_, socket) = match self.socket {
             Some(fields) => xsocket_n(fields)?,
@@ -97,7 +97,7 @@ impl<'a> Group<'a> {
         Ok((&[], Some(pcb)))
     }
 
-    /// What the protocol's own record shows; None of a socket that is being torn down.
+    /// The fields of the protocol's record; None for a socket that is being torn down.
     fn bound(&self, list: PcbList, socket: &XSocket) -> Parsed<'a, Option<Bound>> {
         let protocol = match u16::try_from(socket.protocol) {
             Ok(0) | Err(_) => list.protocol(),
@@ -111,8 +111,8 @@ impl<'a> Group<'a> {
         let bound = match self.pcb.kind {
             XSO_INPCB => {
                 let (_, (pcb, ends, raw_protocol)) = xinpcb_n(self.pcb.fields)?;
-                // The socket says the number of the kernel's entry for its protocol (`struct protosw`), which
-                // is 0 for all protocols of raw sockets that have no entry of their own.
+                // The record of the socket has the number of the kernel's entry for the protocol
+                // (`struct protosw`): 0 for raw sockets whose protocol has no entry.
                 let is_unknown = list == PcbList::Raw && protocol == 0;
                 let protocol = if is_unknown { raw_protocol.into() } else { protocol };
                 let state = match self.tcpcb {
@@ -136,7 +136,7 @@ impl<'a> Group<'a> {
         Ok((&[], Some(bound)))
     }
 
-    /// What all sockets have.
+    /// The fields of all sockets.
     fn details(&self, list: PcbList, socket: &XSocket, binding: &Binding) -> Details {
         let bytes = |fields: Option<&'a [u8]>| Some(xsockbuf_n(fields?).ok()?.1);
         let bytes = (bytes(self.received), bytes(self.sent));
@@ -159,17 +159,17 @@ struct Bound {
     state: Option<TcpState>,
 }
 
-/// What the records of all protocols have.
+/// The fields of the records of all protocols.
 #[derive(Default)]
 struct PcbIdentity {
     handle: u64,
-    /// 0 where there is none.
+    /// 0 if there is none.
     generation: u64,
     peer: u64,
 }
 
-/// `struct xinpcb_n`: also the protocol that a raw socket was made with. What comes after the addresses is
-/// left.
+/// `struct xinpcb_n`: also the protocol that a raw socket was created with. The fields after the addresses are
+/// ignored.
 fn xinpcb_n(fields: &[u8]) -> IResult<&[u8], (PcbIdentity, InPcb, u8)> {
     let (fields, (handle, remote_port, local_port)) = (le_u64, be_u16, be_u16).parse(fields)?;
     let (fields, (_ppcb, generation)) = (le_u64, le_u64).parse(fields)?;
@@ -181,7 +181,7 @@ fn xinpcb_n(fields: &[u8]) -> IResult<&[u8], (PcbIdentity, InPcb, u8)> {
     Ok((fields, (identity, ends, raw_protocol)))
 }
 
-/// `struct xunpcb_n`; the path of the other end is left.
+/// `struct xunpcb_n`; the path of the peer is ignored.
 fn xunpcb_n(fields: &[u8]) -> IResult<&[u8], (PcbIdentity, Box<[u8]>)> {
     const ADDRESS: usize = 256;
     let (fields, (handle, _vnode, _inode, peer)) =
@@ -201,7 +201,7 @@ fn xkctlpcb(fields: &[u8]) -> IResult<&[u8], (u64, Box<str>)> {
     Ok((fields, (handle, name(control).into())))
 }
 
-/// `struct xkevtpcb`: its handle, and which events.
+/// `struct xkevtpcb`: its handle, and the filter of events.
 fn xkevtpcb(fields: &[u8]) -> IResult<&[u8], (u64, Box<str>)> {
     let (fields, (handle, vendor)) = (le_u64, le_u32).parse(fields)?;
     let (fields, (class, subclass)) = (le_u32, le_u32).parse(fields)?;
@@ -254,7 +254,7 @@ fn xsocket_n(fields: &[u8]) -> IResult<&[u8], XSocket> {
 }
 
 impl XSocket {
-    /// Why no descriptor can be its; None if one could.
+    /// Why no descriptor can refer to the socket; None if one can.
     fn without_fd(&self, is_of_user_space: bool, tcp: Option<TcpState>) -> Option<HolderUnknown> {
         let has = |bits| self.state & bits != 0;
         let is_of_kernel = match self.flags {
@@ -281,7 +281,7 @@ impl XSocket {
     }
 }
 
-/// `struct xsockbuf_n`: the bytes that wait in it.
+/// `struct xsockbuf_n`: the number of queued bytes.
 fn xsockbuf_n(fields: &[u8]) -> IResult<&[u8], u32> {
     le_u32.parse(fields)
 }

@@ -45,7 +45,7 @@ impl PcbList {
         }
     }
 
-    /// What a user has to choose to see its sockets.
+    /// The families that the user selects to see its sockets.
     pub(crate) fn families(self) -> Families {
         match self {
             PcbList::Tcp | PcbList::Udp | PcbList::Raw => Families::INET,
@@ -73,7 +73,7 @@ impl PcbList {
         (self != PcbList::Raw).then(|| self.protocol())
     }
 
-    /// The protocol of a socket that says nothing of it.
+    /// The protocol of a socket whose record has none.
     pub(super) fn protocol(self) -> u16 {
         match self {
             PcbList::Tcp => IPPROTO_TCP,

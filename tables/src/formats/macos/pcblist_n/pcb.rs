@@ -9,18 +9,18 @@ use crate::model::{Binding, DarwinDetails, HolderUnknown, Socket, TcpState};
 pub(crate) struct Pcb {
     pub(crate) socket: Socket,
     pub(crate) details: DarwinDetails,
-    /// Different for every socket of a list since boot, even where the handle comes again; None for those of
-    /// user space and of AF_SYSTEM.
+    /// Unique for every socket of a list since boot, even if the handle is reused; None for sockets of user space and
+    /// of AF_SYSTEM.
     pub(crate) generation: Option<NonZeroU64>,
-    /// The handle of the protocol's part of the socket, which can be a peer's peer.
+    /// The handle of the protocol control block, by which UNIX sockets name their peer.
     pub(crate) pcb: u64,
-    /// That of the UNIX socket at the other end, or 0.
+    /// The handle of the peer's protocol control block, for UNIX sockets; 0 if there is none.
     pub(crate) peer_pcb: u64,
 }
 
 impl Pcb {
-    /// Whether a descriptor can be its, or can become it: a connection is accepted some time, and between the
-    /// queue and its descriptor it looks like an orphan.
+    /// Whether a descriptor can refer to the socket, now or later: a connection in the accept queue can be accepted,
+    /// and between the queue and its descriptor it looks orphaned.
     pub(crate) fn may_be_held(&self) -> bool {
         let may = match self.details.without_fd {
             None | Some(HolderUnknown::SynRecv | HolderUnknown::AcceptQueue) => true,

@@ -34,15 +34,15 @@ fn an_empty_list_has_one_header_and_no_sockets() {
 }
 
 #[test]
-fn a_list_has_its_count_and_the_number_of_its_records() {
+fn a_list_has_its_count_and_its_number_of_groups() {
     for list in PcbList::ALL {
         let head = header(list, 250, 5);
         let listing = list.parse(&[&head[..], &head].concat()).unwrap();
         assert_eq!((listing.end, listing.count, listing.groups), (End::Whole, 250, 0), "{list:?}");
         // Cut before the first socket: nothing is known.
-        assert_eq!(list.parse(&head).unwrap().end, End::Cut, "{list:?}");
+        assert_eq!(list.parse(&head).unwrap().end, End::Truncated, "{list:?}");
     }
-    // One that is left out stands there too.
+    // A skipped group is counted too.
     let list = PcbList::Udp;
     let socket = |handle, generation| KernelSocket { handle, generation, ..Default::default() };
     let groups = [socket(1, 5), socket(2, 6)].map(|it| it.group(list, Layout::Macos13)).concat();
@@ -87,7 +87,7 @@ fn unwritten_bytes_after_the_end_are_ignored() {
     cut.truncate(640);
     cut.extend([0; 999]);
     let listing = PcbList::Tcp.parse(&cut).unwrap();
-    assert_eq!((listing.pcbs.len(), listing.malformed, listing.end), (1, 0, End::Cut));
+    assert_eq!((listing.pcbs.len(), listing.malformed, listing.end), (1, 0, End::Truncated));
 }
 
 #[test]
@@ -109,7 +109,11 @@ fn a_truncated_list_keeps_its_whole_sockets() {
                 let filling = if list == PcbList::Tcp { 4 } else { 0 };
                 let whole = (length + filling - head) / group;
                 assert_eq!(handles(&listing), &[3, 4, 5][..whole.min(3)], "{list:?} {length}");
-                assert_eq!((listing.malformed, listing.end), (0, End::Cut), "{list:?} {length}");
+                assert_eq!(
+                    (listing.malformed, listing.end),
+                    (0, End::Truncated),
+                    "{list:?} {length}"
+                );
             }
         }
     }
@@ -123,7 +127,7 @@ fn lengths_that_cannot_be_end_the_list() {
             let mut value = value.clone();
             value[at..at + 4].copy_from_slice(&u32::to_le_bytes(length));
             let listing = PcbList::Tcp.parse(&value).unwrap();
-            assert_eq!((listing.pcbs.len(), listing.end), (0, End::Cut), "{length} {at}");
+            assert_eq!((listing.pcbs.len(), listing.end), (0, End::Truncated), "{length} {at}");
         }
     }
 }
@@ -151,7 +155,7 @@ fn records_of_an_unknown_kind_are_skipped() {
 }
 
 #[test]
-fn longer_records_are_read_up_to_the_defined_length() {
+fn the_known_fields_of_longer_records_are_read() {
     let value = fixture(TCP4, None);
     let expected = PcbList::Tcp.parse(&value);
     for (at, length) in [(24, 104), (128, 104), (232, 32), (264, 32), (296, 136), (432, 204_u32)] {
@@ -236,7 +240,7 @@ proptest! {
         let whole = list.parse(&value).unwrap();
         if let Ok(listing) = list.parse(&value[..length.index(value.len())]) {
             prop_assert!(whole.pcbs.starts_with(&listing.pcbs));
-            prop_assert_eq!((listing.end, listing.malformed), (End::Cut, 0));
+            prop_assert_eq!((listing.end, listing.malformed), (End::Truncated, 0));
         }
     }
 }

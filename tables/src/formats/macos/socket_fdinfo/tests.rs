@@ -23,7 +23,7 @@ fn made(socket: &KernelSocket) -> Held {
 }
 
 #[test]
-fn a_tcp_socket_has_all_fields_of_the_answer() {
+fn a_tcp_socket_is_read_with_all_fields_of_the_record() {
     let binding = Binding::Inet {
         v6: false,
         protocol: 6,
@@ -46,7 +46,7 @@ fn a_tcp_socket_has_all_fields_of_the_answer() {
 }
 
 #[test]
-fn a_udp6_socket_has_all_fields_of_the_answer() {
+fn a_udp6_socket_is_read_with_all_fields_of_the_record() {
     let binding = Binding::Inet {
         v6: true,
         protocol: 17,
@@ -79,9 +79,9 @@ fn a_unix_listener_is_read_with_its_path_and_queue() {
 
 #[test]
 fn a_unix_socket_names_the_handle_of_its_peer() {
-    let (tells, family, protocol, peer) = (3, 1, 0, 0x8000_0000_0000_0001);
+    let (soi_kind, family, protocol, peer) = (3, 1, 0, 0x8000_0000_0000_0001);
     let held =
-        made(&KernelSocket { tells, family, protocol, peer, handle: 7, ..Default::default() });
+        made(&KernelSocket { soi_kind, family, protocol, peer, handle: 7, ..Default::default() });
     assert_eq!(held.details.peer, NonZeroU64::new(peer));
     assert_eq!(held.socket.binding, Binding::Unix { path: Box::default() });
 }
@@ -100,28 +100,34 @@ fn a_listener_for_both_versions_is_shown_as_osquery_shows_it() {
 #[test]
 fn an_ipv6_socket_that_talks_ipv4_has_ipv4_addresses() {
     let local: (IpAddr, u16) = ("192.0.2.1".parse().unwrap(), 53);
-    let socket =
-        KernelSocket { tells: 1, family: 30, vflag: 5, protocol: 17, local, ..Default::default() };
+    let socket = KernelSocket {
+        soi_kind: 1,
+        family: 30,
+        vflag: 5,
+        protocol: 17,
+        local,
+        ..Default::default()
+    };
     let socket = made(&socket).socket;
     assert_eq!(socket.local(), Some(endpoint("192.0.2.1", 53)));
     assert_eq!((socket.family(), socket.protocol(), socket.state()), (Some(10), Some(17), ""));
 }
 
 #[test]
-fn a_raw_socket_has_the_number_of_its_protosw_entry() {
-    // That of all protocols without an entry of their own is 0, and nothing else here tells the protocol.
+fn raw_sockets_have_the_number_of_their_protocol_entry() {
+    // That of all protocols without an entry of their own is 0, and nothing else here soi_kind the protocol.
     for (protocol, raw_protocol) in [(1, 1), (58, 58), (255, 255), (0, 89)] {
         let socket =
-            KernelSocket { tells: 1, protocol, raw_protocol, kind: 3, ..Default::default() };
+            KernelSocket { soi_kind: 1, protocol, raw_protocol, kind: 3, ..Default::default() };
         assert_eq!(made(&socket).socket.protocol().map(i32::from), Some(protocol));
     }
 }
 
 #[test]
-fn a_socket_without_protocol_data_has_no_address_or_state() {
+fn a_socket_without_a_control_block_has_no_addresses() {
     for (family, shown, address) in [(2, 2, "0.0.0.0"), (30, 10, "::")] {
         let socket =
-            made(&KernelSocket { tells: 0, family, handle: 7, ..Default::default() }).socket;
+            made(&KernelSocket { soi_kind: 0, family, handle: 7, ..Default::default() }).socket;
         assert_eq!(socket.family(), Some(shown));
         assert_eq!(
             (socket.local(), socket.remote()),
@@ -130,18 +136,19 @@ fn a_socket_without_protocol_data_has_no_address_or_state() {
         assert_eq!((socket.protocol(), socket.state()), (Some(6), ""));
     }
     let unix =
-        made(&KernelSocket { tells: 0, family: 1, protocol: 0, ..Default::default() }).socket;
+        made(&KernelSocket { soi_kind: 0, family: 1, protocol: 0, ..Default::default() }).socket;
     assert_eq!(unix.binding, Binding::Unix { path: Box::default() });
 }
 
 #[test]
 fn kernel_controls_and_events_are_named() {
     let name = "com.apple.net.utun_control";
-    let control = KernelSocket { tells: 6, family: 32, protocol: 2, name, ..Default::default() };
+    let control = KernelSocket { soi_kind: 6, family: 32, protocol: 2, name, ..Default::default() };
     let binding = made(&control).socket.binding;
     assert_eq!(binding, Binding::System { protocol: 2, control: name.into() });
     let numbers = [1, 1, 6, 0];
-    let events = KernelSocket { tells: 5, family: 32, protocol: 1, numbers, ..Default::default() };
+    let events =
+        KernelSocket { soi_kind: 5, family: 32, protocol: 1, numbers, ..Default::default() };
     let socket = made(&events).socket;
     assert_eq!(socket.binding, Binding::System { protocol: 1, control: "1.1.6".into() });
     assert_eq!((socket.family(), socket.state()), (Some(32), ""));
@@ -150,7 +157,7 @@ fn kernel_controls_and_events_are_named() {
 #[test]
 fn a_socket_for_frames_names_its_interface() {
     let ndrv = KernelSocket {
-        tells: 4,
+        soi_kind: 4,
         family: 27,
         protocol: 0,
         name: "en",
@@ -169,7 +176,7 @@ fn a_socket_for_frames_names_its_interface() {
 fn a_vsock_socket_has_its_ends() {
     let numbers = [3, 1024, 2, u32::MAX];
     let socket =
-        made(&KernelSocket { tells: 7, family: 40, protocol: 0, numbers, ..Default::default() })
+        made(&KernelSocket { soi_kind: 7, family: 40, protocol: 0, numbers, ..Default::default() })
             .socket;
     let (local, remote) =
         (VsockAddress { cid: 3, port: 1024 }, VsockAddress { cid: 2, port: u32::MAX });
@@ -178,11 +185,11 @@ fn a_vsock_socket_has_its_ends() {
 }
 
 #[test]
-fn families_without_further_fields_keep_their_number() {
+fn families_without_details_keep_their_number() {
     // PF_ROUTE, PF_KEY, AF_MULTIPATH.
     for family in [17, 29, 39] {
         let socket =
-            made(&KernelSocket { tells: 0, family, protocol: 0, ..Default::default() }).socket;
+            made(&KernelSocket { soi_kind: 0, family, protocol: 0, ..Default::default() }).socket;
         let shown = u8::try_from(family).ok();
         assert_eq!(socket.binding, Binding::Unlisted { family: shown, protocol: Some(0) });
     }
@@ -204,7 +211,7 @@ fn a_cut_answer_is_malformed_as_far_as_its_kind_needs() {
 }
 
 #[test]
-fn a_longer_answer_is_read_up_to_the_defined_length() {
+fn the_known_fields_of_a_longer_record_are_read() {
     for text in [TCP4, UDP6, UNIX_LISTENER] {
         let answer = fixture(text, Some(LENGTH));
         assert_eq!(parse(&[&answer[..], &[0xee; 40]].concat()), parse(&answer));
@@ -219,12 +226,12 @@ proptest! {
 
     #[test]
     fn every_kind_with_any_bytes_is_read(
-        tells in 0..9_i32,
+        soi_kind in 0..9_i32,
         family in prop::sample::select(&[1, 2, 17, 27, 30, 32, 40][..]),
         bytes in prop::collection::vec(any::<u8>(), LENGTH),
     ) {
         let mut bytes = bytes;
-        bytes[256..260].copy_from_slice(&tells.to_le_bytes());
+        bytes[256..260].copy_from_slice(&soi_kind.to_le_bytes());
         bytes[184..188].copy_from_slice(&i32::to_le_bytes(family));
         let held = parse(&bytes).unwrap();
         prop_assert_eq!(held.socket.inode.to_le_bytes(), &bytes[160..168]);

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use super::super::calls::{CallError, Command};
 use super::*;
 use crate::formats::linux::bpf_record::Description;
-use crate::linux::quiet::{say_left_out, say_without_bpf};
+use crate::linux::quiet::{report_skip, report_skip_without_bpf};
 use crate::model::socket_table::SocketTable;
 
 #[test]
@@ -14,7 +14,7 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     let test = "the_kernel_runs_the_program_for_all_processes_or_for_one";
     let files = match TaskFiles::load(true, log::Level::Info) {
         Ok(files) => files,
-        Err(error) => return say_without_bpf(test, &error.to_string()),
+        Err(error) => return report_skip_without_bpf(test, &error.to_string()),
     };
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let version: Vec<u32> = release.split('.').take(2).map(|part| part.parse().unwrap()).collect();
@@ -49,23 +49,23 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     });
     let too_big = CallError { command: Command::LinkCreate, errno: Errno::TOOBIG };
     if matches!(one, Err(PassError::Call(error)) if error == too_big) {
-        say_left_out(test, "for one: the kernel is older than 6.1");
+        report_skip(test, "for one: the kernel is older than 6.1");
         return;
     }
     one.unwrap();
-    // Before Linux 6.7 another thread may tell it as well, which counts once in the end.
+    // Before Linux 6.7 another thread can show it too; it counts once.
     ours.dedup();
     assert_eq!((ours, others), (vec![holder], 0));
-    let mut nobodys = 0;
-    let nobody = files.run(Some(i32::MAX), false, Deadline::NEVER, |_, _| {
-        nobodys += 1;
+    let mut found = 0;
+    let result = files.run(Some(i32::MAX), false, Deadline::NEVER, |_, _| {
+        found += 1;
         Ok(())
     });
-    // No process, or one whose first thread holds nothing.
-    let is_as_expected = match nobody {
+    // No process, or a process whose first thread has no socket.
+    let is_as_expected = match result {
         Ok(()) => files.reads_all_threads(),
         Err(PassError::MissesThreads { pid: i32::MAX }) => !files.reads_all_threads(),
         Err(_) => false,
     };
-    assert!(is_as_expected && nobodys == 0, "{nobody:?}, {nobodys} descriptors");
+    assert!(is_as_expected && found == 0, "{result:?}, {found} descriptors");
 }

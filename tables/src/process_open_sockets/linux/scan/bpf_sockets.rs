@@ -1,4 +1,4 @@
-//! What BPF shows of held sockets in one pass: holders, and with them the sockets themselves.
+//! Held sockets in one pass of BPF: the holders and the sockets.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,12 +14,12 @@ use crate::model::{NetNamespace, Socket};
 use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::filter::Filter;
 
-/// Holders, and sockets that came with them.
+/// Holders, with their sockets.
 #[derive(Debug)]
 pub(super) struct HeldSockets {
     pub(super) holders: HolderCollector,
     pub(super) records: HashMap<(SocketTable, u64), Socket>,
-    /// The numbers of namespaces that no process showed.
+    /// The numbers of namespaces without a known process.
     pub(super) numbers: HashMap<NetnsKey, NetNamespace>,
 }
 
@@ -28,7 +28,7 @@ impl HeldSockets {
         HeldSockets::of(HolderCollector::new(limits))
     }
 
-    /// Holders of sockets that are known only by their inodes.
+    /// Holders of sockets without a record.
     pub(super) fn of(holders: HolderCollector) -> HeldSockets {
         HeldSockets { holders, records: HashMap::new(), numbers: HashMap::new() }
     }
@@ -49,15 +49,15 @@ pub(super) struct Pass {
     pub(super) has_all_holders: bool,
 }
 
-/// What BPF shows of the sockets that some processes hold.
+/// The held sockets of processes, from BPF.
 #[derive(Debug)]
 pub(super) struct BpfSockets {
     pub(super) holders: HolderCollector,
-    /// Sockets with everything that the query shows.
+    /// Sockets with everything that the query reads.
     pub(super) complete: Vec<Socket>,
-    /// Sockets of which a table shows more that the query needs.
+    /// Sockets with a field that the query reads and only a table shows.
     pub(super) partial: Vec<Socket>,
-    /// Inodes of held sockets that only a table can describe, or that no table lists.
+    /// Inodes of held sockets that only a table describes, or that no table lists.
     pub(super) undescribed: HashSet<u64>,
     /// The processes that hold any socket.
     pub(super) pids: HashSet<i32>,
@@ -72,7 +72,7 @@ impl BpfSockets {
         BpfSockets { holders, complete, partial, undescribed, pids, seen }
     }
 
-    /// Adds what a record shows of the socket of that inode, once; returns whether the query is for it.
+    /// Adds the socket of a record, once; returns whether the query selects it.
     fn add(
         &mut self,
         filter: &Filter,
@@ -106,17 +106,17 @@ impl BpfSockets {
     }
 }
 
-/// BPF shows no O_PATH handles: these have no socket in the kernel.
+/// BPF shows no O_PATH handles: they refer to no socket in the kernel.
 pub(super) fn push(root: &ProcRoot, holders: &mut HolderCollector, holder: Holder) {
     holders.push(holder);
     holders.prune_if_large(|_| true, |pid| root.user(pid));
 }
 
 impl Scan<'_> {
-    /// Runs the program once for all processes. Kept are the holders of listed sockets, and of each socket
-    /// that is admitted and not listed also its record: it was created since, it is in a namespace that
-    /// nothing leads to, or its table hid it. Of a socket that a file of `/proc/net` lists the record is
-    /// kept, since it shows more.
+    /// Runs the program once for all processes. Keeps the holders of listed sockets, and the holders and records
+    /// of admitted sockets that are not listed: they were created later, are in a namespace without a handle,
+    /// or were hidden in the table. If a file of `/proc/net` lists a socket, its record is kept too, since it
+    /// has more details.
     pub(super) fn pass(
         &self,
         bpf: &TaskFiles,
@@ -135,11 +135,11 @@ impl Scan<'_> {
             if last.replace(holder.pid) != Some(holder.pid) {
                 pids.insert(holder.pid);
             }
-            let place = inodes.binary_search(&holder.inode).ok();
-            if let Some(is_held) = place.and_then(|place| is_held.get_mut(place)) {
+            let index = inodes.binary_search(&holder.inode).ok();
+            if let Some(is_held) = index.and_then(|index| is_held.get_mut(index)) {
                 *is_held = true;
             }
-            let is_listed = place.is_some();
+            let is_listed = index.is_some();
             if let Some(namespace) = unnumbered.get(&holder.inode) {
                 held.numbers.insert(*namespace, record.net_namespace());
             }
@@ -151,7 +151,7 @@ impl Scan<'_> {
             if !is_listed && !self.plan.unlisted && record.tcp().is_some_and(cannot_match) {
                 return Ok(());
             }
-            let is_wanted = match record.describe()? {
+            let is_selected = match record.describe()? {
                 Description::Complete { table, socket } => {
                     let is_kept = if is_listed {
                         files.contains(&(socket.net_namespace, table))
@@ -168,7 +168,7 @@ impl Scan<'_> {
                 }
                 Description::Unlisted => self.plan.unlisted,
             };
-            if is_listed || is_wanted || self.plan.unlisted {
+            if is_listed || is_selected || self.plan.unlisted {
                 push(self.root, &mut held.holders, holder);
             }
             Ok(())
@@ -180,7 +180,7 @@ impl Scan<'_> {
     /// Runs the program for these processes, or for all.
     ///
     /// # Errors
-    /// What the kernel returns; before Linux 6.7 that one of these processes cannot be read completely.
+    /// The error of the kernel; before Linux 6.7 also if a process cannot be read completely.
     pub(super) fn bpf_sockets(
         &self,
         bpf: &TaskFiles,
@@ -202,13 +202,13 @@ impl Scan<'_> {
                 Ok(())
             })
         };
-        // The program takes as long for one process as for some tens of files.
+        // To run the program for one process takes as long as for some tens of files.
         const FILES: u64 = 50;
         let are_few = |pids: &[i32]| pids.len() as u64 * FILES <= root.open_files();
         match pids {
             Some(pids) if are_few(pids) => {
-                let mut asked = pids.iter().filter(|&&pid| filter.admits_pid(pid));
-                asked.try_for_each(|&pid| run(Some(pid), report))?;
+                let mut selected = pids.iter().filter(|&&pid| filter.admits_pid(pid));
+                selected.try_for_each(|&pid| run(Some(pid), report))?;
             }
             _ => {
                 // A process that starts during the pass can have a lower pid than its parent.
@@ -226,8 +226,8 @@ impl Scan<'_> {
         Ok(found)
     }
 
-    /// Sets the names of the interfaces of these sockets, if the query shows them; returns whether each
-    /// one's namespace is among these.
+    /// Sets the names of the interfaces of these sockets, if the query reads them; returns whether the namespaces
+    /// have that of each socket.
     pub(super) fn name_interfaces(
         &self,
         sockets: &mut [Socket],
@@ -267,7 +267,7 @@ fn tables_from_files(listing: &Listing) -> HashSet<(Option<NetNamespace>, Socket
     .collect()
 }
 
-/// Whether the query shows a field that the record of this socket lacks: the receive queue of some UNIX
+/// Whether the query reads a field that the record of this socket lacks: the receive queue of some UNIX
 /// sockets, or, before Linux 5.15, the control group.
 fn lacks_shown_field(filter: &Filter, table: SocketTable, socket: &Socket) -> bool {
     let has_cgroup = !matches!(table, SocketTable::Unix | SocketTable::Packet);

@@ -1,8 +1,8 @@
-//! The sockets that there are, held or not.
+//! All sockets, held or unheld.
 //!
-//! While descriptors are read, sockets come, go and change hands. So the socket tables are read before the
-//! descriptors, for all that exists; then those tables once more in which a socket has no holder. What was
-//! seen in any of these steps is in the answer.
+//! While descriptors are read, sockets are opened, closed and passed to other processes. So a full scan reads
+//! the socket tables before the descriptors, and then those tables again that list a socket without a holder.
+//! The answer has the sockets of all these steps.
 
 use std::collections::HashSet;
 
@@ -17,8 +17,8 @@ use crate::model::Snapshot;
 use crate::model::holders::{Holder, HolderCollector, Holders};
 use crate::model::report::Report;
 
-/// How often processes and namespaces that appear during a scan are looked for: a socket may go from a
-/// process that was read too late to one that was listed too early.
+/// The maximum number of searches for processes and namespaces that appear during a scan: a socket can be passed
+/// from a process that is read later to one that starts later.
 const ROUNDS: usize = 3;
 
 impl Scan<'_> {
@@ -33,7 +33,7 @@ impl Scan<'_> {
         for round in 0..ROUNDS {
             self.list_tables(&namespaces, &mut sessions, &mut listing, &mut report);
             let mut inodes = listing.inodes();
-            // What cannot be read of a process is counted once.
+            // An omission is counted once for a process.
             let mut holders_report = Report::default();
             let more = self.find_holders(&pids, &listing, &inodes, &mut holders_report);
             listing.set_numbers(&more.numbers);
@@ -55,7 +55,7 @@ impl Scan<'_> {
                     &mut listing,
                     &mut report,
                 );
-                // A namespace of theirs may have been listed.
+                // Their namespaces can be listed already.
                 inodes = listing.inodes();
                 held.holders.append(self.walk_holders(&started, &inodes, &mut report));
             }
@@ -63,23 +63,29 @@ impl Scan<'_> {
                 break;
             }
         }
-        // What appeared after the last round is listed, too.
+        // Namespaces that appeared after the last round are listed, too.
         self.list_last_tables(&namespaces, &mut sessions, &mut listing, &mut report);
         let holders = self.without_handles(held.holders);
-        let places = holders.of_each(&listing.sockets);
+        let ranges = holders.of_each(&listing.sockets);
         let inodes = listing.inodes();
-        let readings = self.look_again(
+        let readings = self.read_tables_again(
             (&listing, &inodes),
-            &places,
+            &ranges,
             &holders,
             &namespaces,
             &mut sessions,
             &mut report,
         );
         let reading = Reading { listing, inodes, records: held.records, readings };
-        let reconciled = reading.reconcile(self, &holders, &places, &mut report.omissions);
-        let (mut sockets, holders) =
-            self.pursue(reconciled, holders, &pids, &namespaces, &mut sessions, &mut report);
+        let reconciled = reading.reconcile(self, &holders, &ranges, &mut report.omissions);
+        let (mut sockets, holders) = self.find_replaced_holders(
+            reconciled,
+            holders,
+            &pids,
+            &namespaces,
+            &mut sessions,
+            &mut report,
+        );
         if self.plan.unlisted {
             let missing = holders.inodes().filter(|inode| !sockets.lists(*inode)).collect();
             let unlisted = self.unlisted(
@@ -96,7 +102,7 @@ impl Scan<'_> {
         Ok(self.finish(sockets.all, holders, &namespaces, report))
     }
 
-    /// Finds the namespaces of these processes. Those that cannot be held open are listed at once.
+    /// Finds the namespaces of these processes. Namespaces that cannot be kept open are listed at once.
     fn list_processes(
         &self,
         pids: &[i32],
@@ -112,7 +118,7 @@ impl Scan<'_> {
         self.find_more_namespaces(pids, namespaces, report, &mut visit);
     }
 
-    /// The holders of the listed sockets, whose inodes these are, and held sockets that are not listed.
+    /// The holders of the sockets with these inodes, which are listed, and held sockets that are not listed.
     fn find_holders(
         &self,
         pids: &[i32],
@@ -137,8 +143,8 @@ impl Scan<'_> {
         pass.held
     }
 
-    /// Walks these processes for the holders of listed sockets; for those of all sockets if every socket
-    /// should be listed.
+    /// Walks these processes for the holders of listed sockets, or of all sockets if the tables list every
+    /// socket.
     fn walk_holders(&self, pids: &[i32], inodes: &[u64], report: &mut Report) -> HolderCollector {
         let is_listed = |holder: &Holder| inodes.binary_search(&holder.inode).is_ok();
         if inodes.is_empty() && !self.plan.lists_all {
@@ -148,14 +154,13 @@ impl Scan<'_> {
         self.walk(&pids, |holder| self.plan.lists_all || is_listed(holder), report)
     }
 
-    /// Whether holders of that process matter: a socket without a holder is shown as such, so all
-    /// processes count; otherwise those of the query.
+    /// Whether the scan walks this process: all processes if unheld sockets are in the answer, otherwise those
+    /// that the query selects.
     pub(super) fn is_walked(&self, pid: i32) -> bool {
         self.filter.admits_unheld() || self.filter.admits_pid(pid)
     }
 
-    /// Of processes in which no socket was seen, counts those that cannot be read. One descriptor of each
-    /// shows it.
+    /// Counts unreadable processes among those without a known socket. One descriptor of each is read.
     pub(super) fn count_unreadable(&self, pids: &[i32], seen: &HashSet<i32>, report: &mut Report) {
         for &pid in pids.iter().filter(|pid| !seen.contains(pid)) {
             if self.deadline.has_passed() {
@@ -166,7 +171,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Adds the processes that were started since these were listed, and returns them.
+    /// Adds the processes that have started since, and returns them.
     fn started_since(&self, pids: &mut Vec<i32>) -> Result<Vec<i32>, Error> {
         let known: HashSet<i32> = pids.iter().copied().collect();
         let mut started = self.root.pids()?;
@@ -175,7 +180,7 @@ impl Scan<'_> {
         Ok(started)
     }
 
-    /// The holders in order, without O_PATH handles: another descriptor holds the socket then.
+    /// The holders in order, without O_PATH handles: another descriptor refers to the socket then.
     pub(super) fn without_handles(&self, holders: HolderCollector) -> Holders {
         let holders = holders.finish(|holder| !fds::is_handle(self.root, holder));
         let is_handle =

@@ -1,4 +1,4 @@
-//! The first reading of the socket tables: all that exists before holders are looked for.
+//! The first read of the socket tables, before the holders are read.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -9,15 +9,15 @@ use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
 use crate::model::{NetNamespace, Socket};
 
-/// Sockets in the order in which the tables listed them.
+/// Sockets, in the order of their tables.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     pub(super) sockets: Vec<Socket>,
     pub(super) runs: Vec<Run>,
     read: HashSet<NetnsKey>,
-    /// If sockets that no table lists are in the answer: the inodes of all sockets that some table lists,
+    /// If the answer has unlisted sockets: the inodes of all listed sockets,
     pub(super) listed: HashSet<u64>,
-    /// and of those that only a spoofable record lists.
+    /// and the inodes that only a spoofable record lists.
     pub(super) spoofable: HashSet<u64>,
 }
 
@@ -31,13 +31,13 @@ pub(super) struct Run {
 }
 
 impl Listing {
-    /// Whether all these namespaces were read.
+    /// Whether all namespaces were read.
     pub(super) fn has_read_all(&self, namespaces: &Namespaces) -> bool {
         namespaces.iter().all(|namespace| self.read.contains(&namespace.key))
     }
 
-    /// The inodes of sockets whose namespace has no number, each with the namespace. A record that can be
-    /// forged does not count.
+    /// The inodes of sockets whose namespace has no number, each with the namespace. Spoofable records do not
+    /// count.
     pub(super) fn unnumbered(&self) -> HashMap<u64, NetnsKey> {
         let of_run = |run: &Run| {
             let sockets = self.sockets.get(run.sockets.clone()).unwrap_or_default();
@@ -71,7 +71,7 @@ impl Listing {
 }
 
 impl Scan<'_> {
-    /// Reads the tables of the namespaces that were not read yet and can be reached.
+    /// Reads the tables of the reachable namespaces that were not read yet.
     pub(super) fn list_tables(
         &self,
         namespaces: &Namespaces,
@@ -80,7 +80,7 @@ impl Scan<'_> {
         report: &mut Report,
     ) {
         for namespace in namespaces.iter() {
-            // A process that starts meanwhile may show it again.
+            // A process that starts later can make it reachable.
             let is_read = listing.read.contains(&namespace.key);
             if !is_read && namespace.is_reachable(self.root) {
                 self.list_namespace(namespace, sessions, listing, report);
@@ -88,7 +88,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Reads the tables of all namespaces that were not read yet, and counts those that no way leads to.
+    /// Reads the tables of all namespaces that were not read yet, and counts the unreachable ones.
     pub(super) fn list_last_tables(
         &self,
         namespaces: &Namespaces,
@@ -123,7 +123,7 @@ impl Scan<'_> {
             }
             let start = listing.sockets.len();
             let source = if self.plan.unlisted {
-                let request = filter.whole(table);
+                let request = filter.full_request(table);
                 let mut all = Vec::new();
                 let source = session.read_all(table, request.as_ref(), &mut all, report, |_| true);
                 let inodes = all.iter().map(|socket| socket.inode);
@@ -146,8 +146,8 @@ impl Scan<'_> {
         }
     }
 
-    /// Whether the namespace can have a socket of the answer. A socket that no table lists is in no
-    /// namespace, so all tables are read for it.
+    /// Whether the namespace can have a socket of the answer. The namespace of an unlisted socket is unknown, so
+    /// all tables are read for it.
     pub(super) fn is_admitted(&self, namespace: &Namespace) -> bool {
         self.plan.unlisted || self.filter.admits_net_namespace(namespace.number())
     }

@@ -1,5 +1,5 @@
-//! The sockets that certain processes hold: their descriptors first, then only the socket tables that can
-//! list what they hold.
+//! The sockets that certain processes hold: a lookup reads their descriptors first, and then only the socket
+//! tables that can list the held sockets.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::Scan;
 use super::bpf_sockets::BpfSockets;
 use crate::Error;
 use crate::linux::fds;
-use crate::linux::netns::{Namespace, Namespaces, NetnsKey, Sessions, SocketSource, Wanted};
+use crate::linux::netns::{Namespace, Namespaces, NetnsKey, Selection, Sessions, SocketSource};
 use crate::linux::proc_root::Process;
 use crate::model::holders::{Holder, HolderCollector, Holders};
 use crate::model::omission::Omissions;
@@ -19,17 +19,17 @@ use crate::model::report::Report;
 use crate::model::{Snapshot, Socket};
 use crate::process_open_sockets::columns::Field;
 
-/// How often the descriptors of a process are read again that closed a socket before its table was read.
+/// The maximum number of reads of a process that closes sockets before their tables are read.
 const ATTEMPTS: usize = 4;
 
-/// What a search of the socket tables found.
+/// The result of a search in the socket tables.
 #[derive(Default)]
 struct Found {
     sockets: Vec<Socket>,
     namespaces: Arc<Namespaces>,
     /// Sockets that no table lists.
     missing: Vec<u64>,
-    /// Those of them whose descriptors are closed by now.
+    /// Unlisted sockets whose descriptors are already closed.
     closed: Vec<u64>,
     /// The inodes that only spoofable records list.
     spoofable: HashSet<u64>,
@@ -39,25 +39,25 @@ impl Scan<'_> {
     /// The sockets that these processes hold.
     pub(super) fn lookup(&self, pids: &[i32], cache: &SnapshotCache) -> Result<Snapshot, Error> {
         let mut report = Report::default();
-        let is_asked = |&pid: &i32| self.filter.admits_pid(pid) && self.root.is_process(pid);
-        if let Some(sockets) = self.ask_bpf(Some(pids), &mut report) {
+        let is_selected = |&pid: &i32| self.filter.admits_pid(pid) && self.root.is_process(pid);
+        if let Some(sockets) = self.read_with_bpf(Some(pids), &mut report) {
             return self.complete_bpf(sockets, Some(pids), cache, report);
         }
-        let pids: Vec<i32> = pids.iter().copied().filter(is_asked).collect();
+        let pids: Vec<i32> = pids.iter().copied().filter(is_selected).collect();
         self.walk_and_search(pids, cache, report)
     }
 
     /// The sockets that any process holds, with BPF.
     pub(super) fn all_held(&self, cache: &SnapshotCache) -> Result<Snapshot, Error> {
         let mut report = Report::default();
-        match self.ask_bpf(None, &mut report) {
+        match self.read_with_bpf(None, &mut report) {
             Some(sockets) => self.complete_bpf(sockets, None, cache, report),
             None => self.full_scan(),
         }
     }
 
-    /// None if BPF is not used, or cannot answer.
-    fn ask_bpf(&self, pids: Option<&[i32]>, report: &mut Report) -> Option<BpfSockets> {
+    /// None if BPF is not used, or fails.
+    fn read_with_bpf(&self, pids: Option<&[i32]>, report: &mut Report) -> Option<BpfSockets> {
         let bpf = self.bpf?;
         match self.bpf_sockets(bpf, pids, report) {
             Ok(sockets) => Some(sockets),
@@ -68,7 +68,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Adds from the tables what BPF cannot describe. Holders are those of BPF.
+    /// Adds the sockets that BPF cannot describe, from the tables. The holders are those of BPF.
     fn complete_bpf(
         &self,
         bpf: BpfSockets,
@@ -77,13 +77,14 @@ impl Scan<'_> {
         mut report: Report,
     ) -> Result<Snapshot, Error> {
         let BpfSockets { holders, complete, partial, undescribed, pids: seen, .. } = bpf;
-        // A process without a socket can be one that is hidden from BPF as from /proc.
+        // A security module can hide a process without sockets from BPF, as from /proc.
         let all = match pids {
             Some(pids) => pids.to_vec(),
             None => self.root.pids()?,
         };
-        let asked: Vec<i32> = all.into_iter().filter(|&pid| self.filter.admits_pid(pid)).collect();
-        self.count_unreadable(&asked, &seen, &mut report);
+        let selected: Vec<i32> =
+            all.into_iter().filter(|&pid| self.filter.admits_pid(pid)).collect();
+        self.count_unreadable(&selected, &seen, &mut report);
         let holders = holders.finish(|_| true);
         let mut sockets = complete;
         let mut found = Found::default();
@@ -101,8 +102,8 @@ impl Scan<'_> {
         self.finish_lookup(sockets, vec![found], holders, report)
     }
 
-    /// Reads descriptors and then the tables. Where a socket was closed before its table was read, the
-    /// process has another in its place by now, perhaps: it is read again.
+    /// Reads descriptors and then the tables. If a process closed a socket before its table was read, the
+    /// process is read again, since it can hold another socket now.
     fn walk_and_search(
         &self,
         mut pids: Vec<i32>,
@@ -113,10 +114,10 @@ impl Scan<'_> {
         let mut all_found = Vec::new();
         let mut known = HashSet::new();
         for _ in 0..ATTEMPTS {
-            let wanted = |holder: &Holder| self.filter.admits_inode(holder.inode);
-            // What cannot be read of a process is counted once.
+            let admits = |holder: &Holder| self.filter.admits_inode(holder.inode);
+            // An omission is counted once for a process.
             let mut walk_report = Report::default();
-            let walked = self.walk(&pids, wanted, &mut walk_report);
+            let walked = self.walk(&pids, admits, &mut walk_report);
             report.work += walk_report.work;
             if all_found.is_empty() {
                 report.omissions.extend(walk_report.omissions);
@@ -142,7 +143,7 @@ impl Scan<'_> {
         self.finish_lookup(Vec::new(), all_found, all_holders, report)
     }
 
-    /// In a lookup an O_PATH handle can be the only descriptor of a socket that is seen.
+    /// The holders without O_PATH handles. In a lookup a handle can be the only visible descriptor of a socket.
     fn without_any_handle(&self, walked: HolderCollector) -> Holders {
         let is_handle = |holder: &Holder| fds::is_handle(self.root, holder);
         walked.finish(|holder| !is_handle(holder)).without(|holder, _| is_handle(holder))
@@ -159,7 +160,7 @@ impl Scan<'_> {
         let mut namespaces: Arc<Namespaces> = Arc::default();
         for found in found {
             sockets.extend(found.sockets);
-            // The first search reads most of them.
+            // The first search finds the most namespaces.
             if namespaces.iter().next().is_none() {
                 namespaces = found.namespaces;
             }
@@ -185,13 +186,13 @@ impl Scan<'_> {
         Ok(self.finish(sockets, holders, &namespaces, report))
     }
 
-    /// Whether the query shows which namespace is the host's, and none of these gives its number.
+    /// Whether the query reads the column scope, and the number of the host's namespace is unknown.
     fn lacks_host(&self, namespaces: &Namespaces) -> bool {
         self.filter.shows(Field::Scope) && namespaces.host(self.root).is_none()
     }
 
-    /// Finds the namespaces of the holders, and all others if a socket is in one of those, and names the
-    /// interfaces of the sockets.
+    /// Finds the namespaces of the holders, all others too if a socket is in one of them, and sets the names of
+    /// the interfaces.
     fn all_namespaces(
         &self,
         holders: &Holders,
@@ -213,8 +214,8 @@ impl Scan<'_> {
         namespaces
     }
 
-    /// Searches the tables for all that these hold: cached tables, then those of the holders' namespaces,
-    /// then, if a socket is still missing, those of all others.
+    /// Searches the tables for all sockets of these holders: cached tables, then the tables of the holders'
+    /// namespaces, then, if a socket is still missing, those of all others.
     fn search(
         &self,
         holders: &Holders,
@@ -241,18 +242,18 @@ impl Scan<'_> {
         Ok(run.found)
     }
 
-    /// The inodes of sockets that are held now, sorted, without those of processes that have so many
-    /// descriptors that reading them takes long.
+    /// The inodes of held sockets, sorted. Processes with many descriptors are skipped, since they take long to
+    /// read.
     fn held_inodes(&self, report: &mut Report) -> Result<Vec<u64>, Error> {
         const MANY: i64 = 1024;
         // Before Linux 6.2 the size is 0.
         let has_few = |process: Process| process.stat("fd").is_ok_and(|fd| fd.st_size <= MANY);
         let mut pids = self.root.pids()?;
         pids.retain(|&pid| self.root.process(pid).is_ok_and(has_few));
-        // A process that the query does not ask for is no omission.
-        let mut unasked = Report::default();
-        let walked = self.walk(&pids, |_| true, &mut unasked);
-        report.work += unasked.work;
+        // A process that the query does not select is no omission.
+        let mut discarded = Report::default();
+        let walked = self.walk(&pids, |_| true, &mut discarded);
+        report.work += discarded.work;
         Ok(walked.finish(|_| true).inodes().collect())
     }
 }
@@ -269,13 +270,13 @@ struct SearchRun<'s> {
 }
 
 impl SearchRun<'_> {
-    /// Takes sockets from cached tables.
+    /// Finds sockets in cached tables.
     fn recall(&mut self, report: &mut Report) {
         let Some(lookup) = self.lookup.as_ref().filter(|lookup| !lookup.tables().is_empty()) else {
             return;
         };
-        // Of a socket that can have several rows, some can be newer than the cached table.
-        self.search.ask_for_missing();
+        // A socket that can have several records can have some that are newer than the cached table.
+        self.search.find_protocols();
         for cached in lookup.tables() {
             if cached.source.is_spoofable(cached.table) {
                 continue;
@@ -292,7 +293,7 @@ impl SearchRun<'_> {
         self.search.end_of_namespace();
     }
 
-    /// Returns the namespaces that were found on the way.
+    /// Searches the namespaces; returns those that were found.
     fn find(&mut self, holders: &Holders, report: &mut Report) -> Result<Arc<Namespaces>, Error> {
         let scan = self.scan;
         let pids: HashSet<i32> = holders.iter().map(|holder| holder.pid).collect();
@@ -304,10 +305,10 @@ impl SearchRun<'_> {
         if namespaces.iter().all(|namespace| namespace.number().is_some()) {
             self.search_namespaces(&namespaces, report);
         }
-        // Another process's link can give the number of the holders' namespace; and a socket stays in the
-        // namespace in which it was created, wherever its holder goes.
+        // The link of another process can show the number of the holders' namespace. And a socket stays in the
+        // namespace in which it was created, although its holder can move to another.
         if !self.search.is_over() {
-            self.search.ask_for_missing();
+            self.search.find_protocols();
         }
         if self.search.is_over() {
             return Ok(Arc::new(namespaces));
@@ -327,8 +328,8 @@ impl SearchRun<'_> {
         Ok(Arc::new(namespaces))
     }
 
-    /// Searches all namespaces, and caches them with the sockets that are held now: the next lookups of
-    /// the burst search no others for these.
+    /// Searches all namespaces, and caches them with the inodes of all held sockets: the next lookups of the
+    /// burst search only these namespaces for these sockets.
     fn find_held(
         &mut self,
         mut namespaces: Namespaces,
@@ -345,7 +346,7 @@ impl SearchRun<'_> {
         scan.find_more_namespaces(&pids, &mut namespaces, report, &mut visit);
         let namespaces = Arc::new(namespaces);
         self.search_namespaces(&namespaces, report);
-        // Of a namespace that was not read, the next lookups must not conclude anything.
+        // If a namespace was not read, the next lookups must search it.
         let has_all = !report.omissions.has_missing_namespaces()
             && !report.omissions.has_missing_sockets()
             && scan.root.steps().skipped().is_empty()
@@ -387,7 +388,7 @@ impl SearchRun<'_> {
         }
     }
 
-    /// Searches a namespace, unless it was searched or nothing is missing.
+    /// Searches a namespace, unless it was searched already or no socket is missing.
     fn search_namespace(&mut self, namespace: &Namespace, report: &mut Report) {
         let scan = self.scan;
         if self.search.is_over()
@@ -402,9 +403,9 @@ impl SearchRun<'_> {
             if !search.is_on_for(table) {
                 continue;
             }
-            // The search is over as soon as all that the processes hold is found, so it looks for all of
-            // that; sockets that do not match are dropped here.
-            let request = scan.filter.whole(table);
+            // The search ends when all held sockets are found, so it must find those too that do not match.
+            // They are dropped here.
+            let request = scan.filter.full_request(table);
             let spoofable = &mut found.spoofable;
             let mut take = |socket: &Socket, source: SocketSource, search: &mut Search| {
                 let is_found = search.finds(socket, table, source, forged);
@@ -419,28 +420,28 @@ impl SearchRun<'_> {
                     let start = Instant::now();
                     let mut read = Vec::new();
                     let has_inode = |socket: &Socket, _| match socket.inode {
-                        0 => Wanted::No,
-                        _ => Wanted::Yes,
+                        0 => Selection::Drop,
+                        _ => Selection::Keep,
                     };
                     let source =
                         session.read(table, request.as_ref(), &mut read, report, has_inode);
                     let matching = read.iter().filter(|socket| take(socket, source, search));
                     sockets.extend(matching.cloned());
-                    // What was cut short answers no other lookup.
+                    // An incomplete table is not cached.
                     if !scan.deadline.has_passed() {
                         lookup.insert(namespace.key, table, source, start, read);
                     }
                 }
                 None => {
-                    let wanted = |socket: &Socket, source| {
-                        let is_wanted = take(socket, source, search);
-                        match (search.is_on_for(table), is_wanted) {
-                            (false, is_wanted) => Wanted::Last(is_wanted),
-                            (true, true) => Wanted::Yes,
-                            (true, false) => Wanted::No,
+                    let select = |socket: &Socket, source| {
+                        let is_taken = take(socket, source, search);
+                        match (search.is_on_for(table), is_taken) {
+                            (false, is_taken) => Selection::Last(is_taken),
+                            (true, true) => Selection::Keep,
+                            (true, false) => Selection::Drop,
                         }
                     };
-                    session.read(table, request.as_ref(), sockets, report, wanted);
+                    session.read(table, request.as_ref(), sockets, report, select);
                 }
             }
         }

@@ -1,15 +1,15 @@
-//! One scan of the host: which sockets there are, and which processes hold them.
+//! One scan of the host: the sockets, and the processes that hold them.
 //!
-//! A [`Plan`] decides what is read. `full_scan` and `lookup` read from top to bottom: namespaces, socket
-//! tables, holders; each step returns its outcome as a value. [`Report`] collects what could not be read.
+//! A [`Plan`] has all decisions. `full_scan` and `lookup` read from top to bottom: namespaces, socket tables,
+//! holders; each step returns its result as a value. [`Report`] collects the omissions.
 
 mod bpf_sockets;
 mod full_scan;
 mod listing;
 mod lookup;
-mod pursuit;
 mod reconcile;
-mod second_look;
+mod replaced_holders;
+mod second_read;
 #[cfg(test)]
 mod tests;
 mod unlisted;
@@ -34,7 +34,7 @@ use crate::model::{Snapshot, Socket, Uids};
 use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::filter::Filter;
 
-/// What every step of a scan may read.
+/// The context of every step of a scan.
 pub(super) struct Scan<'a> {
     pub(super) root: &'a ProcRoot,
     pub(super) filter: &'a Filter,
@@ -57,7 +57,7 @@ impl Scan<'_> {
         Sessions::new(self.root, self.plan.tables_from, self.deadline, &self.own_sockets)
     }
 
-    /// Adds the namespaces that the first threads of these processes are in.
+    /// Adds the namespaces of the first threads of these processes.
     fn find_namespaces(
         &self,
         pids: impl Iterator<Item = i32>,
@@ -68,7 +68,7 @@ impl Scan<'_> {
         namespaces.add_processes(self.root, pids, self.deadline, report, visit);
     }
 
-    /// Adds the namespaces that only other threads of these processes are in, and those that are mounted.
+    /// Adds the namespaces of the other threads of these processes, and the mounted ones.
     fn find_more_namespaces(
         &self,
         pids: &[i32],
@@ -85,18 +85,18 @@ impl Scan<'_> {
     fn walk(
         &self,
         pids: &[i32],
-        wanted: impl Fn(&Holder) -> bool + Sync,
+        admits: impl Fn(&Holder) -> bool + Sync,
         report: &mut Report,
     ) -> HolderCollector {
-        self.walk_until(self.deadline, pids, wanted, report)
+        self.walk_until(self.deadline, pids, admits, report)
     }
 
-    /// The same, no longer than that.
+    /// The same with another deadline.
     fn walk_until(
         &self,
         deadline: Deadline<'_>,
         pids: &[i32],
-        wanted: impl Fn(&Holder) -> bool + Sync,
+        admits: impl Fn(&Holder) -> bool + Sync,
         report: &mut Report,
     ) -> HolderCollector {
         report.work.walks += 1;
@@ -104,10 +104,10 @@ impl Scan<'_> {
         let omissions = &mut report.omissions;
         let Plan { threads, limits, .. } = *self.plan;
         let options = WalkOptions { threads, limits, deadline };
-        fds::walk(self.root, pids, options, wanted, omissions)
+        fds::walk(self.root, pids, options, admits, omissions)
     }
 
-    /// Adds what the query shows of sockets beyond their tables.
+    /// Makes the snapshot: adds what the query reads and no socket table has.
     fn finish(
         &self,
         mut sockets: Vec<Socket>,

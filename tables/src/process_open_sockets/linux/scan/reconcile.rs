@@ -1,7 +1,7 @@
-//! First reading, holders and second reading → sockets of the answer.
+//! First read, holders and second read → sockets of the answer.
 //!
-//! What any of the three showed is in the answer. A socket without a holder that is gone at the second
-//! reading is shown as what it has become, or as closed during the scan.
+//! The answer has every socket that one of the three showed. A socket without a holder that is not in the
+//! second read is shown as the socket that replaced it, or as closed during the scan.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -9,31 +9,30 @@ use std::ops::Range;
 use super::super::search::{candidates, is_of_another_table, note_forged};
 use super::Scan;
 use super::listing::{Listing, Run};
-use super::second_look::SecondReading;
+use super::second_read::SecondRead;
 use crate::formats::linux::proto_name::Candidates;
 use crate::model::holders::{Holder, Holders};
 use crate::model::omission::Omissions;
 use crate::model::socket_table::SocketTable;
 use crate::model::{EndpointKey, Family, Presence, Socket};
 
-/// All that a full scan has read.
+/// The results of all reads of a full scan.
 pub(super) struct Reading {
     pub(super) listing: Listing,
-    /// Those of the listing, sorted.
+    /// The inodes of the listing, sorted.
     pub(super) inodes: Vec<u64>,
     /// Sockets that came with their holders.
     pub(super) records: HashMap<(SocketTable, u64), Socket>,
-    /// Of each run of the listing.
-    pub(super) readings: Vec<Option<SecondReading>>,
+    /// The second reads, one for each run of the listing.
+    pub(super) readings: Vec<Option<SecondRead>>,
 }
 
 /// The sockets of the answer.
 pub(super) struct Reconciled {
     pub(super) all: Vec<Socket>,
-    /// Tables in which an endpoint has another socket than before, and what is there now and was before.
+    /// Tables with an endpoint whose socket was replaced during the scan.
     pub(super) replaced: Vec<Replaced>,
-    /// The inodes of sockets that some table lists, whether or not they are in the answer; only if
-    /// sockets that no table lists are.
+    /// The inodes of all listed sockets, in the answer or not. Empty unless the answer has unlisted sockets.
     pub(super) listed: HashSet<u64>,
     pub(super) spoofable: HashSet<u64>,
 }
@@ -44,7 +43,7 @@ pub(super) struct Replaced {
     pub(super) closed: Vec<Socket>,
 }
 
-/// What becomes of a listed socket.
+/// The fate of a listed socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Kept,
@@ -53,19 +52,19 @@ enum Fate {
 }
 
 impl Reconciled {
-    /// Whether some table lists a socket of that inode.
+    /// Whether a table lists a socket with this inode.
     pub(super) fn lists(&self, inode: u64) -> bool {
         self.listed.contains(&inode)
     }
 }
 
 impl Reading {
-    /// `places` are those of the listed sockets' holders.
+    /// `ranges` are the ranges of the holders of each listed socket.
     pub(super) fn reconcile(
         self,
         scan: &Scan,
         holders: &Holders,
-        places: &[Range<usize>],
+        ranges: &[Range<usize>],
         omissions: &mut Omissions,
     ) -> Reconciled {
         let Reading { listing, inodes, mut records, readings } = self;
@@ -81,14 +80,14 @@ impl Reading {
         let mut fates = vec![Fate::Kept; sockets.len()];
         let (mut new, mut replaced) = (Vec::new(), Vec::new());
         for (run, reading) in runs.into_iter().zip(readings) {
-            let (Some(sockets), Some(places), Some(fates)) = (
+            let (Some(sockets), Some(ranges), Some(fates)) = (
                 sockets.get(run.sockets.clone()),
-                places.get(run.sockets.clone()),
+                ranges.get(run.sockets.clone()),
                 fates.get_mut(run.sockets.clone()),
             ) else {
                 continue;
             };
-            let closed = judge.judge(&run, reading.as_ref(), sockets, places, fates, omissions);
+            let closed = judge.judge(&run, reading.as_ref(), sockets, ranges, fates, omissions);
             if let Some(reading) = reading {
                 new.extend(judge.opened(&run, reading, &records));
             }
@@ -114,34 +113,33 @@ impl Reading {
     }
 }
 
-/// What decides the fate of listed sockets.
+/// Decides the fate of listed sockets.
 struct Judge<'a> {
     scan: &'a Scan<'a>,
     holders: &'a Holders,
-    /// Connections that have a holder now.
+    /// Connections that now have a holder.
     become_held: HashSet<(SocketTable, EndpointKey)>,
     recurring: HashSet<u64>,
-    /// Recurring sockets that are kept already.
+    /// Recurring sockets that are already kept.
     seen: HashSet<(u64, SocketTable)>,
 }
 
 impl Judge<'_> {
-    /// Sets the fate of each socket of a run; returns those without a holder that closed, and had
-    /// endpoints.
+    /// Sets the fate of each socket of a run; returns the closed sockets without a holder and with endpoints.
     fn judge(
         &mut self,
         run: &Run,
-        reading: Option<&SecondReading>,
+        reading: Option<&SecondRead>,
         sockets: &[Socket],
-        places: &[Range<usize>],
+        ranges: &[Range<usize>],
         fates: &mut [Fate],
         omissions: &mut Omissions,
     ) -> Vec<Socket> {
         let without_file = new_of(reading).filter(|it| it.inode == 0);
         let become_unheld = connected_keys(without_file.map(|it| (run.table, it)));
         let mut closed = Vec::new();
-        for ((socket, place), fate) in sockets.iter().zip(places).zip(fates) {
-            *fate = match self.holders.at(place) {
+        for ((socket, range), fate) in sockets.iter().zip(ranges).zip(fates) {
+            *fate = match self.holders.at(range) {
                 [] if socket.inode == 0 => fate_without_file(run.table, socket, &self.become_held),
                 [] => {
                     let fate = fate_without_holder(run.table, socket, reading, &become_unheld);
@@ -163,7 +161,7 @@ impl Judge<'_> {
         holders: &[Holder],
         omissions: &mut Omissions,
     ) -> Fate {
-        // Of two records of which one can be forged, both are shown.
+        // If one of two records can be forged, both are shown.
         let is_again = self.recurring.contains(&socket.inode)
             && !run.source.is_spoofable(run.table)
             && !self.seen.insert((socket.inode, run.table));
@@ -174,11 +172,11 @@ impl Judge<'_> {
         if is_other || is_again { Fate::Dropped } else { Fate::Kept }
     }
 
-    /// Sockets of the second reading that are in the answer, besides those with records.
+    /// The new sockets of the second read that are in the answer and have no record.
     fn opened(
         &self,
         run: &Run,
-        reading: SecondReading,
+        reading: SecondRead,
         records: &HashMap<(SocketTable, u64), Socket>,
     ) -> impl Iterator<Item = Socket> {
         reading.new.into_iter().filter_map(|mut socket| {
@@ -197,16 +195,16 @@ impl Judge<'_> {
     }
 }
 
-/// The sockets that the second reading alone has.
-fn new_of(reading: Option<&SecondReading>) -> impl Iterator<Item = &Socket> {
+/// The sockets that only the second read has.
+fn new_of(reading: Option<&SecondRead>) -> impl Iterator<Item = &Socket> {
     reading.map(|reading| &reading.new).into_iter().flatten()
 }
 
-/// The connections of records, and those of the second reading that have a holder.
+/// The connections of records, and those of the second read that have a holder.
 fn become_held(
     records: &HashMap<(SocketTable, u64), Socket>,
     runs: &[Run],
-    readings: &[Option<SecondReading>],
+    readings: &[Option<SecondRead>],
     holders: &Holders,
 ) -> HashSet<(SocketTable, EndpointKey)> {
     let mut keys = connected_keys(records.iter().map(|((table, _), socket)| (*table, socket)));
@@ -229,10 +227,10 @@ fn carry_out(fates: &[Fate], sockets: &mut Vec<Socket>) {
     });
 }
 
-/// Replaces sockets that a file listed by the records that came with their holders; those left are of
-/// sockets that no table listed. What waits in a queue, where a record does not show it, stays.
+/// Replaces sockets that a file listed by the records of their holders. The remaining records are of unlisted
+/// sockets. A receive queue that the record lacks is taken from the file.
 ///
-/// Returns the places of other lines about the same sockets, which are forged.
+/// Returns the indices of other lines about the same sockets, which are forged.
 fn complete_from(
     records: &mut HashMap<(SocketTable, u64), Socket>,
     sockets: &mut [Socket],
@@ -244,9 +242,9 @@ fn complete_from(
     }
     let mut completed = HashSet::new();
     for run in runs {
-        let places =
+        let indexed =
             run.sockets.clone().zip(sockets.get_mut(run.sockets.clone()).into_iter().flatten());
-        for (place, socket) in places {
+        for (index, socket) in indexed {
             let key = (run.table, socket.inode);
             if let Some(mut record) = records.remove(&key) {
                 let queue = record.details.receive_queue.or(socket.details.receive_queue);
@@ -254,14 +252,14 @@ fn complete_from(
                 *socket = record;
                 completed.insert(key);
             } else if run.source.is_spoofable(run.table) && completed.contains(&key) {
-                again.push(place);
+                again.push(index);
             }
         }
     }
     again
 }
 
-/// The tables and endpoints of these sockets, as far as they are connected.
+/// The tables and endpoints of the connected ones of these sockets.
 fn connected_keys<'a>(
     sockets: impl Iterator<Item = (SocketTable, &'a Socket)>,
 ) -> HashSet<(SocketTable, EndpointKey)> {
@@ -269,7 +267,8 @@ fn connected_keys<'a>(
     connected.filter_map(|(table, socket)| Some((table, socket.endpoint_key()?))).collect()
 }
 
-/// Of a connection that had no file: it was accepted meanwhile, or its endpoints were connected anew.
+/// The fate of a connection without a file: it was accepted during the scan, or another connection has its
+/// endpoints.
 fn fate_without_file(
     table: SocketTable,
     socket: &Socket,
@@ -281,16 +280,16 @@ fn fate_without_file(
     if is_held { Fate::Dropped } else { Fate::Kept }
 }
 
-/// Of a socket that has a file and no holder.
+/// The fate of a socket with a file and without a holder.
 fn fate_without_holder(
     table: SocketTable,
     socket: &Socket,
-    reading: Option<&SecondReading>,
+    reading: Option<&SecondRead>,
     become_unheld: &HashSet<(SocketTable, EndpointKey)>,
 ) -> Fate {
     let Some(reading) = reading else { return Fate::Kept };
-    if let Some(&has_address) = reading.in_twin.get(&socket.inode)
-        && is_rather(socket, has_address)
+    if let Some(&has_address) = reading.in_other_table.get(&socket.inode)
+        && is_shown_by_other_table(socket, has_address)
     {
         return Fate::Dropped;
     }
@@ -302,8 +301,8 @@ fn fate_without_holder(
     if has_become { Fate::Dropped } else { Fate::Closed }
 }
 
-/// The inodes that are listed twice without a reason: such a socket was connected to another port while its
-/// table was read in halves. The parts of an MPTCP connection or an SCTP socket share an inode.
+/// The inodes that are listed twice since the socket was connected to another port while its table was read in
+/// halves. The parts of an MPTCP connection or an SCTP socket share an inode, and do not count.
 fn recurring_inodes(scan: &Scan, inodes: &[u64], holders: &Holders) -> HashSet<u64> {
     let alike = inodes.chunk_by(|a, b| a == b).filter(|alike| alike.len() > 1);
     let may_recur = |_: &[u8], candidates: Candidates| candidates.may_recur();
@@ -311,12 +310,12 @@ fn recurring_inodes(scan: &Scan, inodes: &[u64], holders: &Holders) -> HashSet<u
     alike.filter_map(<[u64]>::first).copied().filter(recurs).collect()
 }
 
-/// Whether a ping socket that both families' tables list, and whose holder does not show its protocol, is
-/// shown as the other table lists it: the table in which it has an address is right, and if it has none, the
-/// socket is shown as one of IPv4.
-fn is_rather(socket: &Socket, has_address_in_twin: bool) -> bool {
+/// Whether a ping socket is shown as the other table lists it. This is for a socket that the tables of both
+/// families list, and whose protocol its holder does not show. The table with an address is right; without an
+/// address, the socket is shown as IPv4.
+fn is_shown_by_other_table(socket: &Socket, has_address_in_other_table: bool) -> bool {
     if socket.family() == Some(Family::Inet as u8) {
-        has_address_in_twin
+        has_address_in_other_table
     } else {
         !socket.has_address()
     }

@@ -11,11 +11,11 @@ use super::super::plan::Plan;
 use super::Scan;
 use super::listing::{Listing, Run};
 use super::reconcile::Reading;
-use super::second_look::SecondReading;
+use super::second_read::SecondRead;
 use crate::deadline::Deadline;
 use crate::linux::netns::SocketSource;
 use crate::linux::proc_root::ProcRoot;
-use crate::linux::quiet::{in_quiet_namespace, say_left_out, say_without_bpf};
+use crate::linux::quiet::{in_quiet_namespace, report_skip, report_skip_without_bpf};
 use crate::model::holders::{Holder, Holders};
 use crate::model::omission::Omissions;
 use crate::model::protocol::IPPROTO_TCP;
@@ -65,13 +65,16 @@ fn a_partial_bpf_answer_is_passed_once_and_not_walked() {
     in_quiet_namespace(module_path!(), BPF_TEST, || {
         let collector = collector(Source::Bpf);
         let root = ProcRoot::open("/proc".as_ref()).unwrap();
-        collector.scanner.bpf.load_if_wanted(&root);
+        collector.scanner.bpf.load_if_needed(&root);
         match collector.scanner.bpf.get(&root) {
             None => {
-                return say_without_bpf(BPF_TEST, "BPF is not used; the tests of bpf print why");
+                return report_skip_without_bpf(
+                    BPF_TEST,
+                    "BPF is not used; the tests of bpf print why",
+                );
             }
             Some(bpf) if !bpf.reads_all_threads() => {
-                return say_left_out(BPF_TEST, "needs Linux 6.7: before it, a lookup can walk");
+                return report_skip(BPF_TEST, "needs Linux 6.7: before it, a lookup can walk");
             }
             Some(_) => {}
         }
@@ -125,12 +128,12 @@ fn tcp(inode: u64, state: TcpState, local: u16, remote: u16) -> Socket {
     Socket { inode, net_namespace: None, binding, details: Details::default() }
 }
 
-/// The answer's sockets as inode, state and presence, where the first reading listed these, the second,
-/// if there was one, showed that, and `records` came with their holders.
+/// The sockets of the answer as inode, state and presence. `listed` is the first read, `records` came with their
+/// holders.
 fn reconciled(
     listed: Vec<Socket>,
     held: &[u64],
-    second: Option<SecondReading>,
+    second: Option<SecondRead>,
     records: Vec<Socket>,
 ) -> Vec<(u64, &'static str, Presence)> {
     let tree = tempfile::tempdir().unwrap();
@@ -148,7 +151,7 @@ fn reconciled(
     };
     let holder = |&inode: &u64| Holder { inode, pid: 7, fd: 3, tid: None };
     let holders: Holders = held.iter().map(holder).collect();
-    let places = holders.of_each(&listed);
+    let ranges = holders.of_each(&listed);
     let run = Run {
         namespace: crate::linux::netns::NetnsKey::of_test(),
         table: SocketTable::Tcp,
@@ -160,7 +163,7 @@ fn reconciled(
     let records = records.into_iter().map(|it| ((SocketTable::Tcp, it.inode), it)).collect();
     let inodes = listing.inodes();
     let reading = Reading { listing, inodes, records, readings: vec![second] };
-    let reconciled = reading.reconcile(&scan, &holders, &places, &mut Omissions::default());
+    let reconciled = reading.reconcile(&scan, &holders, &ranges, &mut Omissions::default());
     let mut all: Vec<_> = reconciled
         .all
         .iter()
@@ -170,9 +173,9 @@ fn reconciled(
     all
 }
 
-fn second(still_listed: &[u64], new: Vec<Socket>) -> Option<SecondReading> {
+fn second(still_listed: &[u64], new: Vec<Socket>) -> Option<SecondRead> {
     let still_listed: HashMap<u64, bool> = still_listed.iter().map(|&it| (it, true)).collect();
-    Some(SecondReading { still_listed, new, ..SecondReading::default() })
+    Some(SecondRead { still_listed, new, ..SecondRead::default() })
 }
 
 #[test]

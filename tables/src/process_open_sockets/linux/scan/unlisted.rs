@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, HashSet};
 use super::super::search::candidates;
 use super::Scan;
 use crate::formats::linux::proto_name;
-use crate::linux::netns::{Namespaces, Sessions, Wanted};
+use crate::linux::netns::{Namespaces, Selection, Sessions};
 use crate::model::holders::Holders;
 use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
 use crate::model::{Details, Socket};
 
 impl Scan<'_> {
-    /// The sockets of these inodes: as a table lists them now, if one does by now, otherwise with what
-    /// their descriptors show.
+    /// The sockets with these inodes: as a table lists them now, otherwise as their descriptors show them.
     ///
-    /// `spoofable` are inodes that a record lists as UNIX sockets, which is true of those that are.
+    /// `spoofable` are inodes that a spoofable record lists as UNIX sockets. The record is right if the socket is
+    /// one.
     pub(super) fn unlisted(
         &self,
         inodes: Vec<u64>,
@@ -26,7 +26,7 @@ impl Scan<'_> {
         report: &mut Report,
     ) -> Vec<Socket> {
         let filter = self.filter;
-        // Sorted, so that an answer looks like the last one.
+        // Sorted, so that the order is the same in each answer.
         let mut unlisted = BTreeMap::new();
         for inode in inodes {
             // A scan counts that its deadline has passed when it ends.
@@ -54,12 +54,16 @@ impl Scan<'_> {
                 if !unlisted.values().any(|(candidates, _)| candidates.contains(table)) {
                     continue;
                 }
-                let request = filter.whole(table);
+                let request = filter.full_request(table);
                 let mut session = sessions.open(namespace);
                 session.read(table, request.as_ref(), &mut sockets, report, |socket, source| {
                     let is_it =
                         !source.is_spoofable(table) && unlisted.remove(&socket.inode).is_some();
-                    if is_it && filter.admits_socket(socket) { Wanted::Yes } else { Wanted::No }
+                    if is_it && filter.admits_socket(socket) {
+                        Selection::Keep
+                    } else {
+                        Selection::Drop
+                    }
                 });
             }
         }

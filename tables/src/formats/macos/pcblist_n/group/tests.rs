@@ -28,7 +28,7 @@ fn only(list: PcbList, value: &[u8]) -> Pcb {
 }
 
 #[test]
-fn a_tcp_socket_has_all_fields_of_its_records() {
+fn a_tcp_socket_is_read_with_all_fields_of_its_records() {
     let pcb = only(PcbList::Tcp, &fixture(TCP4, None));
     assert_eq!(
         pcb,
@@ -67,7 +67,7 @@ fn a_socket_of_macos_12_has_equal_fields() {
 }
 
 #[test]
-fn a_udp6_socket_has_all_fields_of_its_records() {
+fn a_udp6_socket_is_read_with_all_fields_of_its_records() {
     let pcb = only(PcbList::Udp, &fixture(UDP6, None));
     assert_eq!(
         pcb,
@@ -123,7 +123,7 @@ fn a_unix_socket_is_read_with_its_path_and_handles() {
 }
 
 #[test]
-fn a_unix_socket_has_the_peer_pcb_that_the_kernel_connects() {
+fn a_unix_socket_names_the_control_block_of_its_peer() {
     let end = |handle, pcb, peer_pcb| KernelSocket {
         handle,
         pcb,
@@ -178,7 +178,7 @@ fn family_and_addresses_follow_the_flags_of_the_pcb() {
         (PcbList::Tcp, 30, 1, end("192.0.2.1", 53), (10, "192.0.2.1")),
         (PcbList::Udp, 30, 2, end("fe80:4::1", 53), (10, "fe80::1")),
         (PcbList::Udp, 2, 1, end("192.0.2.1", 53), (2, "192.0.2.1")),
-        // Of user space, which tells no family.
+        // A user-space flow: its record has no family.
         (PcbList::Udp, 0, 2, end("2001:db8::1", 53), (10, "2001:db8::1")),
         (PcbList::Udp, 0, 1, end("192.0.2.1", 53), (2, "192.0.2.1")),
     ] {
@@ -197,7 +197,7 @@ fn family_and_addresses_follow_the_flags_of_the_pcb() {
 
 #[test]
 fn raw_sockets_have_the_protocol_that_they_were_made_with() {
-    // The kernel has entries of their own for few protocols; all others share one, whose number is 0.
+    // Few protocols have their own entry in the kernel; all others share the entry with the number 0.
     for (protocol, raw_protocol, shown) in
         [(1, 1, 1), (58, 58, 58), (255, 255, 255), (2, 2, 2), (0, 89, 89), (0, 132, 132), (0, 0, 0)]
     {
@@ -207,7 +207,7 @@ fn raw_sockets_have_the_protocol_that_they_were_made_with() {
         assert_eq!(socket.protocol(), Some(shown));
         assert_eq!((socket.details.kind, socket.state()), (3, ""));
     }
-    // Of another list that byte says nothing.
+    // In another list this byte has no meaning.
     let socket = KernelSocket { handle: 7, protocol: 0, raw_protocol: 9, ..Default::default() };
     let socket = only(PcbList::Udp, &value(PcbList::Udp, Layout::Macos13, &[socket])).socket;
     assert_eq!(socket.protocol(), Some(17));
@@ -237,7 +237,7 @@ fn why_no_descriptor_can_be_a_sockets_follows_its_flags() {
         of(|it| (it.handle, it.generation, it.last_pid) = (0, 0, 88)),
         both(HolderUnknown::UserSpace)
     );
-    // The kernel says it itself since macOS 13; before, no process has used the socket.
+    // The kernel reports it since macOS 13; before, the sign is that no process has used the socket.
     let kernel = Some(HolderUnknown::Kernel);
     assert_eq!(of(|it| (it.last_pid, it.flags1) = (0, 0x10_0000)), [kernel; 2]);
     assert_eq!(of(|it| it.last_pid = 0), [kernel, None]);
@@ -245,7 +245,7 @@ fn why_no_descriptor_can_be_a_sockets_follows_its_flags() {
 }
 
 #[test]
-fn a_user_space_flow_has_no_handle_but_a_last_pid() {
+fn a_user_space_flow_has_no_handle_and_has_its_last_pid() {
     let flow = KernelSocket {
         generation: 0,
         kind: 0,

@@ -1,5 +1,5 @@
-//! The second reading of a socket table: are the sockets without a holder still there, and if not, what is
-//! there in their place?
+//! The second read of a socket table: it shows whether the sockets without a holder are still listed, and
+//! which sockets have replaced them.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::{Range, RangeInclusive};
@@ -7,54 +7,54 @@ use std::ops::{Range, RangeInclusive};
 use super::Scan;
 use super::listing::Listing;
 use crate::formats::linux::sock_diag::Request;
-use crate::linux::netns::{Namespace, Namespaces, Sessions, Wanted};
+use crate::linux::netns::{Namespace, Namespaces, Selection, Sessions};
 use crate::model::holders::Holders;
 use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
 use crate::model::{EndpointKey, Socket, TcpState, Work};
 
-/// What a table shows when it is read again.
+/// The result of the second read of a table.
 #[derive(Debug, Default)]
-pub(super) struct SecondReading {
+pub(super) struct SecondRead {
     /// The sockets without a holder that are still listed, and whether each has an address.
     pub(super) still_listed: HashMap<u64, bool>,
     /// The same in the other table of ping sockets, which can list the same socket.
-    pub(super) in_twin: HashMap<u64, bool>,
+    pub(super) in_other_table: HashMap<u64, bool>,
     /// Sockets that were not listed before and have the endpoints of one without a holder, or a holder.
     pub(super) new: Vec<Socket>,
 }
 
-/// What a second reading looks for.
+/// The sockets that a second read selects.
 struct Targets<'a> {
     /// Sockets without a holder.
     unheld: &'a [&'a Socket],
     inodes: HashSet<u64>,
     endpoints: HashSet<EndpointKey>,
-    /// The inodes of the first reading, sorted.
+    /// The inodes of the first read, sorted.
     listed: &'a [u64],
     holders: &'a Holders,
 }
 
 impl Scan<'_> {
-    /// Reads the tables again in which a socket has no holder, though it has a file; for each run of the
-    /// listing what was found, or None if there is no such socket or the table could not be read.
-    /// `listed` are the inodes of the listing, sorted.
-    pub(super) fn look_again(
+    /// Reads the tables again that list a socket with a file but without a holder. Returns the result for each
+    /// run of the listing; None if the run has no such socket or the table could not be read. `listed` are
+    /// the inodes of the listing, sorted.
+    pub(super) fn read_tables_again(
         &self,
         (listing, listed): (&Listing, &[u64]),
-        places: &[Range<usize>],
+        ranges: &[Range<usize>],
         holders: &Holders,
         namespaces: &Namespaces,
         sessions: &mut Sessions,
         report: &mut Report,
-    ) -> Vec<Option<SecondReading>> {
-        let look = |run: &super::listing::Run| {
+    ) -> Vec<Option<SecondRead>> {
+        let read = |run: &super::listing::Run| {
             let sockets = listing.sockets.get(run.sockets.clone())?.iter();
-            let places = places.get(run.sockets.clone())?;
+            let ranges = ranges.get(run.sockets.clone())?;
             let is_unheld =
-                |(socket, place): &(&Socket, &Range<usize>)| socket.inode != 0 && place.is_empty();
+                |(socket, range): &(&Socket, &Range<usize>)| socket.inode != 0 && range.is_empty();
             let unheld: Vec<&Socket> =
-                sockets.zip(places).filter(is_unheld).map(|(socket, _)| socket).collect();
+                sockets.zip(ranges).filter(is_unheld).map(|(socket, _)| socket).collect();
             if unheld.is_empty() || self.deadline.has_passed() {
                 return None;
             }
@@ -67,44 +67,44 @@ impl Scan<'_> {
             };
             let namespace = namespaces.get(run.namespace)?;
             let mut reading =
-                self.read_again(namespace, run.table, &targets, sessions, &mut report.work)?;
-            if let Some(twin) = run.table.twin() {
-                let twin = self.read_again(namespace, twin, &targets, sessions, &mut report.work);
-                reading.in_twin = twin.unwrap_or_default().still_listed;
+                self.read_table_again(namespace, run.table, &targets, sessions, &mut report.work)?;
+            if let Some(other) = run.table.other_ping_table() {
+                let other =
+                    self.read_table_again(namespace, other, &targets, sessions, &mut report.work);
+                reading.in_other_table = other.unwrap_or_default().still_listed;
             }
             Some(reading)
         };
-        listing.runs.iter().map(look).collect()
+        listing.runs.iter().map(read).collect()
     }
 
-    /// None if the table could not be read to its end: then it does not show what is gone.
-    fn read_again(
+    /// None if the table could not be read to its end: then it does not show which sockets are closed.
+    fn read_table_again(
         &self,
         namespace: &Namespace,
         table: SocketTable,
         targets: &Targets,
         sessions: &mut Sessions,
         work: &mut Work,
-    ) -> Option<SecondReading> {
+    ) -> Option<SecondRead> {
         let mut session = sessions.open(namespace);
         let mut report = Report::default();
         let mut read = |request: Option<Request>| {
-            let mut reading = SecondReading::default();
+            let mut reading = SecondRead::default();
             let count = targets.inodes.len();
-            let SecondReading { still_listed, new, .. } = &mut reading;
+            let SecondRead { still_listed, new, .. } = &mut reading;
             session.read(table, request.as_ref(), new, &mut report, |socket, _| {
                 if targets.inodes.contains(&socket.inode) {
                     still_listed.insert(socket.inode, socket.has_address());
                     let is_last = still_listed.len() == count;
-                    return if is_last { Wanted::Last(false) } else { Wanted::No };
+                    return if is_last { Selection::Last(false) } else { Selection::Drop };
                 }
-                if targets.wants(socket) { Wanted::Yes } else { Wanted::No }
+                if targets.contains(socket) { Selection::Keep } else { Selection::Drop }
             });
             reading
         };
         let (request, narrow) = self.requests_for(table, targets.unheld);
-        let is_complete =
-            |reading: &SecondReading| reading.still_listed.len() == targets.inodes.len();
+        let is_complete = |reading: &SecondRead| reading.still_listed.len() == targets.inodes.len();
         let reading = match narrow.map(|narrow| read(Some(narrow))).filter(is_complete) {
             Some(reading) => reading,
             None => read(request),
@@ -113,14 +113,14 @@ impl Scan<'_> {
         (!report.omissions.has_missing_sockets()).then_some(reading)
     }
 
-    /// The dump of all sockets with local ports like these, and, where the table has states, of those in
-    /// states like these: a port stays the same as long as the socket lives, and the state mostly does.
+    /// The dump of all sockets with the local ports of these, and with their states if the table has states: the
+    /// port of a socket never changes, and its state rarely.
     fn requests_for(
         &self,
         table: SocketTable,
         like: &[&Socket],
     ) -> (Option<Request>, Option<Request>) {
-        let request = self.filter.whole(table).map(|request| match local_ports(like) {
+        let request = self.filter.full_request(table).map(|request| match local_ports(like) {
             Some(ports) => request.with_local_ports(ports),
             None => request,
         });
@@ -129,7 +129,7 @@ impl Scan<'_> {
         (request, narrow)
     }
 
-    /// The sockets of a table that have one of these endpoints now.
+    /// The sockets of a table that now have one of these endpoints.
     pub(super) fn with_endpoints(
         &self,
         namespace: &Namespace,
@@ -148,15 +148,15 @@ impl Scan<'_> {
             let has_endpoint = socket.inode != 0
                 && !source.is_spoofable(table)
                 && socket.endpoint_key().is_some_and(|key| endpoints.contains(&key));
-            if has_endpoint { Wanted::Yes } else { Wanted::No }
+            if has_endpoint { Selection::Keep } else { Selection::Drop }
         });
         found
     }
 }
 
 impl Targets<'_> {
-    /// Whether a socket that is not one of those without a holder belongs in the answer.
-    fn wants(&self, socket: &Socket) -> bool {
+    /// Whether a socket belongs in the answer that is not one of those without a holder.
+    fn contains(&self, socket: &Socket) -> bool {
         let has_endpoint = match socket.endpoint_key() {
             Some(key) => self.endpoints.contains(&key),
             None => false,

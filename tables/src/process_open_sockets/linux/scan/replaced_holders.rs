@@ -1,5 +1,5 @@
-//! The holders of sockets that replaced others during a scan: a process that binds the same port again and
-//! again holds another socket in each step of the scan.
+//! The holders of sockets that replaced others during a scan: a process that repeatedly binds the same port
+//! holds another socket in each step of the scan.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,15 +13,15 @@ use crate::model::holders::{Holder, HolderCollector, Holders};
 use crate::model::report::Report;
 use crate::model::{EndpointKey, Presence, Socket};
 
-/// How often descriptors and the table are read in turn, without BPF,
+/// Without BPF, the maximum number of alternate reads of descriptors and the table,
 const ATTEMPTS: usize = 8;
-/// and for how long.
+/// and the time for them.
 const BUDGET: Duration = Duration::from_millis(100);
 
 impl Scan<'_> {
-    /// Looks for a socket with a holder at each endpoint whose socket was replaced and where none has one.
-    /// Returns the sockets and holders of the answer with those found.
-    pub(super) fn pursue(
+    /// For each endpoint whose socket was replaced and without a holder, finds a socket with a holder. Returns
+    /// the sockets and holders of the answer with the found ones.
+    pub(super) fn find_replaced_holders(
         &self,
         mut reconciled: Reconciled,
         mut holders: Holders,
@@ -30,17 +30,17 @@ impl Scan<'_> {
         sessions: &mut Sessions,
         report: &mut Report,
     ) -> (Reconciled, Holders) {
-        let is_pursued = self.retain_without_holder(&mut reconciled, &holders);
-        if !is_pursued || self.deadline.has_passed() {
+        let has_replaced = self.retain_without_holder(&mut reconciled, &holders);
+        if !has_replaced || self.deadline.has_passed() {
             return (reconciled, holders);
         }
-        // What cannot be read was counted before.
+        // Omissions were counted before.
         let mut again = Report::default();
         let (sockets, more) = match self.bpf {
-            Some(bpf) => self.pursue_with_bpf(bpf, &reconciled.replaced, &mut again),
+            Some(bpf) => self.find_replaced_with_bpf(bpf, &reconciled.replaced, &mut again),
             None => {
                 let suspects = self.suspects(&reconciled, &holders, pids);
-                self.pursue_with_walks(
+                self.find_replaced_with_walks(
                     &reconciled.replaced,
                     &suspects,
                     namespaces,
@@ -59,17 +59,17 @@ impl Scan<'_> {
         (reconciled, holders)
     }
 
-    /// Keeps of the replaced sockets those whose endpoint still has a socket, none of which has a holder;
-    /// returns whether any is left.
+    /// Keeps the replaced sockets whose endpoint still has a socket, but none with a holder; returns whether any
+    /// is left.
     fn retain_without_holder(&self, reconciled: &mut Reconciled, holders: &Holders) -> bool {
         if reconciled.replaced.is_empty() {
             return false;
         }
-        let wanted: HashSet<EndpointKey> =
+        let endpoints: HashSet<EndpointKey> =
             closed(&reconciled.replaced).filter_map(|socket| socket.endpoint_key()).collect();
         let (mut there, mut held) = (HashSet::new(), HashSet::new());
         for socket in &reconciled.all {
-            let Some(key) = socket.endpoint_key().filter(|key| wanted.contains(key)) else {
+            let Some(key) = socket.endpoint_key().filter(|key| endpoints.contains(key)) else {
                 continue;
             };
             let key = (socket.net_namespace, socket.protocol(), key);
@@ -90,8 +90,8 @@ impl Scan<'_> {
         !reconciled.replaced.is_empty()
     }
 
-    /// One more pass, for any socket at these endpoints.
-    fn pursue_with_bpf(
+    /// Runs another pass, for all sockets with these endpoints.
+    fn find_replaced_with_bpf(
         &self,
         bpf: &TaskFiles,
         replaced: &[Replaced],
@@ -99,7 +99,7 @@ impl Scan<'_> {
     ) -> (Vec<Socket>, Holders) {
         let key =
             |table, socket: &Socket| Some((table, socket.net_namespace, socket.endpoint_key()?));
-        let wanted: HashSet<_> = replaced
+        let endpoints: HashSet<_> = replaced
             .iter()
             .flat_map(|it| it.closed.iter().filter_map(|socket| key(it.run.table, socket)))
             .collect();
@@ -108,7 +108,7 @@ impl Scan<'_> {
         report.work.passes += 1;
         let done = bpf.run(None, self.plan.threads, self.deadline, |holder, record| {
             if let Description::Complete { table, socket } = record.describe()?
-                && key(table, &socket).is_some_and(|key| wanted.contains(&key))
+                && key(table, &socket).is_some_and(|key| endpoints.contains(&key))
             {
                 sockets.insert(socket.inode, socket);
                 push(self.root, &mut holders, holder);
@@ -121,14 +121,14 @@ impl Scan<'_> {
         (sockets.into_values().collect(), holders.finish(|_| true))
     }
 
-    /// The processes that can hold such a socket: those that hold one that was not listed, or, where the
-    /// tables were read in part, all of the same user.
+    /// The processes that can hold such a socket: holders of unlisted sockets, or, if the tables were read in
+    /// part, all processes of the same user.
     fn suspects(&self, reconciled: &Reconciled, holders: &Holders, pids: &[i32]) -> Vec<i32> {
-        let is_asked = |pid: &i32| self.is_walked(*pid);
+        let is_selected = |pid: &i32| self.is_walked(*pid);
         if self.plan.lists_all {
             let known: HashSet<u64> = reconciled.all.iter().map(|socket| socket.inode).collect();
             let unknown = holders.iter().filter(|holder| !known.contains(&holder.inode));
-            let pids: HashSet<i32> = unknown.map(|holder| holder.pid).filter(is_asked).collect();
+            let pids: HashSet<i32> = unknown.map(|holder| holder.pid).filter(is_selected).collect();
             return pids.into_iter().collect();
         }
         let uids: HashSet<u32> =
@@ -137,11 +137,11 @@ impl Scan<'_> {
             let directory = self.root.process(*pid).and_then(|process| process.stat("."));
             directory.is_ok_and(|directory| uids.contains(&directory.st_uid))
         };
-        pids.iter().copied().filter(is_asked).filter(is_of_user).collect()
+        pids.iter().copied().filter(is_selected).filter(is_of_user).collect()
     }
 
     /// Walks the suspects and reads the tables in turn, until both show the same socket.
-    fn pursue_with_walks(
+    fn find_replaced_with_walks(
         &self,
         replaced: &[Replaced],
         suspects: &[i32],
