@@ -122,13 +122,13 @@ fn processes(named: impl Iterator<Item = (i64, &'static str)>) -> Arc<Recorder> 
 /// A request without its incidental order: SQLite sorts the members of an IN list and the constraints of a
 /// column.
 #[derive(Debug, PartialEq)]
-struct Asked {
+struct Recorded {
     constraints: BTreeMap<String, BTreeSet<(u8, String)>>,
     columns_used: BTreeSet<String>,
 }
 
-impl Asked {
-    fn new(query: &QueryContext, columns: &[Column]) -> Asked {
+impl Recorded {
+    fn new(query: &QueryContext, columns: &[Column]) -> Recorded {
         let mut constraints = BTreeMap::<_, BTreeSet<_>>::new();
         for constraint in &query.constraints {
             let of_column = constraints.entry(columns[constraint.column].name.to_string());
@@ -139,10 +139,10 @@ impl Asked {
         }
         let used = columns.iter().enumerate().filter(|(i, _)| query.columns_used.contains(*i));
         let columns_used = used.map(|(_, column)| column.name.to_string()).collect();
-        Asked { constraints, columns_used }
+        Recorded { constraints, columns_used }
     }
 
-    fn captured(request: &Json) -> Asked {
+    fn captured(request: &Json) -> Recorded {
         let constraint = |constraint: &Json| {
             let code = u8::try_from(constraint["op"].as_u64()?).unwrap();
             Some((code, constraint["expr"].as_str().unwrap().to_owned()))
@@ -151,7 +151,7 @@ impl Asked {
             (name.clone(), list.as_array().unwrap().iter().filter_map(constraint).collect())
         };
         let used = request["colsUsed"].as_array().unwrap().iter();
-        Asked {
+        Recorded {
             constraints: request["constraints"]
                 .as_object()
                 .unwrap()
@@ -224,8 +224,8 @@ impl Captured<'_> {
             return Some(format!("{} calls, in osquery {}", made.len(), self.calls));
         }
         made.iter().zip(self.requests).find_map(|(made, request)| {
-            let mut made = Asked::new(made, &recorder.columns);
-            let captured = Asked::captured(request);
+            let mut made = Recorded::new(made, &recorder.columns);
+            let captured = Recorded::captured(request);
             if let Some(pids) = made.constraints.get_mut("pid") {
                 let listed = &captured.constraints.get("pid").cloned().unwrap_or_default();
                 let beyond = pids.difference(listed).count();

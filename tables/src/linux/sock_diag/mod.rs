@@ -195,7 +195,7 @@ impl SockDiag {
                     seen.insert(listed.cookie);
                     retry.add(listed.cookie);
                 }
-                Ok(if is_new { hand_over(listed, seen, &mut each) } else { GO_ON })
+                Ok(if is_new { hand_over(listed, seen, &mut each) } else { CONTINUE })
             })?;
             match end {
                 End::Stopped => return Ok(Dump::Stopped),
@@ -237,7 +237,7 @@ impl SockDiag {
     /// Sends a request after the last one is answered: the kernel rejects a second one at a time.
     fn send_request(&mut self, request: &Request) -> Result<(), DumpError> {
         if self.unfinished {
-            self.receive(Deadline::after(RECEIVE_TIMEOUT), |_| Ok(GO_ON))?;
+            self.receive(Deadline::after(RECEIVE_TIMEOUT), |_| Ok(CONTINUE))?;
         }
         self.sequence = self.sequence.wrapping_add(1);
         let message = request.to_bytes(self.sequence);
@@ -308,7 +308,7 @@ impl SockDiag {
     }
 }
 
-const GO_ON: ControlFlow<()> = ControlFlow::Continue(());
+const CONTINUE: ControlFlow<()> = ControlFlow::Continue(());
 
 /// Hands over a socket, and the connections in its accept queue.
 fn hand_over(
@@ -320,9 +320,9 @@ fn hand_over(
     let mut hand_over = |socket| match each(socket) {
         Handed::Kept => {
             kept.insert(listed.cookie);
-            GO_ON
+            CONTINUE
         }
-        Handed::Dropped => GO_ON,
+        Handed::Dropped => CONTINUE,
         Handed::Enough => ControlFlow::Break(()),
     };
     hand_over(listed.socket)?;

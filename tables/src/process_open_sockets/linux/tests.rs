@@ -399,13 +399,13 @@ fn an_unlisted_socket_bound_just_before_a_lookup_is_found() {
         let (table, _client) = table_with_cached_connection(LONG);
         let unbound = || rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
         let socket = unbound();
-        // The census that this takes has the socket; the second does without one.
+        // The list of held inodes that this takes has the socket; the second lookup takes none.
         assert_eq!(of(&lookup(&table), &socket).len(), 0);
         assert_eq!(of(&lookup(&table), &socket).len(), 0);
         let address: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
         rustix::net::bind(&socket, &address).unwrap();
         assert_eq!(of(&lookup(&table), &socket).len(), 1);
-        // One that is newer than the census.
+        // One that is newer than that list.
         let newer = unbound();
         assert_eq!(of(&lookup(&table), &newer).len(), 0);
         rustix::net::bind(&newer, &address).unwrap();
