@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use log::{Level, LevelFilter};
 use tables::options::OptionError;
 
-use crate::table_flags::TableFlags;
+use crate::clap_args::TableFlags;
 
 /// Every open socket of this host, with every process that holds it.
 ///

@@ -16,8 +16,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, Args, Command, CommandFactory, Error, FromArgMatches};
 
+use crate::clap_args::TableFlags;
 use crate::cli::{Cli, Launch};
-use crate::table_flags::TableFlags;
 
 /// Reads the command line of this process, and prints errors, the help or the version.
 ///

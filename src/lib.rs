@@ -3,10 +3,10 @@
 //! [`extension`] serves them to osquery over Thrift; [`shell`] runs SQL on them without osquery. Both use a
 //! table only through the trait [`tables::Table`].
 
+pub mod clap_args;
 pub mod cli;
 pub mod environment;
 pub mod extension;
 pub mod log_queue;
 #[cfg(feature = "shell")]
 pub mod shell;
-pub mod table_flags;

@@ -9,10 +9,10 @@ pub mod context;
 mod event;
 mod failure;
 pub mod limiter;
-mod log_limit;
+mod log_rate_limit;
 pub mod manager;
 pub mod names;
-mod omitted_rows_log;
+mod omitted_rows_warning;
 #[cfg(feature = "osquery-rust-ng")]
 pub mod plugin;
 pub mod protocol;

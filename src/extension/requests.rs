@@ -13,7 +13,7 @@ use super::answer::{self, Answer, failure, success, write_response};
 use super::event::Event;
 use super::limiter::{Kind, ScanLimiter};
 use super::names::NamedTables;
-use super::omitted_rows_log::OmittedRowsLog;
+use super::omitted_rows_warning::OmittedRowsWarning;
 use super::osquery::{ExtensionPluginRequest, ExtensionResponse};
 use super::{context, routes};
 
@@ -101,14 +101,14 @@ pub struct Requests {
     tables: NamedTables,
     limiter: Arc<ScanLimiter>,
     events: Sender<Event>,
-    omitted: OmittedRowsLog,
+    omitted: OmittedRowsWarning,
 }
 
 impl Requests {
     /// Answers requests for these tables. The limiter bounds their queries; a call of `shutdown` becomes an
     /// event.
     pub fn new(tables: NamedTables, limiter: Arc<ScanLimiter>, events: Sender<Event>) -> Self {
-        Requests { tables, limiter, events, omitted: OmittedRowsLog::default() }
+        Requests { tables, limiter, events, omitted: OmittedRowsWarning::default() }
     }
 
     /// Writes the answer to the request.

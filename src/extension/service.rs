@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use thrift::protocol::{TBinaryOutputProtocol, TOutputProtocol};
 
-use super::log_limit::LogLimit;
+use super::log_rate_limit::LogRateLimit;
 use super::protocol::BinaryInput;
 use super::requests::{Request, Requests};
 use super::socket_file::{SocketFile, bind};
@@ -56,8 +56,8 @@ pub struct Service {
     requests: Requests,
     limits: Limits,
     connections: Mutex<Connections>,
-    refused: LogLimit,
-    failed: LogLimit,
+    refused: LogRateLimit,
+    failed: LogRateLimit,
 }
 
 #[derive(Default)]
@@ -77,7 +77,7 @@ struct Connection {
 impl Service {
     /// Creates a service that does not listen yet: see [`Listening`].
     pub fn new(requests: Requests, limits: Limits) -> Self {
-        let (refused, failed) = (LogLimit::default(), LogLimit::default());
+        let (refused, failed) = (LogRateLimit::default(), LogRateLimit::default());
         Service { requests, limits, connections: Mutex::default(), refused, failed }
     }
 

@@ -18,7 +18,7 @@ use tables::Table;
 
 use self::explain::Answers;
 use self::render::{Cell, Mode, Renderer, Style};
-use crate::table_flags;
+use crate::clap_args;
 
 mod escape;
 mod explain;
@@ -177,7 +177,7 @@ fn flags_with_value(value: &str) -> Vec<String> {
         .parse_ref(&clap::Command::new(""), None, OsStr::new(value.trim()))
         .is_ok();
     let header = is_boolean.then_some("header");
-    let of_tables = table_flags::flags_with_optional_value(value);
+    let of_tables = clap_args::flags_with_optional_value(value);
     header.into_iter().chain(of_tables).map(|flag| format!("--{flag}")).collect()
 }
 

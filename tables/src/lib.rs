@@ -14,28 +14,15 @@ mod macos;
 mod model;
 pub mod options;
 pub mod process_open_sockets;
+mod registry;
 mod table;
 mod water_level;
 
-use std::sync::Arc;
-
 pub use model::{Families, Source, User};
 pub use options::{Options, TableOption, Threads};
-use process_open_sockets::ProcessOpenSockets;
-
+pub use registry::tables;
 pub use table::{
     Column, ColumnOptions, ColumnType, ColumnsUsed, Constraint, Error, Explanation, Operator,
     QueryContext, RowUser, Rows, Table, Value,
 };
 pub use water_level::water_level;
-
-/// Returns the tables, in the order of `--help` and `schema`. No file is opened before the first query.
-///
-/// ```
-/// let tables = tables::tables(&tables::Options::default());
-/// let names: Vec<&str> = tables.iter().map(|table| table.name()).collect();
-/// assert_eq!(names, ["process_open_sockets"]);
-/// ```
-pub fn tables(options: &Options) -> Vec<Arc<dyn Table>> {
-    vec![Arc::new(ProcessOpenSockets::new(options.clone()))]
-}

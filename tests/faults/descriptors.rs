@@ -29,6 +29,10 @@ fn rows_missing_at_the_descriptor_limit_name_the_limit() {
     for descriptors in 4..40 {
         let output = query(&tree, descriptors);
         let stderr = String::from_utf8_lossy(&output.stderr);
+        // With inherited descriptors, the loader can fail before the program starts.
+        if stderr.contains("error while loading shared libraries") {
+            continue;
+        }
         if output.stdout != whole {
             shortened += 1;
             assert!(stderr.contains("raise the limit of open files"), "{descriptors}: {stderr}");

@@ -405,7 +405,7 @@ impl Holders {
         held
     }
 
-    /// Those at these range.
+    /// The holders in this range.
     pub(crate) fn at(&self, range: &Range<usize>) -> &[Holder] {
         self.list.get(range.clone()).unwrap_or_default()
     }

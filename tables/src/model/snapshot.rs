@@ -53,7 +53,7 @@ impl Snapshot {
             if not_all_seen { HolderUnknown::Unreadable } else { HolderUnknown::NoProcess };
         match usize::try_from(index).ok().and_then(|index| self.darwin.get(index)) {
             Some(darwin) => darwin.without_fd.unwrap_or(with_file),
-            None => socket.is_without_file().unwrap_or(with_file),
+            None => socket.why_without_file().unwrap_or(with_file),
         }
     }
 }

@@ -120,7 +120,7 @@ impl Socket {
     }
 
     /// Why no process can hold the socket; None if one can.
-    pub(crate) fn is_without_file(&self) -> Option<HolderUnknown> {
+    pub(crate) fn why_without_file(&self) -> Option<HolderUnknown> {
         if self.inode != 0 {
             return None;
         }

@@ -18,7 +18,7 @@ mod inet_ntop;
 mod linux;
 #[cfg(any(target_os = "macos", test))]
 mod macos;
-mod omission_log;
+mod omission_rate_limit;
 mod row;
 mod sys;
 
@@ -26,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use self::columns::Field;
-use self::omission_log::OmissionLog;
+use self::omission_rate_limit::OmissionRateLimit;
 use crate::model::Families;
 use crate::model::omission::Omissions;
 use crate::{Column, Error, Options, QueryContext, Rows, Table, TableOption, options};
@@ -36,7 +36,7 @@ pub struct ProcessOpenSockets {
     collector: sys::Collector,
     columns: Vec<Column>,
     families: Families,
-    log: Mutex<OmissionLog>,
+    log: Mutex<OmissionRateLimit>,
 }
 
 impl ProcessOpenSockets {

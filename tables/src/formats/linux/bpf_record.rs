@@ -4,13 +4,13 @@
 //! [`layout`] is the only description of these bytes: the program writes them, and [`Record`] reads them. Numbers are
 //! in the byte order of the machine, unless documented otherwise.
 
-pub(crate) mod layout;
+pub(crate) mod record_members;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU32, NonZeroU64};
 
-use self::layout::{Field, NAME_SIZE, RECORD_SIZE, UNIX_RECORD_SIZE, Value, field};
+use self::record_members::{Field, NAME_SIZE, RECORD_SIZE, UNIX_RECORD_SIZE, Value, field};
 use crate::formats::linux::sock_diag::unix_name;
 use crate::model::socket_table::{
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_TCP,
@@ -80,7 +80,7 @@ pub(crate) enum Description {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record<'a> {
     socket: &'a [u8; RECORD_SIZE],
-    /// Empty unless it is a [`layout::UnixSocketRecord`].
+    /// Empty unless it is a [`record_members::UnixSocketRecord`].
     name: &'a [u8],
 }
 

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::assembler::AssembleError;
 use super::calls::CallError;
-use super::layout::LayoutError;
+use super::kernel_members::LayoutError;
 use crate::Error;
 use crate::formats::linux::bpf_record::RecordError;
 

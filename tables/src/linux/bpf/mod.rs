@@ -11,7 +11,7 @@ mod assembler;
 mod calls;
 mod descriptor_tables;
 mod error;
-mod layout;
+mod kernel_members;
 mod load_once;
 mod program;
 mod task_files;

@@ -11,8 +11,8 @@ use super::assembler::Condition::{Equal, Greater, NotEqual};
 use super::assembler::Register::{R0, R1, R2, R3, R6, R7, R8, R9, R10};
 use super::assembler::Width::{W8, W16, W32, W64};
 use super::assembler::{AssembleError, Assembler, Instruction, Label, Register, Width};
-use super::layout::Layout;
-use crate::formats::linux::bpf_record::layout::{
+use super::kernel_members::Layout;
+use crate::formats::linux::bpf_record::record_members::{
     Field, NAME_SIZE, SocketRecord, UnixSocketRecord, field,
 };
 use crate::model::socket_table::{IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};

@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use super::calls;
 use super::descriptor_tables::DescriptorTables;
 use super::error::{FALLBACK, LoadError, PassError};
-use super::layout::{Layout, LayoutError};
+use super::kernel_members::{Layout, LayoutError};
 use super::program::program;
 use crate::deadline::Deadline;
 use crate::formats::linux::bpf_record::{Record, RecordError};

@@ -86,16 +86,9 @@ impl Scanner {
     ) -> Result<Snapshot, Error> {
         let root = ProcRoot::open_for(&self.options.procfs, Arc::clone(&steps))?;
         let deadline = Deadline::new(end, steps.abandoned());
-        let bpf = self.bpf.get(&root);
-        let plan = Plan::new(&self.options, filter, bpf);
-        let scan = Scan {
-            root: &root,
-            filter,
-            plan: &plan,
-            bpf,
-            deadline,
-            own_sockets: OwnSockets::default(),
-        };
+        let plan = Plan::new(&self.options, filter, self.bpf.get(&root));
+        let scan =
+            Scan { root: &root, filter, plan: &plan, deadline, own_sockets: OwnSockets::default() };
         let snapshot = scan.run(&self.cache)?;
         Ok(Snapshot { plan: plan.to_string(), ..snapshot })
     }

@@ -10,15 +10,15 @@ use crate::process_open_sockets::filter::Filter;
 use crate::{Options, Threads};
 
 /// All decisions of a scan. `Display` describes what the scan does and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Plan {
+#[derive(Clone, Debug)]
+pub(super) struct Plan<'a> {
     pub(super) scope: Scope,
     /// The source of holders.
-    pub(super) holders: HolderSource,
+    pub(super) holders: HolderSource<'a>,
     /// Whether the scan reads the file descriptor tables of threads.
     pub(super) threads: bool,
     pub(super) limits: HolderLimits,
-    /// The source of socket tables: netlink, or procfs alone.
+    /// The source of socket tables. `Auto` and `Bpf`: netlink, or procfs where netlink has no table.
     pub(super) tables_from: Source,
     /// The socket tables that can list a socket of the answer.
     pub(super) tables: Vec<SocketTable>,
@@ -43,17 +43,27 @@ pub(super) enum Scope {
 }
 
 /// The source of holders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HolderSource {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum HolderSource<'a> {
     /// A BPF program that reads the descriptors of all tasks. Sockets that it cannot describe are read from tables.
-    Bpf,
+    Bpf(&'a TaskFiles),
     /// The links `/proc/<pid>/fd/N`.
     Procfs,
 }
 
-impl Plan {
+impl<'a> HolderSource<'a> {
+    /// The BPF program, if it is the source.
+    pub(super) fn bpf(self) -> Option<&'a TaskFiles> {
+        match self {
+            HolderSource::Bpf(program) => Some(program),
+            HolderSource::Procfs => None,
+        }
+    }
+}
+
+impl<'a> Plan<'a> {
     /// Makes the plan. `bpf` is the loaded program, if one is used.
-    pub(super) fn new(options: &Options, filter: &Filter, bpf: Option<&TaskFiles>) -> Plan {
+    pub(super) fn new(options: &Options, filter: &Filter, bpf: Option<&'a TaskFiles>) -> Plan<'a> {
         let scope = match filter.listed_pids() {
             _ if filter.admits_unheld() => Scope::FullScan,
             Some(pids) => Scope::Lookup(pids),
@@ -64,7 +74,7 @@ impl Plan {
             if unlisted { filter.admits_families_of(table) } else { filter.admits_table(table) }
         };
         Plan {
-            holders: if bpf.is_some() { HolderSource::Bpf } else { HolderSource::Procfs },
+            holders: bpf.map_or(HolderSource::Procfs, HolderSource::Bpf),
             threads: match options.threads {
                 Threads::On => true,
                 Threads::Off => false,
@@ -82,7 +92,7 @@ impl Plan {
     }
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for Plan<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.scope {
             Scope::FullScan => write!(f, "full scan: socket tables, then holders")?,
@@ -90,7 +100,7 @@ impl fmt::Display for Plan {
             Scope::Lookup(pids) => write!(f, "lookup of {} processes", pids.len())?,
         }
         let holders = match self.holders {
-            HolderSource::Bpf => "BPF",
+            HolderSource::Bpf(_) => "BPF",
             HolderSource::Procfs => "/proc/<pid>/fd",
         };
         let threads = if self.threads { "with" } else { "without" };

@@ -73,7 +73,7 @@ impl<'a> Search<'a> {
     }
 
     /// Whether the table can list a missing socket.
-    pub(super) fn is_on_for(&self, table: SocketTable) -> bool {
+    pub(super) fn can_list_missing(&self, table: SocketTable) -> bool {
         self.counts.get(table as usize).is_some_and(|&count| count > 0)
     }
 

@@ -2,7 +2,7 @@ use std::mem::offset_of;
 
 use proptest::prelude::*;
 
-use super::layout::SocketRecord;
+use super::record_members::SocketRecord;
 use super::*;
 
 /// A connection of process 7 from 192.0.2.1:1111 to 198.51.100.2:443.

@@ -136,7 +136,7 @@ impl Request {
         }
     }
 
-    /// Selects only sockets in states that `admits` accepts; None if there is no such state.
+    /// Selects only sockets in states that `admits` accepts; None if this does not narrow the request.
     pub(crate) fn in_states_only(self, admits: impl Fn(TcpState) -> bool) -> Option<Request> {
         let narrowed = self.clone().in_states(States::admitting(admits));
         (narrowed != self).then_some(narrowed)

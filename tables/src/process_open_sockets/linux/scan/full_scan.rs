@@ -126,7 +126,7 @@ impl Scan<'_> {
         inodes: &[u64],
         report: &mut Report,
     ) -> HeldSockets {
-        let Some(bpf) = self.bpf else {
+        let Some(bpf) = self.plan.holders.bpf() else {
             return HeldSockets::of(self.walk_holders(pids, inodes, report));
         };
         let pass = match self.pass(bpf, listing, inodes, report) {

@@ -58,7 +58,7 @@ impl Scan<'_> {
 
     /// None if BPF is not used, or fails.
     fn read_with_bpf(&self, pids: Option<&[i32]>, report: &mut Report) -> Option<BpfSockets> {
-        let bpf = self.bpf?;
+        let bpf = self.plan.holders.bpf()?;
         match self.bpf_sockets(bpf, pids, report) {
             Ok(sockets) => Some(sockets),
             Err(error) => {
@@ -400,7 +400,7 @@ impl SearchRun<'_> {
         let SearchRun { search, sessions, lookup, found, forged, .. } = self;
         let mut session = sessions.open(namespace);
         for &table in &scan.plan.tables {
-            if !search.is_on_for(table) {
+            if !search.can_list_missing(table) {
                 continue;
             }
             // The search ends when all held sockets are found, so it must find those too that do not match.
@@ -435,7 +435,7 @@ impl SearchRun<'_> {
                 None => {
                     let select = |socket: &Socket, source| {
                         let is_taken = take(socket, source, search);
-                        match (search.is_on_for(table), is_taken) {
+                        match (search.can_list_missing(table), is_taken) {
                             (false, is_taken) => Selection::Last(is_taken),
                             (true, true) => Selection::Keep,
                             (true, false) => Selection::Drop,

@@ -22,7 +22,6 @@ use super::plan::{HolderSource, Plan, Scope};
 use super::snapshot_cache::SnapshotCache;
 use crate::Error;
 use crate::deadline::Deadline;
-use crate::linux::bpf::TaskFiles;
 use crate::linux::fds::WalkOptions;
 use crate::linux::netns::{Namespaces, OwnSockets, Sessions, Visit};
 use crate::linux::proc_root::ProcRoot;
@@ -38,8 +37,7 @@ use crate::process_open_sockets::filter::Filter;
 pub(super) struct Scan<'a> {
     pub(super) root: &'a ProcRoot,
     pub(super) filter: &'a Filter,
-    pub(super) plan: &'a Plan,
-    pub(super) bpf: Option<&'a TaskFiles>,
+    pub(super) plan: &'a Plan<'a>,
     pub(super) deadline: Deadline<'a>,
     pub(super) own_sockets: OwnSockets,
 }
@@ -48,7 +46,7 @@ impl Scan<'_> {
     pub(super) fn run(&self, cache: &SnapshotCache) -> Result<Snapshot, Error> {
         match (&self.plan.scope, self.plan.holders) {
             (Scope::FullScan, _) | (Scope::AllHeld, HolderSource::Procfs) => self.full_scan(),
-            (Scope::AllHeld, HolderSource::Bpf) => self.all_held(cache),
+            (Scope::AllHeld, HolderSource::Bpf(_)) => self.all_held(cache),
             (Scope::Lookup(pids), _) => self.lookup(pids, cache),
         }
     }

@@ -36,7 +36,7 @@ impl Scan<'_> {
         }
         // Omissions were counted before.
         let mut again = Report::default();
-        let (sockets, more) = match self.bpf {
+        let (sockets, more) = match self.plan.holders.bpf() {
             Some(bpf) => self.find_replaced_with_bpf(bpf, &reconciled.replaced, &mut again),
             None => {
                 let suspects = self.suspects(&reconciled, &holders, pids);

@@ -145,7 +145,6 @@ fn reconciled(
         root: &root,
         filter: &filter,
         plan: &plan,
-        bpf: None,
         deadline: Deadline::NEVER,
         own_sockets: Default::default(),
     };

@@ -8,9 +8,9 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// Time of the last line, and the number of messages suppressed since.
 #[derive(Debug, Default)]
-pub(super) struct LogLimit(Mutex<Option<(Instant, u64)>>);
+pub(super) struct LogRateLimit(Mutex<Option<(Instant, u64)>>);
 
-impl LogLimit {
+impl LogRateLimit {
     /// Returns the line to log for a message at that time; None if the message is suppressed.
     pub(super) fn line(&self, message: &str, now: Instant) -> Option<String> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,7 +36,7 @@ mod tests {
     #[test]
     fn a_message_after_the_pause_counts_the_suppressed_ones() {
         let start = Instant::now();
-        let limit = LogLimit::default();
+        let limit = LogRateLimit::default();
         let line = |seconds| limit.line("full", start + Duration::from_secs(seconds));
         assert_eq!(line(0).as_deref(), Some("full"));
         assert_eq!(line(1), None);

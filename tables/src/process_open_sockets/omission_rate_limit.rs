@@ -10,7 +10,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// The last message of each kind.
 #[derive(Debug, Default)]
-pub(super) struct OmissionLog(Vec<LastReport>);
+pub(super) struct OmissionRateLimit(Vec<LastReport>);
 
 #[derive(Debug)]
 struct LastReport {
@@ -20,7 +20,7 @@ struct LastReport {
     suppressed: u64,
 }
 
-impl OmissionLog {
+impl OmissionRateLimit {
     /// The message to log for an omission at the time `now`; None if the omission is only counted.
     pub(super) fn line(&mut self, omission: &Omission, now: Instant) -> Option<String> {
         let report = LastReport { kind: omission.kind, at: now, suppressed: 0 };
@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn a_kind_is_logged_again_after_the_pause_with_the_count() {
         let start = Instant::now();
-        let mut log = OmissionLog::default();
+        let mut log = OmissionRateLimit::default();
         let mut line = |kind, count, seconds| {
             let omission = Omission { kind, count, first: "here".to_owned() };
             let line = log.line(&omission, start + Duration::from_secs(seconds));

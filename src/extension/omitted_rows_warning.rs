@@ -14,9 +14,9 @@ const MAX_USERS: usize = 256;
 
 /// Time of the last warning about each user.
 #[derive(Debug, Default)]
-pub(super) struct OmittedRowsLog(Mutex<HashMap<User, Instant>>);
+pub(super) struct OmittedRowsWarning(Mutex<HashMap<User, Instant>>);
 
-impl OmittedRowsLog {
+impl OmittedRowsWarning {
     /// Returns the warnings to log at that time.
     pub(super) fn lines(&self, omitted: &[(User, u64)], now: Instant) -> Vec<String> {
         if omitted.is_empty() {
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn warnings_about_a_user_are_one_pause_apart() {
         let start = Instant::now();
-        let log = OmittedRowsLog::default();
+        let log = OmittedRowsWarning::default();
         let of = |uid, rows| (User::of_uid(Some(uid)), rows);
         let count = |omitted: &[(User, u64)], seconds| {
             log.lines(omitted, start + Duration::from_secs(seconds)).len()
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_with_many_users() {
         let start = Instant::now();
-        let log = OmittedRowsLog::default();
+        let log = OmittedRowsWarning::default();
         let of = |uid| (User::of_uid(Some(uid)), 1);
         let many: Vec<(User, u64)> = (0..10_000).map(of).collect();
         assert_eq!(log.lines(&many, start).len(), MAX_USERS);

@@ -142,7 +142,7 @@ impl Field<[u8; 16]> {
 /// The [`Field`] of that member.
 macro_rules! field {
     ($member:ident) => {{
-        use $crate::formats::linux::bpf_record::layout::{Field, SocketRecord};
+        use $crate::formats::linux::bpf_record::record_members::{Field, SocketRecord};
         Field::new(std::mem::offset_of!(SocketRecord, $member), |record| record.$member)
     }};
 }
