@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -285,8 +285,10 @@ fn every_command_prints_an_answer() {
             report_left_out("every_command_prints_an_answer", "needs jq");
             continue;
         }
-        let output =
-            Command::new("sh").args(["-ec", &command]).env("PATH", &path).output().unwrap();
+        // A command that waits is an error of the page.
+        let mut shell = Command::new("timeout");
+        shell.args(["120", "sh", "-ec", &command]).env("PATH", &path).stdin(Stdio::null());
+        let output = shell.output().unwrap();
         let (stdout, stderr) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success() && !stdout.is_empty(), "{command}: {stdout}{stderr}");
