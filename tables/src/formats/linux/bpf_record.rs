@@ -1,7 +1,7 @@
 //! The records of the BPF program that visits the file descriptors of all tasks (`linux/bpf/program.rs`): one
 //! for each descriptor that refers to a socket.
 //!
-//! [`layout`] is the only description of these bytes: the program writes them, and [`Record`] reads them. Numbers are
+//! [`record_members`] is the only description of these bytes: the program writes them, and [`Record`] reads them. Numbers are
 //! in the byte order of the machine, unless documented otherwise.
 
 pub(crate) mod record_members;
