@@ -17,11 +17,3 @@ pub(crate) struct VsockAddress {
     pub(crate) cid: u32,
     pub(crate) port: u32,
 }
-
-/// The endpoints of a socket. If another socket in the same table of a namespace has the same ones, it has replaced
-/// the socket.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum EndpointKey {
-    Inet(Endpoint, Endpoint),
-    Unix(Box<[u8]>),
-}

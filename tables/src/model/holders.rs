@@ -177,6 +177,7 @@ impl HolderCollector {
     }
 
     /// Adds the holders of another collector with the same `per_socket`.
+    #[cfg(any(target_os = "linux", test))]
     pub(crate) fn append(&mut self, mut other: HolderCollector) {
         if self.list.is_empty() {
             self.list = other.list;
@@ -333,52 +334,9 @@ impl FromIterator<Holder> for Holders {
 }
 
 impl Holders {
-    /// Removes the holders for which `is_out` returns true: it gets each holder, and all holders of its socket.
-    pub(crate) fn without(self, is_out: impl Fn(&Holder, &[Holder]) -> bool) -> Holders {
-        let Holders { list, mut counts, has_threads, omitted } = self;
-        let alike = list.chunk_by(|a, b| a.inode == b.inode);
-        let mut kept = Vec::with_capacity(list.len());
-        for all in alike {
-            for holder in all {
-                if !is_out(holder, all) {
-                    kept.push(*holder);
-                } else if let Some(count) = counts.get_mut(&holder.group()) {
-                    *count = count.saturating_sub(1);
-                }
-            }
-        }
-        Holders { list: kept, counts, has_threads, omitted }
-    }
-
-    /// Adds holders of other sockets.
-    pub(crate) fn merge(&mut self, more: Holders) {
-        if self.list.is_empty() {
-            *self = more;
-            return;
-        }
-        self.list.extend(more.list);
-        self.list.sort_unstable();
-        self.list.dedup();
-        self.counts.extend(more.counts);
-        self.has_threads |= more.has_threads;
-        for (user, count) in more.omitted {
-            *self.omitted.entry(user).or_default() += count;
-        }
-    }
-
     /// The number of holders of each user that were removed because of the total maximum.
     pub(crate) fn omitted(&self) -> &HashMap<User, u64> {
         &self.omitted
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Holder> {
-        self.list.iter()
-    }
-
-    /// The held sockets, each once.
-    pub(crate) fn inodes(&self) -> impl Iterator<Item = u64> {
-        let alike = self.list.chunk_by(|a, b| a.inode == b.inode);
-        alike.filter_map(<[_]>::first).map(|holder| holder.inode)
     }
 
     /// For each of these sockets the range of all its holders, by pid and fd.
@@ -430,6 +388,52 @@ impl Holders {
             of_process.len()
         };
         u32::try_from(count).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS collects in one place"))]
+impl Holders {
+    /// Removes the holders for which `is_out` returns true: it gets each holder, and all holders of its socket.
+    pub(crate) fn without(self, is_out: impl Fn(&Holder, &[Holder]) -> bool) -> Holders {
+        let Holders { list, mut counts, has_threads, omitted } = self;
+        let alike = list.chunk_by(|a, b| a.inode == b.inode);
+        let mut kept = Vec::with_capacity(list.len());
+        for all in alike {
+            for holder in all {
+                if !is_out(holder, all) {
+                    kept.push(*holder);
+                } else if let Some(count) = counts.get_mut(&holder.group()) {
+                    *count = count.saturating_sub(1);
+                }
+            }
+        }
+        Holders { list: kept, counts, has_threads, omitted }
+    }
+
+    /// Adds holders of other sockets.
+    pub(crate) fn merge(&mut self, more: Holders) {
+        if self.list.is_empty() {
+            *self = more;
+            return;
+        }
+        self.list.extend(more.list);
+        self.list.sort_unstable();
+        self.list.dedup();
+        self.counts.extend(more.counts);
+        self.has_threads |= more.has_threads;
+        for (user, count) in more.omitted {
+            *self.omitted.entry(user).or_default() += count;
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Holder> {
+        self.list.iter()
+    }
+
+    /// The held sockets, each once.
+    pub(crate) fn inodes(&self) -> impl Iterator<Item = u64> {
+        let alike = self.list.chunk_by(|a, b| a.inode == b.inode);
+        alike.filter_map(<[_]>::first).map(|holder| holder.inode)
     }
 }
 

@@ -10,10 +10,12 @@ pub(crate) mod holders;
 mod net_namespace;
 pub(crate) mod omission;
 pub(crate) mod protocol;
+#[cfg(target_os = "linux")]
 pub(crate) mod report;
 mod sctp_state;
 mod snapshot;
 mod socket;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux reads tables"))]
 pub(crate) mod socket_table;
 mod source;
 mod tcp_state;
@@ -23,7 +25,7 @@ mod work;
 
 pub(crate) use self::binding::Binding;
 pub(crate) use self::details::{DarwinDetails, Details, Interface, Presence};
-pub(crate) use self::endpoint::{Endpoint, EndpointKey, VsockAddress};
+pub(crate) use self::endpoint::{Endpoint, VsockAddress};
 pub use self::families::Families;
 pub(crate) use self::family::Family;
 pub(crate) use self::holder_unknown::HolderUnknown;

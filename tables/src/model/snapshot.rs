@@ -22,6 +22,7 @@ pub(crate) struct Snapshot {
     pub(crate) plan: String,
     pub(crate) work: Work,
     /// Messages to log besides omissions.
+    #[cfg(target_os = "linux")]
     pub(crate) messages: Vec<(log::Level, String)>,
     /// The network namespace of the host's first process, if the query reads it.
     pub(crate) host: Option<NetNamespace>,

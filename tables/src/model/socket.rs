@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use super::binding::Binding;
 use super::details::Details;
-use super::endpoint::{Endpoint, EndpointKey};
+use super::endpoint::Endpoint;
 use super::family::Family;
 use super::holder_unknown::HolderUnknown;
 use super::net_namespace::NetNamespace;
@@ -95,28 +95,6 @@ impl Socket {
             Binding::Vsock { remote, .. } => remote.port.cast_signed(),
             _ => self.remote().map_or(0, |remote| remote.port.into()),
         }
-    }
-
-    /// Whether it is bound or connected to an IP address.
-    pub(crate) fn has_address(&self) -> bool {
-        let ends = [self.local(), self.remote()];
-        ends.into_iter().flatten().any(|endpoint| !endpoint.address.is_unspecified())
-    }
-
-    /// The endpoints; None if no other socket could have the same later.
-    pub(crate) fn endpoint_key(&self) -> Option<EndpointKey> {
-        match &self.binding {
-            Binding::Inet { local, remote, .. } | Binding::Sctp { local, remote, .. } => {
-                (local.port != 0).then_some(EndpointKey::Inet(*local, *remote))
-            }
-            Binding::Unix { path } if !path.is_empty() => Some(EndpointKey::Unix(path.clone())),
-            _ => None,
-        }
-    }
-
-    /// Whether the socket has a remote port.
-    pub(crate) fn is_connected(&self) -> bool {
-        self.remote().is_some_and(|remote| remote.port != 0)
     }
 
     /// Why no process can hold the socket; None if one can.

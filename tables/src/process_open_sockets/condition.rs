@@ -4,8 +4,6 @@
 //! all values. Several `=` constraints on one column admit each of their values, whether they come from an `IN`
 //! or from an `AND`.
 
-use std::ops::RangeInclusive;
-
 use crate::{Constraint, Operator};
 
 /// The numbers that the constraints on a column admit.
@@ -76,7 +74,7 @@ impl NumberCondition {
     }
 
     /// The ports from the lowest to the highest admitted one.
-    pub(super) fn ports(&self) -> RangeInclusive<u16> {
+    pub(super) fn ports(&self) -> std::ops::RangeInclusive<u16> {
         let listed = |end: fn(&[i64]) -> Option<&i64>, or| {
             self.any_of.as_deref().map_or(or, |list| end(list).copied().unwrap_or(or))
         };
@@ -84,7 +82,7 @@ impl NumberCondition {
         let last = self.at_most.min(listed(<[i64]>::last, i64::MAX));
         match (u16::try_from(first), u16::try_from(last.min(u16::MAX.into()))) {
             (Ok(first), Ok(last)) => first..=last,
-            _ => RangeInclusive::new(1, 0),
+            _ => std::ops::RangeInclusive::new(1, 0),
         }
     }
 }

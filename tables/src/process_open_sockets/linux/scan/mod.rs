@@ -4,6 +4,7 @@
 //! holders; each step returns its result as a value. [`Report`] collects the omissions.
 
 mod bpf_sockets;
+mod endpoint_key;
 mod full_scan;
 mod listing;
 mod lookup;

@@ -8,13 +8,14 @@ use std::ops::Range;
 
 use super::super::search::{candidates, is_of_another_table, note_forged};
 use super::Scan;
+use super::endpoint_key::EndpointKey;
 use super::listing::{Listing, Run};
 use super::second_read::SecondRead;
 use crate::formats::linux::proto_name::Candidates;
 use crate::model::holders::{Holder, Holders};
 use crate::model::omission::Omissions;
 use crate::model::socket_table::SocketTable;
-use crate::model::{EndpointKey, Family, Presence, Socket};
+use crate::model::{Family, Presence, Socket};
 
 /// The results of all reads of a full scan.
 pub(super) struct Reading {

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use super::Scan;
 use super::bpf_sockets::push;
+use super::endpoint_key::EndpointKey;
 use super::reconcile::{Reconciled, Replaced};
 use crate::linux::bpf::{Description, TaskFiles};
 use crate::linux::netns::{Namespaces, Sessions};
 use crate::model::holders::{Holder, HolderCollector, Holders};
 use crate::model::report::Report;
-use crate::model::{EndpointKey, Presence, Socket};
+use crate::model::{Presence, Socket};
 
 /// Without BPF, the maximum number of alternate reads of descriptors and the table,
 const ATTEMPTS: usize = 8;

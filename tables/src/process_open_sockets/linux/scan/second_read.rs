@@ -5,13 +5,14 @@ use std::collections::{HashMap, HashSet};
 use std::ops::{Range, RangeInclusive};
 
 use super::Scan;
+use super::endpoint_key::EndpointKey;
 use super::listing::Listing;
 use crate::formats::linux::sock_diag::Request;
 use crate::linux::netns::{Namespace, Namespaces, Selection, Sessions};
 use crate::model::holders::Holders;
 use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
-use crate::model::{EndpointKey, Socket, TcpState, Work};
+use crate::model::{Socket, TcpState, Work};
 
 /// The result of the second read of a table.
 #[derive(Debug, Default)]
