@@ -83,7 +83,7 @@ fn a_tcp_connection_shows_both_ends_and_the_listener() {
     assert_eq!(own(&listener, ENDS), ["2", "6", here, &port, "0.0.0.0", "0", "LISTEN"]);
     assert_eq!(own(&one, ENDS), ["2", "6", here, &from, here, &port, "ESTABLISHED"]);
     assert_eq!(own(&other, ENDS), ["2", "6", here, &port, here, &from, "ESTABLISHED"]);
-    assert_eq!(own(&one, ["path", "type", "holder_unknown"]), ["", "1", ""]);
+    assert_eq!(own(&one, ["path", "socket_type", "holder_unknown"]), ["", "1", ""]);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_connection_before_accept_is_in_the_accept_queue() {
 fn a_listener_waits_with_its_queue_and_its_user() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let _waiting = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let read = || own(&listener, ["rx_queue", "tx_queue", "uid", "last_pid"]);
+    let read = || own(&listener, ["rx_queue", "tx_queue", "socket_uid", "last_pid"]);
     let [waiting, room, uid, last] = wait_for(read, |[waiting, ..]| waiting == "1");
     assert_eq!(waiting, "1");
     assert_ne!(room, "NULL");

@@ -174,12 +174,12 @@ fn expected(host: &Host) -> Vec<Expected> {
             "USING (protocol, net_namespace)",
             of_me(&[("peer_pid", me), ("local_port", client_port)]),
         ),
-        ("b.path AS peer_path", of_me(&[("peer_pid", me), ("type", "1")])),
+        ("b.path AS peer_path", of_me(&[("peer_pid", me), ("socket_type", "1")])),
         (
             "rx_queue > tx_queue / 2",
             of_me(&[("local_port", full_port), ("rx_queue", "1"), ("tx_queue", "1")]),
         ),
-        ("GROUP BY cgroup_path", Vec::new()),
+        ("GROUP BY socket_cgroup_path", Vec::new()),
         (
             "HAVING descriptors",
             of_me(&[
@@ -194,7 +194,7 @@ fn expected(host: &Host) -> Vec<Expected> {
             "SELECT name, local_port FROM processes",
             vec![("name", "readme".to_owned()), ("local_port", port.clone())],
         ),
-        ("SELECT p.uid FROM processes", vec![("uid", "0".to_owned())]),
+        ("SELECT name, uid FROM processes", vec![("uid", "0".to_owned())]),
     ]
 }
 

@@ -219,9 +219,9 @@ class Interop(unittest.TestCase):
         self.assertTrue(0 <= int(rows[0].pop("rowid")) < 2**63)
         hidden = {name: rows[0].pop(name) for name, _, options in COLUMNS if options == "24"}
         self.assertEqual(rows[0], expected)
-        self.assertEqual((hidden["tid"], hidden["type"]), (expected["pid"], "1"))
+        self.assertEqual((hidden["tid"], hidden["socket_type"]), (expected["pid"], "1"))
         # Thrift reads an unknown number as an empty text.
-        self.assertEqual((hidden["peer_socket"], hidden["interface"]), ("", ""))
+        self.assertEqual((hidden["peer_socket"], hidden["bound_interface"]), ("", ""))
 
     def test_two_columns(self):
         path, expected = self.served(), self.listener()

@@ -31,18 +31,24 @@ impl Netns {
     /// The row of a socket that a process holds.
     pub(crate) fn row_of(&self, pid: u32, fd: i32, inode: u64) -> Row {
         let row = self.row().with("pid", pid).with("fd", fd).with("socket", inode);
-        row.with("tid", pid).with("uid", 0)
+        row.with("tid", pid).with("socket_uid", 0)
     }
 
     /// The row of an unheld socket, with the reason.
     pub(crate) fn unheld(&self, why: &str) -> Row {
         let row = self.row().with("pid", -1).with("fd", -1).with("socket", 0).with("tid", "NULL");
-        row.with("descriptors", "NULL").with("holder_unknown", why).with("uid", "NULL")
+        row.with("descriptors", "NULL").with("holder_unknown", why).with("socket_uid", "NULL")
     }
 
     fn row(&self) -> Row {
-        let texts =
-            ["local_address", "remote_address", "path", "state", "holder_unknown", "interface"];
+        let texts = [
+            "local_address",
+            "remote_address",
+            "path",
+            "state",
+            "holder_unknown",
+            "bound_interface",
+        ];
         let mut row = Row(Vec::new());
         for name in texts {
             row = row.with(name, "");
@@ -50,7 +56,7 @@ impl Netns {
         let row =
             row.with("local_port", 0).with("remote_port", 0).with("net_namespace", &self.number);
         let row = row.with("peer_socket", "NULL").with("rx_queue", "NULL").with("tx_queue", "NULL");
-        let row = row.with("scope", 0).with("cgroup_path", "");
+        let row = row.with("scope", 0).with("socket_cgroup_path", "");
         row.with("descriptors", 1).with("rows_omitted", 0)
     }
 }
@@ -67,14 +73,14 @@ impl Row {
         let row = self.with("family", if local.is_ipv4() { 2 } else { 10 });
         let row = row
             .with("protocol", protocol)
-            .with("type", if protocol == 17 || protocol == 1 { 2 } else { 1 });
+            .with("socket_type", if protocol == 17 || protocol == 1 { 2 } else { 1 });
         let row = row.with("local_address", local.ip()).with("local_port", local.port());
         let row = row.with("remote_address", remote.ip()).with("remote_port", remote.port());
-        row.with("cgroup_path", own_cgroup())
+        row.with("socket_cgroup_path", own_cgroup())
     }
 
     pub(crate) fn unix(self, path: &str, kind: &str) -> Row {
-        self.with("family", 1).with("protocol", 0).with("path", path).with("type", kind)
+        self.with("family", 1).with("protocol", 0).with("path", path).with("socket_type", kind)
     }
 
     pub(crate) fn packet(self, protocol: u16) -> Row {
@@ -83,13 +89,13 @@ impl Row {
 
     pub(crate) fn netlink(self, protocol: u8, port: u32) -> Row {
         let row = self.with("family", 16).with("protocol", protocol).with("local_port", port);
-        row.with("uid", "NULL")
+        row.with("socket_uid", "NULL")
     }
 
     /// A socket in no table, with the columns that its descriptor has.
     pub(crate) fn unlisted(self, family: &str, protocol: &str) -> Row {
         let row = self.with("family", family).with("protocol", protocol).with("net_namespace", "");
-        row.with("type", "NULL").with("uid", "NULL").with("scope", "NULL")
+        row.with("socket_type", "NULL").with("socket_uid", "NULL").with("scope", "NULL")
     }
 
     pub(crate) fn state(self, state: &str) -> Row {
@@ -97,11 +103,11 @@ impl Row {
     }
 
     pub(crate) fn kind(self, kind: &str) -> Row {
-        self.with("type", kind)
+        self.with("socket_type", kind)
     }
 
     pub(crate) fn uid(self, uid: &str) -> Row {
-        self.with("uid", uid)
+        self.with("socket_uid", uid)
     }
 
     pub(crate) fn socket(self, inode: u64) -> Row {
@@ -117,7 +123,7 @@ impl Row {
     }
 
     pub(crate) fn interface(self, name: &str) -> Row {
-        self.with("interface", name)
+        self.with("bound_interface", name)
     }
 
     pub(crate) fn queues(self, receive: u32, send: u32) -> Row {
@@ -129,12 +135,12 @@ impl Row {
     }
 
     pub(crate) fn cgroup(self, path: &str) -> Row {
-        self.with("cgroup_path", path)
+        self.with("socket_cgroup_path", path)
     }
 
     /// Without a dump of the protocol, the kernel does not report the control group.
     pub(crate) fn any_cgroup(self) -> Row {
-        self.with("cgroup_path", ANY)
+        self.with("socket_cgroup_path", ANY)
     }
 
     pub(crate) fn cell(&self, name: &str) -> &str {

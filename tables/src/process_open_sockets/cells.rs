@@ -121,7 +121,7 @@ pub(super) fn socket_type(socket: &Socket) -> Value<'_> {
     number(Some(socket.details.kind).filter(|&kind| kind != 0))
 }
 
-pub(super) fn uid(socket: &Socket) -> Value<'_> {
+pub(super) fn socket_uid(socket: &Socket) -> Value<'_> {
     number(socket.details.uid)
 }
 
@@ -139,13 +139,13 @@ pub(super) fn tx_queue(socket: &Socket) -> Value<'_> {
     number(socket.details.send_queue)
 }
 
-pub(super) fn interface(socket: &Socket) -> Value<'_> {
+pub(super) fn bound_interface(socket: &Socket) -> Value<'_> {
     let interface = socket.details.interface.as_deref();
     let name = interface.and_then(|interface| interface.name.as_deref());
     Value::Text(name.unwrap_or_default().into())
 }
 
-pub(super) fn cgroup_path(parts: RowParts<'_>) -> Value<'_> {
+pub(super) fn socket_cgroup_path(parts: RowParts<'_>) -> Value<'_> {
     let path = parts.socket.details.cgroup.and_then(|inode| parts.snapshot.cgroups.get(&inode));
     Value::Text(String::from_utf8_lossy(path.map(|path| &**path).unwrap_or_default()))
 }

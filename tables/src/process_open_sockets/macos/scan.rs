@@ -95,7 +95,7 @@ impl<'a> Scan<'a> {
     /// The lists that report something that the query reads.
     fn selected_lists(&self) -> Vec<PcbList> {
         let shows_list_details =
-            [Field::Uid, Field::LastPid].into_iter().any(|it| self.filter.shows(it));
+            [Field::SocketUid, Field::LastPid].into_iter().any(|it| self.filter.shows(it));
         if !shows_list_details && !self.filter.admits_unheld() {
             return Vec::new();
         }

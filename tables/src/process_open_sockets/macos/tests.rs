@@ -415,7 +415,7 @@ fn families_that_are_not_chosen_have_no_rows() {
         text: "400".into(),
     }];
     let query = QueryContext { constraints, ..QueryContext::default() };
-    let fields = [Field::Pid, Field::Family, Field::Interface];
+    let fields = [Field::Pid, Field::Family, Field::BoundInterface];
     let answered = run_query(with_ndrv, &query, Families::NDRV, &fields);
     assert_eq!(answered.rows, ["400|27|en0"]);
 }
@@ -452,7 +452,7 @@ fn the_owner_of_a_socket_is_the_same_with_and_without_a_pid() {
         text: "100".into(),
     }];
     let query = QueryContext { constraints, ..QueryContext::default() };
-    let fields = [Field::Fd, Field::Uid, Field::PeerSocket];
+    let fields = [Field::Fd, Field::SocketUid, Field::PeerSocket];
     let answered = run_query(mac(), &query, Families::default(), &fields);
     assert_eq!(answered.rows, ["3|0|NULL", "4|501|4", "5|501|NULL"]);
 }
@@ -681,7 +681,7 @@ fn details_of_a_list_stay_when_the_process_is_read_again() {
     // A socket without a holder causes a second read of everything.
     let mac = with_tcp(vec![tcp(&[listener(), shared(), connection(99)])]);
     let query = QueryContext::default();
-    let fields = [Field::Pid, Field::Fd, Field::Uid, Field::LastPid, Field::PeerSocket];
+    let fields = [Field::Pid, Field::Fd, Field::SocketUid, Field::LastPid, Field::PeerSocket];
     let answered = run_query(mac, &query, Families::INET | Families::UNIX, &fields);
     let twice = answered.calls.iter().filter(|it| *it == "200").count();
     assert_eq!(twice, 2, "{:?}", answered.calls);

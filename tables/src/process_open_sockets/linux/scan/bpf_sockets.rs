@@ -234,7 +234,7 @@ impl Scan<'_> {
         namespaces: &Namespaces,
         sessions: &mut Sessions,
     ) -> bool {
-        if !self.filter.shows(Field::Interface) {
+        if !self.filter.shows(Field::BoundInterface) {
             return true;
         }
         let is_unnamed = |socket: &&mut Socket| {
@@ -272,5 +272,5 @@ fn tables_from_files(listing: &Listing) -> HashSet<(Option<NetNamespace>, Socket
 fn lacks_shown_field(filter: &Filter, table: SocketTable, socket: &Socket) -> bool {
     let has_cgroup = !matches!(table, SocketTable::Unix | SocketTable::Packet);
     filter.shows(Field::RxQueue) && socket.details.receive_queue.is_none()
-        || filter.shows(Field::CgroupPath) && has_cgroup && socket.details.cgroup.is_none()
+        || filter.shows(Field::SocketCgroupPath) && has_cgroup && socket.details.cgroup.is_none()
 }

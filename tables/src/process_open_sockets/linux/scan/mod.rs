@@ -137,7 +137,7 @@ impl Scan<'_> {
             omissions.add(OmissionKind::Deadline, || root.path().display().to_string());
         }
         let host = if filter.shows(Field::Scope) { namespaces.host(root) } else { None };
-        let cgroups = if filter.shows(Field::CgroupPath) {
+        let cgroups = if filter.shows(Field::SocketCgroupPath) {
             cgroup::paths(root, sockets.iter().filter_map(|socket| socket.details.cgroup))
         } else {
             HashMap::new()
