@@ -285,7 +285,7 @@ fn unix(netns: &Netns, held: &mut Held, victim: u64, name: &str) -> Vec<Row> {
     });
     let hostile = hostile.to_str().unwrap();
     let rows = vec![
-        netns.own_row(&listener).unix(hostile, "1").queues(1, 3),
+        netns.own_row(&listener).unix(hostile, "1").queues(1, 3).listening(),
         netns.unheld("accept_queue").unix(hostile, "1"),
         netns.own_row(&waiting).unix("", "1").queues(0, 0),
         netns.own_row(&pair.0).unix("", "1").queues(0, 0).peer(inode(&pair.1)),
