@@ -324,9 +324,9 @@ proptest! {
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..32),
     ) {
         let mut bytes = if is_unix { unix(tcp(), b"\x01\0/a") } else { tcp().to_bytes() };
-        for (place, byte) in changes {
-            let place = place.index(bytes.len());
-            bytes[place] = byte;
+        for (offset, byte) in changes {
+            let offset = offset.index(bytes.len());
+            bytes[offset] = byte;
         }
         if let Ok(Some(record)) = Record::take(&mut &*bytes) {
             let _ = (record.describe(), record.tcp(), record.descriptor());
