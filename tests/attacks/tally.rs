@@ -91,8 +91,8 @@ impl Tally {
         pid: PidPromise,
         sighting: Sighting,
     ) {
-        let is_it = |count: &Count| count.name == name && count.source == source;
-        let index = self.0.iter().position(is_it).unwrap_or_else(|| {
+        let is_same = |count: &Count| count.name == name && count.source == source;
+        let index = self.0.iter().position(is_same).unwrap_or_else(|| {
             let (name, [answers, with_socket, with_pid]) = (name.to_owned(), [0; 3]);
             self.0.push(Count { name, source, pid, answers, with_socket, with_pid });
             self.0.len() - 1

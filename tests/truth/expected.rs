@@ -206,7 +206,7 @@ impl ControlGroup {
     /// Creates a group in the group of this process. Returns `None` if that fails.
     pub(crate) fn new() -> Option<ControlGroup> {
         let (tree, own) = (cgroup_tree()?, own_cgroup());
-        let path = format!("{}/zoo-{}", own.trim_end_matches('/'), std::process::id());
+        let path = format!("{}/sockets-{}", own.trim_end_matches('/'), std::process::id());
         let group = ControlGroup { tree, path };
         std::fs::create_dir(group.directory(&group.path)).ok()?;
         Some(group)

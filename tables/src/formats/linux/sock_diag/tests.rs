@@ -473,7 +473,7 @@ fn columns(sockets: impl IntoIterator<Item = Socket>) -> Vec<String> {
     columns
 }
 
-fn printed(file: SocketTable, text: &[u8]) -> Vec<Socket> {
+fn parse_file(file: SocketTable, text: &[u8]) -> Vec<Socket> {
     let lines = text.split(|&byte| byte == b'\n').skip(1);
     lines.filter_map(|line| file.parse(line).ok()).collect()
 }
@@ -484,7 +484,7 @@ fn captured_dumps_give_the_same_rows_as_the_files_of_proc_net() {
     for (file, dump, text) in CAPTURE {
         let (dumped, end) = replay(&request(file), dump).unwrap();
         assert_eq!(end, Some(0));
-        let (dumped, mut printed) = (columns(dumped), columns(printed(file, text)));
+        let (dumped, mut printed) = (columns(dumped), columns(parse_file(file, text)));
         if file == SocketTable::Unix {
             // Only the dump has the whole of a path with a newline.
             let path = |path: &[u8]| format!("{:?}", Binding::Unix { path: path.into() });
@@ -501,7 +501,7 @@ fn captured_dumps_give_the_same_rows_as_the_files_of_proc_net() {
 #[test]
 fn captured_dumps_agree_with_the_files_and_have_more_details() {
     for (file, dump, text) in CAPTURE {
-        let printed = printed(file, text);
+        let printed = parse_file(file, text);
         for socket in replay(&request(file), dump).unwrap().0 {
             let Some(twin) = printed.iter().find(|twin| twin.inode == socket.inode) else {
                 panic!("{socket:?} is not in {file:?}");
@@ -522,7 +522,7 @@ fn captured_dumps_agree_with_the_files_and_have_more_details() {
 fn a_captured_mptcp_dump_has_the_inodes_of_the_first_subflows() {
     let (mptcp, end) = replay(&request(SocketTable::Mptcp), MPTCP).unwrap();
     assert_eq!((mptcp.len(), end), (3, Some(0)));
-    let subflows = printed(SocketTable::Tcp, CAPTURE[0].2);
+    let subflows = parse_file(SocketTable::Tcp, CAPTURE[0].2);
     for socket in mptcp {
         let first = subflows.iter().find(|subflow| subflow.inode == socket.inode).unwrap();
         assert_eq!((first.local(), first.remote()), (socket.local(), socket.remote()));
@@ -536,7 +536,7 @@ fn bound_inactive_sockets_are_closed_and_in_no_file() {
     let (sockets, _) = replay(&request, BOUND_INACTIVE).unwrap();
     let [socket] = &sockets[..] else { panic!("{sockets:?}") };
     assert_eq!((socket.state(), socket.local().unwrap().port), ("CLOSED", 8005));
-    let files = printed(SocketTable::Tcp, CAPTURE[0].2);
+    let files = parse_file(SocketTable::Tcp, CAPTURE[0].2);
     assert!(files.iter().all(|listed| listed.inode != socket.inode));
 }
 
