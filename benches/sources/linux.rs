@@ -204,7 +204,7 @@ pub(crate) fn main() -> ExitCode {
     }
     let [bpf, walk] = [kept[1] - kept[0], kept[2] - kept[1]];
     let ratio = bpf / walk;
-    let (what, is) = ("what the kernel keeps of a full scan, MB", verdict(ratio <= 0.1));
+    let (what, is) = ("kernel memory still in use after a full scan, MB", verdict(ratio <= 0.1));
     println!("| {what} | {bpf:.1} | {walk:.1} | {ratio:.3} | 0.1 of the other | {is} |");
     if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -13,15 +13,19 @@ pub(super) struct Sighting {
 impl Sighting {
     /// The sighting of a socket with these cells that this process holds.
     pub(super) fn of(rows: &[Row], cells: &[(&str, &str)], pid: i64) -> Sighting {
-        Sighting::by(rows, cells, |row| row.number("pid") == pid)
+        Sighting::with_holder(rows, cells, |row| row.number("pid") == pid)
     }
 
     /// The sighting of a socket with a changing holder.
     pub(super) fn of_any_holder(rows: &[Row], cells: &[(&str, &str)]) -> Sighting {
-        Sighting::by(rows, cells, |row| row.number("pid") > 0)
+        Sighting::with_holder(rows, cells, |row| row.number("pid") > 0)
     }
 
-    fn by(rows: &[Row], cells: &[(&str, &str)], is_held: impl Fn(&Row) -> bool) -> Sighting {
+    fn with_holder(
+        rows: &[Row],
+        cells: &[(&str, &str)],
+        is_held: impl Fn(&Row) -> bool,
+    ) -> Sighting {
         let shown: Vec<&Row> = rows.iter().filter(|row| row.has(cells)).collect();
         Sighting { socket: !shown.is_empty(), pid: shown.into_iter().any(is_held) }
     }

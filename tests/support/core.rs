@@ -130,7 +130,7 @@ impl Core {
     }
 
     /// Ends as in a crash: the file of its socket stays. Returns the directory for the next core.
-    pub(crate) fn die(mut self) -> TempDir {
+    pub(crate) fn crash(mut self) -> TempDir {
         self.dir.take().expect("a core has its directory until it dies")
     }
 

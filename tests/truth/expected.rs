@@ -165,7 +165,7 @@ impl Row {
         self.cell("pid") == std::process::id().to_string()
     }
 
-    pub(crate) fn is_of(&self, netns: &Netns) -> bool {
+    pub(crate) fn is_in(&self, netns: &Netns) -> bool {
         self.cell("net_namespace") == netns.number
     }
 

@@ -190,10 +190,10 @@ impl HolderCollector {
             *self.omitted.entry(user).or_default() += count;
         }
         for (group, more) in other.beyond {
-            let known = self.beyond.entry(group).or_default();
-            known.real.extend(&more.real);
-            known.counted.extend(&more.counted);
-            known.unreal.extend(&more.unreal);
+            let total = self.beyond.entry(group).or_default();
+            total.real.extend(&more.real);
+            total.counted.extend(&more.counted);
+            total.unreal.extend(&more.unreal);
         }
     }
 

@@ -126,7 +126,7 @@ fn states_are_bits_and_an_unfinished_handshake_has_two() {
     assert_eq!(mask(States::admitting(|state| state == TcpState::Listen)), bytes("00040000"));
     assert_eq!(mask(States::admitting(|state| state == TcpState::SynRecv)), bytes("08100000"));
     assert_eq!(mask(States::admitting(|_| true)), bytes("fe1f0000"));
-    assert_eq!(mask(States::LISTED.and_bound_inactive()), bytes("fe3f0000"));
+    assert_eq!(mask(States::LISTED.with_bound_inactive()), bytes("fe3f0000"));
     assert_eq!(mask(States::admitting(|_| false)), bytes("00000000"));
     let udp = request(SocketTable::Udp);
     assert_eq!(udp.clone().in_states(States::admitting(|_| false)), udp);
@@ -590,9 +590,9 @@ proptest! {
     ) {
         let (file, dump, _) = CAPTURE[which];
         let mut dump = dump.to_vec();
-        for (place, byte) in changes {
-            let place = place.index(dump.len());
-            dump[place] = byte;
+        for (offset, byte) in changes {
+            let offset = offset.index(dump.len());
+            dump[offset] = byte;
         }
         if let Ok((sockets, _)) = replay(&request(file), &dump) {
             for socket in sockets {
@@ -645,25 +645,29 @@ fn a_half_is_selected_by_the_ephemeral_port() {
 /// Runs a program of port comparisons as `inet_diag_bc_run` does, after the checks that
 /// `inet_diag_bc_audit` makes.
 fn run(program: &[u8], (local, remote): (u16, u16)) -> bool {
-    let yes = |place: usize| usize::from(program[place + 1]);
-    let no =
-        |place: usize| usize::from(u16::from_ne_bytes([program[place + 2], program[place + 3]]));
-    // What is reached by going on and on.
-    let mut on_the_way = vec![0];
-    while let Some(&place) = on_the_way.last().filter(|place| **place < program.len()) {
-        on_the_way.push(place + yes(place));
+    let on_true = |offset: usize| usize::from(program[offset + 1]);
+    let on_false =
+        |offset: usize| usize::from(u16::from_ne_bytes([program[offset + 2], program[offset + 3]]));
+    // The instructions that follow one another if each comparison is true.
+    let mut reachable = vec![0];
+    while let Some(&offset) = reachable.last().filter(|offset| **offset < program.len()) {
+        reachable.push(offset + on_true(offset));
     }
-    assert_eq!(on_the_way.pop(), Some(program.len()));
-    for &place in &on_the_way {
-        let (least, left) = (if program[place] == 1 { 4 } else { 8 }, program.len() - place);
-        assert!(yes(place) >= least && yes(place).is_multiple_of(4));
-        assert!(no(place) >= least && no(place) <= left + 4 && no(place).is_multiple_of(4));
-        assert!(no(place) >= left || on_the_way.contains(&(place + no(place))));
+    assert_eq!(reachable.pop(), Some(program.len()));
+    for &offset in &reachable {
+        let (least, left) = (if program[offset] == 1 { 4 } else { 8 }, program.len() - offset);
+        assert!(on_true(offset) >= least && on_true(offset).is_multiple_of(4));
+        assert!(
+            on_false(offset) >= least
+                && on_false(offset) <= left + 4
+                && on_false(offset).is_multiple_of(4)
+        );
+        assert!(on_false(offset) >= left || reachable.contains(&(offset + on_false(offset))));
     }
-    let mut place = 0;
-    while place < program.len() {
-        let bound = || u16::from_ne_bytes([program[place + 6], program[place + 7]]);
-        let holds = match program[place] {
+    let mut offset = 0;
+    while offset < program.len() {
+        let bound = || u16::from_ne_bytes([program[offset + 6], program[offset + 7]]);
+        let holds = match program[offset] {
             1 => false,
             2 => local >= bound(),
             3 => local <= bound(),
@@ -671,7 +675,7 @@ fn run(program: &[u8], (local, remote): (u16, u16)) -> bool {
             5 => remote <= bound(),
             code => panic!("{code}"),
         };
-        place += if holds { yes(place) } else { no(place) };
+        offset += if holds { on_true(offset) } else { on_false(offset) };
     }
-    place == program.len()
+    offset == program.len()
 }

@@ -233,9 +233,9 @@ impl Scan<'_> {
             _ => {
                 // A process that starts during the pass can have a lower pid than its parent.
                 let list = || root.pids().map_err(PassError::Processes);
-                let known: HashSet<i32> = list()?.into_iter().collect();
+                let listed: HashSet<i32> = list()?.into_iter().collect();
                 run(None, report)?;
-                let mut started = list()?.into_iter().filter(|pid| !known.contains(pid));
+                let mut started = list()?.into_iter().filter(|pid| !listed.contains(pid));
                 if bpf.reads_all_threads() {
                     started.try_for_each(|pid| run(Some(pid), report))?;
                 } else if started.next().is_some() {
