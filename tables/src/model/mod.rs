@@ -3,6 +3,7 @@
 mod binding;
 mod details;
 mod endpoint;
+mod extended_details;
 mod families;
 mod family;
 mod holder_unknown;
@@ -24,8 +25,9 @@ mod user;
 mod work;
 
 pub(crate) use self::binding::Binding;
-pub(crate) use self::details::{DarwinDetails, Details, Interface, Presence};
+pub(crate) use self::details::{DarwinDetails, Details, Presence};
 pub(crate) use self::endpoint::{Endpoint, VsockAddress};
+pub(crate) use self::extended_details::{ExtendedDetails, ExtendedFields, Interface};
 pub use self::families::Families;
 pub(crate) use self::family::Family;
 pub(crate) use self::holder_unknown::HolderUnknown;

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use super::cells::{self, Cell};
 use crate::enum_table::enum_table;
-use crate::{Column, ColumnOptions, ColumnType};
+use crate::model::ExtendedFields;
+use crate::{Column, ColumnOptions, ColumnType, ColumnsUsed};
 
 use Cell::{OfRow, OfSocket};
 use ColumnType::{BigInt, Integer, Text};
@@ -68,6 +69,7 @@ enum_table! {
         Listening     = spec("listening",      Integer, HIDDEN,     All,   OfSocket(cells::listening)),
         NetNamespaceName = spec("net_namespace_name", Text, HIDDEN_FILTERABLE, Linux, OfRow(cells::net_namespace_name)),
         RowsOmitted   = spec("rows_omitted",   BigInt,  HIDDEN,     All,   OfRow(cells::rows_omitted)),
+        SocketCookie  = spec("socket_cookie",  BigInt,  HIDDEN,     Linux, OfSocket(cells::socket_cookie)),
     }
 }
 
@@ -105,10 +107,25 @@ impl Field {
         Column { name, kind, options }
     }
 
+    /// The extended details of a socket that the cells of this column come from.
+    fn extended_fields(self) -> ExtendedFields {
+        match self {
+            Field::SocketCookie => ExtendedFields::COOKIE,
+            _ => ExtendedFields::empty(),
+        }
+    }
+
     /// The function that makes the cells.
     pub(super) fn cell(self) -> Cell {
         self.row().cell
     }
+}
+
+/// The extended details that a query with these columns reads.
+pub(super) fn extended_fields(columns_used: ColumnsUsed) -> ExtendedFields {
+    let columns = Field::here().iter().enumerate();
+    let used = columns.filter(|(index, _)| columns_used.contains(*index));
+    used.map(|(_, field)| field.extended_fields()).collect()
 }
 
 #[cfg(test)]

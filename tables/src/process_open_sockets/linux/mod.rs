@@ -20,7 +20,7 @@ use crate::Error;
 use crate::Options;
 use crate::deadline::Deadline;
 use crate::linux::attempts::Attempts;
-use crate::linux::bpf::{Bpf, TaskFiles};
+use crate::linux::bpf::{Bpf, Records, TaskFiles};
 use crate::linux::netns::{OwnSockets, net_namespace_names};
 use crate::linux::proc_root::ProcRoot;
 use crate::linux::steps::Steps;
@@ -53,16 +53,17 @@ impl Collector {
     /// Whether the query needs more than the loaded BPF program.
     pub(crate) fn scans(&self, filter: &Filter) -> bool {
         let is_lookup = !filter.admits_unheld() && filter.listed_pids().is_some();
-        !is_lookup || filter.admits_unlisted() || !self.has_complete_bpf()
+        !is_lookup || filter.admits_unlisted() || !self.has_complete_bpf(filter)
     }
 
     /// Collects the sockets and holders that the filter admits.
     pub(crate) fn collect(&self, filter: &Filter) -> Result<Snapshot, Error> {
         let Options { procfs, scan_timeout, .. } = &self.scanner.options;
+        let records = records(filter);
         let (scanner, filter) = (Arc::clone(&self.scanner), filter.clone());
         let scan = move |steps, end| scanner.scan(&filter, steps, end);
         // In this thread: no other process can block these reads.
-        self.scanner.bpf.load_if_needed(&ProcRoot::open(procfs)?);
+        self.scanner.bpf.load_if_needed(&ProcRoot::open(procfs)?, records);
         let snapshot = self.attempts.run(*scan_timeout, procfs, scan)?;
         for (level, message) in &snapshot.messages {
             log::log!(*level, "{message}");
@@ -72,10 +73,16 @@ impl Collector {
     }
 
     /// Whether the loaded BPF program reads all descriptors of a process.
-    fn has_complete_bpf(&self) -> bool {
+    fn has_complete_bpf(&self, filter: &Filter) -> bool {
         let Ok(root) = ProcRoot::open(&self.scanner.options.procfs) else { return false };
-        self.scanner.bpf.get(&root).is_some_and(TaskFiles::reads_all_threads)
+        let program = self.scanner.bpf.get(&root, records(filter));
+        program.is_some_and(TaskFiles::reads_all_threads)
     }
+}
+
+/// The BPF records that the query uses.
+fn records(filter: &Filter) -> Records {
+    if filter.extended_fields().is_empty() { Records::Basic } else { Records::Extended }
 }
 
 impl Scanner {
@@ -93,7 +100,7 @@ impl Scanner {
             false => NetNamespaceNames::default(),
         };
         let filter = &filter.clone().with_net_namespace_names(names);
-        let plan = Plan::new(&self.options, filter, self.bpf.get(&root));
+        let plan = Plan::new(&self.options, filter, self.bpf.get(&root, records(filter)));
         let scan =
             Scan { root: &root, filter, plan: &plan, deadline, own_sockets: OwnSockets::default() };
         let mut snapshot = scan.run(&self.cache)?;
