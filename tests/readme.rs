@@ -169,7 +169,7 @@ fn expected(host: &Host) -> Vec<Expected> {
             ],
         ),
         ("SELECT holder_unknown, count", vec![("holder_unknown", "accept_queue".to_owned())]),
-        ("uid, interface FROM", of_me(&[("local_port", outside)])),
+        ("bound_interface FROM", of_me(&[("local_port", outside)])),
         (
             "USING (protocol, net_namespace)",
             of_me(&[("peer_pid", me), ("local_port", client_port)]),
@@ -194,6 +194,7 @@ fn expected(host: &Host) -> Vec<Expected> {
             "SELECT name, local_port FROM processes",
             vec![("name", "readme".to_owned()), ("local_port", port.clone())],
         ),
+        ("SELECT net_namespace_name,", of_me(&[("net_namespace_name", "")])),
         ("SELECT name, uid FROM processes", vec![("uid", "0".to_owned())]),
     ]
 }

@@ -57,6 +57,7 @@ impl Netns {
             row.with("local_port", 0).with("remote_port", 0).with("net_namespace", &self.number);
         let row = row.with("peer_socket", "NULL").with("rx_queue", "NULL").with("tx_queue", "NULL");
         let row = row.with("scope", 0).with("socket_cgroup_path", "");
+        let row = row.with("listening", 0).with("net_namespace_name", "");
         row.with("descriptors", 1).with("rows_omitted", 0)
     }
 }
@@ -76,7 +77,8 @@ impl Row {
             .with("socket_type", if protocol == 17 || protocol == 1 { 2 } else { 1 });
         let row = row.with("local_address", local.ip()).with("local_port", local.port());
         let row = row.with("remote_address", remote.ip()).with("remote_port", remote.port());
-        row.with("socket_cgroup_path", own_cgroup())
+        let waits = protocol == 17 && local.port() != 0 && remote.port() == 0;
+        row.with("socket_cgroup_path", own_cgroup()).with("listening", u8::from(waits))
     }
 
     pub(crate) fn unix(self, path: &str, kind: &str) -> Row {
@@ -95,11 +97,18 @@ impl Row {
     /// A socket in no table, with the columns that its descriptor has.
     pub(crate) fn unlisted(self, family: &str, protocol: &str) -> Row {
         let row = self.with("family", family).with("protocol", protocol).with("net_namespace", "");
+        let listening = if ["1", "2", "10"].contains(&family) { "0" } else { "NULL" };
+        let row = row.with("listening", listening);
         row.with("socket_type", "NULL").with("socket_uid", "NULL").with("scope", "NULL")
     }
 
     pub(crate) fn state(self, state: &str) -> Row {
-        self.with("state", state)
+        let row = self.with("state", state);
+        if state == "LISTEN" { row.listening() } else { row }
+    }
+
+    pub(crate) fn listening(self) -> Row {
+        self.with("listening", 1)
     }
 
     pub(crate) fn kind(self, kind: &str) -> Row {

@@ -23,6 +23,8 @@ pub(crate) struct Details {
     pub(crate) interface: Option<Box<Interface>>,
     /// The inode of the control group (v2) in which the socket was created.
     pub(crate) cgroup: Option<NonZeroU64>,
+    /// Whether the socket listens, where no state shows it: a UNIX socket, and any socket on macOS.
+    pub(crate) listens: bool,
     /// Whether the record is spoofable: a line of a file that a UNIX path can imitate.
     pub(crate) may_be_forged: bool,
     /// The reads that showed the socket, if it has no holder.

@@ -31,7 +31,7 @@ pub(crate) use self::endpoint::{Endpoint, VsockAddress};
 pub use self::families::Families;
 pub(crate) use self::family::Family;
 pub(crate) use self::holder_unknown::HolderUnknown;
-pub(crate) use self::net_namespace::NetNamespace;
+pub(crate) use self::net_namespace::{NetNamespace, NetNamespaceNames};
 pub(crate) use self::protocol::{SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, socket_type};
 pub(crate) use self::sctp_state::SctpState;
 pub(crate) use self::snapshot::Snapshot;

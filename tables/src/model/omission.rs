@@ -53,6 +53,11 @@ enum_table! {
             "network namespaces whose number could not be read",
             "their sockets have an empty net_namespace; grant CAP_SYS_PTRACE",
         ),
+        /// The directory of the names of network namespaces.
+        NetNamespaceNames = omission(
+            "directories of names of network namespaces not read to their end",
+            "net_namespace_name may be empty; run as root",
+        ),
         /// A namespace that all processes left before its files were read. It may have ended with them.
         Left = omission(
             "network namespaces that all processes left during the scan",

@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use super::details::{DarwinDetails, Presence};
 use super::holder_unknown::HolderUnknown;
 use super::holders::Holders;
-use super::net_namespace::NetNamespace;
+use super::net_namespace::{NetNamespace, NetNamespaceNames};
 use super::omission::{OmissionKind, Omissions};
 use super::socket::Socket;
 use super::uids::Uids;
@@ -26,6 +26,8 @@ pub(crate) struct Snapshot {
     pub(crate) messages: Vec<(log::Level, String)>,
     /// The network namespace of the host's first process, if the query reads it.
     pub(crate) host: Option<NetNamespace>,
+    /// The names of network namespaces, if the query reads them.
+    pub(crate) net_namespace_names: NetNamespaceNames,
     /// The paths of the sockets' control groups by inode, if the query reads them.
     pub(crate) cgroups: HashMap<NonZeroU64, Box<[u8]>>,
     /// One for each socket, in the same order; empty on Linux.

@@ -8,7 +8,8 @@ use super::endpoint::Endpoint;
 use super::family::Family;
 use super::holder_unknown::HolderUnknown;
 use super::net_namespace::NetNamespace;
-use super::protocol::{IPPROTO_IP, IPPROTO_SCTP};
+use super::protocol::{IPPROTO_IP, IPPROTO_SCTP, IPPROTO_UDP, IPPROTO_UDPLITE};
+use super::sctp_state::SctpState;
 use super::tcp_state::TcpState;
 
 /// A socket as one of the kernel's tables lists it.
@@ -95,6 +96,30 @@ impl Socket {
             Binding::Vsock { remote, .. } => remote.port.cast_signed(),
             _ => self.remote().map_or(0, |remote| remote.port.into()),
         }
+    }
+
+    /// Whether the socket waits for peers: a listener of TCP, MPTCP, SCTP, UNIX or vsock, or a UDP socket with a port
+    /// and without a peer. None if it is unknown.
+    pub(crate) fn is_listening(&self) -> Option<bool> {
+        let listens = Some(TcpState::Listen);
+        Some(match self.binding {
+            Binding::Inet { protocol: IPPROTO_UDP | IPPROTO_UDPLITE, local, remote, .. } => {
+                local.port != 0 && remote.port == 0 && remote.address.is_unspecified()
+            }
+            Binding::Inet { state, .. } => state == listens,
+            Binding::Sctp { state, .. } => state == SctpState::Endpoint(TcpState::Listen),
+            Binding::Vsock { state, .. } => state == listens || self.details.listens,
+            Binding::Unix { .. } => self.details.listens,
+            Binding::Packet { .. }
+            | Binding::Netlink { .. }
+            | Binding::System { .. }
+            | Binding::Ndrv { .. } => false,
+            // The kernel lists every listener of TCP and UNIX, and every UDP socket with a port.
+            Binding::Unlisted { family, .. } => {
+                let listed = [Family::Unix, Family::Inet, Family::Inet6].map(|it| it as u8);
+                return family.filter(|family| listed.contains(family)).map(|_| false);
+            }
+        })
     }
 
     /// Why no process can hold the socket; None if one can.

@@ -155,6 +155,15 @@ pub(super) fn scope(parts: RowParts<'_>) -> Value<'_> {
     number(both.map(|(namespace, host)| namespace == host))
 }
 
+pub(super) fn listening(socket: &Socket) -> Value<'_> {
+    number(socket.is_listening())
+}
+
+pub(super) fn net_namespace_name(parts: RowParts<'_>) -> Value<'_> {
+    let names = &parts.snapshot.net_namespace_names;
+    Value::Text(names.of(parts.socket.net_namespace).into())
+}
+
 pub(super) fn last_pid(parts: RowParts<'_>) -> Value<'_> {
     number(parts.darwin().and_then(|darwin| darwin.last_pid))
 }

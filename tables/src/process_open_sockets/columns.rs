@@ -33,6 +33,7 @@ const FILTERABLE: ColumnOptions = ColumnOptions::ADDITIONAL.union(ColumnOptions:
 const OTHER: ColumnOptions = ColumnOptions::OPTIMIZED;
 /// A column that osquery's own table lacks: only queries that name it read it.
 const HIDDEN: ColumnOptions = OTHER.union(ColumnOptions::HIDDEN);
+const HIDDEN_FILTERABLE: ColumnOptions = FILTERABLE.union(ColumnOptions::HIDDEN);
 
 enum_table! {
     /// A column. Not every platform has all. The hidden ones follow those of `SELECT *`.
@@ -64,6 +65,8 @@ enum_table! {
         LastPid       = spec("last_pid",       Integer, HIDDEN,     Macos, OfRow(cells::last_pid)),
         Control       = spec("control",        Text,    HIDDEN,     Macos, OfSocket(cells::control)),
         Descriptors   = spec("descriptors",    Integer, HIDDEN,     All,   OfRow(cells::descriptors)),
+        Listening     = spec("listening",      Integer, HIDDEN,     All,   OfSocket(cells::listening)),
+        NetNamespaceName = spec("net_namespace_name", Text, HIDDEN_FILTERABLE, Linux, OfRow(cells::net_namespace_name)),
         RowsOmitted   = spec("rows_omitted",   BigInt,  HIDDEN,     All,   OfRow(cells::rows_omitted)),
     }
 }

@@ -4,7 +4,7 @@ use super::cells::{UNHELD, net_namespace_text};
 use super::columns::Field;
 use super::condition::{NumberCondition, TextCondition};
 use crate::model::holders::Holder;
-use crate::model::{Families, NetNamespace, Socket};
+use crate::model::{Families, NetNamespace, NetNamespaceNames, Socket};
 use crate::{ColumnsUsed, QueryContext};
 
 /// The conditions of a query on rows.
@@ -19,6 +19,8 @@ pub(crate) struct Filter {
     pub(super) remote_port: NumberCondition,
     pub(super) state: TextCondition,
     pub(super) net_namespace: TextCondition,
+    pub(super) net_namespace_name: TextCondition,
+    net_namespace_names: NetNamespaceNames,
     columns_used: ColumnsUsed,
     pub(super) families: Families,
     is_lookup: bool,
@@ -43,6 +45,8 @@ impl Filter {
             remote_port: number(Field::RemotePort),
             state: text(Field::State),
             net_namespace: text(Field::NetNamespace),
+            net_namespace_name: text(Field::NetNamespaceName),
+            net_namespace_names: NetNamespaceNames::default(),
             columns_used: query.columns_used,
             families,
             is_lookup: query.constraints.iter().all(|constraint| {
@@ -108,8 +112,28 @@ impl Filter {
         self.local_port.admits(0) && self.remote_port.admits(0)
     }
 
+    /// Whether the query selects sockets of this namespace.
     pub(crate) fn admits_net_namespace(&self, namespace: Option<NetNamespace>) -> bool {
-        self.net_namespace.is_open() || self.net_namespace.admits(&net_namespace_text(namespace))
+        (self.net_namespace.is_open() || self.net_namespace.admits(&net_namespace_text(namespace)))
+            && (self.net_namespace_name.is_open()
+                || self.net_namespace_name.admits(self.net_namespace_names.of(namespace)))
+    }
+
+    /// Whether the query reads the names of namespaces, in a cell or a constraint.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS has no namespaces"))]
+    pub(crate) fn reads_net_namespace_names(&self) -> bool {
+        self.shows(Field::NetNamespaceName) || !self.net_namespace_name.is_open()
+    }
+
+    /// The filter of a scan that read these names.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS has no namespaces"))]
+    pub(crate) fn with_net_namespace_names(self, names: NetNamespaceNames) -> Filter {
+        Filter { net_namespace_names: names, ..self }
+    }
+
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS has no namespaces"))]
+    pub(crate) fn net_namespace_names(&self) -> &NetNamespaceNames {
+        &self.net_namespace_names
     }
 }
 

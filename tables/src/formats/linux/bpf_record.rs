@@ -277,6 +277,7 @@ impl<'a> Record<'a> {
         let details = Details {
             // The socket at the other end can be closed while the program reads it.
             peer: u32::try_from(self.get(field!(peer))).ok().and_then(NonZeroU32::new),
+            listens: self.state() == TcpState::Listen,
             receive_queue,
             send_queue: Some(send_queue),
             ..Details::default()

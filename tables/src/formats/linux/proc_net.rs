@@ -81,10 +81,12 @@ fn inet(
 
 /// `Num: RefCount Protocol Flags Type St Inode[ Path]`, the path being all the rest of the line.
 fn unix(line: &[u8]) -> IResult<&[u8], Socket> {
+    /// In the flags: the socket listens (`include/linux/net.h`).
+    const SO_ACCEPTCON: u32 = 1 << 16;
     let (line, _pointer) = (take_till1(|byte| byte == b':'), tag(&b": "[..])).parse(line)?;
     let (line, _references) = terminated(hex_u32, tag(&b" "[..])).parse(line)?;
     let (line, _protocol) = tag(&b"00000000 "[..])(line)?;
-    let (line, _flags) = terminated(hex_u32, tag(&b" "[..])).parse(line)?;
+    let (line, flags) = terminated(hex_u32, tag(&b" "[..])).parse(line)?;
     let (line, kind) = terminated(hex_u16, tag(&b" "[..])).parse(line)?;
     let (line, _state) = terminated(hex_u8, space1).parse(line)?;
     let (line, inode) = last_number(line)?;
@@ -94,7 +96,8 @@ fn unix(line: &[u8]) -> IResult<&[u8], Socket> {
     };
     let binding = Binding::Unix { path: path.into() };
     let kind = kind.try_into().unwrap_or_default();
-    let details = Details { kind, may_be_forged: true, ..Details::default() };
+    let listens = flags & SO_ACCEPTCON != 0;
+    let details = Details { kind, listens, may_be_forged: true, ..Details::default() };
     Ok((line, Socket { inode, net_namespace: None, binding, details }))
 }
 

@@ -10,8 +10,8 @@ use nom::number::complete::{be_u16, be_u128, le_i16, le_i32, le_u32, le_u64, u8}
 use nom::{IResult, Parser};
 
 use super::xnu::{
-    AF_INET, AF_INET6, AF_NDRV, AF_SYSTEM, AF_UNIX, AF_VSOCK, InPcb, Malformed, SYSPROTO_CONTROL,
-    SYSPROTO_EVENT, events, family_shown, name, queues, tcp_state, unix_path,
+    AF_INET, AF_INET6, AF_NDRV, AF_SYSTEM, AF_UNIX, AF_VSOCK, InPcb, Malformed, SO_ACCEPTCONN,
+    SYSPROTO_CONTROL, SYSPROTO_EVENT, events, family_shown, name, queues, tcp_state, unix_path,
 };
 use crate::model::{Binding, DarwinDetails, Details, Interface, Socket, TcpState, VsockAddress};
 
@@ -104,8 +104,9 @@ fn socket_fdinfo(answer: &[u8]) -> IResult<&[u8], Held> {
     let (receive_queue, send_queue) =
         queues(options, [qlen, incqlen, qlimit], (Some(received), Some(sent)));
     let kind = u8::try_from(kind).unwrap_or_default();
+    let listens = options & SO_ACCEPTCONN != 0;
     let details_of_all =
-        Details { kind, receive_queue, send_queue, interface, ..Details::default() };
+        Details { kind, receive_queue, send_queue, interface, listens, ..Details::default() };
     let socket = Socket { inode: handle, net_namespace: None, binding, details: details_of_all };
     Ok((&[], Held { socket, details, pcb, generation: NonZeroU64::new(generation) }))
 }

@@ -16,6 +16,7 @@
 
 mod handle;
 mod key;
+mod names;
 mod namespace;
 mod namespaces;
 mod session;
@@ -23,6 +24,7 @@ mod session;
 #[cfg(test)]
 pub(crate) use self::handle::in_net_namespace;
 pub(crate) use self::key::NetnsKey;
+pub(crate) use self::names::net_namespace_names;
 pub(crate) use self::namespace::Namespace;
 pub(crate) use self::namespaces::{Namespaces, Visit};
 pub(crate) use self::session::{OwnSockets, Selection, Sessions, SocketSource};

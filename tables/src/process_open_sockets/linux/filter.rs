@@ -57,6 +57,7 @@ impl Filter {
             && self.socket.is_open()
             && self.state.is_open()
             && self.net_namespace.is_open()
+            && self.net_namespace_name.is_open()
     }
 
     /// Whether the user has selected the families of the table.

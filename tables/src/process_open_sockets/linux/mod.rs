@@ -21,10 +21,11 @@ use crate::Options;
 use crate::deadline::Deadline;
 use crate::linux::attempts::Attempts;
 use crate::linux::bpf::{Bpf, TaskFiles};
-use crate::linux::netns::OwnSockets;
+use crate::linux::netns::{OwnSockets, net_namespace_names};
 use crate::linux::proc_root::ProcRoot;
 use crate::linux::steps::Steps;
-use crate::model::Snapshot;
+use crate::model::omission::Omissions;
+use crate::model::{NetNamespaceNames, Snapshot};
 use crate::process_open_sockets::filter::Filter;
 
 /// Collects snapshots, in scans that a process cannot stop.
@@ -86,10 +87,18 @@ impl Scanner {
     ) -> Result<Snapshot, Error> {
         let root = ProcRoot::open_for(&self.options.procfs, Arc::clone(&steps))?;
         let deadline = Deadline::new(end, steps.abandoned());
+        let mut omissions = Omissions::default();
+        let names = match filter.reads_net_namespace_names() {
+            true => net_namespace_names(&root, deadline, &mut omissions),
+            false => NetNamespaceNames::default(),
+        };
+        let filter = &filter.clone().with_net_namespace_names(names);
         let plan = Plan::new(&self.options, filter, self.bpf.get(&root));
         let scan =
             Scan { root: &root, filter, plan: &plan, deadline, own_sockets: OwnSockets::default() };
-        let snapshot = scan.run(&self.cache)?;
-        Ok(Snapshot { plan: plan.to_string(), ..snapshot })
+        let mut snapshot = scan.run(&self.cache)?;
+        snapshot.omissions.extend(omissions);
+        let net_namespace_names = filter.net_namespace_names().clone();
+        Ok(Snapshot { plan: plan.to_string(), net_namespace_names, ..snapshot })
     }
 }

@@ -386,16 +386,17 @@ fn macos_has_a_row_for_each_holder_and_each_unheld_socket() {
         answered.rows,
         [
             // pid, fd, socket, family, protocol, addresses, ports, path, state;
-            // holder_unknown, type, uid, peer, queues, interface, last_pid, control, descriptors, rows_omitted
-            "-1|-1|0|2|6|192.0.2.10|198.51.100.7|50002|443||ESTABLISHED|user_space|1|NULL|NULL|0|0||200||NULL|0",
-            "-1|-1|5|10|17|fe80::1|::|5353|0|||unreadable|2|0|NULL|0|0||300||NULL|0",
-            "-1|-1|6|2|6|192.0.2.10|198.51.100.7|22|50001||TIME_WAIT|time_wait|1|501|NULL|0|0||100||NULL|0",
-            "100|3|-8070450532247928831|10|6|0.0.0.0|0.0.0.0|22|0||LISTEN||1|0|NULL|1|128||100||1|0",
-            "100|4|3|1|0|||0|0|/var/run/s|||1|501|4|0|0||100||1|0",
-            "100|5|2|2|6|192.0.2.10|198.51.100.7|22|50000||ESTABLISHED||1|501|NULL|5|0||200||1|0",
-            "200|3|2|2|6|192.0.2.10|198.51.100.7|22|50000||ESTABLISHED||1|501|NULL|5|0||200||1|0",
-            "200|7|4|1|0|||0|0||||1|501|3|0|0||100||1|0",
-            "200|8|7|32|2|||0|0||||2|501|NULL|0|0||200|com.apple.net.utun_control|1|0",
+            // holder_unknown, socket_type, socket_uid, peer, queues, bound_interface, last_pid, control, descriptors,
+            // listening, rows_omitted
+            "-1|-1|0|2|6|192.0.2.10|198.51.100.7|50002|443||ESTABLISHED|user_space|1|NULL|NULL|0|0||200||NULL|0|0",
+            "-1|-1|5|10|17|fe80::1|::|5353|0|||unreadable|2|0|NULL|0|0||300||NULL|1|0",
+            "-1|-1|6|2|6|192.0.2.10|198.51.100.7|22|50001||TIME_WAIT|time_wait|1|501|NULL|0|0||100||NULL|0|0",
+            "100|3|-8070450532247928831|10|6|0.0.0.0|0.0.0.0|22|0||LISTEN||1|0|NULL|1|128||100||1|1|0",
+            "100|4|3|1|0|||0|0|/var/run/s|||1|501|4|0|0||100||1|0|0",
+            "100|5|2|2|6|192.0.2.10|198.51.100.7|22|50000||ESTABLISHED||1|501|NULL|5|0||200||1|0|0",
+            "200|3|2|2|6|192.0.2.10|198.51.100.7|22|50000||ESTABLISHED||1|501|NULL|5|0||200||1|0|0",
+            "200|7|4|1|0|||0|0||||1|501|3|0|0||100||1|0|0",
+            "200|8|7|32|2|||0|0||||2|501|NULL|0|0||200|com.apple.net.utun_control|1|0|0",
         ]
     );
     assert_eq!(kinds(&answered.omissions), [DENIED]);

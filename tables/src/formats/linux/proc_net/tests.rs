@@ -45,6 +45,13 @@ fn unix_socket(inode: u64, path: &[u8]) -> Socket {
     Socket { inode, net_namespace: None, binding: Binding::Unix { path: path.into() }, details }
 }
 
+/// The line has the flag SO_ACCEPTCON.
+fn unix_listener(inode: u64, path: &[u8]) -> Socket {
+    let socket = unix_socket(inode, path);
+    let details = Details { listens: true, ..socket.details };
+    Socket { details, ..socket }
+}
+
 // The lines below were printed by Linux 6.18 on x86_64.
 const TCP: &[u8] = b"   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 \
     00000000     0        0 1582 1 000000006ac992b8 100 0 0 10 0                      ";
@@ -128,15 +135,15 @@ fn a_state_without_a_name_is_kept() {
 
 #[test]
 fn a_unix_path_runs_to_the_end_of_the_line() {
-    assert_eq!(SocketTable::Unix.parse(UNIX), Ok(unix_socket(1578, b"/run/a b/socket")));
+    assert_eq!(SocketTable::Unix.parse(UNIX), Ok(unix_listener(1578, b"/run/a b/socket")));
     let line = b"00000000879e4757: 00000002 00000000 00010000 0001 01  1578   two blanks ";
-    assert_eq!(SocketTable::Unix.parse(line), Ok(unix_socket(1578, b"  two blanks ")));
+    assert_eq!(SocketTable::Unix.parse(line), Ok(unix_listener(1578, b"  two blanks ")));
 }
 
 #[test]
 fn a_unix_path_is_bytes_and_may_be_abstract_or_missing() {
     let line = b"00000000879e4757: 00000002 00000000 00010000 0001 01 157800 @a\xff@";
-    assert_eq!(SocketTable::Unix.parse(line), Ok(unix_socket(157800, b"@a\xff@")));
+    assert_eq!(SocketTable::Unix.parse(line), Ok(unix_listener(157800, b"@a\xff@")));
     let line = b"00000000879e4757: 00000003 00000000 00000000 0001 03  1578";
     assert_eq!(SocketTable::Unix.parse(line), Ok(unix_socket(1578, b"")));
 }
@@ -257,7 +264,7 @@ proptest! {
         let mut line =
             format!("00000000879e4757: 00000002 00000000 00010000 0001 01 {inode:5} ").into_bytes();
         line.extend(&path);
-        prop_assert_eq!(SocketTable::Unix.parse(&line), Ok(unix_socket(inode, &path)));
+        prop_assert_eq!(SocketTable::Unix.parse(&line), Ok(unix_listener(inode, &path)));
     }
 
     #[test]

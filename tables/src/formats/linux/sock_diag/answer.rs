@@ -142,7 +142,8 @@ fn unix(mut message: &[u8]) -> Result<Listed, Malformed> {
     let inode = u32::from_ne_bytes(take(&mut message)?);
     let cookie = u64::from_ne_bytes(take(&mut message)?);
     let mut path = Box::default();
-    let mut details = Details { kind, ..Details::default() };
+    let listens = state == LISTEN;
+    let mut details = Details { kind, listens, ..Details::default() };
     for attribute in attributes(message) {
         let (attribute, mut value) = attribute?;
         match attribute {
@@ -158,7 +159,7 @@ fn unix(mut message: &[u8]) -> Result<Listed, Malformed> {
             _ => {}
         }
     }
-    let waiting = details.receive_queue.filter(|_| state == LISTEN).unwrap_or_default();
+    let waiting = details.receive_queue.filter(|_| listens).unwrap_or_default();
     let binding = Binding::Unix { path };
     let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
     Ok(Listed { socket, cookie, waiting })

@@ -234,6 +234,7 @@ fn a_unix_listener_has_the_connections_in_its_accept_queue() {
         kind: 1,
         uid: Some(1000),
         peer: std::num::NonZeroU32::new(43),
+        listens: true,
         receive_queue: Some(2),
         send_queue: Some(5),
         ..Details::default()

@@ -7,7 +7,9 @@ use nom::combinator::map;
 use nom::number::complete::{be_u16, be_u128, le_i16, le_i32, le_u32, le_u64, u8};
 use nom::{IResult, Parser};
 
-use super::super::xnu::{AF_INET, AF_INET6, InPcb, events, name, queues, tcp_state, unix_path};
+use super::super::xnu::{
+    AF_INET, AF_INET6, InPcb, SO_ACCEPTCONN, events, name, queues, tcp_state, unix_path,
+};
 use super::list::PcbList;
 use super::pcb::Pcb;
 use super::record::{Record, XSO_INPCB, XSO_KCB, XSO_UNPCB};
@@ -148,7 +150,8 @@ impl<'a> Group<'a> {
         };
         let is_socket = socket.handle != 0;
         let uid = is_socket.then_some(socket.uid);
-        Details { kind, uid, receive_queue, send_queue, ..Details::default() }
+        let listens = socket.options & SO_ACCEPTCONN != 0;
+        Details { kind, uid, receive_queue, send_queue, listens, ..Details::default() }
     }
 }
 
