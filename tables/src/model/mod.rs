@@ -10,6 +10,7 @@ mod holder_unknown;
 pub(crate) mod holders;
 mod net_namespace;
 pub(crate) mod omission;
+pub(crate) mod process;
 pub(crate) mod protocol;
 #[cfg(target_os = "linux")]
 pub(crate) mod report;
@@ -32,6 +33,7 @@ pub use self::families::Families;
 pub(crate) use self::family::Family;
 pub(crate) use self::holder_unknown::HolderUnknown;
 pub(crate) use self::net_namespace::{NetNamespace, NetNamespaceNames};
+pub(crate) use self::process::{Process, ProcessFields, Processes};
 pub(crate) use self::protocol::{SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, socket_type};
 pub(crate) use self::sctp_state::SctpState;
 pub(crate) use self::snapshot::Snapshot;

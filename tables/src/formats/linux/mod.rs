@@ -9,6 +9,8 @@ pub(crate) mod mountinfo;
 pub(crate) mod proc_cgroup;
 pub(crate) mod proc_link;
 pub(crate) mod proc_net;
+pub(crate) mod proc_pid_stat;
+pub(crate) mod proc_stat;
 pub(crate) mod proc_status;
 pub(crate) mod proto_name;
 pub(crate) mod schedstat;

@@ -144,6 +144,7 @@ impl Scan<'_> {
                 held.numbers.insert(*namespace, record.net_namespace());
             }
             if is_listed && files.is_empty() {
+                self.note_start(holder.pid);
                 push(self.root, &mut held.holders, holder);
                 return Ok(());
             }
@@ -169,6 +170,7 @@ impl Scan<'_> {
                 Description::Unlisted => self.plan.unlisted,
             };
             if is_listed || is_selected || self.plan.unlisted {
+                self.note_start(holder.pid);
                 push(self.root, &mut held.holders, holder);
             }
             Ok(())
@@ -197,6 +199,7 @@ impl Scan<'_> {
                     && filter.admits_inode(holder.inode)
                     && found.add(filter, self.plan.unlisted, holder.inode, record.describe()?)
                 {
+                    self.note_start(holder.pid);
                     push(root, &mut found.holders, holder);
                 }
                 Ok(())
