@@ -249,3 +249,6 @@ fn running_thread<'a>(process: &Directory<'a>) -> Option<Directory<'a>> {
 fn path(root: &ProcRoot, pid: i32, file: &str) -> String {
     root.path().join(pid.to_string()).join(file).display().to_string()
 }
+
+#[cfg(test)]
+mod tests;
