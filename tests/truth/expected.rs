@@ -148,11 +148,11 @@ impl Row {
 
     pub(crate) fn cgroup(self, path: &str) -> Row {
         let row = self.with("socket_cgroup_path", path);
-        if row.is_held() || path.is_empty() {
+        if row.is_held() {
             return row;
         }
         // Without a holder, the container is that of the socket.
-        let container = process::container_of_this_host();
+        let container = if path.is_empty() { "NULL" } else { process::container_of_this_host() };
         process::CONTAINER_COLUMNS.into_iter().fold(row, |row, name| row.with(name, container))
     }
 

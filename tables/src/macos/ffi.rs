@@ -108,8 +108,7 @@ fn arguments(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
     let (mut length, no_value) = (buffer.len(), ptr::null_mut());
     // SAFETY: the name has 3 numbers; the kernel writes no more than `length` bytes from `start` on, which are the
     // buffer's, or none if it is null, and then what it wrote or would write into `length`; there is no new value.
-    let status =
-        unsafe { libc::sysctl(name.as_mut_ptr(), 3, start, &raw mut length, no_value, 0) };
+    let status = unsafe { libc::sysctl(name.as_mut_ptr(), 3, start, &raw mut length, no_value, 0) };
     if status == 0 { Ok(length) } else { Err(io::Error::last_os_error()) }
 }
 

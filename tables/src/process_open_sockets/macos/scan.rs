@@ -12,7 +12,9 @@ use crate::macos::processes::{self, ProcessReader, StartTime};
 use crate::macos::{libproc, sysctl};
 use crate::model::holders::{Holder, HolderCollector, HolderLimits, Holders};
 use crate::model::omission::{OmissionKind, Omissions};
-use crate::model::{Processes, Binding, DarwinDetails, Families, Presence, Snapshot, Socket, Uids, Work};
+use crate::model::{
+    Binding, DarwinDetails, Families, Presence, Processes, Snapshot, Socket, Uids, Work,
+};
 use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::filter::Filter;
 use crate::{Error, User};

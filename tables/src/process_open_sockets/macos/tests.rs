@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Collector;
 use crate::formats::macos::pcblist_n::PcbList;
+use crate::formats::macos::proc_bsdinfo;
 use crate::formats::macos::xnu_records::{KernelSocket, Layout, header, value};
 use crate::macos::calls::{Calls, EBADF, ENOENT, ENOMEM, ENOTSOCK, ESRCH};
 use crate::model::Families;
@@ -60,8 +61,7 @@ thread_local! {
     static MAC: RefCell<Mac> = RefCell::default();
 }
 
-const CALLS: Calls =
-    Calls { pids, fds, socket, value: list, uid: |_| None, info, path, arguments };
+const CALLS: Calls = Calls { pids, fds, socket, value: list, uid: |_| None, info, path, arguments };
 
 /// When the processes started; a call takes the next, the last stays.
 fn info(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
