@@ -4,17 +4,30 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::proc_root::Process;
-use crate::formats::linux::proc_pid_stat::Stat;
+use super::proc_root::{ProcRoot, Process};
+use crate::formats::linux::proc_pid_stat::{Stat, ticks_of};
+use crate::formats::linux::timens_offsets;
 
 /// The start times of the processes whose descriptors a scan reads, in clock ticks.
 #[derive(Debug, Default)]
 pub(crate) struct StartTimes {
     by_pid: Mutex<HashMap<i32, Option<u64>>>,
     last: AtomicI32,
+    /// The time of boot in the time namespace of this process, whose times `/proc` shows, before that of the host, in
+    /// nanoseconds.
+    boottime_offset: i64,
 }
 
 impl StartTimes {
+    pub(crate) fn new(root: &ProcRoot) -> StartTimes {
+        let own = root.own_process().and_then(|own| {
+            let mut buffer = [0; 256];
+            Ok(timens_offsets::boottime(own.read_start("timens_offsets", &mut buffer)?))
+        });
+        // Before Linux 5.6 there are no time namespaces.
+        StartTimes { boottime_offset: own.ok().flatten().unwrap_or(0), ..StartTimes::default() }
+    }
+
     /// Whether the last call had another pid: the descriptors of a process follow each other.
     pub(crate) fn is_next(&self, pid: i32) -> bool {
         self.last.swap(pid, Ordering::Relaxed) != pid
@@ -28,6 +41,12 @@ impl StartTimes {
         if *known != Some(ticks) {
             *known = None;
         }
+    }
+
+    /// The same, of nanoseconds since the boot of the host.
+    pub(crate) fn note_boottime(&self, pid: i32, nanoseconds: u64) {
+        let shown = nanoseconds.saturating_add_signed(self.boottime_offset);
+        self.note(pid, ticks_of(shown, rustix::param::clock_ticks_per_second()));
     }
 
     /// Reads and notes when that process started.

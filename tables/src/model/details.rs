@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
+use super::extended_details::{ExtendedDetails, Interface};
 use super::holder_unknown::HolderUnknown;
 
 /// Details of a socket beyond the columns of osquery's table.
@@ -19,8 +20,6 @@ pub(crate) struct Details {
     pub(crate) receive_queue: Option<u32>,
     /// Bytes in the send queue; for a listener, the limit of the accept queue.
     pub(crate) send_queue: Option<u32>,
-    /// The interface that the socket is bound to.
-    pub(crate) interface: Option<Box<Interface>>,
     /// The inode of the control group (v2) in which the socket was created.
     pub(crate) cgroup: Option<NonZeroU64>,
     /// Whether the socket listens, where no state shows it: a UNIX socket, and any socket on macOS.
@@ -29,6 +28,19 @@ pub(crate) struct Details {
     pub(crate) may_be_forged: bool,
     /// The reads that showed the socket, if it has no holder.
     pub(crate) presence: Presence,
+    /// None if the socket has none of them.
+    pub(crate) extended: Option<Box<ExtendedDetails>>,
+}
+
+impl Details {
+    /// The interface that the socket is bound to.
+    pub(crate) fn interface(&self) -> Option<&Interface> {
+        self.extended.as_deref()?.interface.as_ref()
+    }
+
+    pub(crate) fn interface_mut(&mut self) -> Option<&mut Interface> {
+        self.extended.as_deref_mut()?.interface.as_mut()
+    }
 }
 
 /// The reads of a scan that showed a socket without a holder.
@@ -42,22 +54,6 @@ pub(crate) enum Presence {
     Opened,
     /// Only the first read.
     Closed,
-}
-
-/// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Interface {
-    /// The number of the interface in its namespace.
-    pub(crate) index: u32,
-    /// None until the name is read.
-    pub(crate) name: Option<String>,
-}
-
-impl Interface {
-    /// The interface with this number; None for 0.
-    pub(crate) fn of_index(index: u32) -> Option<Box<Interface>> {
-        (index != 0).then(|| Box::new(Interface { index, name: None }))
-    }
 }
 
 /// Details that only macOS reports.

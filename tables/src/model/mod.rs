@@ -4,6 +4,7 @@ mod binding;
 mod container;
 mod details;
 mod endpoint;
+mod extended_details;
 mod families;
 mod family;
 mod holder_unknown;
@@ -27,8 +28,9 @@ mod work;
 
 pub(crate) use self::binding::Binding;
 pub(crate) use self::container::{Container, ContainerRuntime};
-pub(crate) use self::details::{DarwinDetails, Details, Interface, Presence};
+pub(crate) use self::details::{DarwinDetails, Details, Presence};
 pub(crate) use self::endpoint::{Endpoint, VsockAddress};
+pub(crate) use self::extended_details::{ExtendedDetails, ExtendedFields, Interface};
 pub use self::families::Families;
 pub(crate) use self::family::Family;
 pub(crate) use self::holder_unknown::HolderUnknown;

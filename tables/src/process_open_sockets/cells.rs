@@ -143,7 +143,7 @@ pub(super) fn tx_queue(socket: &Socket) -> Value<'_> {
 }
 
 pub(super) fn bound_interface(socket: &Socket) -> Value<'_> {
-    let interface = socket.details.interface.as_deref();
+    let interface = socket.details.interface();
     let name = interface.and_then(|interface| interface.name.as_deref());
     Value::Text(name.unwrap_or_default().into())
 }
@@ -165,6 +165,12 @@ pub(super) fn listening(socket: &Socket) -> Value<'_> {
 pub(super) fn net_namespace_name(parts: RowParts<'_>) -> Value<'_> {
     let names = &parts.snapshot.net_namespace_names;
     Value::Text(names.of(parts.socket.net_namespace).into())
+}
+
+/// The signed number with the same bits.
+pub(super) fn socket_cookie(socket: &Socket) -> Value<'_> {
+    let cookie = socket.details.extended.as_deref().and_then(|extended| extended.cookie);
+    number(cookie.map(|cookie| cookie.get().cast_signed()))
 }
 
 pub(super) fn last_pid(parts: RowParts<'_>) -> Value<'_> {

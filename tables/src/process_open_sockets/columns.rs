@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use super::cells::{self, Cell};
 use crate::enum_table::enum_table;
-use crate::{Column, ColumnOptions, ColumnType};
+use crate::model::ExtendedFields;
+use crate::{Column, ColumnOptions, ColumnType, ColumnsUsed};
 
 use Cell::{OfRow, OfSocket};
 use ColumnType::{BigInt, Integer, Text};
@@ -79,6 +80,7 @@ enum_table! {
         ContainerId   = spec("container_id",   Text,    HIDDEN,     Linux, OfRow(cells::container::id)),
         ContainerRuntime = spec("container_runtime", Text, HIDDEN,  Linux, OfRow(cells::container::runtime)),
         PodUid        = spec("pod_uid",        Text,    HIDDEN,     Linux, OfRow(cells::container::pod_uid)),
+        SocketCookie  = spec("socket_cookie",  BigInt,  HIDDEN,     Linux, OfSocket(cells::socket_cookie)),
     }
 }
 
@@ -116,10 +118,25 @@ impl Field {
         Column { name, kind, options }
     }
 
+    /// The extended details of a socket that the cells of this column come from.
+    fn extended_fields(self) -> ExtendedFields {
+        match self {
+            Field::SocketCookie => ExtendedFields::COOKIE,
+            _ => ExtendedFields::empty(),
+        }
+    }
+
     /// The function that makes the cells.
     pub(super) fn cell(self) -> Cell {
         self.row().cell
     }
+}
+
+/// The extended details that a query with these columns reads.
+pub(super) fn extended_fields(columns_used: ColumnsUsed) -> ExtendedFields {
+    let columns = Field::here().iter().enumerate();
+    let used = columns.filter(|(index, _)| columns_used.contains(*index));
+    used.map(|(_, field)| field.extended_fields()).collect()
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! The constraints of a query, as conditions on sockets and holders.
 
 use super::cells::{UNHELD, net_namespace_text};
-use super::columns::Field;
+use super::columns::{self, Field};
 use super::condition::{NumberCondition, TextCondition};
 use crate::model::holders::Holder;
-use crate::model::{Families, NetNamespace, NetNamespaceNames, ProcessFields, Socket};
+use crate::model::{
+    ExtendedFields, Families, NetNamespace, NetNamespaceNames, ProcessFields, Socket,
+};
 use crate::{ColumnsUsed, QueryContext};
 
 /// The conditions of a query on rows.
@@ -22,6 +24,7 @@ pub(crate) struct Filter {
     pub(super) net_namespace_name: TextCondition,
     net_namespace_names: NetNamespaceNames,
     columns_used: ColumnsUsed,
+    extended_fields: ExtendedFields,
     pub(super) families: Families,
     is_lookup: bool,
 }
@@ -63,6 +66,7 @@ impl Filter {
             net_namespace_name: text(Field::NetNamespaceName),
             net_namespace_names: NetNamespaceNames::default(),
             columns_used: query.columns_used,
+            extended_fields: columns::extended_fields(query.columns_used),
             families,
             is_lookup: query.constraints.iter().all(|constraint| {
                 let lookup = [Field::Pid, Field::Fd, Field::Socket].map(Field::index);
@@ -86,6 +90,11 @@ impl Filter {
     #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has containers"))]
     pub(crate) fn shows_container(&self) -> bool {
         self.process_fields().contains(ProcessFields::CONTAINER)
+    }
+
+    /// The extended details of sockets that the query reads.
+    pub(crate) fn extended_fields(&self) -> ExtendedFields {
+        self.extended_fields
     }
 
     /// Whether the query selects rows of unheld sockets.

@@ -10,15 +10,18 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU32, NonZeroU64};
 
-use self::record_members::{Field, NAME_SIZE, RECORD_SIZE, UNIX_RECORD_SIZE, Value, field};
+use self::record_members::{
+    EXTENDED_RECORD_SIZE, EXTENDED_UNIX_RECORD_SIZE, EXTENSION_SIZE, Field, NAME_SIZE, RECORD_SIZE,
+    UNIX_RECORD_SIZE, Value, extension, field,
+};
 use crate::formats::linux::sock_diag::unix_name;
 use crate::model::socket_table::{
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_TCP,
     IPPROTO_UDP, IPPROTO_UDPLITE, SocketTable,
 };
 use crate::model::{
-    Binding, Details, Endpoint, Family, Interface, NetNamespace, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM,
-    Socket, TcpState,
+    Binding, Details, Endpoint, ExtendedDetails, Family, NetNamespace, SOCK_DGRAM, SOCK_RAW,
+    SOCK_STREAM, Socket, TcpState,
 };
 
 /// Why the bytes are not a record.
@@ -36,9 +39,7 @@ impl fmt::Display for RecordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the BPF program wrote a malformed record: ")?;
         match self {
-            RecordError::Size(size) => {
-                write!(f, "its size is {size}, not {RECORD_SIZE} or {UNIX_RECORD_SIZE}")
-            }
+            RecordError::Size(size) => write!(f, "no record has a size of {size} bytes"),
             RecordError::SocketType(number) => write!(f, "its socket type is {number}"),
             RecordError::NameLength(length) => {
                 write!(f, "its UNIX name has {length} bytes, not {NAME_SIZE} at most")
@@ -80,6 +81,8 @@ pub(crate) enum Description {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record<'a> {
     socket: &'a [u8; RECORD_SIZE],
+    /// None unless the extended program wrote the record.
+    extension: Option<&'a [u8; EXTENSION_SIZE]>,
     /// Empty unless it is a [`record_members::UnixSocketRecord`].
     name: &'a [u8],
 }
@@ -88,21 +91,34 @@ impl<'a> Record<'a> {
     /// Splits the first record off the bytes; None if it is incomplete.
     pub(crate) fn take(bytes: &mut &'a [u8]) -> Result<Option<Record<'a>>, RecordError> {
         let Some(size) = u32::from_bytes(bytes) else { return Ok(None) };
-        let name_size = match usize::try_from(size) {
-            Ok(RECORD_SIZE) => 0,
-            Ok(UNIX_RECORD_SIZE) => NAME_SIZE,
+        let (is_extended, name_size) = match usize::try_from(size) {
+            Ok(RECORD_SIZE) => (false, 0),
+            Ok(UNIX_RECORD_SIZE) => (false, NAME_SIZE),
+            Ok(EXTENDED_RECORD_SIZE) => (true, 0),
+            Ok(EXTENDED_UNIX_RECORD_SIZE) => (true, NAME_SIZE),
             _ => return Err(RecordError::Size(size)),
         };
-        let Some((socket, rest)) = bytes.split_first_chunk() else { return Ok(None) };
+        let Some((socket, mut rest)) = bytes.split_first_chunk() else { return Ok(None) };
+        let mut extension = None;
+        if is_extended {
+            let Some((first, after)) = rest.split_first_chunk() else { return Ok(None) };
+            (extension, rest) = (Some(first), after);
+        }
         let Some((name, rest)) = rest.split_at_checked(name_size) else { return Ok(None) };
         *bytes = rest;
-        Ok(Some(Record { socket, name }))
+        Ok(Some(Record { socket, extension, name }))
     }
 
     #[inline]
     fn get<T: Value>(&self, field: Field<T>) -> T {
         // A field lies within the record.
         self.socket.get(field.offset..).and_then(T::from_bytes).unwrap_or_default()
+    }
+
+    /// The time from boot to the start of the process in nanoseconds (`start_boottime` of its first thread). None
+    /// unless the extended program wrote the record.
+    pub(crate) fn start_boottime(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(Extension(self.extension?).get(extension!(start_boottime)))
     }
 
     /// The network namespace of the socket.
@@ -146,10 +162,20 @@ impl<'a> Record<'a> {
             (SocketTable::Packet, _) | (_, None) => self.packet(),
             (_, Some(protocol)) => self.inet(table.family(), protocol),
         };
-        let details = Details { uid: Some(self.get(field!(uid))), kind, ..details };
+        let mut details = Details { uid: Some(self.get(field!(uid))), kind, ..details };
+        if let Some(extended) = self.extended_details() {
+            details.extended.get_or_insert_default().complete_from(&extended);
+        }
         let (inode, net_namespace) = (self.get(field!(inode)), Some(self.net_namespace()));
         let socket = Socket { inode, net_namespace, binding, details };
         Ok(Description::Complete { table, socket })
+    }
+
+    /// The details that only the extended program writes; None if another one wrote the record.
+    pub(crate) fn extended_details(&self) -> Option<ExtendedDetails> {
+        let extension = Extension(self.extension?);
+        let cookie = NonZeroU64::new(extension.get(extension!(cookie)));
+        Some(ExtendedDetails { cookie, ..ExtendedDetails::default() })
     }
 
     /// The table whose fields the record has; otherwise the tables that list the socket, if any.
@@ -224,7 +250,7 @@ impl<'a> Record<'a> {
         let details = Details {
             receive_queue: Some(receive_queue),
             send_queue: Some(send_queue),
-            interface: Interface::of_index(self.get(field!(interface))),
+            extended: ExtendedDetails::of_interface(self.get(field!(interface))),
             cgroup: NonZeroU64::new(self.get(field!(cgroup))),
             ..Details::default()
         };
@@ -253,7 +279,7 @@ impl<'a> Record<'a> {
         let details = Details {
             receive_queue: Some(self.get(field!(received))),
             send_queue: Some(self.unsent()),
-            interface: Interface::of_index(self.get(field!(interface))),
+            extended: ExtendedDetails::of_interface(self.get(field!(interface))),
             ..Details::default()
         };
         (Binding::Packet { protocol: self.remote_port() }, details)
@@ -289,6 +315,19 @@ impl<'a> Record<'a> {
     /// (`sk_wmem_alloc_get` in `include/net/sock.h`).
     fn unsent(&self) -> u32 {
         self.get(field!(written)).saturating_sub(1)
+    }
+}
+
+/// The extension of a record.
+#[derive(Clone, Copy)]
+struct Extension<'a>(&'a [u8; EXTENSION_SIZE]);
+
+impl Extension<'_> {
+    #[inline]
+    fn get<T: Value>(self, field: Field<T>) -> T {
+        // A field lies within the extension, which follows the socket.
+        let bytes = field.offset.checked_sub(RECORD_SIZE).and_then(|offset| self.0.get(offset..));
+        bytes.and_then(T::from_bytes).unwrap_or_default()
     }
 }
 

@@ -16,3 +16,4 @@ pub(crate) mod proto_name;
 pub(crate) mod schedstat;
 pub(crate) mod sock_diag;
 pub(crate) mod sockstat;
+pub(crate) mod timens_offsets;

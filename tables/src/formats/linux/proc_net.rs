@@ -15,7 +15,9 @@ use nom::{IResult, Parser};
 
 use crate::model::protocol::IPPROTO_TCP;
 use crate::model::socket_table::SocketTable;
-use crate::model::{Binding, Details, Endpoint, Family, Interface, Socket, TcpState, socket_type};
+use crate::model::{
+    Binding, Details, Endpoint, ExtendedDetails, Family, Socket, TcpState, socket_type,
+};
 
 /// A line without the format of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +116,7 @@ fn packet(line: &[u8]) -> IResult<&[u8], Socket> {
         kind: kind.try_into().unwrap_or_default(),
         uid: owner(inode, uid),
         receive_queue: receive_queue.try_into().ok(),
-        interface: interface.try_into().ok().and_then(Interface::of_index),
+        extended: interface.try_into().ok().and_then(ExtendedDetails::of_interface),
         ..Details::default()
     };
     let binding = Binding::Packet { protocol };

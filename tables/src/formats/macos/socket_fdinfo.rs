@@ -13,7 +13,9 @@ use super::xnu::{
     AF_INET, AF_INET6, AF_NDRV, AF_SYSTEM, AF_UNIX, AF_VSOCK, InPcb, Malformed, SO_ACCEPTCONN,
     SYSPROTO_CONTROL, SYSPROTO_EVENT, events, family_shown, name, queues, tcp_state, unix_path,
 };
-use crate::model::{Binding, DarwinDetails, Details, Interface, Socket, TcpState, VsockAddress};
+use crate::model::{
+    Binding, DarwinDetails, Details, ExtendedDetails, Interface, Socket, TcpState, VsockAddress,
+};
 
 /// The length of a record.
 pub(crate) const LENGTH: usize = 792;
@@ -105,8 +107,9 @@ fn socket_fdinfo(answer: &[u8]) -> IResult<&[u8], Held> {
         queues(options, [qlen, incqlen, qlimit], (Some(received), Some(sent)));
     let kind = u8::try_from(kind).unwrap_or_default();
     let listens = options & SO_ACCEPTCONN != 0;
+    let extended = interface.map(ExtendedDetails::with_interface);
     let details_of_all =
-        Details { kind, receive_queue, send_queue, interface, listens, ..Details::default() };
+        Details { kind, receive_queue, send_queue, extended, listens, ..Details::default() };
     let socket = Socket { inode: handle, net_namespace: None, binding, details: details_of_all };
     Ok((&[], Held { socket, details, pcb, generation: NonZeroU64::new(generation) }))
 }
@@ -144,13 +147,13 @@ fn un_sockinfo(fields: &[u8]) -> IResult<&[u8], (u64, Box<[u8]>)> {
 }
 
 /// `struct ndrv_info`: the interface, whose name and number stand apart.
-fn ndrv_info(fields: &[u8]) -> IResult<&[u8], Option<Box<Interface>>> {
+fn ndrv_info(fields: &[u8]) -> IResult<&[u8], Option<Interface>> {
     const IF_NAMESIZE: usize = 16;
     let (fields, (_family, unit, base)) = (le_u32, le_u32, take(IF_NAMESIZE)).parse(fields)?;
     let base = name(base);
     let interface =
         (!base.is_empty()).then(|| Interface { index: 0, name: Some(format!("{base}{unit}")) });
-    Ok((fields, interface.map(Box::new)))
+    Ok((fields, interface))
 }
 
 /// `struct kern_ctl_info`: the control's name.

@@ -168,6 +168,11 @@ kernel_members! {
         ethertype: sized("packet_sock", "num", 2),
         interface: sized("packet_sock", "ifindex", 4),
     }
+
+    /// When a process started.
+    struct Start {
+        start_boottime: sized("task_struct", "start_boottime", 8),
+    }
 }
 
 /// The function that the program replaces.
@@ -195,6 +200,7 @@ pub(super) struct Layout {
     pub(super) unix: Unix,
     pub(super) unix_stream: Option<UnixStream>,
     pub(super) packet: Option<Packet>,
+    pub(super) start: Option<Start>,
 }
 
 /// Why the program cannot be assembled for a kernel.
@@ -297,6 +303,7 @@ impl Layout {
             unix: Unix::of(btf)?,
             unix_stream: UnixStream::of(btf).ok(),
             packet: Packet::of(btf).ok(),
+            start: Start::of(btf).ok(),
         })
     }
 }
@@ -326,6 +333,7 @@ impl Layout {
             unix: Unix::made_up(next),
             unix_stream: Some(UnixStream::made_up(next)),
             packet: Some(Packet::made_up(next)),
+            start: Some(Start::made_up(next)),
         }
     }
 }

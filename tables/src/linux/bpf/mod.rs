@@ -22,16 +22,17 @@ use std::time::{Duration, Instant};
 pub(crate) use self::error::PassError;
 use self::error::{FALLBACK, LoadError};
 use self::load_once::LoadOnce;
-pub(crate) use self::task_files::TaskFiles;
+pub(crate) use self::task_files::{Records, TaskFiles};
 use super::proc_root::ProcRoot;
 pub(crate) use crate::formats::linux::bpf_record::Description;
 use crate::model::Source;
 
-/// The program, loaded on first use, or later if that fails.
+/// The programs, each loaded on first use, or later if that fails.
 pub(crate) struct Bpf {
     source: Source,
     from_files: Option<u64>,
-    loaded: LoadOnce<Loaded>,
+    basic: LoadOnce<Loaded>,
+    extended: LoadOnce<Loaded>,
     /// Completed after the message that BPF is disabled.
     disabled: Once,
 }
@@ -46,23 +47,32 @@ impl Bpf {
     /// Nothing is loaded yet. The source decides whether BPF is used; `from_files` is the minimum number of open
     /// files on the host; None disables BPF.
     pub(crate) fn new(source: Source, from_files: Option<u64>) -> Bpf {
-        Bpf { source, from_files, loaded: LoadOnce::new(), disabled: Once::new() }
+        let (basic, extended) = (LoadOnce::new(), LoadOnce::new());
+        Bpf { source, from_files, basic, extended, disabled: Once::new() }
     }
 
-    /// The loaded program; None if it is disabled or could not be loaded.
-    pub(crate) fn get(&self, root: &ProcRoot) -> Option<&TaskFiles> {
-        let loaded = self.loaded.get()?;
+    /// The loaded program that writes these records; None if it is disabled or could not be loaded. Instead of a
+    /// missing extended program, it is the basic one.
+    pub(crate) fn get(&self, root: &ProcRoot, records: Records) -> Option<&TaskFiles> {
+        let loaded = match records {
+            Records::Basic => self.basic.get(),
+            Records::Extended => self.extended.get().or_else(|| self.basic.get()),
+        }?;
         (root.device() == Some(loaded.mount)).then_some(&loaded.files)
     }
 
-    /// Loads the program, if BPF is used on this host and it is not loaded yet.
-    pub(crate) fn load_if_needed(&self, root: &ProcRoot) -> Option<()> {
+    /// Loads the program that writes these records, if BPF is used on this host and it is not loaded yet.
+    pub(crate) fn load_if_needed(&self, root: &ProcRoot, records: Records) -> Option<()> {
+        let program = match records {
+            Records::Basic => &self.basic,
+            Records::Extended => &self.extended,
+        };
         let from_files = match self.source {
             Source::Bpf => 0,
             Source::Auto => self.from_files?,
             Source::Procfs | Source::Netlink => return None,
         };
-        if self.loaded.get().is_none() && from_files > root.open_files() {
+        if program.get().is_none() && from_files > root.open_files() {
             log::debug!("BPF is not used: fewer than {from_files} files are open; {FALLBACK}");
             return None;
         }
@@ -71,7 +81,11 @@ impl Bpf {
             self.disabled.call_once(|| log::log!(level, "BPF is disabled by --no-bpf; {FALLBACK}"));
             return None;
         }
-        self.loaded.get_or_load(Instant::now(), |pause| self.load(root, pause)).map(drop)
+        let loaded = program.get_or_load(Instant::now(), |pause| self.load(root, records, pause));
+        match records {
+            Records::Extended if loaded.is_none() => self.load_if_needed(root, Records::Basic),
+            _ => loaded.map(drop),
+        }
     }
 
     /// The log level of failures.
@@ -80,10 +94,10 @@ impl Bpf {
     }
 
     /// Attempts to load the program. Logs a failure, with the pause until the next attempt.
-    fn load(&self, root: &ProcRoot, pause: Duration) -> Option<Loaded> {
-        match Loaded::new(root, self.level()) {
+    fn load(&self, root: &ProcRoot, records: Records, pause: Duration) -> Option<Loaded> {
+        match Loaded::new(root, records, self.level()) {
             Ok(loaded) => {
-                log::debug!("a BPF program is loaded");
+                log::debug!("a BPF program is loaded, for {records} records");
                 Some(loaded)
             }
             Err(error) => {
@@ -99,14 +113,14 @@ impl Bpf {
 }
 
 impl Loaded {
-    fn new(root: &ProcRoot, level: log::Level) -> Result<Loaded, LoadError> {
+    fn new(root: &ProcRoot, records: Records, level: log::Level) -> Result<Loaded, LoadError> {
         let path = || root.path().to_owned();
         let mount = root.device().ok_or_else(|| LoadError::NotProc { path: path() })?;
         // The iterator visits the processes of this process's PID namespace.
         if !root.has_own_pids() {
             return Err(LoadError::PidNamespace { path: path() });
         }
-        Ok(Loaded { files: TaskFiles::load(root.has_first_pids(), level)?, mount })
+        Ok(Loaded { files: TaskFiles::load(records, root.has_first_pids(), level)?, mount })
     }
 }
 
@@ -119,7 +133,7 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("1", tree.path().join("self")).unwrap();
         let root = ProcRoot::open(tree.path()).unwrap();
-        let error = Loaded::new(&root, log::Level::Info).map(|_| ()).unwrap_err();
+        let error = Loaded::new(&root, Records::Basic, log::Level::Info).map(|_| ()).unwrap_err();
         assert!(matches!(&error, LoadError::NotProc { path } if path == tree.path()), "{error}");
     }
 }

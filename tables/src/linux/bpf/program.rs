@@ -13,25 +13,52 @@ use super::assembler::Width::{W8, W16, W32, W64};
 use super::assembler::{AssembleError, Assembler, Instruction, Label, Register, Width};
 use super::kernel_members::Layout;
 use crate::formats::linux::bpf_record::record_members::{
-    Field, NAME_SIZE, SocketRecord, UnixSocketRecord, field,
+    EXTENSION_SIZE, Field, NAME_SIZE, SocketRecord, UnixSocketRecord, extension, field,
 };
 use crate::model::socket_table::{IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 use crate::model::{Family, SOCK_DGRAM, SOCK_STREAM};
 
 // From `enum bpf_func_id` in `include/uapi/linux/bpf.h`.
+const GET_SOCKET_COOKIE: i32 = 46;
 const PROBE_READ_KERNEL: i32 = 113;
 const SEQ_WRITE: i32 = 127;
 const SKC_TO_TCP_SOCK: i32 = 137;
 const SOCK_FROM_FILE: i32 = 162;
 
-// The stack grows down from R10: the record, with the name at its end, and below both a pointer.
-const RECORD: i16 = -(size_of::<UnixSocketRecord>() as i16);
-const NAME: i16 = RECORD + offset_of!(UnixSocketRecord, name) as i16;
-const POINTER: i16 = RECORD - size_of::<u64>() as i16;
+/// Where the name of a UNIX socket is on the stack: at its end.
+const NAME: i16 = -(NAME_SIZE as i16);
+const _: () = assert!(offset_of!(UnixSocketRecord, name) == size_of::<SocketRecord>());
+
+/// The stack grows down from R10: the record, with the name at its end, and below both a pointer.
+#[derive(Clone, Copy)]
+struct Stack {
+    record: i16,
+}
+
+impl Stack {
+    const BASIC: Stack = Stack { record: NAME - size_of::<SocketRecord>() as i16 };
+    const EXTENDED: Stack = Stack { record: Stack::BASIC.record - EXTENSION_SIZE as i16 };
+
+    /// Where a member of the record is.
+    const fn at<T>(self, field: &Field<T>) -> i16 {
+        self.record + field.offset as i16
+    }
+
+    const fn pointer(self) -> i16 {
+        self.record - size_of::<u64>() as i16
+    }
+}
+
 /// `MAX_BPF_STACK`.
 const STACK_SIZE: i16 = 512;
-const _: () = assert!(POINTER >= -STACK_SIZE && size_of::<UnixSocketRecord>() < 512);
-const _: () = assert!(NAME + NAME_SIZE as i16 == 0);
+const _: () = assert!(Stack::EXTENDED.pointer() >= -STACK_SIZE);
+
+/// The helpers that the extended program calls, as far as the kernel has them for iterators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Helpers {
+    /// `bpf_get_socket_cookie`: since Linux 5.12.
+    pub(super) socket_cookie: bool,
+}
 
 /// A member of the record that one instruction stores.
 trait Stored {
@@ -54,31 +81,32 @@ impl Stored for u64 {
     const WIDTH: Width = W64;
 }
 
-/// Where a member of the record is on the stack.
-fn on_stack<T>(field: Field<T>) -> i16 {
-    RECORD + field.offset as i16
-}
-
 struct Writer<'a> {
     code: Assembler,
     layout: &'a Layout,
+    stack: Stack,
     write: Label,
     end: Label,
 }
 
 /// The program for this kernel. `pid_number` is where a `struct pid` has its number in the PID namespace whose
-/// pids are written; None for the first one.
+/// pids are written; None for the first one. With `extended`, it writes extended records.
 ///
 /// R6 holds the context, R8 the task, R9 the `struct sock`, and R7 the file, later other pointers.
 pub(super) fn program(
     layout: &Layout,
     pid_number: Option<i16>,
+    extended: Option<Helpers>,
 ) -> Result<Vec<Instruction>, AssembleError> {
     let mut code = Assembler::default();
     let (write, end) = (code.label(), code.label());
-    let mut writer = Writer { code, layout, write, end };
+    let stack = if extended.is_some() { Stack::EXTENDED } else { Stack::BASIC };
+    let mut writer = Writer { code, layout, stack, write, end };
     writer.find_socket();
     writer.store_descriptor(pid_number);
+    if let Some(helpers) = extended {
+        writer.store_extension(helpers);
+    }
     writer.store_socket();
     writer.store_by_family();
     writer.finish()
@@ -97,7 +125,7 @@ impl Writer<'_> {
         code.jump_if(R0, Equal, 0, *end);
         code.load(W64, R9, R0, layout.file.sk);
         code.jump_if(R9, Equal, 0, *end);
-        self.clear(RECORD, NAME);
+        self.clear(self.stack.record, NAME);
     }
 
     /// Fills a part of the stack with zeros.
@@ -127,6 +155,20 @@ impl Writer<'_> {
         self.load_and_store(R6, context.fd, field!(fd));
         self.load_and_store(R8, task.files, field!(files));
         self.follow_and_store(R8, task.group_leader, task.files, field!(leader_files));
+    }
+
+    /// Stores the fields that every extended record has.
+    fn store_extension(&mut self, helpers: Helpers) {
+        let Layout { task, start, .. } = self.layout;
+        if let Some(start) = start {
+            let field = extension!(start_boottime);
+            self.follow_and_store(R8, task.group_leader, start.start_boottime, field);
+        }
+        if helpers.socket_cookie {
+            self.code.copy(R1, R9);
+            self.code.call(GET_SOCKET_COOKIE);
+            self.code.store(W64, R10, self.stack.at(&extension!(cookie)), R0);
+        }
     }
 
     fn store_socket(&mut self) {
@@ -248,11 +290,12 @@ impl Writer<'_> {
         let unix = &self.layout.unix;
         let no_name = self.code.label();
         self.probe_pointer(R9, unix.address, no_name);
-        self.probe(size_of::<u32>(), R7, unix.address_len, POINTER);
+        let pointer = self.stack.pointer();
+        self.probe(size_of::<u32>(), R7, unix.address_len, pointer);
         let code = &mut self.code;
-        code.load(W32, R2, R10, POINTER);
+        code.load(W32, R2, R10, pointer);
         code.jump_if(R2, Greater, NAME_SIZE as i32, no_name);
-        code.store(W32, R10, on_stack::<u32>(field!(name_length)), R2);
+        code.store(W32, R10, self.stack.at(&field!(name_length)), R2);
         code.copy(R1, R10);
         code.plus(R1, NAME.into());
         code.copy(R3, R7);
@@ -270,28 +313,28 @@ impl Writer<'_> {
         self.code.finish()
     }
 
-    /// Writes this many bytes of the record to the reader.
+    /// Writes this many bytes of the record to the reader, and those of the extension.
     fn write_record(&mut self, size: usize) {
-        let size = size as i32;
+        let size = size as i32 + i32::from(Stack::BASIC.record - self.stack.record);
         self.store_number(field!(size), size);
-        let Writer { code, layout, .. } = self;
+        let Writer { code, layout, stack, .. } = self;
         code.load(W64, R1, R6, layout.context.meta);
         code.load(W64, R1, R1, layout.context.seq);
         code.copy(R2, R10);
-        code.plus(R2, RECORD.into());
+        code.plus(R2, stack.record.into());
         code.set(R3, size);
         // A record that does not fit is written once more by the kernel, into the next buffer.
         code.call(SEQ_WRITE);
     }
 
     fn store_number<T: Stored>(&mut self, field: Field<T>, number: i32) {
-        self.code.store_number(T::WIDTH, R10, on_stack(field), number);
+        self.code.store_number(T::WIDTH, R10, self.stack.at(&field), number);
     }
 
     /// Stores a member of the structure that a register points to, by way of R1.
     fn load_and_store<T: Stored>(&mut self, from: Register, offset: i16, field: Field<T>) {
         self.code.load(T::WIDTH, R1, from, offset);
-        self.code.store(T::WIDTH, R10, on_stack(field), R1);
+        self.code.store(T::WIDTH, R10, self.stack.at(&field), R1);
     }
 
     /// The same with a member of the structure that a member points to.
@@ -318,13 +361,14 @@ impl Writer<'_> {
     }
 
     fn probe_and_store<T: Stored>(&mut self, from: Register, offset: i16, field: Field<T>) {
-        self.probe(size_of::<T>(), from, offset, on_stack(field));
+        self.probe(size_of::<T>(), from, offset, self.stack.at(&field));
     }
 
     /// Copies a pointer into R7; jumps if it is null.
     fn probe_pointer(&mut self, from: Register, offset: i16, if_null: Label) {
-        self.probe(size_of::<u64>(), from, offset, POINTER);
-        self.code.load(W64, R7, R10, POINTER);
+        let pointer = self.stack.pointer();
+        self.probe(size_of::<u64>(), from, offset, pointer);
+        self.code.load(W64, R7, R10, pointer);
         self.code.jump_if(R7, Equal, 0, if_null);
     }
 }
@@ -338,15 +382,26 @@ mod tests {
     #[test]
     fn the_program_is_the_one_that_was_read() {
         let read = include_str!("../../../../fixtures/bpf/program.txt");
-        let made = program(&Layout::made_up(), None).unwrap();
-        let line = |(index, instruction)| format!("{index}: {instruction}\n");
-        let made: String = made.iter().enumerate().map(line).collect();
+        let made = text(&program(&Layout::made_up(), None, None).unwrap());
         assert!(made == read, "another program than fixtures/bpf/program.txt:\n{made}");
+    }
+
+    fn text(program: &[Instruction]) -> String {
+        let line = |(index, instruction)| format!("{index}: {instruction}\n");
+        program.iter().enumerate().map(line).collect()
+    }
+
+    #[test]
+    fn the_extended_program_is_the_one_that_was_read() {
+        let read = include_str!("../../../../fixtures/bpf/extended-program.txt");
+        let helpers = Helpers { socket_cookie: true };
+        let made = text(&program(&Layout::made_up(), None, Some(helpers)).unwrap());
+        assert!(made == read, "another program than fixtures/bpf/extended-program.txt:\n{made}");
     }
 
     #[test]
     fn a_kernel_with_less_gets_a_shorter_program() {
-        let whole = program(&Layout::made_up(), None).unwrap().len();
+        let whole = program(&Layout::made_up(), None, None).unwrap().len();
         let layout = Layout {
             inet6: None,
             cgroup: None,
@@ -357,14 +412,14 @@ mod tests {
         // The four loads and stores of the addresses; three loads and a store; a load, a jump, the six
         // instructions of a copy and a store; two copies and a store.
         let less = 4 * 2 + 4 + (2 + 6 + 1) + (2 * 6 + 1);
-        assert_eq!(program(&layout, None).unwrap().len(), whole - less);
+        assert_eq!(program(&layout, None, None).unwrap().len(), whole - less);
     }
 
     #[test]
     fn in_a_pid_namespace_the_pids_are_those_of_its_level() {
         let layout = Layout::made_up();
         let number = layout.task.pid_number_at(2).unwrap();
-        let program = program(&layout, Some(number)).unwrap();
+        let program = program(&layout, Some(number), None).unwrap();
         let program: Vec<String> = program.iter().map(ToString::to_string).collect();
         // Copied to the process's and to the thread's number.
         let number = format!("r3 += {number}");
@@ -373,7 +428,7 @@ mod tests {
             .filter(|window| window[4] == number)
             .map(|window| &window[1])
             .collect();
-        let to = [on_stack(field!(tgid)), on_stack(field!(tid))];
+        let to = [Stack::BASIC.at(&field!(tgid)), Stack::BASIC.at(&field!(tid))];
         let to = to.map(|offset: i16| format!("r1 += {offset}"));
         assert_eq!(copied, [&to[0], &to[1]]);
         assert!(!program.contains(&format!("r1 = *(u32 *)(r8 +{})", layout.task.tgid)));

@@ -1,5 +1,6 @@
 //! The iterator over the file descriptors of all tasks, with the program in it.
 
+use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::fstat;
@@ -10,11 +11,29 @@ use super::calls;
 use super::descriptor_tables::DescriptorTables;
 use super::error::{FALLBACK, LoadError, PassError};
 use super::kernel_members::{Layout, LayoutError};
-use super::program::program;
+use super::program::{Helpers, program};
 use crate::deadline::Deadline;
 use crate::formats::linux::bpf_record::{Record, RecordError};
 use crate::formats::linux::btf::Btf;
 use crate::model::holders::Holder;
+
+/// The records that a program writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Records {
+    /// What most queries use.
+    Basic,
+    /// Basic records, and what only some queries use.
+    Extended,
+}
+
+impl fmt::Display for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Records::Basic => "basic",
+            Records::Extended => "extended",
+        })
+    }
+}
 
 /// The loaded program. It can run any number of times.
 #[derive(Debug)]
@@ -27,11 +46,15 @@ pub(crate) struct TaskFiles {
 }
 
 impl TaskFiles {
-    /// Loads the program. It writes the pids of the PID namespace of this process. `level` is the log level of
-    /// failures.
-    pub(super) fn load(has_first_pids: bool, level: log::Level) -> Result<TaskFiles, LoadError> {
+    /// Loads the program that writes these records. It writes the pids of the PID namespace of this process. `level`
+    /// is the log level of failures.
+    pub(super) fn load(
+        records: Records,
+        has_first_pids: bool,
+        level: log::Level,
+    ) -> Result<TaskFiles, LoadError> {
         let layout = read_layout()?;
-        let files = TaskFiles::load_for(&layout, None, level)?;
+        let files = TaskFiles::load_for(&layout, None, records, level)?;
         if has_first_pids {
             return Ok(files);
         }
@@ -40,15 +63,31 @@ impl TaskFiles {
             depth => layout.task.pid_number_at(depth),
         };
         let number = number.map_err(|source| LoadError::Layout { path: TYPES, source })?;
-        TaskFiles::load_for(&layout, Some(number), level)
+        TaskFiles::load_for(&layout, Some(number), records, level)
     }
 
     fn load_for(
         layout: &Layout,
         pid_number: Option<i16>,
+        records: Records,
         level: log::Level,
     ) -> Result<TaskFiles, LoadError> {
-        let code = program(layout, pid_number)?;
+        let load = |helpers| TaskFiles::load_with(layout, pid_number, helpers, level);
+        if records == Records::Basic {
+            return load(None);
+        }
+        // The kernel does not report which helpers a program can call.
+        load(Some(Helpers { socket_cookie: true }))
+            .or_else(|_| load(Some(Helpers { socket_cookie: false })))
+    }
+
+    fn load_with(
+        layout: &Layout,
+        pid_number: Option<i16>,
+        extended: Option<Helpers>,
+        level: log::Level,
+    ) -> Result<TaskFiles, LoadError> {
+        let code = program(layout, pid_number, extended)?;
         let program = calls::load(&code, layout.function, &mut []).inspect_err(|_| {
             if log::log_enabled!(log::Level::Debug) {
                 log::debug!("{}", calls::verifier_log(&code, layout.function));

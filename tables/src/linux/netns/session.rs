@@ -158,7 +158,7 @@ impl NetnsSession<'_> {
     pub(crate) fn name_interfaces<'i>(&self, sockets: impl Iterator<Item = &'i mut Socket>) {
         let Ok(diag) = &*self.diag else { return };
         let mut names: HashMap<u32, Option<String>> = HashMap::new();
-        for interface in sockets.filter_map(|socket| socket.details.interface.as_deref_mut()) {
+        for interface in sockets.filter_map(|socket| socket.details.interface_mut()) {
             let index = interface.index;
             let name = names.entry(index).or_insert_with(|| diag.interface_name(index));
             interface.name.clone_from(name);

@@ -26,7 +26,7 @@ impl Filter {
     /// The dump of all sockets of a table; None if the table has no dump. With all families selected, it has
     /// bound-inactive sockets too, which `/proc/net` does not list.
     pub(crate) fn full_request(&self, table: SocketTable) -> Option<Request> {
-        let request = Request::of(table)?;
+        let request = Request::of(table)?.with_extended(self.extended_fields());
         let bound_only = self.families.contains(Families::UNLISTED);
         Some(if bound_only {
             request.in_states(States::LISTED.and_bound_inactive())
@@ -42,7 +42,7 @@ impl Filter {
         if self.families.contains(Families::UNLISTED) && admits(TcpState::Closed) {
             states = states.and_bound_inactive();
         }
-        let request = Request::of(table)?.in_states(states);
+        let request = Request::of(table)?.in_states(states).with_extended(self.extended_fields());
         Some(
             request
                 .with_local_ports(self.local_port.ports())

@@ -20,7 +20,7 @@ use crate::Error;
 use crate::Options;
 use crate::deadline::Deadline;
 use crate::linux::attempts::{Attempts, Probe};
-use crate::linux::bpf::{Bpf, TaskFiles};
+use crate::linux::bpf::{Bpf, Records, TaskFiles};
 use crate::linux::netns::{OwnSockets, net_namespace_names};
 use crate::linux::proc_root::ProcRoot;
 use crate::linux::processes::{self, ProcessReader};
@@ -58,7 +58,7 @@ impl Collector {
     /// Whether the query needs more than the loaded BPF program.
     pub(crate) fn scans(&self, filter: &Filter) -> bool {
         let is_lookup = !filter.admits_unheld() && filter.listed_pids().is_some();
-        !is_lookup || filter.admits_unlisted() || !self.has_complete_bpf()
+        !is_lookup || filter.admits_unlisted() || !self.has_complete_bpf(filter)
     }
 
     /// Collects the sockets and holders that the filter admits.
@@ -68,7 +68,7 @@ impl Collector {
         let (scanner, of_scan) = (Arc::clone(&self.scanner), filter.clone());
         let scan = move |steps, end| scanner.scan(&of_scan, steps, end);
         // In this thread: no other process can block these reads.
-        self.scanner.bpf.load_if_needed(&ProcRoot::open(procfs)?);
+        self.scanner.bpf.load_if_needed(&ProcRoot::open(procfs)?, records(filter));
         let mut snapshot = self.attempts.run(*scan_timeout, procfs, scan)?;
         if !filter.process_fields().is_empty() {
             let timeout = scan_timeout.saturating_sub(begun.elapsed());
@@ -110,10 +110,18 @@ impl Collector {
     }
 
     /// Whether the loaded BPF program reads all descriptors of a process.
-    fn has_complete_bpf(&self) -> bool {
+    fn has_complete_bpf(&self, filter: &Filter) -> bool {
         let Ok(root) = ProcRoot::open(&self.scanner.options.procfs) else { return false };
-        self.scanner.bpf.get(&root).is_some_and(TaskFiles::reads_all_threads)
+        let program = self.scanner.bpf.get(&root, records(filter));
+        program.is_some_and(TaskFiles::reads_all_threads)
     }
+}
+
+/// The BPF records that the query uses.
+fn records(filter: &Filter) -> Records {
+    // Extended records have the start time of the process.
+    let is_basic = filter.extended_fields().is_empty() && filter.process_fields().is_empty();
+    if is_basic { Records::Basic } else { Records::Extended }
 }
 
 impl Scanner {
@@ -131,7 +139,7 @@ impl Scanner {
             false => NetNamespaceNames::default(),
         };
         let filter = &filter.clone().with_net_namespace_names(names);
-        let plan = Plan::new(&self.options, filter, self.bpf.get(&root));
+        let plan = Plan::new(&self.options, filter, self.bpf.get(&root, records(filter)));
         let reads_processes = !filter.process_fields().is_empty();
         let mut scan = Scan {
             root: &root,
@@ -139,7 +147,7 @@ impl Scanner {
             plan: &plan,
             deadline,
             own_sockets: OwnSockets::default(),
-            start_times: reads_processes.then(StartTimes::default),
+            start_times: reads_processes.then(|| StartTimes::new(&root)),
         };
         let mut snapshot = scan.run(&self.cache)?;
         let start_times = scan.start_times.take().map(StartTimes::into_known).unwrap_or_default();

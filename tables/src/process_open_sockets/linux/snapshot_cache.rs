@@ -16,9 +16,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::linux::netns::{Namespaces, NetnsKey, SocketSource};
-use crate::model::Socket;
 use crate::model::holders::equal_range;
 use crate::model::socket_table::SocketTable;
+use crate::model::{ExtendedFields, Socket};
 
 /// What was read within the TTL.
 pub(super) struct SnapshotCache {
@@ -58,6 +58,8 @@ pub(super) struct CachedTable {
     pub(super) source: SocketSource,
     /// When reading it began.
     start: Instant,
+    /// The extended details that were requested.
+    extended: ExtendedFields,
     /// Sorted by inode.
     sockets: Vec<Socket>,
 }
@@ -70,6 +72,7 @@ pub(super) struct CacheLookup<'a> {
     /// Whether another lookup came within the TTL.
     is_in_burst: bool,
     uses_tables: bool,
+    extended: ExtendedFields,
 }
 
 impl SnapshotCache {
@@ -78,8 +81,13 @@ impl SnapshotCache {
     }
 
     /// Begins a lookup; None if nothing is cached. It uses cached tables only if its constraints are on
-    /// columns that do not change while a socket is held.
-    pub(super) fn look_up(&self, uses_tables: bool) -> Option<CacheLookup<'_>> {
+    /// columns that do not change while a socket is held; and of these only those with the extended details that it
+    /// needs.
+    pub(super) fn look_up(
+        &self,
+        uses_tables: bool,
+        extended: ExtendedFields,
+    ) -> Option<CacheLookup<'_>> {
         if self.ttl.is_zero() {
             return None;
         }
@@ -87,8 +95,9 @@ impl SnapshotCache {
         entries.evict(self.ttl);
         let last = entries.last_lookup.replace(Instant::now());
         let is_in_burst = last.is_some_and(|last| last.elapsed() < self.ttl);
-        let (tables, held) = (entries.tables.clone(), entries.held.clone());
-        Some(CacheLookup { cache: self, tables, held, is_in_burst, uses_tables })
+        let (mut tables, held) = (entries.tables.clone(), entries.held.clone());
+        tables.retain(|table| table.extended.contains(extended));
+        Some(CacheLookup { cache: self, tables, held, is_in_burst, uses_tables, extended })
     }
 
     fn insert(&self, change: impl FnOnce(&mut Entries)) {
@@ -160,7 +169,8 @@ impl CacheLookup<'_> {
         mut sockets: Vec<Socket>,
     ) {
         sockets.sort_unstable_by_key(|socket| socket.inode);
-        let new = Arc::new(CachedTable { namespace, table, source, start, sockets });
+        let extended = self.extended;
+        let new = Arc::new(CachedTable { namespace, table, source, start, extended, sockets });
         let is_other =
             |cached: &Arc<CachedTable>| (cached.namespace, cached.table) != (namespace, table);
         self.tables.retain(is_other);

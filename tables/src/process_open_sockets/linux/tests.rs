@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketType, ipproto};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use crate::linux::bpf::Records;
 use crate::linux::quiet::{in_quiet_namespace, report_skip, report_skip_without_bpf, sockets};
 use crate::model::omission::OmissionKind;
 use crate::model::{Families, Source};
@@ -140,7 +141,7 @@ fn is_bpf_used() -> bool {
     let options = Options { source: Source::Bpf, ..Options::default() };
     let root = crate::linux::proc_root::ProcRoot::open(&options.procfs).unwrap();
     crate::linux::bpf::Bpf::new(options.source, options.bpf_from_files)
-        .load_if_needed(&root)
+        .load_if_needed(&root, Records::Basic)
         .is_some()
 }
 

@@ -91,6 +91,16 @@ record! {
     }
 }
 
+record! {
+    /// What the extended program adds to a record, between the socket and its name.
+    struct Extension {
+        /// The socket cookie; 0 if the kernel does not report it.
+        cookie: u64,
+        /// Nanoseconds from boot to the start of the process.
+        start_boottime: u64,
+    }
+}
+
 /// The record of a UNIX socket.
 #[repr(C)]
 pub(crate) struct UnixSocketRecord {
@@ -100,17 +110,23 @@ pub(crate) struct UnixSocketRecord {
 
 /// `struct sockaddr_un`, up to the next multiple of eight.
 pub(crate) const NAME_SIZE: usize = 112;
-pub(super) const RECORD_SIZE: usize = size_of::<SocketRecord>();
+pub(crate) const RECORD_SIZE: usize = size_of::<SocketRecord>();
 pub(super) const UNIX_RECORD_SIZE: usize = size_of::<UnixSocketRecord>();
+pub(crate) const EXTENSION_SIZE: usize = size_of::<Extension>();
+pub(super) const EXTENDED_RECORD_SIZE: usize = RECORD_SIZE + EXTENSION_SIZE;
+pub(super) const EXTENDED_UNIX_RECORD_SIZE: usize = UNIX_RECORD_SIZE + EXTENSION_SIZE;
 
 // The kernel writes the record from the program's stack, which is aligned to eight bytes.
 const _: () = assert!(RECORD_SIZE == 152 && align_of::<SocketRecord>() == 8);
 const _: () = assert!(UNIX_RECORD_SIZE == RECORD_SIZE + NAME_SIZE);
+// The size of a record shows which parts it has.
+const _: () = assert!(EXTENSION_SIZE != NAME_SIZE && EXTENSION_SIZE.is_multiple_of(8));
 // The reader finds the size first, and what it reads of one record also in the other.
 const _: () = assert!(offset_of!(SocketRecord, size) == 0);
 const _: () = assert!(offset_of!(UnixSocketRecord, socket) == 0);
 
-/// A member of [`SocketRecord`]: its offset, and by its type its width. Made by [`field!`].
+/// A member of [`SocketRecord`] or [`Extension`]: its offset in the record, and by its type its width. Made by
+/// [`field!`] and [`extension!`].
 #[derive(Clone, Copy)]
 pub(crate) struct Field<T> {
     pub(crate) offset: usize,
@@ -121,6 +137,11 @@ impl<T> Field<T> {
     /// `member` gives the type.
     pub(crate) const fn new(offset: usize, _member: fn(SocketRecord) -> T) -> Field<T> {
         Field { offset, width: PhantomData }
+    }
+
+    /// The same for a member of the extension, which follows the socket.
+    pub(crate) const fn in_extension(offset: usize, _member: fn(Extension) -> T) -> Field<T> {
+        Field { offset: RECORD_SIZE + offset, width: PhantomData }
     }
 }
 
@@ -147,6 +168,15 @@ macro_rules! field {
     }};
 }
 pub(crate) use field;
+
+/// The [`Field`] of that member of the [`Extension`].
+macro_rules! extension {
+    ($member:ident) => {{
+        use $crate::formats::linux::bpf_record::record_members::{Extension, Field};
+        Field::in_extension(std::mem::offset_of!(Extension, $member), |extension| extension.$member)
+    }};
+}
+pub(crate) use extension;
 
 /// A type of a member.
 pub(super) trait Value: Default {

@@ -2,7 +2,7 @@ use std::mem::offset_of;
 
 use proptest::prelude::*;
 
-use super::record_members::SocketRecord;
+use super::record_members::{Extension, SocketRecord};
 use super::*;
 
 /// A connection of process 7 from 192.0.2.1:1111 to 198.51.100.2:443.
@@ -53,6 +53,24 @@ fn unix(socket: SocketRecord, name: &[u8]) -> Vec<u8> {
     let socket = SocketRecord { size, family: 1, protocol: 0, name_length, ..socket };
     let mut bytes = [&socket.to_bytes()[..], name].concat();
     bytes.resize(UNIX_RECORD_SIZE, 0);
+    bytes
+}
+
+fn extension() -> Extension {
+    Extension { cookie: 0x8000_0000_0000_0007, start_boottime: 5_000_000_000 }
+}
+
+/// The bytes of a record of the extended program, without a name.
+fn extended(socket: SocketRecord, extension: Extension) -> Vec<u8> {
+    let socket = SocketRecord { size: EXTENDED_RECORD_SIZE as u32, ..socket };
+    [socket.to_bytes(), extension.to_bytes()].concat()
+}
+
+/// The same with a name, which begins with its family.
+fn extended_unix(socket: SocketRecord, extension: Extension, name: &[u8]) -> Vec<u8> {
+    let mut bytes = unix(socket, name);
+    bytes.splice(RECORD_SIZE..RECORD_SIZE, extension.to_bytes());
+    bytes[..4].copy_from_slice(&(EXTENDED_UNIX_RECORD_SIZE as u32).to_ne_bytes());
     bytes
 }
 
@@ -145,6 +163,26 @@ fn a_record_shows_the_descriptor_of_its_socket() {
     let expected = Descriptor { pid: 7, tid: 8, fd: 3, inode: 99, level: 2, files, leader_files };
     assert_eq!(record.descriptor(), expected);
     assert_eq!(record.net_namespace(), NetNamespace(4_026_531_840));
+}
+
+#[test]
+fn an_extended_record_shows_more_of_the_same_socket() {
+    for (basic, extended) in [
+        (tcp().to_bytes(), extended(tcp(), extension())),
+        (unix(tcp(), &[1, 0, b'/']), extended_unix(tcp(), extension(), &[1, 0, b'/'])),
+    ] {
+        let record = Record::take(&mut &*extended).unwrap().unwrap();
+        assert_eq!(record.start_boottime(), NonZeroU64::new(5_000_000_000));
+        let Ok(Description::Complete { table, mut socket }) = record.describe() else {
+            panic!("{record:?}");
+        };
+        let cookie = NonZeroU64::new(0x8000_0000_0000_0007);
+        let shown = socket.details.extended.take().unwrap();
+        assert_eq!(*shown, ExtendedDetails { cookie, ..Default::default() });
+        assert_eq!(describe(&basic), Ok(Description::Complete { table, socket }));
+        let basic = Record::take(&mut &*basic).unwrap().unwrap();
+        assert_eq!((basic.start_boottime(), basic.extended_details()), (None, None));
+    }
 }
 
 #[test]
@@ -283,10 +321,12 @@ fn each_kind_of_socket_is_complete_unlisted_or_from_its_table() {
 #[test]
 fn a_record_that_is_cut_is_left_until_the_rest_is_there() {
     let whole = unix(tcp(), &[1, 0, b'/']);
-    for length in 0..whole.len() {
-        let mut bytes = &whole[..length];
-        assert_eq!(Record::take(&mut bytes), Ok(None), "{length}");
-        assert_eq!(bytes.len(), length);
+    for whole in [&whole, &extended_unix(tcp(), extension(), &[1, 0, b'/'])] {
+        for length in 0..whole.len() {
+            let mut bytes = &whole[..length];
+            assert_eq!(Record::take(&mut bytes), Ok(None), "{length}");
+            assert_eq!(bytes.len(), length);
+        }
     }
     let mut two = &*[whole, tcp().to_bytes()].concat();
     assert!(Record::take(&mut two).unwrap().is_some() && Record::take(&mut two).unwrap().is_some());
@@ -295,7 +335,11 @@ fn a_record_that_is_cut_is_left_until_the_rest_is_there() {
 
 #[test]
 fn a_record_of_another_size_is_refused() {
-    for size in [0, 1, 151, 153, 263, 265, u32::MAX] {
+    let mut sizes = vec![0, 1, u32::MAX];
+    for size in [RECORD_SIZE, UNIX_RECORD_SIZE, EXTENDED_RECORD_SIZE, EXTENDED_UNIX_RECORD_SIZE] {
+        sizes.extend([size as u32 - 1, size as u32 + 1]);
+    }
+    for size in sizes {
         let bytes = SocketRecord { size, ..tcp() }.to_bytes();
         assert_eq!(Record::take(&mut &*bytes), Err(RecordError::Size(size)));
     }
@@ -321,9 +365,15 @@ proptest! {
     #[test]
     fn no_bytes_make_the_decoder_panic(
         is_unix: bool,
+        is_extended: bool,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..32),
     ) {
-        let mut bytes = if is_unix { unix(tcp(), b"\x01\0/a") } else { tcp().to_bytes() };
+        let mut bytes = match (is_unix, is_extended) {
+            (false, false) => tcp().to_bytes(),
+            (true, false) => unix(tcp(), b"\x01\0/a"),
+            (false, true) => extended(tcp(), extension()),
+            (true, true) => extended_unix(tcp(), extension(), b"\x01\0/a"),
+        };
         for (place, byte) in changes {
             let place = place.index(bytes.len());
             bytes[place] = byte;

@@ -179,7 +179,7 @@ fn details_of_a_line_are_read() {
         kind: 3,
         uid: Some(1000),
         receive_queue: Some(768),
-        interface: Interface::of_index(2),
+        extended: ExtendedDetails::of_interface(2),
         ..Details::default()
     };
     assert_eq!(SocketTable::Packet.parse(line).unwrap().details, known);

@@ -16,15 +16,16 @@ use super::request::{
 use super::{Malformed, attributes, take};
 use crate::model::protocol::{IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_TCP};
 use crate::model::{
-    Binding, Details, Endpoint, Interface, SctpState, Socket, TcpState, VsockAddress, socket_type,
+    Binding, Details, Endpoint, ExtendedDetails, ExtendedFields, SctpState, Socket, TcpState,
+    VsockAddress, socket_type,
 };
 
 /// A socket as a dump lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) socket: Socket,
-    /// The socket cookie. It stays the same when a connection gets another `struct sock`: after its handshake, and
-    /// in TIME_WAIT.
+    /// The socket cookie, or a number as unique. It stays the same when a connection gets another `struct sock`:
+    /// after its handshake, and in TIME_WAIT.
     pub(crate) cookie: u64,
     /// The number of connections in the accept queue of a UNIX listener.
     waiting: u32,
@@ -32,15 +33,31 @@ pub(crate) struct Listed {
 
 const LISTEN: u8 = 10;
 
+fn with_cookie(listed: Listed) -> (Listed, u64) {
+    let cookie = listed.cookie;
+    (listed, cookie)
+}
+
 impl Request {
     /// Reads a message of the answer to this request. The namespace of the socket is not set.
     pub(crate) fn parse(&self, message: &[u8]) -> Result<Listed, Malformed> {
-        match self.table {
-            DiagTable::Inet { v6, protocol } => inet(message, v6, protocol),
-            DiagTable::Unix => unix(message),
-            DiagTable::Packet => packet(message),
-            DiagTable::Netlink => netlink(message),
-            DiagTable::Vsock => vsock(message),
+        let (mut listed, cookie) = match self.table {
+            DiagTable::Inet { v6, protocol } => inet(message, v6, protocol)?,
+            DiagTable::Unix => with_cookie(unix(message)?),
+            DiagTable::Packet => with_cookie(packet(message)?),
+            DiagTable::Netlink => with_cookie(netlink(message)?),
+            DiagTable::Vsock => with_cookie(vsock(message)?),
+        };
+        if !self.extended.is_empty() {
+            self.extend(&mut listed.socket.details, cookie);
+        }
+        Ok(listed)
+    }
+
+    /// Adds the extended details that were requested.
+    fn extend(&self, details: &mut Details, cookie: u64) {
+        if self.extended.contains(ExtendedFields::COOKIE) {
+            details.extended.get_or_insert_default().cookie = NonZeroU64::new(cookie);
         }
     }
 }
@@ -63,8 +80,8 @@ impl Listed {
     }
 }
 
-/// `struct inet_diag_msg` and attributes.
-fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<Listed, Malformed> {
+/// `struct inet_diag_msg` and attributes. Returns the cookie of the socket, too.
+fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<(Listed, u64), Malformed> {
     /// Only SCTP associations have it (`inet_sctp_diag_fill`).
     const INET_DIAG_PEERS: u16 = 13;
     const INET_DIAG_CGROUP_ID: u16 = 21;
@@ -79,7 +96,8 @@ fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<Listed, Malformed> {
     let local_address = address(take(fields)?, v6);
     let remote_address = address(take(fields)?, v6);
     let interface = u32::from_ne_bytes(take(fields)?);
-    let mut cookie = u64::from_ne_bytes(take(fields)?);
+    let cookie = u64::from_ne_bytes(take(fields)?);
+    let mut identity = cookie;
     let _expires: [u8; 4] = take(fields)?;
     let receive_queue = u32::from_ne_bytes(take(fields)?);
     let send_queue = u32::from_ne_bytes(take(fields)?);
@@ -95,7 +113,7 @@ fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<Listed, Malformed> {
         uid: (inode != 0).then_some(uid),
         receive_queue: Some(receive_queue),
         send_queue: Some(send_queue),
-        interface: Interface::of_index(interface),
+        extended: ExtendedDetails::of_interface(interface),
         ..Details::default()
     };
     for attribute in attributes(rest) {
@@ -113,14 +131,14 @@ fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<Listed, Malformed> {
         Binding::Inet { v6, protocol, local, remote, state }
     } else if is_association {
         // All associations of an endpoint have its cookie.
-        let identity = (cookie, local, remote);
-        cookie = BuildHasherDefault::<DefaultHasher>::new().hash_one(identity);
+        let association = (cookie, local, remote);
+        identity = BuildHasherDefault::<DefaultHasher>::new().hash_one(association);
         Binding::Sctp { local, remote, state: SctpState::Association(state) }
     } else {
         Binding::Sctp { local, remote, state: SctpState::Endpoint(TcpState::from(state)) }
     };
     let socket = Socket { inode: inode.into(), net_namespace: None, binding, details };
-    Ok(Listed { socket, cookie, waiting: 0 })
+    Ok((Listed { socket, cookie: identity, waiting: 0 }, cookie))
 }
 
 /// An IPv4 address is in the first four bytes.
@@ -191,7 +209,8 @@ fn packet(mut message: &[u8]) -> Result<Listed, Malformed> {
         match attribute {
             // `struct packet_diag_info` begins with it.
             PACKET_DIAG_INFO => {
-                details.interface = Interface::of_index(u32::from_ne_bytes(take(&mut value)?));
+                details.extended =
+                    ExtendedDetails::of_interface(u32::from_ne_bytes(take(&mut value)?));
             }
             PACKET_DIAG_UID => details.uid = Some(u32::from_ne_bytes(take(&mut value)?)),
             PACKET_DIAG_MEMINFO => {

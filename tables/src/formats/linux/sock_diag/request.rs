@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use super::{ATTRIBUTE_HEADER, MESSAGE_HEADER, SOCK_DIAG_BY_FAMILY};
 use crate::model::protocol::{IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_TCP};
 use crate::model::socket_table::{SharedChains, SocketTable};
-use crate::model::{Family, TcpState};
+use crate::model::{ExtendedFields, Family, TcpState};
 
 /// A request for a dump.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,7 @@ pub(crate) struct Request {
     local_ports: RangeInclusive<u16>,
     remote_ports: RangeInclusive<u16>,
     half: Option<Half>,
+    pub(super) extended: ExtendedFields,
 }
 
 /// Half of all TCP sockets: two parallel dumps of the halves each take about half the time.
@@ -116,7 +117,13 @@ impl Request {
             local_ports: EVERY_PORT,
             remote_ports: EVERY_PORT,
             half: None,
+            extended: ExtendedFields::empty(),
         })
+    }
+
+    /// Selects these details of each socket in addition.
+    pub(crate) fn with_extended(self, extended: ExtendedFields) -> Request {
+        Request { extended, ..self }
     }
 
     /// Two requests for the halves of this one. Each socket is in one half only, since ports do not change. None if

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::socket_table::SocketTable;
-use crate::model::{Binding, Details, Endpoint, Interface, Socket, TcpState, VsockAddress};
+use crate::model::{Binding, Details, Endpoint, ExtendedDetails, Socket, TcpState, VsockAddress};
 
 /// Bytes in hexadecimal, with anything after `#` to the end of the line as a comment.
 fn bytes(text: &str) -> Vec<u8> {
@@ -166,7 +166,7 @@ fn an_answer_about_tcp_gives_a_socket() {
         uid: Some(1000),
         receive_queue: Some(4),
         send_queue: Some(5),
-        interface: Interface::of_index(2),
+        extended: ExtendedDetails::of_interface(2),
         cgroup: std::num::NonZeroU64::new(5909),
         ..Details::default()
     };
@@ -277,7 +277,7 @@ fn a_packet_socket_has_its_ethertype_and_interface() {
         uid: Some(1000),
         receive_queue: Some(768),
         send_queue: Some(256),
-        interface: Interface::of_index(2),
+        extended: ExtendedDetails::of_interface(2),
         ..Details::default()
     };
     let binding = Binding::Packet { protocol: 0x88cc };

@@ -166,10 +166,10 @@ fn a_socket_for_frames_names_its_interface() {
     };
     let socket = made(&ndrv).socket;
     assert_eq!((&socket.binding, socket.family()), (&Binding::Ndrv { protocol: 0 }, Some(27)));
-    let interface = socket.details.interface.and_then(|interface| interface.name);
+    let interface = socket.details.interface().and_then(|interface| interface.name.clone());
     assert_eq!(interface.as_deref(), Some("en1"));
     let unbound = made(&KernelSocket { name: "", ..ndrv }).socket;
-    assert_eq!(unbound.details.interface, None);
+    assert_eq!(unbound.details.interface(), None);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::model::socket_table::SocketTable;
 #[test]
 fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
     let test = "the_kernel_runs_the_program_for_all_processes_or_for_one";
-    let files = match TaskFiles::load(true, log::Level::Info) {
+    let files = match TaskFiles::load(Records::Basic, true, log::Level::Info) {
         Ok(files) => files,
         Err(error) => return report_skip_without_bpf(test, &error.to_string()),
     };
@@ -68,4 +68,40 @@ fn the_kernel_runs_the_program_for_all_processes_or_for_one() {
         Err(_) => false,
     };
     assert!(is_as_expected && found == 0, "{result:?}, {found} descriptors");
+}
+
+#[test]
+fn the_extended_program_reads_cookies_and_starts_of_processes() {
+    let test = "the_extended_program_reads_cookies_and_starts_of_processes";
+    let files = match TaskFiles::load(Records::Extended, true, log::Level::Info) {
+        Ok(files) => files,
+        Err(error) => return report_skip_without_bpf(test, &error.to_string()),
+    };
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (unix, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let ids = |socket: &dyn AsFd| {
+        let cookie = rustix::net::sockopt::socket_cookie(socket.as_fd()).unwrap();
+        (rustix::fs::fstat(socket.as_fd()).unwrap().st_ino, cookie)
+    };
+    let expected = [ids(&udp), ids(&unix)];
+    let (mut found, mut starts) = (Vec::new(), Vec::new());
+    let pass = files.run(None, false, Deadline::NEVER, |holder, record| {
+        if expected.iter().any(|(inode, _)| *inode == holder.inode) {
+            let cookie = record.extended_details().unwrap().cookie.unwrap();
+            found.push((holder.inode, cookie.get()));
+            starts.push(record.start_boottime().unwrap().get());
+        }
+        Ok(())
+    });
+    pass.unwrap();
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    // In hundredths of a second: `starttime` in proc_pid_stat(5).
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let after_name = stat.rsplit_once(") ").unwrap().1;
+    let start: u64 = after_name.split(' ').nth(19).unwrap().parse().unwrap();
+    assert_eq!(
+        starts.iter().map(|nanoseconds| nanoseconds / 10_000_000).collect::<Vec<_>>(),
+        [start; 2]
+    );
 }

@@ -8,9 +8,10 @@ use crate::linux::bpf::{Description, PassError, TaskFiles};
 use crate::linux::netns::{Namespaces, NetnsKey, Sessions, SocketSource};
 use crate::linux::proc_root::ProcRoot;
 use crate::model::holders::{Holder, HolderCollector, HolderLimits};
+use crate::model::protocol::IPPROTO_TCP;
 use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
-use crate::model::{NetNamespace, Socket};
+use crate::model::{ExtendedDetails, ExtendedFields, NetNamespace, Socket};
 use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::filter::Filter;
 
@@ -21,7 +22,11 @@ pub(super) struct HeldSockets {
     pub(super) records: HashMap<(SocketTable, u64), Socket>,
     /// The numbers of namespaces without a known process.
     pub(super) numbers: HashMap<NetnsKey, NetNamespace>,
+    pub(super) extended: ExtendedByInode,
 }
+
+/// Extended details of sockets without a complete record, by inode.
+pub(super) type ExtendedByInode = HashMap<u64, ExtendedDetails>;
 
 impl HeldSockets {
     pub(super) fn new(limits: HolderLimits) -> HeldSockets {
@@ -30,13 +35,15 @@ impl HeldSockets {
 
     /// Holders of sockets without a record.
     pub(super) fn of(holders: HolderCollector) -> HeldSockets {
-        HeldSockets { holders, records: HashMap::new(), numbers: HashMap::new() }
+        let (records, numbers, extended) = Default::default();
+        HeldSockets { holders, records, numbers, extended }
     }
 
     pub(super) fn extend(&mut self, more: HeldSockets) {
         self.holders.append(more.holders);
         self.records.extend(more.records);
         self.numbers.extend(more.numbers);
+        self.extended.extend(more.extended);
     }
 }
 
@@ -59,6 +66,7 @@ pub(super) struct BpfSockets {
     pub(super) partial: Vec<Socket>,
     /// Inodes of held sockets that only a table describes, or that no table lists.
     pub(super) undescribed: HashSet<u64>,
+    pub(super) extended: ExtendedByInode,
     /// The processes that hold any socket.
     pub(super) pids: HashSet<i32>,
     /// The inodes of complete and partial sockets.
@@ -67,9 +75,9 @@ pub(super) struct BpfSockets {
 
 impl BpfSockets {
     fn new(limits: HolderLimits) -> BpfSockets {
-        let (complete, partial, undescribed, pids, seen) = Default::default();
+        let (complete, partial, undescribed, extended, pids, seen) = Default::default();
         let holders = HolderCollector::new(limits);
-        BpfSockets { holders, complete, partial, undescribed, pids, seen }
+        BpfSockets { holders, complete, partial, undescribed, extended, pids, seen }
     }
 
     /// Adds the socket of a record, once; returns whether the query selects it.
@@ -144,7 +152,7 @@ impl Scan<'_> {
                 held.numbers.insert(*namespace, record.net_namespace());
             }
             if is_listed && files.is_empty() {
-                self.note_start(holder.pid);
+                self.note_start(holder.pid, &record);
                 push(self.root, &mut held.holders, holder);
                 return Ok(());
             }
@@ -152,7 +160,13 @@ impl Scan<'_> {
             if !is_listed && !self.plan.unlisted && record.tcp().is_some_and(cannot_match) {
                 return Ok(());
             }
-            let is_selected = match record.describe()? {
+            let description = record.describe()?;
+            if !matches!(description, Description::Complete { .. })
+                && let Some(extended) = record.extended_details()
+            {
+                held.extended.insert(holder.inode, extended);
+            }
+            let is_selected = match description {
                 Description::Complete { table, socket } => {
                     let is_kept = if is_listed {
                         files.contains(&(socket.net_namespace, table))
@@ -170,7 +184,7 @@ impl Scan<'_> {
                 Description::Unlisted => self.plan.unlisted,
             };
             if is_listed || is_selected || self.plan.unlisted {
-                self.note_start(holder.pid);
+                self.note_start(holder.pid, &record);
                 push(self.root, &mut held.holders, holder);
             }
             Ok(())
@@ -195,11 +209,17 @@ impl Scan<'_> {
             report.work.passes += u32::from(pid.is_none());
             bpf.run(pid, self.plan.threads, self.deadline, |holder, record| {
                 found.pids.insert(holder.pid);
-                if filter.admits_pid(holder.pid)
-                    && filter.admits_inode(holder.inode)
-                    && found.add(filter, self.plan.unlisted, holder.inode, record.describe()?)
+                if !filter.admits_pid(holder.pid) || !filter.admits_inode(holder.inode) {
+                    return Ok(());
+                }
+                let description = record.describe()?;
+                if !matches!(description, Description::Complete { .. })
+                    && let Some(extended) = record.extended_details()
                 {
-                    self.note_start(holder.pid);
+                    found.extended.insert(holder.inode, extended);
+                }
+                if found.add(filter, self.plan.unlisted, holder.inode, description) {
+                    self.note_start(holder.pid, &record);
                     push(root, &mut found.holders, holder);
                 }
                 Ok(())
@@ -241,7 +261,7 @@ impl Scan<'_> {
             return true;
         }
         let is_unnamed = |socket: &&mut Socket| {
-            socket.details.interface.as_ref().is_some_and(|interface| interface.name.is_none())
+            socket.details.interface().is_some_and(|interface| interface.name.is_none())
         };
         let mut sockets: Vec<&mut Socket> = sockets.iter_mut().filter(is_unnamed).collect();
         for namespace in namespaces.iter().filter(|namespace| namespace.number().is_some()) {
@@ -259,6 +279,22 @@ impl Scan<'_> {
     }
 }
 
+/// Adds to these sockets the details that their own source lacks.
+pub(super) fn extend(sockets: &mut [Socket], extended: &ExtendedByInode) {
+    if extended.is_empty() {
+        return;
+    }
+    for socket in sockets {
+        // The subflows of an MPTCP connection have its inode, and cookies of their own.
+        if socket.protocol() == Some(IPPROTO_TCP) {
+            continue;
+        }
+        if let Some(more) = extended.get(&socket.inode) {
+            socket.details.extended.get_or_insert_default().complete_from(more);
+        }
+    }
+}
+
 /// The tables of namespaces that files listed.
 fn tables_from_files(listing: &Listing) -> HashSet<(Option<NetNamespace>, SocketTable)> {
     let is_file = |run: &&super::listing::Run| run.source == SocketSource::ProcNet;
@@ -270,10 +306,17 @@ fn tables_from_files(listing: &Listing) -> HashSet<(Option<NetNamespace>, Socket
     .collect()
 }
 
-/// Whether the query reads a field that the record of this socket lacks: the receive queue of some UNIX
-/// sockets, or, before Linux 5.15, the control group.
+/// Whether the query reads a field that the record of this socket lacks and a table can have: the receive queue of
+/// some UNIX sockets; before Linux 5.15, the control group; before Linux 5.12, the cookie.
 fn lacks_shown_field(filter: &Filter, table: SocketTable, socket: &Socket) -> bool {
     let has_cgroup = !matches!(table, SocketTable::Unix | SocketTable::Packet);
     filter.shows(Field::RxQueue) && socket.details.receive_queue.is_none()
         || filter.shows(Field::SocketCgroupPath) && has_cgroup && socket.details.cgroup.is_none()
+        || table.has_dump() && lacks_extended_details(filter.extended_fields(), socket)
+}
+
+/// Whether these details of the socket are missing.
+fn lacks_extended_details(fields: ExtendedFields, socket: &Socket) -> bool {
+    let extended = socket.details.extended.as_deref();
+    fields.contains(ExtendedFields::COOKIE) && extended.is_none_or(|it| it.cookie.is_none())
 }

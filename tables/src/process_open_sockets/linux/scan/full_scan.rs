@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use super::Scan;
-use super::bpf_sockets::HeldSockets;
+use super::bpf_sockets::{HeldSockets, extend};
 use super::listing::Listing;
 use super::reconcile::Reading;
 use crate::Error;
@@ -98,6 +98,7 @@ impl Scan<'_> {
             );
             sockets.all.extend(unlisted);
         }
+        extend(&mut sockets.all, &held.extended);
         self.name_interfaces(&mut sockets.all, &namespaces, &mut sessions);
         Ok(self.finish(sockets.all, holders, &namespaces, report))
     }

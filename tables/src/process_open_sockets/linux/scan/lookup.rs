@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::super::search::Search;
 use super::super::snapshot_cache::{CacheLookup, HeldInodes, SnapshotCache};
 use super::Scan;
-use super::bpf_sockets::BpfSockets;
+use super::bpf_sockets::{BpfSockets, ExtendedByInode, extend};
 use crate::Error;
 use crate::linux::fds;
 use crate::linux::netns::{Namespace, Namespaces, NetnsKey, Selection, Sessions, SocketSource};
@@ -16,7 +16,7 @@ use crate::linux::proc_root::Process;
 use crate::model::holders::{Holder, HolderCollector, Holders};
 use crate::model::omission::Omissions;
 use crate::model::report::Report;
-use crate::model::{Snapshot, Socket};
+use crate::model::{ExtendedDetails, Snapshot, Socket};
 use crate::process_open_sockets::columns::Field;
 
 /// The maximum number of reads of a process that closes sockets before their tables are read.
@@ -76,7 +76,9 @@ impl Scan<'_> {
         cache: &SnapshotCache,
         mut report: Report,
     ) -> Result<Snapshot, Error> {
-        let BpfSockets { holders, complete, partial, undescribed, pids: seen, .. } = bpf;
+        let BpfSockets {
+            holders, complete, partial, undescribed, mut extended, pids: seen, ..
+        } = bpf;
         // A security module can hide a process without sockets from BPF, as from /proc.
         let all = match pids {
             Some(pids) => pids.to_vec(),
@@ -95,11 +97,15 @@ impl Scan<'_> {
             };
             let sought: Holders = holders.iter().filter(is_sought).copied().collect();
             found = self.search(&sought, cache, &mut report)?;
+            let of_partial = |socket: &Socket| {
+                Some((socket.inode, ExtendedDetails::clone(socket.details.extended.as_deref()?)))
+            };
+            extended.extend(partial.iter().filter_map(of_partial));
             let inodes: HashSet<u64> = found.sockets.iter().map(|socket| socket.inode).collect();
             sockets.extend(partial.into_iter().filter(|socket| !inodes.contains(&socket.inode)));
             found.missing.retain(|inode| undescribed.contains(inode));
         }
-        self.finish_lookup(sockets, vec![found], holders, report)
+        self.finish_lookup(sockets, vec![found], holders, &extended, report)
     }
 
     /// Reads descriptors and then the tables. If a process closed a socket before its table was read, the
@@ -140,7 +146,8 @@ impl Scan<'_> {
             }
             pids = again.into_iter().collect();
         }
-        self.finish_lookup(Vec::new(), all_found, all_holders, report)
+        let extended = ExtendedByInode::new();
+        self.finish_lookup(Vec::new(), all_found, all_holders, &extended, report)
     }
 
     /// The holders without O_PATH handles. In a lookup a handle can be the only visible descriptor of a socket.
@@ -154,6 +161,7 @@ impl Scan<'_> {
         mut sockets: Vec<Socket>,
         found: Vec<Found>,
         holders: Holders,
+        extended: &ExtendedByInode,
         mut report: Report,
     ) -> Result<Snapshot, Error> {
         let mut sessions = self.sessions();
@@ -177,6 +185,7 @@ impl Scan<'_> {
                 sockets.extend(unlisted);
             }
         }
+        extend(&mut sockets, extended);
         let named = self.name_interfaces(&mut sockets, &namespaces, &mut sessions);
         if !named || self.lacks_host(&namespaces) {
             let namespaces =
@@ -227,7 +236,7 @@ impl Scan<'_> {
             scan: self,
             search: Search::of(self.root, self.deadline, holders, is_admitted),
             sessions: self.sessions(),
-            lookup: cache.look_up(self.plan.uses_cache),
+            lookup: cache.look_up(self.plan.uses_cache, self.filter.extended_fields()),
             searched: HashSet::new(),
             found: Found::default(),
             forged: Omissions::default(),

@@ -23,6 +23,7 @@ use super::plan::{HolderSource, Plan, Scope};
 use super::snapshot_cache::SnapshotCache;
 use crate::Error;
 use crate::deadline::Deadline;
+use crate::formats::linux::bpf_record::Record;
 use crate::formats::linux::container_cgroup::container;
 use crate::linux::fds::WalkOptions;
 use crate::linux::netns::{Namespaces, OwnSockets, Sessions, Visit};
@@ -56,13 +57,19 @@ impl Scan<'_> {
         }
     }
 
-    /// Notes when this holder started, if the query reads more of it.
-    fn note_start(&self, pid: i32) {
-        let Some(start_times) = &self.start_times else { return };
-        if start_times.is_next(pid)
-            && let Ok(process) = self.root.process(pid)
-        {
-            start_times.note_process(pid, &process);
+    /// Notes when the holder of a record started, if the query reads more of it.
+    fn note_start(&self, pid: i32, record: &Record) {
+        let Some(start_times) = self.start_times.as_ref().filter(|times| times.is_next(pid)) else {
+            return;
+        };
+        match record.start_boottime() {
+            Some(start) => start_times.note_boottime(pid, start.get()),
+            // Without extended records: what the pid has a moment later.
+            None => {
+                if let Ok(process) = self.root.process(pid) {
+                    start_times.note_process(pid, &process);
+                }
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use super::listing::{Listing, Run};
 use super::reconcile::Reading;
 use super::second_read::SecondRead;
 use crate::deadline::Deadline;
+use crate::linux::bpf::Records;
 use crate::linux::netns::SocketSource;
 use crate::linux::proc_root::ProcRoot;
 use crate::linux::quiet::{in_quiet_namespace, report_skip, report_skip_without_bpf};
@@ -65,8 +66,8 @@ fn a_partial_bpf_answer_is_passed_once_and_not_walked() {
     in_quiet_namespace(module_path!(), BPF_TEST, || {
         let collector = collector(Source::Bpf);
         let root = ProcRoot::open("/proc".as_ref()).unwrap();
-        collector.scanner.bpf.load_if_needed(&root);
-        match collector.scanner.bpf.get(&root) {
+        collector.scanner.bpf.load_if_needed(&root, Records::Basic);
+        match collector.scanner.bpf.get(&root, Records::Basic) {
             None => {
                 return report_skip_without_bpf(
                     BPF_TEST,
