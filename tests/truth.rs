@@ -11,6 +11,8 @@
 mod expected;
 #[path = "truth/netns.rs"]
 mod netns;
+#[path = "truth/process.rs"]
+mod process;
 mod support;
 
 use std::collections::BTreeSet;

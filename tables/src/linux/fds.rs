@@ -20,6 +20,7 @@ use rustix::path::DecInt;
 use super::cores;
 use super::kcmp;
 use super::proc_root::{ProcRoot, Process, first_number, for_each_number, is_gone, read_link};
+use super::start_times::StartTimes;
 use crate::deadline::Deadline;
 use crate::formats::linux::proc_link;
 use crate::model::holders::{Holder, HolderCollector, HolderLimits};
@@ -32,6 +33,8 @@ pub(crate) struct WalkOptions<'a> {
     pub(crate) threads: bool,
     pub(crate) limits: HolderLimits,
     pub(crate) deadline: Deadline<'a>,
+    /// Where the walk notes when the processes started, if the query reads more of them.
+    pub(crate) start_times: Option<&'a StartTimes>,
 }
 
 /// Collects the descriptors of these processes that refer to a socket and that `admits` accepts.
@@ -174,6 +177,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
                 self.list_threads(pid, &process, scope, found);
             }
             if own == Ok(true) {
+                self.note_start(pid, &process);
                 return own;
             }
             // If the first thread has ended, its directory is empty or belongs to root. A running thread shows
@@ -181,7 +185,10 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
             let Some(tasks) = process.tasks() else { return own };
             for thread in tasks.others().into_iter().map(|tid| tasks.thread(tid)) {
                 match thread.and_then(|thread| self.list_one(pid, None, &thread, scope, found)) {
-                    Ok(true) => return Ok(true),
+                    Ok(true) => {
+                        self.note_start(pid, &process);
+                        return Ok(true);
+                    }
                     Ok(false) => {}
                     Err(errno) if is_gone(errno) => {}
                     Err(_) => break,
@@ -193,6 +200,12 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
             Ok(_) => {}
             Err(errno) if is_gone(errno) => {}
             Err(errno) => deny(self.root, pid, errno, &mut found.omissions),
+        }
+    }
+
+    fn note_start(&self, pid: i32, process: &Process) {
+        if let Some(start_times) = self.options.start_times {
+            start_times.note_process(pid, process);
         }
     }
 

@@ -92,6 +92,26 @@ enum_table! {
             "sockets or holders are missing; raise the limit of open files (RLIMIT_NOFILE: \
              LimitNOFILE in systemd, ulimit -n) to 256 or more",
         ),
+        /// A file of a process that holds a socket.
+        Process = omission(
+            "files of processes that could not be read",
+            if cfg!(target_os = "macos") {
+                "their process columns are NULL; run as root"
+            } else {
+                "their process or container columns are NULL; grant CAP_SYS_PTRACE"
+            },
+        ),
+        /// A process that holds a socket and blocks a read of its arguments or its executable, or is expected to.
+        ProcessBlocked = omission(
+            "reads of cmdline or exe skipped since processes block them, most likely by memory that is mapped from \
+             a FUSE or network file system",
+            "their process_cmdline or process_path is NULL",
+        ),
+        /// The arguments of a process, beyond a limit.
+        CommandLine = omission(
+            "command lines that are too long",
+            "the rest of each is missing in process_cmdline",
+        ),
         /// A socket list of macOS, or its end.
         PcbList = omission(
             "lists of sockets not read to their end",

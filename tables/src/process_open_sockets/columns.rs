@@ -69,6 +69,17 @@ enum_table! {
         Listening     = spec("listening",      Integer, HIDDEN,     All,   OfSocket(cells::listening)),
         NetNamespaceName = spec("net_namespace_name", Text, HIDDEN_FILTERABLE, Linux, OfRow(cells::net_namespace_name)),
         RowsOmitted   = spec("rows_omitted",   BigInt,  HIDDEN,     All,   OfRow(cells::rows_omitted)),
+        ProcessName   = spec("process_name",   Text,    HIDDEN,     All,   OfRow(cells::process::name)),
+        ProcessPath   = spec("process_path",   Text,    HIDDEN,     All,   OfRow(cells::process::path)),
+        ProcessCmdline = spec("process_cmdline", Text,  HIDDEN,     All,   OfRow(cells::process::cmdline)),
+        ProcessParent = spec("process_parent", BigInt,  HIDDEN,     All,   OfRow(cells::process::parent)),
+        ProcessUid    = spec("process_uid",    BigInt,  HIDDEN,     All,   OfRow(cells::process::uid)),
+        ProcessEuid   = spec("process_euid",   BigInt,  HIDDEN,     All,   OfRow(cells::process::euid)),
+        ProcessStartTime = spec("process_start_time", BigInt, HIDDEN, All, OfRow(cells::process::start_time)),
+        ProcessCgroupPath = spec("process_cgroup_path", Text, HIDDEN, Linux, OfRow(cells::process::cgroup_path)),
+        ContainerId   = spec("container_id",   Text,    HIDDEN,     Linux, OfRow(cells::container::id)),
+        ContainerRuntime = spec("container_runtime", Text, HIDDEN,  Linux, OfRow(cells::container::runtime)),
+        PodUid        = spec("pod_uid",        Text,    HIDDEN,     Linux, OfRow(cells::container::pod_uid)),
         SocketCookie  = spec("socket_cookie",  BigInt,  HIDDEN,     Linux, OfSocket(cells::socket_cookie)),
     }
 }

@@ -8,6 +8,7 @@ const OPTIONS: WalkOptions<'static> = WalkOptions {
     threads: false,
     limits: HolderLimits { per_socket: None, max: None },
     deadline: Deadline::NEVER,
+    start_times: None,
 };
 
 fn hold(root: &Path, pid: i32, fds: i32) {

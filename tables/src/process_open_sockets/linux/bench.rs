@@ -18,8 +18,12 @@ use crate::model::socket_table::SocketTable;
 pub fn walk() -> Result<usize, Error> {
     let root = ProcRoot::open("/proc".as_ref())?;
     let pids = root.pids()?;
-    let options =
-        WalkOptions { threads: false, limits: HolderLimits::default(), deadline: Deadline::NEVER };
+    let options = WalkOptions {
+        threads: false,
+        limits: HolderLimits::default(),
+        deadline: Deadline::NEVER,
+        start_times: None,
+    };
     let walked = fds::walk(&root, &pids, options, |_| true, &mut Omissions::default());
     Ok(walked.finish(|_| true).iter().count())
 }

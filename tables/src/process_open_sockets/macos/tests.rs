@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Collector;
 use crate::formats::macos::pcblist_n::PcbList;
+use crate::formats::macos::proc_bsdinfo;
 use crate::formats::macos::xnu_records::{KernelSocket, Layout, header, value};
 use crate::macos::calls::{Calls, EBADF, ENOENT, ENOMEM, ENOTSOCK, ESRCH};
 use crate::model::Families;
@@ -50,6 +51,8 @@ struct Mac {
     /// The processes and lists that were read.
     calls: Vec<String>,
     pids_fail: bool,
+    /// When a process started, for each time that it is read; the last stays. 0: it has ended.
+    starts: BTreeMap<i32, Vec<u64>>,
     /// How often they can be listed, if not always.
     pids_fail_after: Option<u8>,
 }
@@ -58,7 +61,33 @@ thread_local! {
     static MAC: RefCell<Mac> = RefCell::default();
 }
 
-const CALLS: Calls = Calls { pids, fds, socket, value: list, uid: |_| None };
+const CALLS: Calls = Calls { pids, fds, socket, value: list, uid: |_| None, info, path, arguments };
+
+/// When the processes started; a call takes the next, the last stays.
+fn info(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    let start = MAC.with_borrow_mut(|mac| {
+        let starts = mac.starts.entry(pid).or_insert_with(|| vec![1_790_000_000]);
+        if starts.len() > 1 { starts.remove(0) } else { starts[0] }
+    });
+    if start == 0 {
+        return refused(ESRCH);
+    }
+    let mut record = [0; proc_bsdinfo::LENGTH];
+    record[16..20].copy_from_slice(&1_u32.to_ne_bytes());
+    record[20..24].copy_from_slice(&0_u32.to_ne_bytes());
+    record[28..32].copy_from_slice(&501_u32.to_ne_bytes());
+    record[64..69].copy_from_slice(b"a nam");
+    record[120..128].copy_from_slice(&start.to_ne_bytes());
+    Ok(fill(buffer, &record))
+}
+
+fn path(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    if pid == 8 { refused(1) } else { Ok(fill(buffer, b"/bin/a longer name")) }
+}
+
+fn arguments(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    if pid == 8 { refused(1) } else { Ok(fill(buffer, b"\x02\0\0\0/bin/a\0\0a\0b c\0HOME=/\0")) }
+}
 
 fn refused<T>(number: i32) -> io::Result<T> {
     Err(io::Error::from_raw_os_error(number))

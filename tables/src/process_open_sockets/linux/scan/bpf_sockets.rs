@@ -152,6 +152,7 @@ impl Scan<'_> {
                 held.numbers.insert(*namespace, record.net_namespace());
             }
             if is_listed && files.is_empty() {
+                self.note_start(holder.pid, &record);
                 push(self.root, &mut held.holders, holder);
                 return Ok(());
             }
@@ -183,6 +184,7 @@ impl Scan<'_> {
                 Description::Unlisted => self.plan.unlisted,
             };
             if is_listed || is_selected || self.plan.unlisted {
+                self.note_start(holder.pid, &record);
                 push(self.root, &mut held.holders, holder);
             }
             Ok(())
@@ -217,6 +219,7 @@ impl Scan<'_> {
                     found.extended.insert(holder.inode, extended);
                 }
                 if found.add(filter, self.plan.unlisted, holder.inode, description) {
+                    self.note_start(holder.pid, &record);
                     push(root, &mut found.holders, holder);
                 }
                 Ok(())

@@ -112,6 +112,7 @@ impl Scan<'_> {
                 && key(table, &socket).is_some_and(|key| endpoints.contains(&key))
             {
                 sockets.insert(socket.inode, socket);
+                self.note_start(holder.pid, &record);
                 push(self.root, &mut holders, holder);
             }
             Ok(())

@@ -148,6 +148,7 @@ fn reconciled(
         plan: &plan,
         deadline: Deadline::NEVER,
         own_sockets: Default::default(),
+        start_times: None,
     };
     let holder = |&inode: &u64| Holder { inode, pid: 7, fd: 3, tid: None };
     let holders: Holders = held.iter().map(holder).collect();
