@@ -153,7 +153,7 @@ fn expected(host: &Host) -> Vec<Expected> {
     let listed = || vec![("local_port", port.clone())];
     vec![
         (
-            "SELECT pid, local_address, local_port FROM process_open_sockets WHERE",
+            "SELECT pid, process_name, container_id, protocol, local_address",
             of_me(&[("local_port", outside)]),
         ),
         ("WHERE remote_address =", of_me(&[("remote_port", port), ("state", "ESTABLISHED")])),
@@ -169,7 +169,6 @@ fn expected(host: &Host) -> Vec<Expected> {
             ],
         ),
         ("SELECT holder_unknown, count", vec![("holder_unknown", "accept_queue".to_owned())]),
-        ("bound_interface FROM", of_me(&[("local_port", outside)])),
         (
             "USING (protocol, net_namespace)",
             of_me(&[("peer_pid", me), ("local_port", client_port)]),
