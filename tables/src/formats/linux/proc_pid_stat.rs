@@ -25,6 +25,8 @@ impl Stat {
         let parent = number(fields.next()?)?;
         let threads = number(fields.nth(15)?)?;
         let start_ticks = str::from_utf8(fields.nth(1)?).ok()?.parse().ok()?;
+        // The number is complete only if another field follows.
+        fields.next()?;
         Some(Stat { state, parent, threads, start_ticks })
     }
 
@@ -64,11 +66,11 @@ mod tests {
     fn an_incomplete_text_has_no_fields() {
         let text = stat(b"a");
         let end = text.len() - REST.len();
-        for length in [0, 5, end, end + 2, end + 20, end + 55] {
+        for length in [0, 5, end, end + 2, end + 20, end + 57, end + 62] {
             assert_eq!(Stat::parse(&text[..length]), None, "{length}");
         }
         assert_eq!(Stat::parse(b"1 (a) SS 1"), None);
-        assert_eq!(Stat::parse(b"1 (a) S x 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1 0 7 "), None);
+        assert_eq!(Stat::parse(b"1 (a) S x 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1 0 7 0"), None);
     }
 
     #[test]

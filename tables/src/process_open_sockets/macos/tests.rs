@@ -410,7 +410,10 @@ const DENIED: (OmissionKind, u64, &str) =
 
 #[test]
 fn macos_has_a_row_for_each_holder_and_each_unheld_socket() {
-    let answered = run_query(mac(), &QueryContext::default(), ALL, &Field::on_macos());
+    // Another test has the columns about processes.
+    let fields = Field::on_macos().into_iter().take_while(|&field| field != Field::ProcessName);
+    let fields: Vec<Field> = fields.collect();
+    let answered = run_query(mac(), &QueryContext::default(), ALL, &fields);
     assert_eq!(
         answered.rows,
         [
@@ -926,4 +929,55 @@ fn a_descriptor_above_the_hundredth_has_no_row_if_selected() {
     let of_fd = |fd| run_count_query(flood(5000), &[(Field::Pid, "100"), (Field::Fd, fd)]);
     assert_eq!(of_fd("102"), ["100|102|5000"]);
     assert_eq!(of_fd("103"), [""; 0]);
+}
+
+/// The process columns of the first row of each process.
+fn process_rows(mac: Mac) -> Answered {
+    let fields = [
+        Field::Pid,
+        Field::ProcessName,
+        Field::ProcessPath,
+        Field::ProcessCmdline,
+        Field::ProcessParent,
+        Field::ProcessUid,
+        Field::ProcessEuid,
+        Field::ProcessStartTime,
+    ];
+    let mut answered = run_query(mac, &QueryContext::default(), ALL, &fields);
+    answered.rows.dedup();
+    answered
+}
+
+#[test]
+fn a_row_has_the_process_of_its_holder() {
+    let answered = process_rows(mac());
+    let process = "a longer name|/bin/a longer name|a b c|1|501|0|1790000000";
+    let unheld = "-1|NULL|NULL|NULL|NULL|NULL|NULL|NULL";
+    let held = [100, 200].map(|pid| format!("{pid}|{process}"));
+    assert_eq!(answered.rows, [unheld, &held[0], &held[1]]);
+    assert!(!answered.omissions.has(OmissionKind::Process));
+}
+
+#[test]
+fn a_pid_that_another_process_has_meanwhile_has_no_process() {
+    // The walk reads one, the process is read at its begin and its end.
+    for starts in [vec![5, 6], vec![5, 5, 6], vec![5, 0], vec![0]] {
+        let mac = Mac { starts: [(100, starts.clone())].into(), ..mac() };
+        let answered = process_rows(mac);
+        let shown = answered.rows.iter().find(|row| row.starts_with("100|")).unwrap();
+        assert_eq!(shown, "100|NULL|NULL|NULL|NULL|NULL|NULL|NULL", "{starts:?}");
+        assert!(!answered.omissions.has(OmissionKind::Process));
+    }
+}
+
+#[test]
+fn a_process_whose_path_is_refused_has_its_short_name() {
+    let mut mac = mac();
+    let holder = mac.processes.remove(&100).unwrap();
+    mac.processes.insert(8, holder);
+    let answered = process_rows(mac);
+    let shown = answered.rows.iter().find(|row| row.starts_with("8|")).unwrap();
+    assert_eq!(shown, "8|a nam|NULL|NULL|1|501|0|1790000000");
+    let refused = answered.omissions.iter().find(|it| it.kind == OmissionKind::Process).unwrap();
+    assert_eq!(refused.count, 2);
 }
