@@ -1,5 +1,8 @@
 //! The cells of a row: a function for each column.
 
+pub(super) mod tcp;
+pub(super) mod unix;
+
 use std::borrow::Cow;
 
 use super::inet_ntop::inet_ntop;

@@ -4,6 +4,7 @@ pub(crate) mod bpf_record;
 pub(crate) mod btf;
 #[cfg(test)]
 pub(crate) mod btf_builder;
+pub(crate) mod device;
 pub(crate) mod mountinfo;
 pub(crate) mod proc_link;
 pub(crate) mod proc_net;
@@ -12,3 +13,4 @@ pub(crate) mod proto_name;
 pub(crate) mod schedstat;
 pub(crate) mod sock_diag;
 pub(crate) mod sockstat;
+pub(crate) mod tcp_info;
