@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -43,9 +43,10 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
     blocks.map(|block| block.split("```").next().unwrap().trim().to_owned()).collect()
 }
 
-/// The statements in blocks of SQL.
+/// The different statements in blocks of SQL.
 fn examples() -> Vec<String> {
-    pages().iter().flat_map(|page| blocks(page, "sql")).collect()
+    let all: BTreeSet<String> = pages().iter().flat_map(|page| blocks(page, "sql")).collect();
+    all.into_iter().collect()
 }
 
 /// The commands in blocks of the shell. A backslash continues a command on the next line.

@@ -8,7 +8,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::socket_table::SocketTable;
-use crate::model::{Binding, Details, Endpoint, ExtendedDetails, Socket, TcpState, VsockAddress};
+use crate::model::{
+    Binding, CongestionAlgorithm, Details, Endpoint, ExtendedDetails, ExtendedFields, FileId,
+    Socket, TcpState, VsockAddress,
+};
 
 /// Bytes in hexadecimal, with anything after `#` to the end of the line as a comment.
 fn bytes(text: &str) -> Vec<u8> {
@@ -189,6 +192,87 @@ fn udp_has_no_state_and_a_raw_socket_no_remote_port() {
         (mptcp.protocol(), mptcp.state(), mptcp.details.kind),
         (Some(262), "ESTABLISHED", 1)
     );
+}
+
+#[test]
+fn counters_of_tcp_are_requested_only_if_the_query_reads_them() {
+    let extensions = |table, fields| request(table).with_extended(fields).to_bytes(1)[18];
+    let other = ExtendedFields::all() - ExtendedFields::TCP;
+    // INET_DIAG_INFO and INET_DIAG_CONG.
+    assert_eq!(extensions(SocketTable::Tcp, ExtendedFields::TCP), 0b1010);
+    assert_eq!(extensions(SocketTable::Tcp6, ExtendedFields::all()), 0b1010);
+    assert_eq!(extensions(SocketTable::Tcp, other), 0);
+    // Their structures are others.
+    for table in [SocketTable::Mptcp, SocketTable::Sctp, SocketTable::Udp] {
+        assert_eq!(extensions(table, ExtendedFields::all()), 0, "{table:?}");
+    }
+}
+
+#[test]
+fn the_file_of_a_path_is_requested_only_if_the_query_reads_it() {
+    let show = |fields| request(SocketTable::Unix).with_extended(fields).to_bytes(1)[28];
+    assert_eq!(show(ExtendedFields::BOUND_FILE), 0x57);
+    assert_eq!(show(ExtendedFields::all() - ExtendedFields::BOUND_FILE), 0x55);
+}
+
+#[test]
+fn a_cookie_is_shown_if_the_query_reads_it() {
+    let cookie = |table, fields, message: &[u8]| {
+        let listed = request(table).with_extended(fields).parse(message).unwrap();
+        listed.socket.details.extended.and_then(|extended| extended.cookie).map(u64::from)
+    };
+    let unbound = INET.replace("02000000    # idiag_if", "00000000");
+    let udp = |fields| cookie(SocketTable::Udp6, fields, &bytes(&unbound));
+    assert_eq!(udp(ExtendedFields::COOKIE), Some(0x1_0001_9c0d));
+    assert_eq!(udp(ExtendedFields::all() - ExtendedFields::COOKIE), None);
+    let plain = request(SocketTable::Udp6).parse(&bytes(&unbound)).unwrap();
+    assert_eq!(plain.socket.details.extended, None);
+    // All associations of an endpoint have its cookie.
+    let peers = bytes(&format!("{INET} 0400 0d00"));
+    assert_eq!(cookie(SocketTable::Sctp6, ExtendedFields::COOKIE, &peers), Some(0x1_0001_9c0d));
+}
+
+/// INET_DIAG_INFO with a `struct tcp_info` of 104 bytes, as Linux 2.6 has it, and INET_DIAG_CONG.
+fn info() -> Vec<u8> {
+    let mut info = vec![0; 104];
+    info[68..72].copy_from_slice(&900_u32.to_ne_bytes());
+    [&bytes("6c00 0200")[..], &info, &bytes("0a00 0400 637562696300 0000")].concat()
+}
+
+#[test]
+fn an_answer_about_tcp_has_the_requested_counters() {
+    let message = [bytes(INET), info()].concat();
+    let of = |fields| {
+        let listed = request(SocketTable::Tcp6).with_extended(fields).parse(&message).unwrap();
+        listed.socket.details.extended.unwrap()
+    };
+    let tcp = of(ExtendedFields::TCP).tcp.unwrap();
+    assert_eq!(tcp.congestion_algorithm, CongestionAlgorithm::new(b"cubic"));
+    assert_eq!((tcp.rtt_us, tcp.retransmits, tcp.bytes_sent), (Some(900), Some(0), None));
+    let without = of(ExtendedFields::COOKIE);
+    assert_eq!((without.tcp.is_none(), without.interface.is_some()), (true, true));
+    // A socket in TIME_WAIT or SYN_RECV has no such attribute.
+    let waiting = request(SocketTable::Tcp6).with_extended(ExtendedFields::TCP);
+    assert_eq!(waiting.parse(&bytes(INET)).unwrap().socket.details.extended.unwrap().tcp, None);
+}
+
+#[test]
+fn an_answer_about_a_bound_unix_socket_has_its_file() {
+    let message = bytes(
+        "01 01 0a 00     # AF_UNIX, SOCK_STREAM, LISTEN
+         2a000000        # udiag_ino: 42
+         07000000 00000000
+         0c00 0100       # UNIX_DIAG_VFS
+         63000000        # udiag_vfs_ino: 99
+         11008000        # udiag_vfs_dev: 8:17",
+    );
+    let listed = request(SocketTable::Unix).parse(&message).unwrap();
+    let file = FileId { inode: 99, device: 0x811 };
+    assert_eq!(listed.socket.details.extended.unwrap().bound_file, Some(file));
+    for length in 17..message.len() - 1 {
+        let cut = request(SocketTable::Unix).parse(&message[..length]);
+        assert_eq!(cut, Err(Malformed), "{length}");
+    }
 }
 
 #[test]
