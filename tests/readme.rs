@@ -141,6 +141,8 @@ struct Host {
     of_thread: String,
     /// The inode of a socket with 151 descriptors.
     copied: String,
+    /// A path that was removed after a socket was bound to it.
+    removed: String,
 }
 
 /// The real user of this process.
@@ -156,7 +158,7 @@ fn cgroup() -> String {
 
 /// What a row of each example has.
 fn expected(host: &Host) -> Vec<Expected> {
-    let Host { me, port, client_port, outside, full_port, of_thread, copied } = host;
+    let Host { me, port, client_port, outside, full_port, of_thread, copied, removed } = host;
     let of_me = |more: &[(&'static str, &str)]| {
         let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
         [("pid", me.clone())].into_iter().chain(more).collect::<Vec<_>>()
@@ -201,6 +203,14 @@ fn expected(host: &Host) -> Vec<Expected> {
                 ("rows_omitted", "0"),
             ]),
         ),
+        (
+            "ORDER BY retransmits DESC",
+            of_me(&[("bytes_sent", "3"), ("bytes_received", "0"), ("retransmits", "0")]),
+        ),
+        ("AS idle_s", of_me(&[])),
+        ("path, peer_pid, peer_uid FROM", of_me(&[])),
+        ("FROM file f", of_me(&[("path", removed)])),
+        ("AS processes FROM", vec![("holders", "100".to_owned()), ("processes", "1".to_owned())]),
         ("WHERE tid <> pid", of_me(&[("socket", of_thread)])),
         (
             "SELECT name, local_port FROM processes",
@@ -221,9 +231,15 @@ fn expected(host: &Host) -> Vec<Expected> {
 fn every_example_returns_the_described_rows() {
     let test = "every_example_returns_the_described_rows";
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (_server, from) = listener.accept().unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut server, from) = listener.accept().unwrap();
+    std::io::Write::write_all(&mut client, b"abc").unwrap();
+    std::io::Read::read_exact(&mut server, &mut [0; 3]).unwrap();
     let outside = TcpListener::bind("0.0.0.0:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let removed = folder.path().join("removed");
+    let _listens = std::os::unix::net::UnixListener::bind(&removed).unwrap();
+    std::fs::remove_file(&removed).unwrap();
     let _pair = UnixStream::pair().unwrap();
     let (copied, _peer) = UnixDatagram::pair().unwrap();
     let (_full, _waiting, full_port) = full_listener();
@@ -249,6 +265,7 @@ fn every_example_returns_the_described_rows() {
     let processes =
         format!("CREATE TABLE processes AS SELECT {me} AS pid, 'readme' AS name, 0 AS uid");
     connection.execute_batch(&processes).unwrap();
+    connection.execute_batch("CREATE TABLE file (path TEXT, inode BIGINT)").unwrap();
     let expected = expected(&Host {
         me: me.clone(),
         port: port.clone(),
@@ -257,6 +274,7 @@ fn every_example_returns_the_described_rows() {
         full_port: full_port.to_string(),
         of_thread: thread.socket.to_string(),
         copied: inode(&copied).to_string(),
+        removed: removed.to_str().unwrap().to_owned(),
     });
     // The pid, the port and the address in the examples are those of no process here.
     let here = |sql: &str| {
@@ -277,7 +295,7 @@ fn every_example_returns_the_described_rows() {
         assert!(rows.iter().any(is_shown), "no row has {cells:?}: {text}: {example}");
     }
     assert_eq!(examples().len(), expected.len(), "an example is missing");
-    drop((client, copies));
+    drop((client, server, copies));
 }
 
 /// Commands that this test does not run, and where they run.

@@ -10,7 +10,7 @@ use crate::formats::linux::sock_diag::{Message, Messages, Request};
 use crate::formats::macos::pcblist_n::{End, Listing, PcbList};
 use crate::formats::macos::socket_fdinfo;
 use crate::model::socket_table::SocketTable;
-use crate::model::{Binding, Socket};
+use crate::model::{Binding, CongestionAlgorithm, Details, ExtendedFields, Socket};
 
 /// The value of a sysctl list of macOS. Each parser of a list gets it.
 ///
@@ -176,8 +176,35 @@ pub fn sock_diag(datagrams: &[u8]) {
             let inode = u32::try_from(listed.socket.inode);
             let is_there = inode.is_ok_and(|inode| contains(message, &inode.to_ne_bytes()));
             assert!(is_there, "{} is not in the input", listed.socket.inode);
+            extended_details_are_added(table, message, &listed.socket);
         }
     }
+}
+
+/// A request for more details adds some that are in the message, and changes nothing else.
+fn extended_details_are_added(table: SocketTable, message: &[u8], socket: &Socket) {
+    let request = Request::of(table).map(|it| it.with_extended(ExtendedFields::all()));
+    // The attribute of a detail can be malformed.
+    let Some(Ok(mut more)) = request.map(|request| request.parse(message)) else { return };
+    let extended = more.socket.details.extended.take();
+    let basic =
+        Socket { details: Details { extended: None, ..socket.details.clone() }, ..socket.clone() };
+    assert_eq!(more.socket, basic, "{table:?}: a detail changes another");
+    let interface = socket.details.interface();
+    assert_eq!(interface, extended.as_ref().and_then(|it| it.interface.as_ref()), "{table:?}");
+    let Some(extended) = extended else { return };
+    let cookie = extended.cookie.map(|cookie| cookie.get().to_ne_bytes());
+    assert!(cookie.is_none_or(|it| contains(message, &it)), "a cookie is not in the input");
+    let inode = extended.bound_file.map(|file| u32::try_from(file.inode).unwrap_or_default());
+    let is_there = inode.is_none_or(|inode| contains(message, &inode.to_ne_bytes()));
+    assert!(is_there, "an inode of a file is not in the input");
+    let Some(tcp) = extended.tcp else { return };
+    for number in [tcp.rtt_us, tcp.min_rtt_us, tcp.retransmits, tcp.send_mss, tcp.last_sent_ms] {
+        let is_there = number.is_none_or(|number| contains(message, &number.to_ne_bytes()));
+        assert!(is_there, "{number:?} is not in the input");
+    }
+    let name = tcp.congestion_algorithm.as_ref().map(CongestionAlgorithm::name);
+    assert!(name.is_none_or(|name| contains(message, name)), "a name is not in the input");
 }
 
 /// Constraints decide which tables are read, so no table may list a socket of another table.
