@@ -3,9 +3,11 @@
 //! This crate collects rows. It depends neither on osquery's Thrift interface nor on SQLite. The extension
 //! and the shell use it through [`Table`].
 
+mod condition;
 mod deadline;
 mod enum_table;
 mod formats;
+mod inet_ntop;
 #[cfg(target_os = "linux")]
 mod linux;
 // The tests of everything but the system calls run on any system.

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::inet_ntop::inet_ntop;
 use super::row::{RowOf, RowParts};
 use crate::Value;
+use crate::inet_ntop::inet_ntop;
 use crate::model::holders::Holder;
 use crate::model::{Binding, Endpoint, NetNamespace, Socket};
 

@@ -2,7 +2,7 @@
 
 use super::cells::{UNHELD, net_namespace_text};
 use super::columns::Field;
-use super::condition::{NumberCondition, TextCondition};
+use crate::condition::{NumberCondition, TextCondition};
 use crate::model::holders::Holder;
 use crate::model::{Families, NetNamespace, Socket};
 use crate::{ColumnsUsed, QueryContext};
