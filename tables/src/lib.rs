@@ -16,12 +16,14 @@ mod macos;
 mod model;
 pub mod options;
 pub mod process_open_sockets;
+#[cfg(target_os = "linux")]
+pub mod process_socket_events;
 mod registry;
 mod table;
 mod water_level;
 
 pub use model::{Families, Source, User};
-pub use options::{Options, TableOption, Threads};
+pub use options::{EventMode, Options, TableOption, Threads};
 pub use registry::tables;
 pub use table::{
     Column, ColumnOptions, ColumnType, ColumnsUsed, Constraint, Error, Explanation, Operator,

@@ -19,7 +19,6 @@ mod socket;
 pub(crate) mod socket_table;
 mod source;
 #[cfg(target_os = "linux")]
-#[allow(dead_code, reason = "the table of socket events is not built yet")]
 pub(crate) mod tcp_event;
 mod tcp_state;
 mod uids;

@@ -1,0 +1,1 @@
+//! The table, with records of a test in place of the kernel's.
