@@ -4,6 +4,7 @@ pub(crate) mod bpf_record;
 pub(crate) mod btf;
 #[cfg(test)]
 pub(crate) mod btf_builder;
+pub(crate) mod event_record;
 pub(crate) mod mountinfo;
 pub(crate) mod proc_link;
 pub(crate) mod proc_net;
