@@ -11,7 +11,7 @@ use crate::formats::linux::sock_diag::{Message, Messages, Request};
 use crate::formats::macos::pcblist_n::{End, Listing, PcbList};
 use crate::formats::macos::socket_fdinfo;
 use crate::model::socket_table::SocketTable;
-use crate::model::tcp_event::{EventRecord, Executable, SocketKey, StateChange};
+use crate::model::tcp_event::{EventRecord, Executable, StateChange};
 use crate::model::{Binding, Socket};
 
 /// A value of one of the lists of macOS. It is read as each of them.
@@ -229,8 +229,9 @@ fn state_change(bytes: &[u8], change: &StateChange) {
     assert!([2, 10].contains(&change.family), "family {}", change.family);
     assert_eq!(change.local.address.is_ipv4(), change.family == 2, "an address of another family");
     assert_eq!(change.remote.address.is_ipv4(), change.family == 2, "an address of another family");
-    let SocketKey::Cookie(socket) = change.socket else { panic!("an address for a cookie") };
-    for number in [change.boot_ns, change.inode, socket] {
+    let cookie = change.socket.cookie();
+    assert!(cookie.is_some(), "an address for a cookie");
+    for number in [change.boot_ns, change.inode, cookie.unwrap_or_default()] {
         assert!(contains(bytes, &number.to_ne_bytes()), "{number} is invented");
     }
     for port in [change.local.port, change.remote.port] {
