@@ -18,7 +18,7 @@ mod socket;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux reads tables"))]
 pub(crate) mod socket_table;
 mod source;
-#[cfg(target_os = "linux")]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has events"))]
 pub(crate) mod tcp_event;
 mod tcp_state;
 mod uids;

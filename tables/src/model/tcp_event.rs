@@ -107,9 +107,11 @@ pub(crate) struct Executable {
     pub(crate) start_ns: u64,
     /// With pid and start, the key. It is an address of the kernel: secret, never shown.
     pub(crate) executable: u64,
-    /// Absolute; without a leading slash if it is in no mount, such as a memfd.
+    /// As `/proc/<pid>/exe` shows it, without ` (deleted)`. It can contain any byte but NUL.
     pub(crate) path: Vec<u8>,
     pub(crate) is_deleted: bool,
+    /// The beginning of the path is missing: it is too long. Such a path does not start with a slash.
+    pub(crate) is_truncated: bool,
 }
 
 /// A socket that was open when the collection began, with a process that holds it.

@@ -41,7 +41,7 @@ impl Processes {
 
     /// Records an executable that the kernel reports.
     pub(super) fn add(&mut self, executable: Executable) {
-        let Executable { pid, start_ns, executable, path, is_deleted: _ } = executable;
+        let Executable { pid, start_ns, executable, path, .. } = executable;
         let key = (pid, start_ns);
         // A process that replaces its executable keeps its pid and start.
         let image = match self.images.get(&key) {
@@ -199,7 +199,8 @@ mod tests {
     }
 
     fn executable(pid: i32, executable: u64, path: &str) -> Executable {
-        Executable { pid, start_ns: 1, executable, path: path.into(), is_deleted: false }
+        let path = path.into();
+        Executable { pid, start_ns: 1, executable, path, is_deleted: false, is_truncated: false }
     }
 
     #[test]

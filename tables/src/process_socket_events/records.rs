@@ -39,6 +39,7 @@ pub(super) fn executable(pid: i32, path: &str) -> EventRecord {
         executable: 100,
         path,
         is_deleted: false,
+        is_truncated: false,
     })
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod btf;
 #[cfg(test)]
 pub(crate) mod btf_builder;
 pub(crate) mod errno_name;
+pub(crate) mod event_record;
 pub(crate) mod mountinfo;
 pub(crate) mod proc_link;
 pub(crate) mod proc_net;

@@ -9,11 +9,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use super::calls;
 use super::descriptor_tables::DescriptorTables;
 use super::error::{FALLBACK, LoadError, PassError};
-use super::kernel_members::{Layout, LayoutError};
+use super::kernel_members::Layout;
 use super::program::program;
+use super::types::{TYPES, read_layout};
 use crate::deadline::Deadline;
 use crate::formats::linux::bpf_record::{Record, RecordError};
-use crate::formats::linux::btf::Btf;
 use crate::model::holders::Holder;
 
 /// The loaded program. It can run any number of times.
@@ -30,7 +30,7 @@ impl TaskFiles {
     /// Loads the program. It writes the pids of the PID namespace of this process. `level` is the log level of
     /// failures.
     pub(super) fn load(has_first_pids: bool, level: log::Level) -> Result<TaskFiles, LoadError> {
-        let layout = read_layout()?;
+        let layout = read_layout(&Layout::names(), Layout::of)?;
         let files = TaskFiles::load_for(&layout, None, level)?;
         if has_first_pids {
             return Ok(files);
@@ -148,19 +148,6 @@ impl TaskFiles {
         }
         Ok(())
     }
-}
-
-/// The kernel's description of its own types.
-const TYPES: &str = "/sys/kernel/btf/vmlinux";
-
-/// The layout of the running kernel.
-fn read_layout() -> Result<Layout, LoadError> {
-    let bytes =
-        std::fs::read(TYPES).map_err(|source| LoadError::ReadTypes { path: TYPES, source })?;
-    let layout = Btf::parse(&bytes, &Layout::names())
-        .map_err(LayoutError::from)
-        .and_then(|btf| Layout::of(&btf));
-    layout.map_err(|source| LoadError::Layout { path: TYPES, source })
 }
 
 #[cfg(test)]
