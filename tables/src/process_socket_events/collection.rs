@@ -135,11 +135,16 @@ impl Collection {
             return None;
         }
         match self.start(&mut state) {
-            Ok(()) => log::warn!(
-                "the collection of socket events starts with this query, which has no rows; it ends {} s after \
-                 the last query (--events-idle); --events on starts it with the extension",
-                self.settings.idle.as_secs()
-            ),
+            Ok(()) => {
+                if let Some(drain) = &state.drain {
+                    drain.shared().answer_nothing();
+                }
+                log::warn!(
+                    "the collection of socket events starts with this query, which has no rows; it ends {} s \
+                     after the last query (--events-idle); --events on starts it with the extension",
+                    self.settings.idle.as_secs()
+                );
+            }
             Err(error) => log::warn!("{error}"),
         }
         None

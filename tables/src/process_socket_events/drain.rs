@@ -121,7 +121,7 @@ impl Drain {
         let first_id = (u64::try_from(since).unwrap_or_default() << 24).max(last_id + 1);
         let store = Store::new(limits, first_id, Arc::clone(&text_bytes));
         let shared = Arc::new(Shared {
-            stored: Mutex::new(Stored { store, answered_ns: clocks.boot_ns }),
+            stored: Mutex::new(Stored { store, answered_ns: 0 }),
             sync: Mutex::new(SyncState {
                 requested: 0,
                 done: 0,
@@ -218,6 +218,11 @@ impl Shared {
         stored.store.expire(now);
         stored.answered_ns = now;
         select(&stored.store)
+    }
+
+    /// Notes an answer without events.
+    pub(super) fn answer_nothing(&self) {
+        self.stored().answered_ns = Clocks::now().boot_ns;
     }
 
     /// Reads the store without making an answer.
