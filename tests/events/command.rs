@@ -9,7 +9,7 @@ use crate::support::process::command;
 use crate::*;
 
 /// Starts the subcommand, and waits until it prints a connection of the test. None if events cannot be collected.
-fn printing(test: &str, flags: &[&str]) -> Option<(Child, impl Iterator<Item = String>)> {
+fn printing(test: &str, flags: &[&str]) -> Option<(Child, impl Iterator<Item = String> + use<>)> {
     collecting(test, &[])?;
     let mut command = command();
     command.arg("events").args(flags).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -27,7 +27,7 @@ fn published_queries_return_rows_with_the_names_changed() {
         "SELECT * FROM process_socket_events WHERE family IN (2, 10) AND time > (strftime('%s','now') - 120)"
             .to_owned(),
         format!(
-            "SELECT s.pid, p.name, p.path, s.remote_address FROM process_socket_events s \
+            "SELECT s.pid, p.name, s.process_path, s.remote_address FROM process_socket_events s \
              JOIN processes p ON s.pid = p.pid WHERE s.remote_port = {port}"
         ),
         format!(
