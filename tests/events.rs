@@ -5,6 +5,8 @@
 
 #[path = "events/command.rs"]
 mod command;
+#[path = "events/flood.rs"]
+mod flood;
 #[path = "events/on_demand.rs"]
 mod on_demand;
 #[path = "events/published.rs"]
@@ -27,6 +29,8 @@ const NAME: &str = "process_open_sockets";
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// The variable with the port to which a child of a test connects.
 const CHILD_PORT: &str = "TEST_CHILD_PORT";
+/// How often it connects; once without the variable.
+const CHILD_TIMES: &str = "TEST_CHILD_TIMES";
 
 /// A core with an extension that collects events from its start on. None if this host forbids that; the test is then
 /// reported as left out.
@@ -38,7 +42,9 @@ fn collecting(test: &str, flags: &[&str]) -> Option<(Core, Extension)> {
 
 /// Starts an extension that collects events and outlives its core.
 fn start(core: &Core, flags: &[&str]) -> Extension {
-    let extension = Extension::sidecar(core.socket(), &[&["--events=on"], flags].concat());
+    // Other processes of the host make events, too.
+    let flags = [&["--events=on", "--events-max=50000"], flags].concat();
+    let extension = Extension::sidecar(core.socket(), &flags);
     core.wait_for(NAME);
     extension
 }
@@ -98,7 +104,12 @@ fn connect_in_child(listener: &TcpListener) -> u32 {
 /// Not a test, but the child of one.
 #[test]
 fn child() {
-    if let Ok(port) = std::env::var(CHILD_PORT) {
+    let Ok(port) = std::env::var(CHILD_PORT) else { return };
+    if let Ok(times) = std::env::var(CHILD_TIMES) {
+        for _ in 0..times.parse().unwrap() {
+            let _ = TcpStream::connect(("127.0.0.1", port.parse().unwrap()));
+        }
+    } else {
         let mut stream = TcpStream::connect(("127.0.0.1", port.parse().unwrap())).unwrap();
         stream.write_all(b"hello").unwrap();
     }
