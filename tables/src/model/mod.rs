@@ -1,6 +1,7 @@
 //! Sockets, holders and omissions, in the terms of the kernel.
 
 mod binding;
+mod container;
 mod details;
 mod endpoint;
 mod families;
@@ -26,6 +27,7 @@ mod user;
 mod work;
 
 pub(crate) use self::binding::Binding;
+pub(crate) use self::container::{Container, ContainerRuntime};
 pub(crate) use self::details::{DarwinDetails, Details, Interface, Presence};
 pub(crate) use self::endpoint::{Endpoint, VsockAddress};
 pub use self::families::Families;

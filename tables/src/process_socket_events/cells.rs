@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use super::event::{Event, Process, Status};
 use crate::Value;
+use crate::formats::linux::container_cgroup;
 use crate::formats::linux::errno_name::errno_name;
 use crate::inet_ntop::inet_ntop;
-use crate::model::Endpoint;
+use crate::model::{Container, Endpoint};
 
 /// The function that makes the cells of a column.
 pub(super) type Cell = fn(&Event) -> Value<'_>;
@@ -129,11 +130,11 @@ pub(super) fn process_cgroup_path(event: &Event) -> Value<'_> {
 }
 
 pub(super) fn container_id(event: &Event) -> Value<'_> {
-    container(event).map_or(EMPTY, |container| text(container.id))
+    container(event).id.map_or(EMPTY, |id| text(id.into()))
 }
 
 pub(super) fn pod_uid(event: &Event) -> Value<'_> {
-    container(event).and_then(|container| container.pod).map_or(EMPTY, text)
+    container(event).pod_uid.map_or(EMPTY, |uid| text(uid.into()))
 }
 
 pub(super) fn attribution(event: &Event) -> Value<'_> {
@@ -166,15 +167,14 @@ fn process(event: &Event) -> Option<&Process> {
     event.process.as_deref()
 }
 
-/// A container, as the path of a control group names it.
-struct Container {
-    id: String,
-    pod: Option<String>,
-}
-
-/// None until this crate has a parser of such paths.
-fn container(_event: &Event) -> Option<Container> {
-    None
+/// The container of the process. On hosts with control groups of version 1, only `/proc` names it.
+fn container(event: &Event) -> Container {
+    let Some(process) = process(event) else { return Container::default() };
+    let by_event = process.cgroup.as_ref().map(|cgroup| container_cgroup::container(cgroup.path()));
+    match by_event {
+        Some(container) if container.id.is_some() || container.pod_uid.is_some() => container,
+        _ => process.image.container().clone(),
+    }
 }
 
 fn bytes(bytes: Option<&[u8]>) -> Value<'_> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::model::tcp_event::{Bytes, SocketKey};
-use crate::model::{Endpoint, NetNamespace, User};
+use crate::model::{Container, Endpoint, NetNamespace, User};
 
 /// What happened to a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +110,7 @@ pub(super) struct Image {
     cmdline: OnceLock<Box<[u8]>>,
     /// The name of the process, if no event has it.
     name: OnceLock<Box<[u8]>>,
+    container: OnceLock<Container>,
     used: AtomicUsize,
     total: TextBytes,
 }
@@ -132,6 +133,7 @@ impl Image {
             path: OnceLock::new(),
             cmdline: OnceLock::new(),
             name: OnceLock::new(),
+            container: OnceLock::new(),
             used: AtomicUsize::new(Image::SIZE),
             total: Arc::clone(total),
         })
@@ -171,6 +173,19 @@ impl Image {
         if self.name.set(name.into()).is_ok() {
             self.charge(name.len());
         }
+    }
+
+    pub(super) fn set_container(&self, container: Container) {
+        let texts = [&container.id, &container.pod_uid];
+        let length = texts.into_iter().flatten().map(|text| text.len()).sum();
+        if self.container.set(container).is_ok() {
+            self.charge(length);
+        }
+    }
+
+    /// The container of the process. From now on it does not change.
+    pub(super) fn container(&self) -> &Container {
+        self.container.get_or_init(Container::default)
     }
 
     /// Whether the path of the executable is known, or was read as ''.

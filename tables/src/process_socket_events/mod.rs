@@ -84,7 +84,9 @@ impl Table for ProcessSocketEvents {
         let filter = Filter::new(query);
         let reads = |field: Field| query.columns_used.contains(field as usize);
         let texts = Query {
-            reads_texts: reads(Field::ProcessCmdline),
+            reads_texts: [Field::ProcessCmdline, Field::ContainerId, Field::PodUid]
+                .into_iter()
+                .any(reads),
             reads_cgroups: [Field::ProcessCgroupPath, Field::ContainerId, Field::PodUid]
                 .into_iter()
                 .any(reads),

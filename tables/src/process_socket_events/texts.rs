@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::event::{Cgroup, Event, Image, MAX_CMDLINE};
+use crate::formats::linux::proc_cgroup::innermost_container;
 use crate::linux::cgroup;
 use crate::linux::proc_root::{ProcRoot, Process};
 
@@ -131,6 +132,9 @@ fn read(root: &ProcRoot, image: &Image) -> io::Result<()> {
     let Some((name, start)) = name_and_start(&stat) else { return Ok(()) };
     if start != image.start_ns / TICK_NS {
         return Ok(());
+    }
+    if let Ok(cgroup) = process.read("cgroup") {
+        image.set_container(innermost_container(&cgroup));
     }
     let cmdline = read_cmdline(root, image.pid, &process)?;
     // A process can execute another file in between. Without a path, as for a kernel thread, there is no link.

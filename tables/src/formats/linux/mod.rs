@@ -4,9 +4,11 @@ pub(crate) mod bpf_record;
 pub(crate) mod btf;
 #[cfg(test)]
 pub(crate) mod btf_builder;
+pub(crate) mod container_cgroup;
 pub(crate) mod errno_name;
 pub(crate) mod event_record;
 pub(crate) mod mountinfo;
+pub(crate) mod proc_cgroup;
 pub(crate) mod proc_link;
 pub(crate) mod proc_net;
 pub(crate) mod proc_status;
