@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::model::{NetNamespace, TcpState};
+
 const COMMAND: &str = "SOCKET_EVENTS_CHILD";
 
 /// Starts a process that runs a command:
@@ -14,10 +16,17 @@ const COMMAND: &str = "SOCKET_EVENTS_CHILD";
 /// - `wait ADDRESS`: the same after a byte on stdin;
 /// - `exchange COUNT ADDRESS…`: connects so often, to one address after the other, and exchanges bytes: see
 ///   [`exchange`];
+/// - `observe NAMESPACE`: prints a line when it has begun, and after a byte on stdin checks that the connects in this network
+///   namespace have no process;
 /// - `collect NAME`: collects events until it is killed, with this name of the objects in the kernel; it prints a line
 ///   when it has begun.
 pub(super) fn spawn(executable: &Path, command: &str) -> Child {
-    Command::new(executable)
+    spawn_with(Command::new(executable), command)
+}
+
+/// The same with a program that starts the binary of the tests.
+pub(super) fn spawn_with(mut program: Command, command: &str) -> Child {
+    program
         .args(["--exact", "linux::bpf::socket_events::tests::child::child", "--nocapture"])
         .args(["--test-threads", "1"])
         .env(COMMAND, command)
@@ -48,6 +57,7 @@ fn child() {
                 exchange(addresses[index % addresses.len()].parse().unwrap(), index as u32);
             }
         }
+        ["observe", namespace] => observe(namespace.parse().unwrap()),
         ["collect", name] => collect(name),
         _ => panic!("{command}"),
     }
@@ -114,6 +124,25 @@ pub(super) fn serve(mut stream: TcpStream) -> Header {
     assert_eq!(std::io::copy(&mut up, &mut std::io::sink()).unwrap(), header.up.into());
     stream.write_all(&vec![9; header.down as usize]).unwrap();
     header
+}
+
+/// In a PID namespace below that of the processes that connect.
+fn observe(namespace: u64) {
+    let mut recorded = super::Recorded::start("observe").unwrap();
+    println!("it has begun");
+    std::io::stdin().read_exact(&mut [0]).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let changes = recorded.wait_until(NetNamespace(namespace), |changes| {
+        changes.iter().any(|change| change.new == TcpState::Listen)
+    });
+    drop(listener);
+    let actors = |state| {
+        let changes = changes.iter().filter(move |change| change.new == state);
+        changes.map(|change| change.actor.map(|actor| actor.pid)).collect::<Vec<_>>()
+    };
+    assert_eq!(actors(TcpState::SynSent), [None, None]);
+    assert_eq!(actors(TcpState::Listen), [None, Some(super::own_pid())]);
+    assert_eq!(recorded.executables.len(), 1, "{:?}", recorded.executables);
 }
 
 fn collect(name: &str) {

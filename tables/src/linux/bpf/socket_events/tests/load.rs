@@ -133,7 +133,12 @@ fn every_connection_of_short_processes_is_recorded() {
     };
     while closed(&recorded) < ends {
         recorded.drain(Duration::from_millis(20));
-        assert!(Instant::now() < end, "{} of {ends} ends", closed(&recorded));
+        assert!(
+            Instant::now() < end,
+            "{} of {ends} ends: {}",
+            closed(&recorded),
+            open(&recorded, &namespaces)
+        );
     }
     let losses = recorded.source.losses();
     let mut sockets = Sockets::new();
@@ -154,6 +159,18 @@ fn every_connection_of_short_processes_is_recorded() {
     );
     assert_eq!((losses.ring_events, losses.ring_executables), (0, 0));
     assert!(truths.len() >= connections());
+}
+
+/// The sockets that were not closed, and what was lost.
+fn open(recorded: &Recorded, namespaces: &[NetNamespace]) -> String {
+    let changes = recorded.states.iter().filter(|it| namespaces.contains(&it.net_namespace));
+    let changes: Vec<StateChange> = changes.copied().collect();
+    let mut sockets = Sockets::new();
+    for change in changes {
+        sockets.entry(change.socket).or_default().push(change);
+    }
+    sockets.retain(|_, changes| changes.last().is_some_and(|last| last.new != Closed));
+    format!("{sockets:#?}, {:?}", recorded.source.losses())
 }
 
 fn check_listeners(listening: &[Listening], sockets: &Sockets) {

@@ -1,8 +1,10 @@
 //! Network namespaces and PID namespaces.
 
-use std::net::TcpListener;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 
-use super::child::{own_executable, spawn};
+use super::child::{own_executable, spawn, spawn_with, wait_for_begin};
 use super::*;
 use crate::linux::quiet::in_quiet_namespace;
 use crate::model::TcpState::SynSent;
@@ -57,5 +59,28 @@ fn in_a_pid_namespace_events_have_its_pids() {
             open.iter().filter(|socket| socket.net_namespace == here).collect();
         let [own] = own[..] else { panic!("{open:#?}") };
         assert_eq!((own.pid, own.socket), (own_pid(), changes[0].socket));
+    });
+}
+
+#[test]
+fn processes_outside_the_pid_namespace_are_not_shown() {
+    let test = "processes_outside_the_pid_namespace_are_not_shown";
+    in_quiet_namespace(module_path!(), test, || {
+        let test = "processes_outside_the_pid_namespace_are_not_shown";
+        match EventSource::start(&proc_root()) {
+            Ok(_) => {}
+            Err(LoadError::NoCookies) => return report_skip(test, "the kernel is older than 5.12"),
+            Err(error) => return report_skip_without_bpf(test, &error.to_string()),
+        }
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(own_executable());
+        let mut observer = spawn_with(unshare, &format!("observe {}", own_netns().0));
+        wait_for_begin(&mut observer);
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for _ in 0..2 {
+            TcpStream::connect(address).unwrap_err();
+        }
+        observer.stdin.take().unwrap().write_all(&[0]).unwrap();
+        assert!(observer.wait().unwrap().success());
     });
 }
