@@ -22,6 +22,8 @@ mod registry;
 mod table;
 mod water_level;
 
+#[cfg(all(feature = "bench", target_os = "linux"))]
+pub use linux::bpf::socket_events::bench as socket_events_bench;
 pub use model::{Families, Source, User};
 pub use options::{EventMode, Options, TableOption, Threads};
 pub use registry::tables;

@@ -65,9 +65,9 @@ pub(crate) struct StateChange {
     pub(crate) errno: i32,
     /// `sk_uid`.
     pub(crate) owner_uid: u32,
-    /// The payload so far. None: the kernel's program could not read it.
+    /// The payload, when the connection is closed. None: it is not closed, or the program could not read it.
     pub(crate) bytes: Option<Bytes>,
-    /// None: the state changed in a softirq, where no process is known.
+    /// None: the state changed in a softirq, where no process is known, or to ESTABLISHED.
     pub(crate) actor: Option<Actor>,
 }
 
@@ -96,7 +96,7 @@ pub(crate) struct Actor {
     pub(crate) cgroup: u64,
     /// The name of the thread, with NUL at the end.
     pub(crate) comm: [u8; 16],
-    /// The descriptor that a system call names. -1: unknown.
+    /// The descriptor that connect(2) or listen(2) names. -1: unknown.
     pub(crate) fd: i32,
 }
 

@@ -15,9 +15,21 @@ pub(crate) enum Command {
     MapCreate = 0,
     MapLookupElem = 1,
     ProgLoad = 5,
+    #[cfg(test)]
+    ProgGetNextId = 11,
+    #[cfg(test)]
+    MapGetNextId = 12,
+    #[cfg(test)]
+    ProgGetFdById = 13,
+    #[cfg(test)]
+    MapGetFdById = 14,
     ObjGetInfoByFd = 15,
     RawTracepointOpen = 17,
     LinkCreate = 28,
+    #[cfg(test)]
+    LinkGetFdById = 30,
+    #[cfg(test)]
+    LinkGetNextId = 31,
     IterCreate = 33,
 }
 
@@ -38,6 +50,8 @@ impl fmt::Display for Command {
             Command::RawTracepointOpen => "BPF_RAW_TRACEPOINT_OPEN",
             Command::LinkCreate => "BPF_LINK_CREATE",
             Command::IterCreate => "BPF_ITER_CREATE",
+            #[cfg(test)]
+            _ => "a command of tests",
         })
     }
 }
@@ -366,6 +380,38 @@ pub(super) fn program_info(program: BorrowedFd<'_>) -> Result<ProgramInfo, CallE
     Ok(info)
 }
 
+/// The objects of this kind in the kernel that still exist, as the kernel describes them: 64 bytes of their
+/// `struct bpf_prog_info`, `bpf_map_info` or `bpf_link_info`, and more of a program's.
+#[cfg(test)]
+pub(super) fn objects(next: Command, open: Command) -> Vec<[u8; 80]> {
+    #[repr(C)]
+    struct ById {
+        id: u32,
+        next: u32,
+        flags: u32,
+    }
+    let mut objects = Vec::new();
+    let mut id = 0;
+    loop {
+        let mut attributes = ById { id, next: 0, flags: 0 };
+        if run_mut(next, &mut attributes).is_err() {
+            return objects;
+        }
+        id = attributes.next;
+        // It can have ended in the meantime.
+        let Ok(object) = call(open, &ById { id, next: 0, flags: 0 }) else { continue };
+        let mut info = [0; 80];
+        let attributes = ObjectInfo {
+            fd: number(object.as_fd()),
+            length: size_of_val(&info) as u32,
+            info: (&raw mut info).expose_provenance() as u64,
+        };
+        if run(Command::ObjGetInfoByFd, &attributes).is_ok() {
+            objects.push(info);
+        }
+    }
+}
+
 fn number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
@@ -381,20 +427,24 @@ fn call<T>(command: Command, attributes: &T) -> Result<OwnedFd, CallError> {
     }
 }
 
-/// Runs a command and returns its result, which is not negative.
-#[allow(unsafe_code)]
+/// Runs a command that writes only behind the pointers in its attributes, and returns its result, which is not negative.
 fn run<T>(command: Command, attributes: &T) -> Result<c_long, CallError> {
+    run_at(command, std::ptr::from_ref(attributes))
+}
+
+/// The same with a command that writes to its attributes.
+#[cfg(test)]
+fn run_mut<T>(command: Command, attributes: &mut T) -> Result<c_long, CallError> {
+    run_at(command, std::ptr::from_mut(attributes))
+}
+
+#[allow(unsafe_code)]
+fn run_at<T>(command: Command, attributes: *const T) -> Result<c_long, CallError> {
     // SAFETY: the kernel reads as many bytes of the attributes as it is given the size of, and reads and
     // writes what they point to, which lives in the callers above until the call is over, and whose
     // pointers these have exposed.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command as c_long,
-            std::ptr::from_ref(attributes),
-            size_of::<T>(),
-        )
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command as c_long, attributes, size_of::<T>()) };
     if result >= 0 {
         return Ok(result);
     }

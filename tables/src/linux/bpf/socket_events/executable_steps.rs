@@ -9,7 +9,7 @@ use std::mem::offset_of;
 
 use super::super::assembler::Condition::{Equal, Greater, NotEqual};
 use super::super::assembler::Register::{R0, R1, R2, R3, R4, R7, R8, R10};
-use super::super::assembler::Width::W64;
+use super::super::assembler::Width::{W32, W64};
 use super::super::assembler::{Assembler, Label, Register};
 use super::writer::{
     ACTOR, GET_CURRENT_PID_TGID, KEY, LOST_EXECUTABLES, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM,
@@ -31,16 +31,16 @@ const fn in_key(offset: usize) -> i16 {
 }
 pub(super) const KEY_EXECUTABLE: i16 = in_key(offset_of!(ProcessKey, executable));
 pub(super) const KEY_START: i16 = in_key(offset_of!(ProcessKey, start_ns));
-const KEY_TGID: i16 = in_key(offset_of!(ProcessKey, tgid));
+pub(super) const KEY_TGID: i16 = in_key(offset_of!(ProcessKey, tgid));
 
 impl Writer<'_> {
     /// Stores the [`ProcessKey`] of the current process on the stack, and reports its executable unless that is done.
-    /// Sets R8 to 0 if the process is outside the PID namespace. R7 is lost.
+    /// R8 is then the current task; 0 if it is outside the PID namespace. R7 is lost.
     pub(super) fn report_executable(&mut self) {
         let [done, hidden, next] = [(); 3].map(|()| self.code.label());
-        self.code.store(W64, R10, ACTOR, R8);
         self.current_task();
         self.code.copy(R8, R0);
+        self.code.store(W64, R10, ACTOR, R8);
         let task = self.layout.task;
         self.follow(R7, R8, task.leader);
         if let Some(namespace) = self.variant.namespace {
@@ -52,9 +52,14 @@ impl Writer<'_> {
         }
         self.follow(R1, R7, task.start);
         self.code.store(W64, R10, KEY_START, R1);
-        self.code.call(GET_CURRENT_PID_TGID);
-        self.code.shift_right(R0, 32);
-        self.code.store(W64, R10, KEY_TGID, R0);
+        if self.layout.has_typed_task {
+            self.code.load(W32, R1, R8, task.tgid);
+            self.code.store(W64, R10, KEY_TGID, R1);
+        } else {
+            self.code.call(GET_CURRENT_PID_TGID);
+            self.code.shift_right(R0, 32);
+            self.code.store(W64, R10, KEY_TGID, R0);
+        }
         self.follow(R1, R8, task.mm);
         self.follow(R1, R1, task.executable);
         self.code.store(W64, R10, KEY_EXECUTABLE, R1);

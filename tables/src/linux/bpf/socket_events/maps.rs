@@ -14,6 +14,16 @@ const SEEN_PROCESSES: u32 = 4096;
 /// A cache line, so that no other data of the kernel shares it.
 const COUNTERS: usize = 8;
 
+/// The names of the objects in the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names {
+    pub(super) tracepoint: [u8; 16],
+    pub(super) iterator: [u8; 16],
+    pub(super) ring: [u8; 16],
+    pub(super) seen: [u8; 16],
+    pub(super) lost: [u8; 16],
+}
+
 /// The maps. The kernel frees them when they and the program are closed.
 #[derive(Debug)]
 pub(super) struct OwnedMaps {
@@ -25,13 +35,13 @@ pub(super) struct OwnedMaps {
 
 impl OwnedMaps {
     /// `ring_size` is the size of the ring buffer in bytes, a power of two and of whole pages.
-    pub(super) fn create(ring_size: u32) -> Result<OwnedMaps, CallError> {
+    pub(super) fn create(ring_size: u32, names: &Names) -> Result<OwnedMaps, CallError> {
         const RINGBUF: u32 = 27;
         const LRU_HASH: u32 = 9;
         let ring = create(&MapCreate {
             map_type: RINGBUF,
             max_entries: ring_size,
-            map_name: *b"socket_events\0\0\0",
+            map_name: names.ring,
             ..MapCreate::default()
         })?;
         let seen = create(&MapCreate {
@@ -39,10 +49,10 @@ impl OwnedMaps {
             key_size: size_of::<ProcessKey>() as u32,
             value_size: size_of::<u64>() as u32,
             max_entries: SEEN_PROCESSES,
-            map_name: *b"socket_seen\0\0\0\0\0",
+            map_name: names.seen,
             ..MapCreate::default()
         })?;
-        let lost = with_memory(|| Counters::create(*b"socket_lost\0\0\0\0\0"))?;
+        let lost = with_memory(|| Counters::create(names.lost))?;
         Ok(OwnedMaps { ring, ring_size, seen, lost })
     }
 

@@ -47,11 +47,23 @@ kernel_members! {
     /// A task and its process.
     struct Task {
         tgid: sized("task_struct", "tgid", 4),
+        tid: sized("task_struct", "pid", 4),
         parent: sized("task_struct", "real_parent", 8),
         leader: sized("task_struct", "group_leader", 8),
         start: sized("task_struct", "start_boottime", 8),
         mm: sized("task_struct", "mm", 8),
         executable: sized("mm_struct", "exe_file", 8),
+        cred: sized("task_struct", "cred", 8),
+        uid: sized("cred", "uid", 4),
+        gid: sized("cred", "gid", 4),
+    }
+
+    /// From a task to the number of its cgroup (version 2).
+    struct Cgroup {
+        set: sized("task_struct", "cgroups", 8),
+        cgroup: sized("css_set", "dfl_cgrp", 8),
+        node: sized("cgroup", "kn", 8),
+        id: sized("kernfs_node", "id", 8),
     }
 
     /// The numbers of a task in PID namespaces.
@@ -94,7 +106,6 @@ kernel_members! {
         fd: sized("bpf_iter__task_file", "fd", 4),
         file: sized("bpf_iter__task_file", "file", 8),
         seq: sized("bpf_iter_meta", "seq", 8),
-        tid: sized("task_struct", "pid", 4),
     }
 }
 
@@ -139,6 +150,8 @@ pub(super) struct Layout {
     pub(super) has_typed_task: bool,
     /// Whether sockets are identified by their cookies; otherwise by their addresses.
     pub(super) has_cookies: bool,
+    /// None: it has to be asked for, or there are no cgroups.
+    pub(super) cgroup: Option<Cgroup>,
     pub(super) has_cgroup_ids: bool,
     /// None: open sockets cannot be listed.
     pub(super) iterator: Option<Iterator>,
@@ -196,6 +209,7 @@ impl Layout {
             registers: if has_typed_task { registers() } else { None },
             has_typed_task,
             has_cookies,
+            cgroup: Cgroup::of(btf).ok().filter(|_| has_typed_task),
             has_cgroup_ids: has(CGROUP_ID),
             iterator: iterator(),
         })
@@ -223,6 +237,7 @@ impl Layout {
             registers: Some(Registers::made_up(next)),
             has_typed_task: true,
             has_cookies: true,
+            cgroup: Some(Cgroup::made_up(next)),
             has_cgroup_ids: true,
             iterator: Some(Iterator { function: 4343, context: Context::made_up(next) }),
         }

@@ -4,6 +4,8 @@
 //! It needs Linux 5.10, a BPF JIT, CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN. Everything ends with the process: nothing is
 //! pinned.
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod executable_steps;
 mod maps;
 mod members;
@@ -11,6 +13,8 @@ mod open_sockets;
 mod open_sockets_program;
 mod ring_buffer;
 mod state_program;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::fmt;
@@ -22,7 +26,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
-use self::maps::{OwnedMaps, with_memory};
+use self::maps::{Names, OwnedMaps, with_memory};
 use self::members::Layout;
 use self::open_sockets::OpenSockets;
 pub(crate) use self::ring_buffer::DamagedRing;
@@ -79,7 +83,7 @@ impl std::error::Error for EventError {
 pub(crate) struct EventSource {
     program: OwnedFd,
     /// The program runs until this is closed.
-    _link: OwnedFd,
+    link: Option<OwnedFd>,
     ring: Mutex<RingBuffer>,
     /// It waits for the ring buffer and the waker.
     epoll: OwnedFd,
@@ -125,13 +129,13 @@ impl EventSource {
             return Err(LoadError::PidNamespace { path: path() });
         }
         let layout = read_layout(&Layout::names(), Layout::of)?;
-        let mut open_sockets = OpenSockets::load(&layout, None);
+        let mut open_sockets = OpenSockets::load(&layout, settings.names.iterator, None);
         let namespace =
             if root.has_first_pids() { None } else { own_namespace(root, &layout, &open_sockets)? };
         if namespace.is_some() {
-            open_sockets = OpenSockets::load(&layout, namespace.as_ref());
+            open_sockets = OpenSockets::load(&layout, settings.names.iterator, namespace.as_ref());
         }
-        let maps = OwnedMaps::create(settings.ring_size)?;
+        let maps = OwnedMaps::create(settings.ring_size, &settings.names)?;
         let variant = Variant { maps: maps.of_program(), namespace, has_paths: true };
         let (program, paths) = load_with_or_without_paths(&layout, variant, settings)?;
         let waker = Waker(Arc::new(
@@ -145,7 +149,7 @@ impl EventSource {
         let link = calls::attach(program.as_fd())?;
         Ok(EventSource {
             program,
-            _link: link,
+            link: Some(link),
             ring: Mutex::new(ring),
             epoll,
             waker,
@@ -250,13 +254,21 @@ impl EventSource {
 #[derive(Clone, Copy, Debug)]
 struct Settings {
     ring_size: u32,
-    /// The name of the program in the kernel.
-    name: [u8; 16],
+    names: Names,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { ring_size: RING_SIZE, name: *b"tcp_states\0\0\0\0\0\0" }
+        Settings {
+            ring_size: RING_SIZE,
+            names: Names {
+                tracepoint: *b"tcp_states\0\0\0\0\0\0",
+                iterator: *b"tcp_sockets\0\0\0\0\0",
+                ring: *b"tcp_events\0\0\0\0\0\0",
+                seen: *b"tcp_seen\0\0\0\0\0\0\0\0",
+                lost: *b"tcp_lost\0\0\0\0\0\0\0\0",
+            },
+        }
     }
 }
 
@@ -268,7 +280,7 @@ fn load_with_or_without_paths(
 ) -> Result<(OwnedFd, Result<(), String>), LoadError> {
     let load = |has_paths| {
         let code = state_program::program(layout, &Variant { has_paths, ..variant })?;
-        let program = Program::tracepoint(settings.name, &code, layout.tracepoint);
+        let program = Program::tracepoint(settings.names.tracepoint, &code, layout.tracepoint);
         with_memory(|| program.load_or_log()).map_err(LoadError::from)
     };
     match load(true) {
@@ -323,13 +335,11 @@ fn memory_of(root: &ProcRoot, descriptor: i32) -> Option<u64> {
     memory.trim().parse().ok()
 }
 
-/// System calls on a socket that is their first argument. close(2) is not among them: it can end a socket that another
-/// descriptor, such as that of a UNIX socket, refers to.
+/// System calls that connect a socket, or let it listen, and whose first argument is its descriptor.
 const CALLS_WITH_DESCRIPTOR: &[u32] = &[
     libc::SYS_connect as u32,
     libc::SYS_listen as u32,
     libc::SYS_sendto as u32,
     libc::SYS_sendmsg as u32,
     libc::SYS_sendmmsg as u32,
-    libc::SYS_shutdown as u32,
 ];

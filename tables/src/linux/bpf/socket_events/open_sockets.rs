@@ -25,11 +25,11 @@ pub(super) struct OpenSockets {
 impl OpenSockets {
     pub(super) fn load(
         layout: &Layout,
+        name: [u8; 16],
         namespace: Option<&PidNamespace>,
     ) -> Result<OpenSockets, LoadError> {
         let iterator = layout.iterator.as_ref().ok_or(LoadError::NoCookies)?;
         let code = program(layout, &iterator.context, namespace)?;
-        let name = *b"tcp_sockets\0\0\0\0\0";
         let program = Program::iterator(name, &code, iterator.function);
         let program = with_memory(|| program.load_or_log())?;
         Ok(OpenSockets { link: calls::link(program.as_fd(), None)? })

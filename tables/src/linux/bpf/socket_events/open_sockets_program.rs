@@ -113,7 +113,7 @@ impl Writer<'_> {
         RECORD.load_and_store(code, R1, pids.level, field!(OpenSocketRecord.level));
         let Some(namespace) = namespace else {
             RECORD.load_and_store(code, R8, task.tgid, field!(OpenSocketRecord.tgid));
-            RECORD.load_and_store(code, R8, context.tid, field!(OpenSocketRecord.tid));
+            RECORD.load_and_store(code, R8, task.tid, field!(OpenSocketRecord.tid));
             return;
         };
         code.load(W64, R7, R8, task.leader);

@@ -11,13 +11,13 @@ use super::super::assembler::Condition::{Equal, Greater, NotEqual};
 use super::super::assembler::Register::{R0, R1, R2, R6, R7, R8, R9, R10};
 use super::super::assembler::Width::{W16, W32, W64};
 use super::super::assembler::{AssembleError, Assembler, Instruction, Label};
-use super::executable_steps::{KEY_EXECUTABLE, KEY_START};
+use super::executable_steps::{KEY_EXECUTABLE, KEY_START, KEY_TGID};
 use super::members::Layout;
 use super::writer::{
     FORCE_WAKEUP, GET_CURRENT_CGROUP_ID, GET_CURRENT_COMM, GET_CURRENT_PID_TGID,
-    GET_CURRENT_UID_GID, GET_SOCKET_COOKIE, KTIME_GET_BOOT_NS, LOST_STATES, NO_WAKEUP, PID, Place,
-    RINGBUF_QUERY, RINGBUF_SUBMIT, SKC_TO_TCP_SOCK, Stored, TASK_PT_REGS, Variant, Writer, address,
-    store_pid,
+    GET_CURRENT_UID_GID, GET_SOCKET_COOKIE, KTIME_GET_BOOT_NS, LOST_STATES, NO_WAKEUP, PID,
+    PidNamespace, Place, RINGBUF_QUERY, RINGBUF_SUBMIT, SKC_TO_TCP_SOCK, Stored, TASK_PT_REGS,
+    Variant, Writer, address, store_pid,
 };
 use crate::formats::linux::event_record::members::{Field, STATE, StateRecord, field};
 use crate::model::socket_table::{IPPROTO_MPTCP, IPPROTO_TCP};
@@ -40,8 +40,8 @@ const RECORD: Place = Place { register: R7, start: 0 };
 
 /// The program for this kernel.
 ///
-/// R6 holds the socket, R7 the new state and later the record, R8 whether there is an actor and later its task, and R9
-/// the context.
+/// R6 holds the socket, R7 the new state and later the record, R8 whether there is an actor and then its task, and R9 the
+/// context.
 pub(super) fn program(
     layout: &Layout,
     variant: &Variant,
@@ -60,7 +60,7 @@ pub(super) fn program(
     writer.store_change();
     writer.store_socket();
     writer.store_endpoints();
-    writer.store_tcp();
+    writer.store_tcp_if_closed();
     writer.code.jump_if(R8, Equal, 0, submit);
     writer.store_actor();
     writer.code.put(submit);
@@ -79,7 +79,8 @@ impl Writer<'_> {
     fn choose_changes(&mut self, end: Label) {
         let sock = self.layout.sock;
         let code = &mut self.code;
-        let [chosen, close, if_owned, is_inet, is_tcp] = [(); 5].map(|()| code.label());
+        let [chosen, established, close, if_owned] = [(); 4].map(|()| code.label());
+        let [is_inet, is_tcp] = [(); 2].map(|()| code.label());
         code.copy(R9, R1);
         code.load(W64, R6, R9, SOCK);
         code.load(W64, R7, R9, NEW_STATE);
@@ -93,9 +94,10 @@ impl Writer<'_> {
         code.jump_if(R1, NotEqual, IPPROTO_MPTCP.into(), end);
         code.put(is_tcp);
         code.load(W32, R8, R6, sock.owned);
-        for state in [ESTABLISHED, SYN_SENT, LISTEN] {
+        for state in [SYN_SENT, LISTEN] {
             code.jump_if_int(R7, Equal, state, chosen);
         }
+        code.jump_if_int(R7, Equal, ESTABLISHED, established);
         code.jump_if_int(R7, Equal, CLOSE, close);
         // The task that sends the FIN: no task may hold the socket when it is closed.
         code.jump_if_int(R7, Equal, FIN_WAIT1, if_owned);
@@ -106,6 +108,10 @@ impl Writer<'_> {
         code.put(close);
         code.load(W64, R1, R9, OLD_STATE);
         code.jump_if_int(R1, Equal, CLOSE, end);
+        code.jump(chosen);
+        code.put(established);
+        // The peer's answer: the process is that of SYN_SENT, or it is not known yet.
+        code.set(R8, 0);
         code.put(chosen);
     }
 
@@ -166,10 +172,13 @@ impl Writer<'_> {
         self.code.put(end);
     }
 
-    fn store_tcp(&mut self) {
+    /// The counters, and the port, which the socket itself has no more when it is closed.
+    fn store_tcp_if_closed(&mut self) {
         let Layout { sock, tcp, .. } = self.layout;
         let code = &mut self.code;
         let end = code.label();
+        code.load(W64, R1, R9, NEW_STATE);
+        code.jump_if_int(R1, NotEqual, CLOSE, end);
         // Some kernels take a raw socket of protocol 6 for a TCP socket.
         code.load(W16, R1, R6, sock.kind);
         code.jump_if(R1, NotEqual, SOCK_STREAM.into(), end);
@@ -184,21 +193,25 @@ impl Writer<'_> {
         code.put(end);
     }
 
+    /// R8 holds the task.
     fn store_actor(&mut self) {
-        self.current_task();
-        self.code.copy(R8, R0);
-        self.store_pids();
+        RECORD.store_number(&mut self.code, field!(StateRecord.has_actor), 1);
+        match self.variant.namespace {
+            None => self.store_first_pids(),
+            Some(namespace) => self.store_pids_in(&namespace),
+        }
+        self.store_user();
         let code = &mut self.code;
-        RECORD.store_number(code, field!(StateRecord.has_actor), 1);
-        code.call(GET_CURRENT_UID_GID);
-        RECORD.store(code, field!(StateRecord.uid), R0);
-        code.shift_right(R0, 32);
-        RECORD.store(code, field!(StateRecord.gid), R0);
         code.load(W64, R1, R10, KEY_START);
         RECORD.store(code, field!(StateRecord.start_ns), R1);
         code.load(W64, R1, R10, KEY_EXECUTABLE);
         RECORD.store(code, field!(StateRecord.executable), R1);
-        if self.layout.has_cgroup_ids {
+        if let Some(cgroup) = self.layout.cgroup {
+            code.load(W64, R1, R8, cgroup.set);
+            code.load(W64, R1, R1, cgroup.cgroup);
+            code.load(W64, R1, R1, cgroup.node);
+            RECORD.load_and_store(code, R1, cgroup.id, field!(StateRecord.cgroup));
+        } else if self.layout.has_cgroup_ids {
             code.call(GET_CURRENT_CGROUP_ID);
             RECORD.store(code, field!(StateRecord.cgroup), R0);
         }
@@ -206,46 +219,77 @@ impl Writer<'_> {
         address(code, R1, R7, RECORD.offset(comm));
         code.set(R2, size_of::<[u8; 16]>() as i32);
         code.call(GET_CURRENT_COMM);
-        if let Some(registers) = self.layout.registers {
-            code.copy(R1, R8);
-            code.call(TASK_PT_REGS);
-            RECORD.load_and_store(code, R0, registers.call, field!(StateRecord.call));
-            RECORD.load_and_store(code, R0, registers.argument, field!(StateRecord.argument));
+        self.store_call();
+    }
+
+    /// The pids of the first PID namespace.
+    fn store_first_pids(&mut self) {
+        let task = self.layout.task;
+        let parent = field!(StateRecord.parent);
+        self.code.load(W64, R1, R10, KEY_TGID);
+        RECORD.store(&mut self.code, field!(StateRecord.tgid), R1);
+        if self.layout.has_typed_task {
+            let code = &mut self.code;
+            RECORD.load_and_store(code, R8, task.tid, field!(StateRecord.tid));
+            code.load(W64, R1, R8, task.parent);
+            RECORD.load_and_store(code, R1, task.tgid, parent);
+        } else {
+            self.code.call(GET_CURRENT_PID_TGID);
+            RECORD.store(&mut self.code, field!(StateRecord.tid), R0);
+            self.follow(R2, R8, task.parent);
+            RECORD.probe(&mut self.code, parent, R2, task.tgid);
         }
     }
 
-    /// R8 holds the task.
-    fn store_pids(&mut self) {
-        let task = self.layout.task;
-        let Some(namespace) = self.variant.namespace else {
-            self.code.call(GET_CURRENT_PID_TGID);
-            RECORD.store(&mut self.code, field!(StateRecord.tid), R0);
-            self.code.shift_right(R0, 32);
-            RECORD.store(&mut self.code, field!(StateRecord.tgid), R0);
-            self.follow(R2, R8, task.parent);
-            let parent = field!(StateRecord.parent);
-            if self.layout.has_typed_task {
-                RECORD.load_and_store(&mut self.code, R2, task.tgid, parent);
-            } else {
-                RECORD.probe(&mut self.code, parent, R2, task.tgid);
-            }
-            return;
-        };
-        let pids = &self.layout.pid;
-        let [no_tid, no_parent] = [(); 2].map(|()| self.code.label());
-        self.code.load(W64, R1, R10, PID);
-        RECORD.store(&mut self.code, field!(StateRecord.tgid), R1);
-        // A task and its process are in the same PID namespace; the parent can be outside.
-        self.code.load(W64, R6, R8, pids.pid);
+    /// The pids of another PID namespace. A task and its process are in the same one; the parent can be outside.
+    fn store_pids_in(&mut self, namespace: &PidNamespace) {
+        let Layout { task, pid: pids, .. } = self.layout;
+        let code = &mut self.code;
+        let [no_tid, no_parent] = [(); 2].map(|()| code.label());
+        code.load(W64, R1, R10, PID);
+        RECORD.store(code, field!(StateRecord.tgid), R1);
+        code.load(W64, R6, R8, pids.pid);
         let tid = RECORD.offset(field!(StateRecord.tid));
-        store_pid(&mut self.code, pids, &namespace, R6, (R7, tid), no_tid);
-        self.code.put(no_tid);
-        self.code.load(W64, R1, R8, task.parent);
-        self.code.load(W64, R1, R1, task.leader);
-        self.code.load(W64, R6, R1, pids.pid);
+        store_pid(code, pids, namespace, R6, (R7, tid), no_tid);
+        code.put(no_tid);
+        code.load(W64, R1, R8, task.parent);
+        code.load(W64, R1, R1, task.leader);
+        code.load(W64, R6, R1, pids.pid);
         let parent = RECORD.offset(field!(StateRecord.parent));
-        store_pid(&mut self.code, pids, &namespace, R6, (R7, parent), no_parent);
-        self.code.put(no_parent);
+        store_pid(code, pids, namespace, R6, (R7, parent), no_parent);
+        code.put(no_parent);
+    }
+
+    /// The effective user and group, in the first user namespace.
+    fn store_user(&mut self) {
+        let task = self.layout.task;
+        let code = &mut self.code;
+        if self.layout.has_typed_task {
+            code.load(W64, R2, R8, task.cred);
+            RECORD.load_and_store(code, R2, task.uid, field!(StateRecord.uid));
+            RECORD.load_and_store(code, R2, task.gid, field!(StateRecord.gid));
+        } else {
+            code.call(GET_CURRENT_UID_GID);
+            RECORD.store(code, field!(StateRecord.uid), R0);
+            code.shift_right(R0, 32);
+            RECORD.store(code, field!(StateRecord.gid), R0);
+        }
+    }
+
+    /// The system call, if it is one that names the socket's descriptor: of connect(2) and listen(2).
+    fn store_call(&mut self) {
+        let Some(registers) = self.layout.registers else { return };
+        let code = &mut self.code;
+        let [names_it, end] = [(); 2].map(|()| code.label());
+        code.load(W64, R1, R9, NEW_STATE);
+        code.jump_if_int(R1, Equal, SYN_SENT, names_it);
+        code.jump_if_int(R1, NotEqual, LISTEN, end);
+        code.put(names_it);
+        code.copy(R1, R8);
+        code.call(TASK_PT_REGS);
+        RECORD.load_and_store(code, R0, registers.call, field!(StateRecord.call));
+        RECORD.load_and_store(code, R0, registers.argument, field!(StateRecord.argument));
+        code.put(end);
     }
 
     /// Wakes the reader only if an eighth of the ring buffer is full: a wake-up for each record costs ten times as much.
@@ -273,7 +317,7 @@ impl Writer<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::super::assembler::MapFd;
-    use super::super::writer::{Maps, PidNamespace};
+    use super::super::writer::Maps;
     use super::*;
 
     fn variant() -> Variant {
@@ -317,7 +361,7 @@ mod tests {
         // A call of one has BPF_PSEUDO_CALL as its source register, and is printed in the same way.
         let code = program(&Layout::made_up(), &variant()).unwrap();
         let calls = code.iter().filter(|it| it.to_string().starts_with("call"));
-        assert!(calls.clone().count() > 20);
+        assert!(calls.clone().count() > 15);
         assert!(calls.clone().all(|call| !call.is_call_of_program()));
     }
 
@@ -326,6 +370,7 @@ mod tests {
         let layout = Layout {
             inet6: None,
             registers: None,
+            cgroup: None,
             has_typed_task: false,
             has_cookies: false,
             has_cgroup_ids: false,
@@ -335,8 +380,8 @@ mod tests {
         for helper in [46, 80, 115, 158, 175] {
             assert!(!text.contains(&format!("call #{helper}")), "{helper}");
         }
-        // The current task, whose members are copied: leader, start, mm, executable; parent and its process.
-        assert_eq!(text.iter().filter(|line| *line == "call #35").count(), 2);
+        // Copied members of the current task: leader, start, mm, executable; parent and its process.
+        assert_eq!(text.iter().filter(|line| *line == "call #35").count(), 1);
         assert_eq!(text.iter().filter(|line| *line == "call #113").count(), 6);
     }
 
