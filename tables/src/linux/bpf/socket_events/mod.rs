@@ -129,11 +129,16 @@ impl EventSource {
             return Err(LoadError::PidNamespace { path: path() });
         }
         let layout = read_layout(&Layout::names(), Layout::of)?;
-        let mut open_sockets = OpenSockets::load(&layout, settings.names.iterator, None);
-        let namespace =
-            if root.has_first_pids() { None } else { own_namespace(root, &layout, &open_sockets)? };
-        if namespace.is_some() {
-            open_sockets = OpenSockets::load(&layout, settings.names.iterator, namespace.as_ref());
+        let iterator = settings.names.iterator;
+        let mut open_sockets = OpenSockets::load(&layout, iterator, None);
+        let mut namespace = None;
+        if !root.has_first_pids() {
+            let loaded = open_sockets?;
+            namespace = own_namespace(root, &layout, &loaded)?;
+            open_sockets = match &namespace {
+                None => Ok(loaded),
+                Some(_) => OpenSockets::load(&layout, iterator, namespace.as_ref()),
+            };
         }
         let maps = OwnedMaps::create(settings.ring_size, &settings.names)?;
         let variant = Variant { maps: maps.of_program(), namespace, has_paths: true };
@@ -297,12 +302,9 @@ fn load_with_or_without_paths(
 fn own_namespace(
     root: &ProcRoot,
     layout: &Layout,
-    open_sockets: &Result<OpenSockets, LoadError>,
+    open_sockets: &OpenSockets,
 ) -> Result<Option<PidNamespace>, LoadError> {
     let path = || root.path().to_owned();
-    let Ok(open_sockets) = open_sockets else {
-        return Err(LoadError::NoCookies);
-    };
     let level = open_sockets.own_level()?;
     if level == 0 {
         return Ok(None);

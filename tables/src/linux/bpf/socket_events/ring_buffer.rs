@@ -131,6 +131,8 @@ impl RingBuffer {
             let available = end.wrapping_sub(position);
             let whole = (length + HEADER_SIZE).next_multiple_of(8);
             if whole > available || available > self.size {
+                // What is there cannot be read; go on with what follows.
+                consumer.store(end, Ordering::Release);
                 return Err(DamagedRing { length, available });
             }
             if header & DISCARDED == 0 {
