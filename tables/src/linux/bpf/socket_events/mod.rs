@@ -18,7 +18,7 @@ mod tests;
 mod writer;
 
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -146,8 +146,12 @@ impl EventSource {
         let waker = Waker(Arc::new(
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(LoadError::Ring)?,
         ));
-        let memory = [program.as_fd(), maps.ring.as_fd(), maps.seen.as_fd(), maps.lost.as_fd()]
-            .map(|object| memory_of(root, object.as_raw_fd()).unwrap_or_default());
+        let memory = |object: BorrowedFd<'_>| memory_of(root, object).unwrap_or_default();
+        // Some kernels count nothing for a ring buffer.
+        let memory = memory(maps.ring.as_fd()).max(settings.ring_size.into())
+            + memory(maps.seen.as_fd())
+            + memory(maps.lost.as_fd())
+            + memory(program.as_fd());
         let OwnedMaps { ring, lost, .. } = maps;
         let ring = RingBuffer::map(ring, settings.ring_size as usize).map_err(LoadError::Ring)?;
         let epoll = wait_for(&ring, &waker).map_err(LoadError::Ring)?;
@@ -165,7 +169,7 @@ impl EventSource {
             },
             paths,
             open_sockets: open_sockets.map_err(|error| error.to_string()),
-            memory: memory.iter().sum(),
+            memory,
         })
     }
 
@@ -330,8 +334,9 @@ fn wait_for(ring: &RingBuffer, waker: &Waker) -> Result<OwnedFd, Errno> {
 }
 
 /// The memory that an object of BPF takes, as proc(5) shows it.
-fn memory_of(root: &ProcRoot, descriptor: i32) -> Option<u64> {
-    let text = root.own_process().ok()?.read(&format!("fdinfo/{descriptor}")).ok()?;
+fn memory_of(root: &ProcRoot, object: BorrowedFd<'_>) -> Option<u64> {
+    let path = format!("fdinfo/{}", object.as_raw_fd());
+    let text = root.own_process().ok()?.read(&path).ok()?;
     let text = String::from_utf8_lossy(&text);
     let memory = text.lines().find_map(|line| line.strip_prefix("memlock:"))?;
     memory.trim().parse().ok()
