@@ -21,14 +21,14 @@ fn main() -> std::process::ExitCode {
     if std::env::var_os(CHILD).is_some() {
         child();
     }
-    let passed = std::panic::catch_unwind(its_first_thread_ends).is_ok();
+    let passed = std::panic::catch_unwind(check_holder_after_first_thread_ended).is_ok();
     println!("test {NAME} ... {}", if passed { "ok" } else { "FAILED" });
     if passed { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::from(101) }
 }
 
 #[cfg(target_os = "linux")]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
-fn its_first_thread_ends() {
+fn check_holder_after_first_thread_ended() {
     use std::io::{BufRead, BufReader};
     use std::path::Path;
     use std::process::{Command, Stdio};

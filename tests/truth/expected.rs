@@ -178,7 +178,7 @@ impl Row {
         self.cell("pid") == std::process::id().to_string()
     }
 
-    pub(crate) fn is_of(&self, netns: &Netns) -> bool {
+    pub(crate) fn is_in(&self, netns: &Netns) -> bool {
         self.cell("net_namespace") == netns.number
     }
 
@@ -219,7 +219,7 @@ impl ControlGroup {
     /// Creates a group in the group of this process. Returns `None` if that fails.
     pub(crate) fn new() -> Option<ControlGroup> {
         let (tree, own) = (cgroup_tree()?, own_cgroup());
-        let path = format!("{}/zoo-{}", own.trim_end_matches('/'), std::process::id());
+        let path = format!("{}/sockets-{}", own.trim_end_matches('/'), std::process::id());
         let group = ControlGroup { tree, path };
         std::fs::create_dir(group.directory(&group.path)).ok()?;
         Some(group)

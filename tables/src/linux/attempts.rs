@@ -183,17 +183,17 @@ fn is_too_long(longest: Option<Duration>, budget: Duration) -> bool {
 }
 
 /// The processes of all users; at most a few of each user are read at a time.
-struct Queue(BTreeMap<User, OfUser>);
+struct Queue(BTreeMap<User, PendingProcesses>);
 
 #[derive(Default)]
-struct OfUser {
+struct PendingProcesses {
     pids: Vec<i32>,
     in_progress: usize,
 }
 
 impl Queue {
     fn of_all(root: &ProcRoot) -> Queue {
-        let mut users: BTreeMap<User, OfUser> = BTreeMap::new();
+        let mut users: BTreeMap<User, PendingProcesses> = BTreeMap::new();
         for pid in root.pids().unwrap_or_default() {
             users.entry(root.user(pid)).or_default().pids.push(pid);
         }
@@ -205,8 +205,9 @@ impl Queue {
         if let Some(of_last) = last.and_then(|last| self.0.get_mut(&last)) {
             of_last.in_progress -= 1;
         }
-        let is_free =
-            |of: &&mut OfUser| of.in_progress < PROCESSES_OF_A_USER && !of.pids.is_empty();
+        let is_free = |of: &&mut PendingProcesses| {
+            of.in_progress < PROCESSES_OF_A_USER && !of.pids.is_empty()
+        };
         let (user, of) = self.0.iter_mut().find(|(_, of)| is_free(of))?;
         of.in_progress += 1;
         Some((*user, of.pids.pop()?))

@@ -45,12 +45,12 @@ pub(crate) fn walk(
     admits: impl Fn(&Holder) -> bool + Sync,
     omissions: &mut Omissions,
 ) -> HolderCollector {
-    walk_on(cores(), root, pids, options, admits, omissions)
+    walk_with_threads(cores(), root, pids, options, admits, omissions)
 }
 
-/// The same with at most `most` threads.
-fn walk_on(
-    most: usize,
+/// The same with at most `max_walkers` threads.
+fn walk_with_threads(
+    max_walkers: usize,
     root: &ProcRoot,
     pids: &[i32],
     options: WalkOptions<'_>,
@@ -66,7 +66,7 @@ fn walk_on(
         begun: AtomicUsize::new(0),
         batches: Mutex::default(),
         walkers: AtomicUsize::new(1),
-        most,
+        max_walkers,
         found: Mutex::new(Found::new(options.limits)),
     };
     thread::scope(|scope| walk.run(scope));
@@ -89,7 +89,7 @@ struct Walk<'a, W> {
     batches: Mutex<Vec<Batch>>,
     walkers: AtomicUsize,
     /// The maximum of `walkers`.
-    most: usize,
+    max_walkers: usize,
     found: Mutex<Found>,
 }
 
@@ -130,7 +130,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
     fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         let HolderLimits { per_socket, max } = self.options.limits;
         // Together the walkers keep no more than the limit.
-        let max = max.map(|max| max / self.most.max(1));
+        let max = max.map(|max| max / self.max_walkers.max(1));
         let mut found = Found::new(HolderLimits { per_socket, max });
         while !self.options.deadline.has_passed() {
             // A new process first: two threads in one process compete for its locks in the kernel.
@@ -158,7 +158,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
 
     /// Starts another thread, up to the maximum.
     fn call_another<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
-        let one_more = |walkers| (walkers < self.most).then_some(walkers + 1);
+        let one_more = |walkers| (walkers < self.max_walkers).then_some(walkers + 1);
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
         if self.walkers.fetch_update(set, fetch, one_more).is_ok() {
             let walker = thread::Builder::new().name("walker".into());
@@ -272,7 +272,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
         found: &mut Found,
     ) {
         let mut batches = self.batches();
-        if self.most == 1 || batches.len() >= 2 * self.most {
+        if self.max_walkers == 1 || batches.len() >= 2 * self.max_walkers {
             drop(batches);
             return self.read_batch(&batch, found);
         }

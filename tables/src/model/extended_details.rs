@@ -4,6 +4,8 @@ use std::num::NonZeroU64;
 
 use bitflags::bitflags;
 
+use super::tcp_details::TcpDetails;
+
 bitflags! {
     /// The [`ExtendedDetails`] that a query uses, and other data that only the extended BPF program writes.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +14,12 @@ bitflags! {
         const COOKIE = 1;
         /// When the process that holds a descriptor started.
         const PROCESS_START = 2;
+        /// Counters and estimates of TCP connections.
+        const TCP = 4;
+        /// The process at the other end of a UNIX socket.
+        const PEER = 8;
+        /// The file to which a UNIX socket is bound.
+        const BOUND_FILE = 16;
     }
 }
 
@@ -22,6 +30,21 @@ pub(crate) struct ExtendedDetails {
     pub(crate) interface: Option<Interface>,
     /// The socket cookie: the kernel's unique id of the socket.
     pub(crate) cookie: Option<NonZeroU64>,
+    pub(crate) tcp: Option<TcpDetails>,
+    /// The process that connected the peer of a UNIX socket or made it listen (SO_PEERCRED), if this process can see
+    /// it,
+    pub(crate) peer_pid: Option<i32>,
+    /// and its user.
+    pub(crate) peer_uid: Option<u32>,
+    /// The file to which a UNIX socket is bound.
+    pub(crate) bound_file: Option<FileId>,
+}
+
+/// A file, as stat(2) identifies it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileId {
+    pub(crate) inode: u64,
+    pub(crate) device: u64,
 }
 
 /// A network interface.
@@ -44,8 +67,13 @@ impl ExtendedDetails {
         Box::new(ExtendedDetails { interface: Some(interface), ..ExtendedDetails::default() })
     }
 
-    /// Takes from `other` what is missing here.
-    pub(crate) fn complete_from(&mut self, other: &ExtendedDetails) {
-        self.cookie = self.cookie.or(other.cookie);
+    /// Takes from the details that BPF reports what is missing here; and the file, of which netlink reports only a
+    /// part of the inode number.
+    pub(crate) fn complete_from(&mut self, bpf: ExtendedDetails) {
+        self.cookie = self.cookie.or(bpf.cookie);
+        self.tcp = self.tcp.take().or(bpf.tcp);
+        self.peer_pid = self.peer_pid.or(bpf.peer_pid);
+        self.peer_uid = self.peer_uid.or(bpf.peer_uid);
+        self.bound_file = bpf.bound_file.or(self.bound_file);
     }
 }

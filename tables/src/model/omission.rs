@@ -182,8 +182,8 @@ impl Omissions {
 
     pub(crate) fn extend(&mut self, more: Omissions) {
         for omission in more.0 {
-            match self.0.iter_mut().find(|known| known.kind == omission.kind) {
-                Some(known) => known.count += omission.count,
+            match self.0.iter_mut().find(|counted| counted.kind == omission.kind) {
+                Some(counted) => counted.count += omission.count,
                 None => self.0.push(omission),
             }
         }

@@ -2,6 +2,8 @@
 
 pub(super) mod container;
 pub(super) mod process;
+pub(super) mod tcp;
+pub(super) mod unix;
 
 use std::borrow::Cow;
 

@@ -80,6 +80,25 @@ enum_table! {
         ContainerId   = spec("container_id",   Text,    HIDDEN,     Linux, OfRow(cells::container::id)),
         ContainerRuntime = spec("container_runtime", Text, HIDDEN,  Linux, OfRow(cells::container::runtime)),
         PodUid        = spec("pod_uid",        Text,    HIDDEN,     Linux, OfRow(cells::container::pod_uid)),
+        BytesSent     = spec("bytes_sent",     BigInt,  HIDDEN,     All,   OfSocket(cells::tcp::bytes_sent)),
+        BytesReceived = spec("bytes_received", BigInt,  HIDDEN,     All,   OfSocket(cells::tcp::bytes_received)),
+        BytesRetransmitted = spec("bytes_retransmitted", BigInt, HIDDEN, All, OfSocket(cells::tcp::bytes_retransmitted)),
+        RttUs         = spec("rtt_us",         BigInt,  HIDDEN,     All,   OfSocket(cells::tcp::rtt_us)),
+        RttVarianceUs = spec("rtt_variance_us", BigInt, HIDDEN,     All,   OfSocket(cells::tcp::rtt_variance_us)),
+        MinRttUs      = spec("min_rtt_us",     BigInt,  HIDDEN,     All,   OfSocket(cells::tcp::min_rtt_us)),
+        Retransmits   = spec("retransmits",    BigInt,  HIDDEN,     All,   OfSocket(cells::tcp::retransmits)),
+        Lost          = spec("lost",           BigInt,  HIDDEN,     All,   OfSocket(cells::tcp::lost)),
+        CongestionAlgorithm = spec("congestion_algorithm", Text, HIDDEN, All, OfSocket(cells::tcp::congestion_algorithm)),
+        CongestionWindow = spec("congestion_window", BigInt, HIDDEN, All,  OfSocket(cells::tcp::congestion_window)),
+        SendMss       = spec("send_mss",       BigInt,  HIDDEN,     All,   OfSocket(cells::tcp::send_mss)),
+        LastSentMs    = spec("last_sent_ms",   BigInt,  HIDDEN,     All,   OfSocket(cells::tcp::last_sent_ms)),
+        LastReceivedMs = spec("last_received_ms", BigInt, HIDDEN,   All,   OfSocket(cells::tcp::last_received_ms)),
+        DeliveryRate  = spec("delivery_rate",  BigInt,  HIDDEN,     All,   OfSocket(cells::tcp::delivery_rate)),
+        BusyTimeUs    = spec("busy_time_us",   BigInt,  HIDDEN,     All,   OfSocket(cells::tcp::busy_time_us)),
+        PeerPid       = spec("peer_pid",       BigInt,  HIDDEN,     All,   OfSocket(cells::unix::peer_pid)),
+        PeerUid       = spec("peer_uid",       BigInt,  HIDDEN,     All,   OfSocket(cells::unix::peer_uid)),
+        PathInode     = spec("path_inode",     BigInt,  HIDDEN,     All,   OfSocket(cells::unix::path_inode)),
+        PathDevice    = spec("path_device",    BigInt,  HIDDEN,     All,   OfSocket(cells::unix::path_device)),
         SocketCookie  = spec("socket_cookie",  BigInt,  HIDDEN,     Linux, OfSocket(cells::socket_cookie)),
     }
 }
@@ -121,6 +140,23 @@ impl Field {
     /// The extended details of a socket that the cells of this column come from.
     fn extended_fields(self) -> ExtendedFields {
         match self {
+            Field::BytesSent
+            | Field::BytesReceived
+            | Field::BytesRetransmitted
+            | Field::RttUs
+            | Field::RttVarianceUs
+            | Field::MinRttUs
+            | Field::Retransmits
+            | Field::Lost
+            | Field::CongestionAlgorithm
+            | Field::CongestionWindow
+            | Field::SendMss
+            | Field::LastSentMs
+            | Field::LastReceivedMs
+            | Field::DeliveryRate
+            | Field::BusyTimeUs => ExtendedFields::TCP,
+            Field::PeerPid | Field::PeerUid => ExtendedFields::PEER,
+            Field::PathInode | Field::PathDevice => ExtendedFields::BOUND_FILE,
             Field::SocketCookie => ExtendedFields::COOKIE,
             _ => ExtendedFields::empty(),
         }

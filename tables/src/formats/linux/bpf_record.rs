@@ -14,14 +14,16 @@ use self::record_members::{
     EXTENDED_RECORD_SIZE, EXTENDED_UNIX_RECORD_SIZE, EXTENSION_SIZE, Field, NAME_SIZE, RECORD_SIZE,
     UNIX_RECORD_SIZE, Value, extension, field,
 };
+use crate::formats::linux::device;
 use crate::formats::linux::sock_diag::unix_name;
+use crate::formats::linux::tcp_info::{self, Chrono, TcpInfo};
 use crate::model::socket_table::{
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_TCP,
     IPPROTO_UDP, IPPROTO_UDPLITE, SocketTable,
 };
 use crate::model::{
-    Binding, Details, Endpoint, ExtendedDetails, Family, NetNamespace, SOCK_DGRAM, SOCK_RAW,
-    SOCK_STREAM, Socket, TcpState,
+    Binding, CongestionAlgorithm, Details, Endpoint, ExtendedDetails, Family, FileId, NetNamespace,
+    SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, Socket, TcpDetails, TcpState,
 };
 
 /// Why the bytes are not a record.
@@ -117,6 +119,7 @@ impl<'a> Record<'a> {
 
     /// The time from boot to the start of the process in nanoseconds (`start_boottime` of its first thread). None
     /// unless the extended program wrote the record.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for columns of the process"))]
     pub(crate) fn start_boottime(&self) -> Option<NonZeroU64> {
         NonZeroU64::new(Extension(self.extension?).get(extension!(start_boottime)))
     }
@@ -164,7 +167,7 @@ impl<'a> Record<'a> {
         };
         let mut details = Details { uid: Some(self.get(field!(uid))), kind, ..details };
         if let Some(extended) = self.extended_details() {
-            details.extended.get_or_insert_default().complete_from(&extended);
+            details.extended.get_or_insert_default().complete_from(extended);
         }
         let (inode, net_namespace) = (self.get(field!(inode)), Some(self.net_namespace()));
         let socket = Socket { inode, net_namespace, binding, details };
@@ -175,7 +178,21 @@ impl<'a> Record<'a> {
     pub(crate) fn extended_details(&self) -> Option<ExtendedDetails> {
         let extension = Extension(self.extension?);
         let cookie = NonZeroU64::new(extension.get(extension!(cookie)));
-        Some(ExtendedDetails { cookie, ..ExtendedDetails::default() })
+        let mut details = ExtendedDetails { cookie, ..ExtendedDetails::default() };
+        if extension.get(extension!(has_tcp)) != 0 {
+            details.tcp = Some(extension.tcp(self.state()));
+        }
+        if extension.get(extension!(has_peer)) != 0 {
+            let pid = extension.get(extension!(peer_pid)).cast_signed();
+            details.peer_pid = (pid != 0).then_some(pid);
+            details.peer_uid = Some(extension.get(extension!(peer_uid)));
+        }
+        if extension.get(extension!(has_file)) != 0 {
+            let inode = extension.get(extension!(file_inode));
+            let device = device::as_stat_returns(extension.get(extension!(file_device)));
+            details.bound_file = Some(FileId { inode, device });
+        }
+        Some(details)
     }
 
     /// The table whose fields the record has; otherwise the tables that list the socket, if any.
@@ -214,6 +231,10 @@ impl<'a> Record<'a> {
         } else {
             Err(&[])
         }
+    }
+
+    pub(crate) fn is_unix(&self) -> bool {
+        self.is(Family::Unix)
     }
 
     fn is(&self, family: Family) -> bool {
@@ -328,6 +349,46 @@ impl Extension<'_> {
         // A field lies within the extension, which follows the socket.
         let bytes = field.offset.checked_sub(RECORD_SIZE).and_then(|offset| self.0.get(offset..));
         bytes.and_then(T::from_bytes).unwrap_or_default()
+    }
+
+    /// The same numbers as `struct tcp_info` has of the socket.
+    fn tcp(self, state: TcpState) -> TcpDetails {
+        let ticks_per_second = self.get(extension!(ticks_per_second));
+        // The kernel compares the lower half, too.
+        let since = |begin: u32| (self.get(extension!(ticks)) as u32).wrapping_sub(begin);
+        let milliseconds = |begin| tcp_info::milliseconds(since(begin), ticks_per_second);
+        let send_mss = self.get(extension!(send_mss));
+        let chrono = Chrono {
+            ended: [
+                self.get(extension!(chrono_busy)),
+                self.get(extension!(chrono_receive_window)),
+                self.get(extension!(chrono_send_buffer)),
+            ],
+            running: self.get(extension!(running_chrono)),
+            running_for: since(self.get(extension!(chrono_start))),
+        };
+        let info = TcpInfo {
+            send_mss: Some(send_mss),
+            lost: Some(self.get(extension!(lost))),
+            last_sent_ms: milliseconds(self.get(extension!(last_sent))),
+            last_received_ms: milliseconds(self.get(extension!(last_received))),
+            rtt_us: Some(self.get(extension!(rtt)) >> 3),
+            rtt_variance_us: Some(self.get(extension!(rtt_variance)) >> 2),
+            congestion_window: Some(self.get(extension!(congestion_window))),
+            retransmits: Some(self.get(extension!(retransmits))),
+            bytes_received: Some(self.get(extension!(bytes_received))),
+            min_rtt_us: Some(self.get(extension!(min_rtt_us))),
+            delivery_rate: Some(tcp_info::delivery_rate(
+                self.get(extension!(delivered)),
+                send_mss,
+                self.get(extension!(delivered_in_us)),
+            )),
+            busy_time_us: chrono.busy_time_us(ticks_per_second),
+            bytes_sent: Some(self.get(extension!(bytes_sent))),
+            bytes_retransmitted: Some(self.get(extension!(bytes_retransmitted))),
+        };
+        let algorithm = CongestionAlgorithm::new(&self.get(extension!(congestion_algorithm)));
+        info.details(state, algorithm)
     }
 }
 

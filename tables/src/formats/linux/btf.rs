@@ -27,6 +27,14 @@ pub(crate) struct MemberLocation {
     pub(crate) size: u32,
 }
 
+/// The location of a few bits in a byte: the byte, and after a shift to the right a mask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BitsOfByte {
+    pub(crate) offset: u32,
+    pub(crate) shift: u32,
+    pub(crate) mask: u8,
+}
+
 /// Why a member or function is not found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum BtfError {
@@ -195,9 +203,38 @@ impl<'a> Btf<'a> {
     /// In an array of structures, the member of the first element is found. Members of anonymous structures are
     /// found without a name.
     pub(crate) fn member(&self, structure: &str, path: &str) -> Result<MemberLocation, BtfError> {
+        let (found, bits) = self.follow(structure, path)?;
+        if found.bit_field != 0 {
+            let (structure, member) = (structure.into(), path.into());
+            return Err(BtfError::BitField { structure, member });
+        }
+        // Of an array without a length it is 0.
+        let size = self.size(found.kind).ok_or(BtfError::Damaged)?;
+        Ok(MemberLocation { offset: bits / 8, size })
+    }
+
+    /// The location of a member that is a byte or a bit field within one.
+    pub(crate) fn bits_of_byte(&self, structure: &str, path: &str) -> Result<BitsOfByte, BtfError> {
+        let (found, bits) = self.follow(structure, path)?;
+        let size = self.size(found.kind).ok_or(BtfError::Damaged)?;
+        let count = if found.bit_field == 0 { size.saturating_mul(8) } else { found.bit_field };
+        let (offset, first) = (bits / 8, bits % 8);
+        if count > 8 || first + count > 8 {
+            let (structure, member) = (structure.into(), path.into());
+            return Err(BtfError::Size { structure, member, size });
+        }
+        let mask = u8::try_from((1_u32 << count) - 1).unwrap_or(u8::MAX);
+        // The first bit is the highest on machines with the most significant octet first.
+        let shift = if cfg!(target_endian = "little") { first } else { 8 - first - count };
+        Ok(BitsOfByte { offset, shift, mask })
+    }
+
+    /// Finds a member by its path; returns its offset in bits, too.
+    fn follow(&self, structure: &str, path: &str) -> Result<(Member, u32), BtfError> {
         let mut number = self.structure(structure)?;
         let named = || (structure.to_owned(), path.to_owned());
         let mut bits: u32 = 0;
+        let mut last = None;
         for name in path.split('.') {
             let within = self.without_array(number).ok_or(BtfError::Damaged)?;
             let found = self.find(within, name.as_bytes(), 0).ok_or(BtfError::Damaged)?;
@@ -205,16 +242,11 @@ impl<'a> Btf<'a> {
                 let (structure, member) = named();
                 return Err(BtfError::NoMember { structure, member });
             };
-            if found.bit_field != 0 {
-                let (structure, member) = named();
-                return Err(BtfError::BitField { structure, member });
-            }
             bits = bits.checked_add(found.bits).ok_or(BtfError::Damaged)?;
             number = found.kind;
+            last = Some(found);
         }
-        // Of an array without a length it is 0.
-        let size = self.size(number).ok_or(BtfError::Damaged)?;
-        Ok(MemberLocation { offset: bits / 8, size })
+        Ok((last.ok_or(BtfError::Damaged)?, bits))
     }
 
     /// The offset of a member, if it has this size.

@@ -5,6 +5,7 @@ pub(crate) mod btf;
 #[cfg(test)]
 pub(crate) mod btf_builder;
 pub(crate) mod container_cgroup;
+pub(crate) mod device;
 pub(crate) mod mountinfo;
 pub(crate) mod proc_cgroup;
 pub(crate) mod proc_link;
@@ -16,4 +17,5 @@ pub(crate) mod proto_name;
 pub(crate) mod schedstat;
 pub(crate) mod sock_diag;
 pub(crate) mod sockstat;
+pub(crate) mod tcp_info;
 pub(crate) mod timens_offsets;

@@ -93,12 +93,15 @@ const STX_MEM: u8 = 0x63;
 const MOV64_IMM: u8 = 0xb7;
 const MOV64_REG: u8 = 0xbf;
 const ADD64_IMM: u8 = 0x07;
+const AND64_IMM: u8 = 0x57;
+const RSH64_IMM: u8 = 0x77;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 const JA: u8 = 0x05;
 const JEQ_IMM: u8 = 0x15;
 const JGT_IMM: u8 = 0x25;
 const JNE_IMM: u8 = 0x55;
+const JNE_REG: u8 = 0x5d;
 
 impl Width {
     /// `BPF_SIZE`.
@@ -133,6 +136,16 @@ impl Assembler {
     /// `to += number`
     pub(super) fn plus(&mut self, to: Register, number: i32) {
         self.add(ADD64_IMM, to, Register::R0, 0, number);
+    }
+
+    /// `to &= number`
+    pub(super) fn mask(&mut self, to: Register, number: i32) {
+        self.add(AND64_IMM, to, Register::R0, 0, number);
+    }
+
+    /// `to >>= bits`
+    pub(super) fn shift_right(&mut self, to: Register, bits: i32) {
+        self.add(RSH64_IMM, to, Register::R0, 0, bits);
     }
 
     /// `to = *(from + offset)`
@@ -187,6 +200,11 @@ impl Assembler {
         self.add(code, a, Register::R0, 0, number);
     }
 
+    pub(super) fn jump_if_different(&mut self, a: Register, b: Register, to: Label) {
+        self.jumps.push((self.instructions.len(), to));
+        self.add(JNE_REG, a, b, 0, 0);
+    }
+
     /// The program, with its jumps filled in.
     pub(super) fn finish(mut self) -> Result<Vec<Instruction>, AssembleError> {
         for (from, label) in self.jumps {
@@ -222,11 +240,14 @@ impl fmt::Display for Instruction {
             MOV64_REG => write!(f, "r{to} = r{from}"),
             MOV64_IMM => write!(f, "r{to} = {immediate}"),
             ADD64_IMM => write!(f, "r{to} += {immediate}"),
+            AND64_IMM => write!(f, "r{to} &= {immediate}"),
+            RSH64_IMM => write!(f, "r{to} >>= {immediate}"),
             CALL => write!(f, "call #{immediate}"),
             EXIT => write!(f, "exit"),
             JA => write!(f, "goto pc{offset:+}"),
             JEQ_IMM => write!(f, "if r{to} == {immediate} goto pc{offset:+}"),
             JNE_IMM => write!(f, "if r{to} != {immediate} goto pc{offset:+}"),
+            JNE_REG => write!(f, "if r{to} != r{from} goto pc{offset:+}"),
             JGT_IMM => write!(f, "if r{to} > {immediate} goto pc{offset:+}"),
             _ if code & 0xe7 == LD_MEM => write!(f, "r{to} = *(u{bits} *)(r{from} {offset:+})"),
             _ if code & 0xe7 == ST_IMM => write!(f, "*(u{bits} *)(r{to} {offset:+}) = {immediate}"),
@@ -256,9 +277,12 @@ mod tests {
         code.store(W8, R10, -16, R1);
         code.store_number(W32, R10, -12, 7);
         code.plus(R1, -8);
+        code.mask(R1, 3);
+        code.shift_right(R1, 2);
         code.call(127);
         code.jump_if(R1, Condition::Greater, 112, end);
         code.jump_if(R1, Condition::NotEqual, 1, end);
+        code.jump_if_different(R1, R9, end);
         code.jump(end);
         code.put(end);
         code.set(R0, 0);
@@ -278,14 +302,17 @@ mod tests {
             [
                 [0xbf, 0x19, 0, 0, 0, 0, 0, 0],             // r9 = r1
                 [0x79, 0x91, 0x18, 0, 0, 0, 0, 0],          // r1 = *(u64 *)(r9 +24)
-                [0x15, 0x01, 8, 0, 0, 0, 0, 0],             // if r1 == 0 goto pc+8
+                [0x15, 0x01, 11, 0, 0, 0, 0, 0],            // if r1 == 0 goto pc+11
                 [0x69, 0x91, 0xfe, 0xff, 0, 0, 0, 0],       // r1 = *(u16 *)(r9 -2)
                 [0x73, 0x1a, 0xf0, 0xff, 0, 0, 0, 0],       // *(u8 *)(r10 -16) = r1
                 [0x62, 0x0a, 0xf4, 0xff, 7, 0, 0, 0],       // *(u32 *)(r10 -12) = 7
                 [0x07, 0x01, 0, 0, 0xf8, 0xff, 0xff, 0xff], // r1 += -8
+                [0x57, 0x01, 0, 0, 3, 0, 0, 0],             // r1 &= 3
+                [0x77, 0x01, 0, 0, 2, 0, 0, 0],             // r1 >>= 2
                 [0x85, 0x00, 0, 0, 127, 0, 0, 0],           // call #127
-                [0x25, 0x01, 2, 0, 112, 0, 0, 0],           // if r1 > 112 goto pc+2
-                [0x55, 0x01, 1, 0, 1, 0, 0, 0],             // if r1 != 1 goto pc+1
+                [0x25, 0x01, 3, 0, 112, 0, 0, 0],           // if r1 > 112 goto pc+3
+                [0x55, 0x01, 2, 0, 1, 0, 0, 0],             // if r1 != 1 goto pc+2
+                [0x5d, 0x91, 1, 0, 0, 0, 0, 0],             // if r1 != r9 goto pc+1
                 [0x05, 0x00, 0, 0, 0, 0, 0, 0],             // goto pc+0
                 [0xb7, 0x00, 0, 0, 0, 0, 0, 0],             // r0 = 0
                 [0x95, 0x00, 0, 0, 0, 0, 0, 0],             // exit

@@ -16,6 +16,12 @@ enum Member {
     Start { structure: &'static str, path: &'static str },
     /// The size of a structure.
     SizeOf { structure: &'static str },
+    /// The offset of a byte with a member of a few bits,
+    Byte { structure: &'static str, path: &'static str },
+    /// by how many bits the member is shifted there,
+    Shift { structure: &'static str, path: &'static str },
+    /// and its mask after the shift.
+    Mask { structure: &'static str, path: &'static str },
 }
 
 const fn sized(structure: &'static str, path: &'static str, size: u32) -> Member {
@@ -24,6 +30,18 @@ const fn sized(structure: &'static str, path: &'static str, size: u32) -> Member
 
 const fn start(structure: &'static str, path: &'static str) -> Member {
     Member::Start { structure, path }
+}
+
+const fn byte(structure: &'static str, path: &'static str) -> Member {
+    Member::Byte { structure, path }
+}
+
+const fn shift(structure: &'static str, path: &'static str) -> Member {
+    Member::Shift { structure, path }
+}
+
+const fn mask(structure: &'static str, path: &'static str) -> Member {
+    Member::Mask { structure, path }
 }
 
 const fn structure_size(structure: &'static str) -> Member {
@@ -173,6 +191,50 @@ kernel_members! {
     struct Start {
         start_boottime: sized("task_struct", "start_boottime", 8),
     }
+
+    /// The members of a TCP socket that `struct tcp_info` shows.
+    struct TcpInfo {
+        bytes_sent: sized("tcp_sock", "bytes_sent", 8),
+        bytes_retrans: sized("tcp_sock", "bytes_retrans", 8),
+        bytes_received: sized("tcp_sock", "bytes_received", 8),
+        srtt_us: sized("tcp_sock", "srtt_us", 4),
+        mdev_us: sized("tcp_sock", "mdev_us", 4),
+        /// The value of the first of the samples, which is the best.
+        rtt_min: sized("tcp_sock", "rtt_min.s.v", 4),
+        total_retrans: sized("tcp_sock", "total_retrans", 4),
+        lost_out: sized("tcp_sock", "lost_out", 4),
+        snd_cwnd: sized("tcp_sock", "snd_cwnd", 4),
+        mss_cache: sized("tcp_sock", "mss_cache", 4),
+        lsndtime: sized("tcp_sock", "lsndtime", 4),
+        lrcvtime: sized("tcp_sock", "inet_conn.icsk_ack.lrcvtime", 4),
+        rate_delivered: sized("tcp_sock", "rate_delivered", 4),
+        rate_interval_us: sized("tcp_sock", "rate_interval_us", 4),
+        chrono_start: sized("tcp_sock", "chrono_start", 4),
+        /// Three numbers of 32 bits.
+        chrono_stat: sized("tcp_sock", "chrono_stat", 12),
+        chrono_type: byte("tcp_sock", "chrono_type"),
+        chrono_type_shift: shift("tcp_sock", "chrono_type"),
+        chrono_type_mask: mask("tcp_sock", "chrono_type"),
+        congestion: sized("tcp_sock", "inet_conn.icsk_ca_ops", 8),
+        congestion_name: sized("tcp_congestion_ops", "name", 16),
+    }
+
+    /// The process at the other end of a UNIX socket.
+    struct Peer {
+        pid: sized("sock", "sk_peer_pid", 8),
+        credentials: sized("sock", "sk_peer_cred", 8),
+        euid: sized("cred", "euid", 4),
+        /// The PID namespace of a `struct pid`'s first number.
+        namespace: sized("pid", "numbers.ns", 8),
+    }
+
+    /// The file to which a UNIX socket is bound.
+    struct BoundFile {
+        dentry: sized("unix_sock", "path.dentry", 8),
+        inode: sized("dentry", "d_inode", 8),
+        super_block: sized("dentry", "d_sb", 8),
+        device: sized("super_block", "s_dev", 4),
+    }
 }
 
 /// The function that the program replaces.
@@ -201,6 +263,9 @@ pub(super) struct Layout {
     pub(super) unix_stream: Option<UnixStream>,
     pub(super) packet: Option<Packet>,
     pub(super) start: Option<Start>,
+    pub(super) tcp_info: Option<TcpInfo>,
+    pub(super) peer: Option<Peer>,
+    pub(super) bound_file: Option<BoundFile>,
 }
 
 /// Why the program cannot be assembled for a kernel.
@@ -237,7 +302,10 @@ impl Member {
         match self {
             Member::Sized { structure, .. }
             | Member::Start { structure, .. }
-            | Member::SizeOf { structure } => structure,
+            | Member::SizeOf { structure }
+            | Member::Byte { structure, .. }
+            | Member::Shift { structure, .. }
+            | Member::Mask { structure, .. } => structure,
         }
     }
 
@@ -254,6 +322,16 @@ impl Member {
             }
             Member::SizeOf { structure } => {
                 encodable(structure, "(all of it)", btf.size_of(structure)?.into())
+            }
+            Member::Byte { structure, path } => {
+                let offset = btf.bits_of_byte(structure, path)?.offset.into();
+                encodable(structure, path, offset)
+            }
+            Member::Shift { structure, path } => {
+                encodable(structure, path, btf.bits_of_byte(structure, path)?.shift.into())
+            }
+            Member::Mask { structure, path } => {
+                encodable(structure, path, btf.bits_of_byte(structure, path)?.mask.into())
             }
         }
     }
@@ -304,6 +382,9 @@ impl Layout {
             unix_stream: UnixStream::of(btf).ok(),
             packet: Packet::of(btf).ok(),
             start: Start::of(btf).ok(),
+            tcp_info: TcpInfo::of(btf).ok(),
+            peer: Peer::of(btf).ok(),
+            bound_file: BoundFile::of(btf).ok(),
         })
     }
 }
@@ -334,6 +415,9 @@ impl Layout {
             unix_stream: Some(UnixStream::made_up(next)),
             packet: Some(Packet::made_up(next)),
             start: Some(Start::made_up(next)),
+            tcp_info: Some(TcpInfo::made_up(next)),
+            peer: Some(Peer::made_up(next)),
+            bound_file: Some(BoundFile::made_up(next)),
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::model::{Family, SOCK_DGRAM, SOCK_STREAM};
 
 // From `enum bpf_func_id` in `include/uapi/linux/bpf.h`.
 const GET_SOCKET_COOKIE: i32 = 46;
+const JIFFIES64: i32 = 118;
 const PROBE_READ_KERNEL: i32 = 113;
 const SEQ_WRITE: i32 = 127;
 const SKC_TO_TCP_SOCK: i32 = 137;
@@ -29,7 +30,7 @@ const SOCK_FROM_FILE: i32 = 162;
 const NAME: i16 = -(NAME_SIZE as i16);
 const _: () = assert!(offset_of!(UnixSocketRecord, name) == size_of::<SocketRecord>());
 
-/// The stack grows down from R10: the record, with the name at its end, and below both a pointer.
+/// The stack grows down from R10: the record, with the name at its end, and below both one or two pointers.
 #[derive(Clone, Copy)]
 struct Stack {
     record: i16,
@@ -47,17 +48,24 @@ impl Stack {
     const fn pointer(self) -> i16 {
         self.record - size_of::<u64>() as i16
     }
+
+    const fn second_pointer(self) -> i16 {
+        self.pointer() - size_of::<u64>() as i16
+    }
 }
 
 /// `MAX_BPF_STACK`.
 const STACK_SIZE: i16 = 512;
-const _: () = assert!(Stack::EXTENDED.pointer() >= -STACK_SIZE);
+const _: () = assert!(Stack::EXTENDED.second_pointer() >= -STACK_SIZE);
 
 /// The helpers that the extended program calls, as far as the kernel has them for iterators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Helpers {
     /// `bpf_get_socket_cookie`: since Linux 5.12.
     pub(super) socket_cookie: bool,
+    /// `bpf_jiffies64`, with the number of ticks that it counts in a second. Without it, the record has no fields of
+    /// TCP.
+    pub(super) jiffies: Option<u32>,
 }
 
 /// A member of the record that one instruction stores.
@@ -85,6 +93,8 @@ struct Writer<'a> {
     code: Assembler,
     layout: &'a Layout,
     stack: Stack,
+    extended: Option<Helpers>,
+    pid_number: Option<i16>,
     write: Label,
     end: Label,
 }
@@ -101,12 +111,10 @@ pub(super) fn program(
     let mut code = Assembler::default();
     let (write, end) = (code.label(), code.label());
     let stack = if extended.is_some() { Stack::EXTENDED } else { Stack::BASIC };
-    let mut writer = Writer { code, layout, stack, write, end };
+    let mut writer = Writer { code, layout, stack, extended, pid_number, write, end };
     writer.find_socket();
-    writer.store_descriptor(pid_number);
-    if let Some(helpers) = extended {
-        writer.store_extension(helpers);
-    }
+    writer.store_descriptor();
+    writer.store_extension();
     writer.store_socket();
     writer.store_by_family();
     writer.finish()
@@ -135,10 +143,10 @@ impl Writer<'_> {
         }
     }
 
-    fn store_descriptor(&mut self, pid_number: Option<i16>) {
+    fn store_descriptor(&mut self) {
         let Layout { context, task, file, .. } = self.layout;
         self.follow_and_store(R7, file.inode, file.inode_number, field!(inode));
-        match pid_number {
+        match self.pid_number {
             None => {
                 self.load_and_store(R8, task.tgid, field!(tgid));
                 self.load_and_store(R8, task.pid, field!(tid));
@@ -158,7 +166,8 @@ impl Writer<'_> {
     }
 
     /// Stores the fields that every extended record has.
-    fn store_extension(&mut self, helpers: Helpers) {
+    fn store_extension(&mut self) {
+        let Some(helpers) = self.extended else { return };
         let Layout { task, start, .. } = self.layout;
         if let Some(start) = start {
             let field = extension!(start_boottime);
@@ -259,6 +268,42 @@ impl Writer<'_> {
         self.load_and_store(R0, tcp.copied_seq, field!(read));
         self.load_and_store(R0, tcp.write_seq, field!(written));
         self.load_and_store(R0, tcp.snd_una, field!(acknowledged));
+        self.store_tcp_info();
+    }
+
+    /// Stores what `struct tcp_info` shows of the `struct tcp_sock` in R0.
+    fn store_tcp_info(&mut self) {
+        let jiffies = self.extended.and_then(|helpers| helpers.jiffies);
+        let (Some(ticks_per_second), Some(info)) = (jiffies, self.layout.tcp_info) else { return };
+        self.load_and_store(R0, info.bytes_sent, extension!(bytes_sent));
+        self.load_and_store(R0, info.bytes_retrans, extension!(bytes_retransmitted));
+        self.load_and_store(R0, info.bytes_received, extension!(bytes_received));
+        self.load_and_store(R0, info.srtt_us, extension!(rtt));
+        self.load_and_store(R0, info.mdev_us, extension!(rtt_variance));
+        self.load_and_store(R0, info.rtt_min, extension!(min_rtt_us));
+        self.load_and_store(R0, info.total_retrans, extension!(retransmits));
+        self.load_and_store(R0, info.lost_out, extension!(lost));
+        self.load_and_store(R0, info.snd_cwnd, extension!(congestion_window));
+        self.load_and_store(R0, info.mss_cache, extension!(send_mss));
+        self.load_and_store(R0, info.lsndtime, extension!(last_sent));
+        self.load_and_store(R0, info.lrcvtime, extension!(last_received));
+        self.load_and_store(R0, info.rate_delivered, extension!(delivered));
+        self.load_and_store(R0, info.rate_interval_us, extension!(delivered_in_us));
+        self.load_and_store(R0, info.chrono_start, extension!(chrono_start));
+        self.load_and_store(R0, info.chrono_stat, extension!(chrono_busy));
+        self.load_and_store(R0, info.chrono_stat + 4, extension!(chrono_receive_window));
+        self.load_and_store(R0, info.chrono_stat + 8, extension!(chrono_send_buffer));
+        self.code.load(W8, R1, R0, info.chrono_type);
+        self.code.shift_right(R1, info.chrono_type_shift.into());
+        self.code.mask(R1, info.chrono_type_mask.into());
+        self.code.store(W8, R10, self.stack.at(&extension!(running_chrono)), R1);
+        self.code.load(W64, R7, R0, info.congestion);
+        // After the members that it is compared with.
+        self.code.call(JIFFIES64);
+        self.code.store(W64, R10, self.stack.at(&extension!(ticks)), R0);
+        self.store_number(extension!(ticks_per_second), ticks_per_second.cast_signed());
+        self.store_number(extension!(has_tcp), 1);
+        self.probe_and_store(R7, info.congestion_name, extension!(congestion_algorithm));
     }
 
     fn store_unix(&mut self) {
@@ -282,8 +327,71 @@ impl Writer<'_> {
         self.probe_and_store(R7, unix.inode_number, field!(peer));
         self.code.put(no_peer);
         self.store_unix_name();
+        if self.extended.is_some() {
+            self.store_bound_file();
+            self.store_peer();
+        }
         self.write_record(size_of::<UnixSocketRecord>());
         self.code.jump(self.end);
+    }
+
+    fn store_bound_file(&mut self) {
+        let Layout { file, bound_file, .. } = self.layout;
+        let Some(bound_file) = bound_file else { return };
+        let unbound = self.code.label();
+        self.probe_pointer(R9, bound_file.dentry, unbound);
+        let inode = self.stack.second_pointer();
+        self.probe(size_of::<u64>(), R7, bound_file.inode, inode);
+        self.probe_pointer(R7, bound_file.super_block, unbound);
+        self.probe_and_store(R7, bound_file.device, extension!(file_device));
+        self.code.load(W64, R7, R10, inode);
+        self.code.jump_if(R7, Equal, 0, unbound);
+        self.probe_and_store(R7, file.inode_number, extension!(file_inode));
+        self.store_number(extension!(has_file), 1);
+        self.code.put(unbound);
+    }
+
+    /// Stores the credentials that SO_PEERCRED returns.
+    fn store_peer(&mut self) {
+        let Layout { task, peer, .. } = self.layout;
+        let Some(peer) = peer else { return };
+        let [no_peer, no_number] = [(); 2].map(|()| self.code.label());
+        self.code.load(W64, R1, R9, peer.credentials);
+        self.code.jump_if(R1, Equal, 0, no_peer);
+        self.load_and_store(R1, peer.euid, extension!(peer_uid));
+        self.store_number(extension!(has_peer), 1);
+        self.code.load(W64, R7, R9, peer.pid);
+        self.code.jump_if(R7, Equal, 0, no_number);
+        let number = self.pid_number.unwrap_or(task.pid_number);
+        let level = (number - task.pid_number).checked_div(task.upid_size).unwrap_or_default();
+        if level > 0 {
+            self.jump_unless_in_namespace(
+                level,
+                peer.namespace + number - task.pid_number,
+                no_number,
+            );
+        }
+        self.probe_and_store(R7, number, extension!(peer_pid));
+        self.code.put(no_number);
+        self.code.put(no_peer);
+    }
+
+    /// Jumps unless the `struct pid` in R7 is in the PID namespace of this level that the task is in. `namespace` is
+    /// where a `struct pid` has its namespace of this level.
+    fn jump_unless_in_namespace(&mut self, level: i16, namespace: i16, to: Label) {
+        let Layout { task, .. } = self.layout;
+        let is_deep = self.code.label();
+        self.code.load(W32, R1, R7, task.pid_level);
+        self.code.jump_if(R1, Greater, i32::from(level) - 1, is_deep);
+        self.code.jump(to);
+        self.code.put(is_deep);
+        let (of_peer, of_task) = (self.stack.pointer(), self.stack.second_pointer());
+        self.probe(size_of::<u64>(), R7, namespace, of_peer);
+        self.code.load(W64, R0, R8, task.thread_pid);
+        self.probe(size_of::<u64>(), R0, namespace, of_task);
+        self.code.load(W64, R1, R10, of_peer);
+        self.code.load(W64, R2, R10, of_task);
+        self.code.jump_if_different(R1, R2, to);
     }
 
     fn store_unix_name(&mut self) {
@@ -360,7 +468,7 @@ impl Writer<'_> {
         code.call(PROBE_READ_KERNEL);
     }
 
-    fn probe_and_store<T: Stored>(&mut self, from: Register, offset: i16, field: Field<T>) {
+    fn probe_and_store<T>(&mut self, from: Register, offset: i16, field: Field<T>) {
         self.probe(size_of::<T>(), from, offset, self.stack.at(&field));
     }
 
@@ -394,7 +502,7 @@ mod tests {
     #[test]
     fn the_extended_program_is_the_one_that_was_read() {
         let read = include_str!("../../../../fixtures/bpf/extended-program.txt");
-        let helpers = Helpers { socket_cookie: true };
+        let helpers = Helpers { socket_cookie: true, jiffies: Some(250) };
         let made = text(&program(&Layout::made_up(), None, Some(helpers)).unwrap());
         assert!(made == read, "another program than fixtures/bpf/extended-program.txt:\n{made}");
     }

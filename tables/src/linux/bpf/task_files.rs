@@ -76,9 +76,12 @@ impl TaskFiles {
         if records == Records::Basic {
             return load(None);
         }
+        let ticks = ticks_per_second();
+        let helpers = |socket_cookie, jiffies| Some(Helpers { socket_cookie, jiffies });
         // The kernel does not report which helpers a program can call.
-        load(Some(Helpers { socket_cookie: true }))
-            .or_else(|_| load(Some(Helpers { socket_cookie: false })))
+        load(helpers(true, ticks))
+            .or_else(|_| load(helpers(true, None)))
+            .or_else(|_| load(helpers(false, None)))
     }
 
     fn load_with(
@@ -187,6 +190,16 @@ impl TaskFiles {
         }
         Ok(())
     }
+}
+
+/// The number of ticks that the kernel counts in a second (`CONFIG_HZ`): the coarse clocks change with each. None if
+/// they show no usual number.
+fn ticks_per_second() -> Option<u32> {
+    let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+    let nanoseconds = u32::try_from(tick.tv_nsec).ok().filter(|_| tick.tv_sec == 0)?;
+    // The kernel rounds the length of a tick to nanoseconds.
+    let ticks = (1_000_000_000 + nanoseconds / 2).checked_div(nanoseconds)?;
+    (24..=1200).contains(&ticks).then_some(ticks)
 }
 
 /// The kernel's description of its own types.

@@ -52,11 +52,11 @@ impl<'a> Process<'a> {
         path: &str,
         deadline: Deadline<'_>,
     ) -> std::io::Result<(Vec<u8>, bool)> {
-        const MOST: usize = 16 * 1024 * 1024;
+        const MAX_LENGTH: usize = 16 * 1024 * 1024;
         let mut file = self.file(path)?;
         let mut text = Vec::new();
         let mut part = vec![0; 64 * 1024];
-        while text.len() < MOST && !deadline.has_passed() {
+        while text.len() < MAX_LENGTH && !deadline.has_passed() {
             let length = file.read(&mut part)?;
             if length == 0 {
                 return Ok((text, true));

@@ -6,7 +6,7 @@ use crate::formats::linux::sock_diag::Request;
 use crate::linux::fds;
 use crate::linux::fds::WalkOptions;
 use crate::linux::proc_root::ProcRoot;
-use crate::linux::sock_diag::{Handed, SockDiag};
+use crate::linux::sock_diag::{ReadControl, SockDiag};
 use crate::model::holders::HolderLimits;
 use crate::model::omission::Omissions;
 use crate::model::socket_table::SocketTable;
@@ -37,7 +37,7 @@ pub fn dump_tcp() -> std::io::Result<usize> {
     if let Some(request) = Request::of(SocketTable::Tcp) {
         let dumped = SockDiag::open()?.dump(&request, |socket| {
             sockets.push(socket);
-            Handed::Kept
+            ReadControl::Kept
         });
         dumped.map_err(std::io::Error::other)?;
     }

@@ -98,6 +98,50 @@ record! {
         cookie: u64,
         /// Nanoseconds from boot to the start of the process.
         start_boottime: u64,
+        /// Ticks of the kernel since boot, at the time of the record.
+        ticks: u64,
+        bytes_sent: u64,
+        bytes_retransmitted: u64,
+        bytes_received: u64,
+        /// The inode of the file to which a UNIX socket is bound.
+        file_inode: u64,
+        congestion_algorithm: [u8; 16],
+        /// The device of that file, as the kernel numbers devices.
+        file_device: u32,
+        /// In the PID namespace that the program was made for; 0 if it has no number there.
+        peer_pid: u32,
+        peer_uid: u32,
+        /// `srtt_us`, in eighths of a microsecond.
+        rtt: u32,
+        /// `mdev_us`, in quarters of a microsecond.
+        rtt_variance: u32,
+        min_rtt_us: u32,
+        retransmits: u32,
+        lost: u32,
+        congestion_window: u32,
+        send_mss: u32,
+        /// When data was last sent and received, in ticks since boot.
+        last_sent: u32,
+        last_received: u32,
+        /// Segments that were delivered,
+        delivered: u32,
+        /// and in how many microseconds.
+        delivered_in_us: u32,
+        /// When `running_chrono` began, in ticks since boot.
+        chrono_start: u32,
+        /// The times of data in flight and of the two limits of the window, in ticks.
+        chrono_busy: u32,
+        chrono_receive_window: u32,
+        chrono_send_buffer: u32,
+        ticks_per_second: u32,
+        /// The number of the time that runs now; 0 if none does.
+        running_chrono: u8,
+        /// 1 if the record has the fields of a TCP socket,
+        has_tcp: u8,
+        /// of the peer of a UNIX socket,
+        has_peer: u8,
+        /// and of the file to which it is bound.
+        has_file: u8,
     }
 }
 

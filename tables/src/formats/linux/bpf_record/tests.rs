@@ -57,7 +57,40 @@ fn unix(socket: SocketRecord, name: &[u8]) -> Vec<u8> {
 }
 
 fn extension() -> Extension {
-    Extension { cookie: 0x8000_0000_0000_0007, start_boottime: 5_000_000_000 }
+    Extension {
+        cookie: 0x8000_0000_0000_0007,
+        start_boottime: 5_000_000_000,
+        ticks: 0x1_0000_0010,
+        bytes_sent: 1100,
+        bytes_retransmitted: 100,
+        bytes_received: 51,
+        file_inode: 0x1_0000_0003,
+        congestion_algorithm: *b"cubic\0\0\0\0\0\0\0\0\0\0\0",
+        file_device: 8 << 20 | 17,
+        peer_pid: 41,
+        peer_uid: 0,
+        rtt: 8007,
+        rtt_variance: 403,
+        min_rtt_us: 900,
+        retransmits: 2,
+        lost: 1,
+        congestion_window: 10,
+        send_mss: 1448,
+        // Before the wrap of the lower half of the ticks.
+        last_sent: u32::MAX,
+        last_received: 0x10,
+        delivered: 3,
+        delivered_in_us: 1000,
+        chrono_start: 0xe,
+        chrono_busy: 20,
+        chrono_receive_window: 30,
+        chrono_send_buffer: 40,
+        ticks_per_second: 250,
+        running_chrono: 2,
+        has_tcp: 0,
+        has_peer: 0,
+        has_file: 0,
+    }
 }
 
 /// The bytes of a record of the extended program, without a name.
@@ -183,6 +216,46 @@ fn an_extended_record_shows_more_of_the_same_socket() {
         let basic = Record::take(&mut &*basic).unwrap().unwrap();
         assert_eq!((basic.start_boottime(), basic.extended_details()), (None, None));
     }
+}
+
+#[test]
+fn an_extended_record_has_the_numbers_of_tcp_info() {
+    let record = |has_tcp| extended(tcp(), Extension { has_tcp, ..extension() });
+    let of = |bytes: &[u8]| details(bytes).extended.unwrap().tcp;
+    let expected = TcpDetails {
+        bytes_sent: Some(1000),
+        bytes_received: Some(51),
+        bytes_retransmitted: Some(100),
+        rtt_us: Some(1000),
+        rtt_variance_us: Some(100),
+        min_rtt_us: Some(900),
+        retransmits: Some(2),
+        lost: Some(1),
+        congestion_algorithm: CongestionAlgorithm::new(b"cubic"),
+        congestion_window: Some(10),
+        send_mss: Some(1448),
+        last_sent_ms: Some(17 * 4),
+        last_received_ms: Some(0),
+        delivery_rate: Some(3 * 1448 * 1000),
+        busy_time_us: Some((20 + 30 + 40 + 2) * 4000),
+    };
+    assert_eq!(of(&record(1)), Some(expected));
+    assert_eq!(of(&record(0)), None);
+}
+
+#[test]
+fn an_extended_record_has_peer_and_file_of_a_unix_socket() {
+    let shown = |extension| {
+        let bytes = extended_unix(tcp(), extension, &[]);
+        let shown = details(&bytes).extended.unwrap();
+        (shown.peer_pid, shown.peer_uid, shown.bound_file)
+    };
+    let file = Some(FileId { inode: 0x1_0000_0003, device: 0x811 });
+    let all = Extension { has_peer: 1, has_file: 1, ..extension() };
+    assert_eq!(shown(all), (Some(41), Some(0), file));
+    // In another PID namespace.
+    assert_eq!(shown(Extension { peer_pid: 0, ..all }), (None, Some(0), file));
+    assert_eq!(shown(extension()), (None, None, None));
 }
 
 #[test]
@@ -374,9 +447,9 @@ proptest! {
             (false, true) => extended(tcp(), extension()),
             (true, true) => extended_unix(tcp(), extension(), b"\x01\0/a"),
         };
-        for (place, byte) in changes {
-            let place = place.index(bytes.len());
-            bytes[place] = byte;
+        for (offset, byte) in changes {
+            let offset = offset.index(bytes.len());
+            bytes[offset] = byte;
         }
         if let Ok(Some(record)) = Record::take(&mut &*bytes) {
             let _ = (record.describe(), record.tcp(), record.descriptor());

@@ -3,6 +3,7 @@
 //! - A connected raw socket has a remote port in a dump: here 0.
 //! - A UNIX name in a dump has all bytes: here a path ends before its NUL, and each NUL of an abstract name is
 //!   an `@`.
+//! - The file of a bound UNIX socket has only the lower 32 bits of its inode number in a dump.
 //! - Connections in the accept queue of a UNIX listener are not dumped, only counted: see [`Listed::waiting`].
 //! - Both show TCP_NEW_SYN_RECV, an internal state of the kernel, as TCP_SYN_RECV.
 
@@ -11,13 +12,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU32, NonZeroU64};
 
 use super::request::{
-    AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, DiagTable, Request,
+    AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, DiagTable, INET_DIAG_CONG,
+    INET_DIAG_INFO, Request,
 };
 use super::{Malformed, attributes, take};
+use crate::formats::linux::device;
+use crate::formats::linux::tcp_info::TcpInfo;
 use crate::model::protocol::{IPPROTO_MPTCP, IPPROTO_RAW, IPPROTO_SCTP, IPPROTO_TCP};
 use crate::model::{
-    Binding, Details, Endpoint, ExtendedDetails, ExtendedFields, SctpState, Socket, TcpState,
-    VsockAddress, socket_type,
+    Binding, CongestionAlgorithm, Details, Endpoint, ExtendedDetails, ExtendedFields, FileId,
+    SctpState, Socket, TcpState, VsockAddress, socket_type,
 };
 
 /// A socket as a dump lists it.
@@ -42,7 +46,7 @@ impl Request {
     /// Reads a message of the answer to this request. The namespace of the socket is not set.
     pub(crate) fn parse(&self, message: &[u8]) -> Result<Listed, Malformed> {
         let (mut listed, cookie) = match self.table {
-            DiagTable::Inet { v6, protocol } => inet(message, v6, protocol)?,
+            DiagTable::Inet { v6, protocol } => inet(message, v6, protocol, self.has_tcp_info())?,
             DiagTable::Unix => with_cookie(unix(message)?),
             DiagTable::Packet => with_cookie(packet(message)?),
             DiagTable::Netlink => with_cookie(netlink(message)?),
@@ -81,7 +85,12 @@ impl Listed {
 }
 
 /// `struct inet_diag_msg` and attributes. Returns the cookie of the socket, too.
-fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<(Listed, u64), Malformed> {
+fn inet(
+    message: &[u8],
+    v6: bool,
+    protocol: u16,
+    has_tcp_info: bool,
+) -> Result<(Listed, u64), Malformed> {
     /// Only SCTP associations have it (`inet_sctp_diag_fill`).
     const INET_DIAG_PEERS: u16 = 13;
     const INET_DIAG_CGROUP_ID: u16 = 21;
@@ -108,6 +117,7 @@ fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<(Listed, u64), Malfor
     let remote_port = if protocol == IPPROTO_RAW { 0 } else { remote_port };
     let remote = Endpoint { address: remote_address, port: remote_port };
     let mut is_association = false;
+    let (mut tcp_info, mut algorithm) = (None, None);
     let mut details = Details {
         kind: socket_type(protocol),
         uid: (inode != 0).then_some(uid),
@@ -123,8 +133,14 @@ fn inet(message: &[u8], v6: bool, protocol: u16) -> Result<(Listed, u64), Malfor
                 details.cgroup = NonZeroU64::new(u64::from_ne_bytes(take(&mut value)?));
             }
             INET_DIAG_PEERS => is_association = true,
+            INET_DIAG_INFO if has_tcp_info => tcp_info = Some(TcpInfo::parse(value)),
+            INET_DIAG_CONG if has_tcp_info => algorithm = CongestionAlgorithm::new(value),
             _ => {}
         }
+    }
+    if let Some(info) = tcp_info {
+        let tcp = info.details(TcpState::from(state), algorithm);
+        details.extended.get_or_insert_default().tcp = Some(tcp);
     }
     let binding = if protocol != IPPROTO_SCTP {
         let state = has_states.then(|| TcpState::from(state));
@@ -150,6 +166,7 @@ fn address(octets: [u8; 16], v6: bool) -> IpAddr {
 /// `struct unix_diag_msg` and attributes.
 fn unix(mut message: &[u8]) -> Result<Listed, Malformed> {
     const UNIX_DIAG_NAME: u16 = 0;
+    const UNIX_DIAG_VFS: u16 = 1;
     const UNIX_DIAG_PEER: u16 = 2;
     const UNIX_DIAG_RQLEN: u16 = 4;
     const UNIX_DIAG_UID: u16 = 7;
@@ -166,6 +183,12 @@ fn unix(mut message: &[u8]) -> Result<Listed, Malformed> {
         let (attribute, mut value) = attribute?;
         match attribute {
             UNIX_DIAG_NAME => path = unix_name(value),
+            UNIX_DIAG_VFS => {
+                let inode = u32::from_ne_bytes(take(&mut value)?).into();
+                let device = device::as_stat_returns(u32::from_ne_bytes(take(&mut value)?));
+                let file = Some(FileId { inode, device });
+                details.extended.get_or_insert_default().bound_file = file;
+            }
             UNIX_DIAG_PEER => {
                 details.peer = NonZeroU32::new(u32::from_ne_bytes(take(&mut value)?));
             }

@@ -80,14 +80,14 @@ impl States {
     }
 
     /// The states of listening and bound-inactive sockets among these.
-    fn that_listen(self) -> States {
+    fn listening(self) -> States {
         const LISTEN: u32 = 10;
         States(self.0 & (1 << LISTEN | 1 << Self::BOUND_INACTIVE))
     }
 
     /// These states, and bound-inactive TCP sockets. Linux dumps those since 6.8, with the state CLOSED;
     /// `/proc/net` does not list them.
-    pub(crate) fn and_bound_inactive(self) -> States {
+    pub(crate) fn with_bound_inactive(self) -> States {
         States(self.0 | 1 << Self::BOUND_INACTIVE)
     }
 }
@@ -167,11 +167,11 @@ impl Request {
 
     /// The request to repeat, since a dump for this request can have hidden sockets; see [`SharedChains`]. None if
     /// it cannot.
-    pub(crate) fn again(&self) -> Option<Request> {
+    pub(crate) fn repeated(&self) -> Option<Request> {
         match self.shared_chains {
             SharedChains::All => Some(self.clone()),
             SharedChains::Listeners => {
-                let states = self.states.that_listen();
+                let states = self.states.listening();
                 (states != States(0)).then(|| Request { states, ..self.clone() })
             }
         }
@@ -183,7 +183,7 @@ impl Request {
         const NLM_F_DUMP: u16 = 0x300;
         let body = match self.table {
             DiagTable::Inet { v6, protocol } => self.inet_body(v6, protocol),
-            DiagTable::Unix => unix_body(),
+            DiagTable::Unix => unix_body(self.extended),
             DiagTable::Packet => packet_body(),
             DiagTable::Netlink => netlink_body(),
             DiagTable::Vsock => vsock_body(),
@@ -198,18 +198,25 @@ impl Request {
         message
     }
 
-    /// `struct inet_diag_req_v2` and attributes. No extension is requested: the attributes that are read come
-    /// without one.
+    /// Whether the answers have the counters of TCP.
+    pub(super) fn has_tcp_info(&self) -> bool {
+        let is_tcp = matches!(self.table, DiagTable::Inet { protocol: IPPROTO_TCP, .. });
+        is_tcp && self.extended.contains(ExtendedFields::TCP)
+    }
+
+    /// `struct inet_diag_req_v2` and attributes. An extension is requested for the counters of TCP only: the other
+    /// attributes that are read come without one.
     fn inet_body(&self, v6: bool, protocol: u16) -> Vec<u8> {
         const INET_DIAG_REQ_BYTECODE: u16 = 1;
         const INET_DIAG_REQ_PROTOCOL: u16 = 3;
         const SOCKET_ID: usize = 48;
+        const TCP_EXTENSIONS: u8 = 1 << (INET_DIAG_INFO - 1) | 1 << (INET_DIAG_CONG - 1);
         let mut body = Vec::with_capacity(128);
         body.push(if v6 { AF_INET6 } else { AF_INET });
         // A number beyond 255 goes into an attribute. A kernel without this attribute finds 0 here, for which
         // there is no list, and not another protocol.
         body.push(u8::try_from(protocol).unwrap_or(0));
-        body.extend([0; 2]);
+        body.extend([if self.has_tcp_info() { TCP_EXTENSIONS } else { 0 }, 0]);
         body.extend(self.states.0.to_ne_bytes());
         body.extend([0; SOCKET_ID]);
         if u8::try_from(protocol).is_err() {
@@ -269,6 +276,11 @@ impl Half {
     }
 }
 
+/// The structure that a protocol shows of a socket,
+pub(super) const INET_DIAG_INFO: u16 = 2;
+/// and the name of its congestion control.
+pub(super) const INET_DIAG_CONG: u16 = 4;
+
 const INET_DIAG_BC_S_GE: u8 = 2;
 const INET_DIAG_BC_S_LE: u8 = 3;
 const INET_DIAG_BC_D_GE: u8 = 4;
@@ -286,12 +298,15 @@ fn condition(code: u8, port: u16, no: u16) -> [u8; CONDITION as usize] {
 ///
 /// UDIAG_SHOW_ICONS, for the peers of pending connections, is not set: a listener with many of them does not fit
 /// into a datagram, and the kernel then ends the dump.
-fn unix_body() -> Vec<u8> {
+fn unix_body(extended: ExtendedFields) -> Vec<u8> {
     const UDIAG_SHOW_NAME: u32 = 0x1;
+    const UDIAG_SHOW_VFS: u32 = 0x2;
     const UDIAG_SHOW_PEER: u32 = 0x4;
     const UDIAG_SHOW_RQLEN: u32 = 0x10;
     const UDIAG_SHOW_UID: u32 = 0x40;
-    let show = UDIAG_SHOW_NAME | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN | UDIAG_SHOW_UID;
+    let has_file = extended.contains(ExtendedFields::BOUND_FILE);
+    let vfs = if has_file { UDIAG_SHOW_VFS } else { 0 };
+    let show = vfs | UDIAG_SHOW_NAME | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN | UDIAG_SHOW_UID;
     let mut body = vec![AF_UNIX, 0, 0, 0];
     for field in [u32::MAX, 0, show, u32::MAX, u32::MAX] {
         body.extend(field.to_ne_bytes());

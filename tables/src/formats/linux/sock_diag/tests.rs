@@ -8,7 +8,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::socket_table::SocketTable;
-use crate::model::{Binding, Details, Endpoint, ExtendedDetails, Socket, TcpState, VsockAddress};
+use crate::model::{
+    Binding, CongestionAlgorithm, Details, Endpoint, ExtendedDetails, ExtendedFields, FileId,
+    Socket, TcpState, VsockAddress,
+};
 
 /// Bytes in hexadecimal, with anything after `#` to the end of the line as a comment.
 fn bytes(text: &str) -> Vec<u8> {
@@ -126,7 +129,7 @@ fn states_are_bits_and_an_unfinished_handshake_has_two() {
     assert_eq!(mask(States::admitting(|state| state == TcpState::Listen)), bytes("00040000"));
     assert_eq!(mask(States::admitting(|state| state == TcpState::SynRecv)), bytes("08100000"));
     assert_eq!(mask(States::admitting(|_| true)), bytes("fe1f0000"));
-    assert_eq!(mask(States::LISTED.and_bound_inactive()), bytes("fe3f0000"));
+    assert_eq!(mask(States::LISTED.with_bound_inactive()), bytes("fe3f0000"));
     assert_eq!(mask(States::admitting(|_| false)), bytes("00000000"));
     let udp = request(SocketTable::Udp);
     assert_eq!(udp.clone().in_states(States::admitting(|_| false)), udp);
@@ -189,6 +192,87 @@ fn udp_has_no_state_and_a_raw_socket_no_remote_port() {
         (mptcp.protocol(), mptcp.state(), mptcp.details.kind),
         (Some(262), "ESTABLISHED", 1)
     );
+}
+
+#[test]
+fn counters_of_tcp_are_requested_only_if_the_query_reads_them() {
+    let extensions = |table, fields| request(table).with_extended(fields).to_bytes(1)[18];
+    let other = ExtendedFields::all() - ExtendedFields::TCP;
+    // INET_DIAG_INFO and INET_DIAG_CONG.
+    assert_eq!(extensions(SocketTable::Tcp, ExtendedFields::TCP), 0b1010);
+    assert_eq!(extensions(SocketTable::Tcp6, ExtendedFields::all()), 0b1010);
+    assert_eq!(extensions(SocketTable::Tcp, other), 0);
+    // Their structures are others.
+    for table in [SocketTable::Mptcp, SocketTable::Sctp, SocketTable::Udp] {
+        assert_eq!(extensions(table, ExtendedFields::all()), 0, "{table:?}");
+    }
+}
+
+#[test]
+fn the_file_of_a_path_is_requested_only_if_the_query_reads_it() {
+    let show = |fields| request(SocketTable::Unix).with_extended(fields).to_bytes(1)[28];
+    assert_eq!(show(ExtendedFields::BOUND_FILE), 0x57);
+    assert_eq!(show(ExtendedFields::all() - ExtendedFields::BOUND_FILE), 0x55);
+}
+
+#[test]
+fn a_cookie_is_shown_if_the_query_reads_it() {
+    let cookie = |table, fields, message: &[u8]| {
+        let listed = request(table).with_extended(fields).parse(message).unwrap();
+        listed.socket.details.extended.and_then(|extended| extended.cookie).map(u64::from)
+    };
+    let unbound = INET.replace("02000000    # idiag_if", "00000000");
+    let udp = |fields| cookie(SocketTable::Udp6, fields, &bytes(&unbound));
+    assert_eq!(udp(ExtendedFields::COOKIE), Some(0x1_0001_9c0d));
+    assert_eq!(udp(ExtendedFields::all() - ExtendedFields::COOKIE), None);
+    let plain = request(SocketTable::Udp6).parse(&bytes(&unbound)).unwrap();
+    assert_eq!(plain.socket.details.extended, None);
+    // All associations of an endpoint have its cookie.
+    let peers = bytes(&format!("{INET} 0400 0d00"));
+    assert_eq!(cookie(SocketTable::Sctp6, ExtendedFields::COOKIE, &peers), Some(0x1_0001_9c0d));
+}
+
+/// INET_DIAG_INFO with a `struct tcp_info` of 104 bytes, as Linux 2.6 has it, and INET_DIAG_CONG.
+fn info() -> Vec<u8> {
+    let mut info = vec![0; 104];
+    info[68..72].copy_from_slice(&900_u32.to_ne_bytes());
+    [&bytes("6c00 0200")[..], &info, &bytes("0a00 0400 637562696300 0000")].concat()
+}
+
+#[test]
+fn an_answer_about_tcp_has_the_requested_counters() {
+    let message = [bytes(INET), info()].concat();
+    let of = |fields| {
+        let listed = request(SocketTable::Tcp6).with_extended(fields).parse(&message).unwrap();
+        listed.socket.details.extended.unwrap()
+    };
+    let tcp = of(ExtendedFields::TCP).tcp.unwrap();
+    assert_eq!(tcp.congestion_algorithm, CongestionAlgorithm::new(b"cubic"));
+    assert_eq!((tcp.rtt_us, tcp.retransmits, tcp.bytes_sent), (Some(900), Some(0), None));
+    let without = of(ExtendedFields::COOKIE);
+    assert_eq!((without.tcp.is_none(), without.interface.is_some()), (true, true));
+    // A socket in TIME_WAIT or SYN_RECV has no such attribute.
+    let waiting = request(SocketTable::Tcp6).with_extended(ExtendedFields::TCP);
+    assert_eq!(waiting.parse(&bytes(INET)).unwrap().socket.details.extended.unwrap().tcp, None);
+}
+
+#[test]
+fn an_answer_about_a_bound_unix_socket_has_its_file() {
+    let message = bytes(
+        "01 01 0a 00     # AF_UNIX, SOCK_STREAM, LISTEN
+         2a000000        # udiag_ino: 42
+         07000000 00000000
+         0c00 0100       # UNIX_DIAG_VFS
+         63000000        # udiag_vfs_ino: 99
+         11008000        # udiag_vfs_dev: 8:17",
+    );
+    let listed = request(SocketTable::Unix).parse(&message).unwrap();
+    let file = FileId { inode: 99, device: 0x811 };
+    assert_eq!(listed.socket.details.extended.unwrap().bound_file, Some(file));
+    for length in 17..message.len() - 1 {
+        let cut = request(SocketTable::Unix).parse(&message[..length]);
+        assert_eq!(cut, Err(Malformed), "{length}");
+    }
 }
 
 #[test]
@@ -474,7 +558,7 @@ fn columns(sockets: impl IntoIterator<Item = Socket>) -> Vec<String> {
     columns
 }
 
-fn printed(file: SocketTable, text: &[u8]) -> Vec<Socket> {
+fn parse_file(file: SocketTable, text: &[u8]) -> Vec<Socket> {
     let lines = text.split(|&byte| byte == b'\n').skip(1);
     lines.filter_map(|line| file.parse(line).ok()).collect()
 }
@@ -485,7 +569,7 @@ fn captured_dumps_give_the_same_rows_as_the_files_of_proc_net() {
     for (file, dump, text) in CAPTURE {
         let (dumped, end) = replay(&request(file), dump).unwrap();
         assert_eq!(end, Some(0));
-        let (dumped, mut printed) = (columns(dumped), columns(printed(file, text)));
+        let (dumped, mut printed) = (columns(dumped), columns(parse_file(file, text)));
         if file == SocketTable::Unix {
             // Only the dump has the whole of a path with a newline.
             let path = |path: &[u8]| format!("{:?}", Binding::Unix { path: path.into() });
@@ -502,7 +586,7 @@ fn captured_dumps_give_the_same_rows_as_the_files_of_proc_net() {
 #[test]
 fn captured_dumps_agree_with_the_files_and_have_more_details() {
     for (file, dump, text) in CAPTURE {
-        let printed = printed(file, text);
+        let printed = parse_file(file, text);
         for socket in replay(&request(file), dump).unwrap().0 {
             let Some(twin) = printed.iter().find(|twin| twin.inode == socket.inode) else {
                 panic!("{socket:?} is not in {file:?}");
@@ -523,7 +607,7 @@ fn captured_dumps_agree_with_the_files_and_have_more_details() {
 fn a_captured_mptcp_dump_has_the_inodes_of_the_first_subflows() {
     let (mptcp, end) = replay(&request(SocketTable::Mptcp), MPTCP).unwrap();
     assert_eq!((mptcp.len(), end), (3, Some(0)));
-    let subflows = printed(SocketTable::Tcp, CAPTURE[0].2);
+    let subflows = parse_file(SocketTable::Tcp, CAPTURE[0].2);
     for socket in mptcp {
         let first = subflows.iter().find(|subflow| subflow.inode == socket.inode).unwrap();
         assert_eq!((first.local(), first.remote()), (socket.local(), socket.remote()));
@@ -537,7 +621,7 @@ fn bound_inactive_sockets_are_closed_and_in_no_file() {
     let (sockets, _) = replay(&request, BOUND_INACTIVE).unwrap();
     let [socket] = &sockets[..] else { panic!("{sockets:?}") };
     assert_eq!((socket.state(), socket.local().unwrap().port), ("CLOSED", 8005));
-    let files = printed(SocketTable::Tcp, CAPTURE[0].2);
+    let files = parse_file(SocketTable::Tcp, CAPTURE[0].2);
     assert!(files.iter().all(|listed| listed.inode != socket.inode));
 }
 
@@ -590,9 +674,9 @@ proptest! {
     ) {
         let (file, dump, _) = CAPTURE[which];
         let mut dump = dump.to_vec();
-        for (place, byte) in changes {
-            let place = place.index(dump.len());
-            dump[place] = byte;
+        for (offset, byte) in changes {
+            let offset = offset.index(dump.len());
+            dump[offset] = byte;
         }
         if let Ok((sockets, _)) = replay(&request(file), &dump) {
             for socket in sockets {
@@ -645,25 +729,29 @@ fn a_half_is_selected_by_the_ephemeral_port() {
 /// Runs a program of port comparisons as `inet_diag_bc_run` does, after the checks that
 /// `inet_diag_bc_audit` makes.
 fn run(program: &[u8], (local, remote): (u16, u16)) -> bool {
-    let yes = |place: usize| usize::from(program[place + 1]);
-    let no =
-        |place: usize| usize::from(u16::from_ne_bytes([program[place + 2], program[place + 3]]));
-    // What is reached by going on and on.
-    let mut on_the_way = vec![0];
-    while let Some(&place) = on_the_way.last().filter(|place| **place < program.len()) {
-        on_the_way.push(place + yes(place));
+    let on_true = |offset: usize| usize::from(program[offset + 1]);
+    let on_false =
+        |offset: usize| usize::from(u16::from_ne_bytes([program[offset + 2], program[offset + 3]]));
+    // The instructions that follow one another if each comparison is true.
+    let mut reachable = vec![0];
+    while let Some(&offset) = reachable.last().filter(|offset| **offset < program.len()) {
+        reachable.push(offset + on_true(offset));
     }
-    assert_eq!(on_the_way.pop(), Some(program.len()));
-    for &place in &on_the_way {
-        let (least, left) = (if program[place] == 1 { 4 } else { 8 }, program.len() - place);
-        assert!(yes(place) >= least && yes(place).is_multiple_of(4));
-        assert!(no(place) >= least && no(place) <= left + 4 && no(place).is_multiple_of(4));
-        assert!(no(place) >= left || on_the_way.contains(&(place + no(place))));
+    assert_eq!(reachable.pop(), Some(program.len()));
+    for &offset in &reachable {
+        let (least, left) = (if program[offset] == 1 { 4 } else { 8 }, program.len() - offset);
+        assert!(on_true(offset) >= least && on_true(offset).is_multiple_of(4));
+        assert!(
+            on_false(offset) >= least
+                && on_false(offset) <= left + 4
+                && on_false(offset).is_multiple_of(4)
+        );
+        assert!(on_false(offset) >= left || reachable.contains(&(offset + on_false(offset))));
     }
-    let mut place = 0;
-    while place < program.len() {
-        let bound = || u16::from_ne_bytes([program[place + 6], program[place + 7]]);
-        let holds = match program[place] {
+    let mut offset = 0;
+    while offset < program.len() {
+        let bound = || u16::from_ne_bytes([program[offset + 6], program[offset + 7]]);
+        let holds = match program[offset] {
             1 => false,
             2 => local >= bound(),
             3 => local <= bound(),
@@ -671,7 +759,7 @@ fn run(program: &[u8], (local, remote): (u16, u16)) -> bool {
             5 => remote <= bound(),
             code => panic!("{code}"),
         };
-        place += if holds { yes(place) } else { no(place) };
+        offset += if holds { on_true(offset) } else { on_false(offset) };
     }
-    place == program.len()
+    offset == program.len()
 }

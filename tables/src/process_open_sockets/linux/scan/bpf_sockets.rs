@@ -138,6 +138,9 @@ impl Scan<'_> {
         let mut held = HeldSockets::new(self.plan.limits);
         let mut is_held = vec![false; inodes.len()];
         let (mut pids, mut last) = (HashSet::new(), None);
+        // Netlink has no peers, and a part of the inode numbers of files.
+        let reads_unix_details =
+            filter.extended_fields().intersects(ExtendedFields::PEER | ExtendedFields::BOUND_FILE);
         report.work.passes += 1;
         bpf.run(None, self.plan.threads, self.deadline, |holder, record| {
             if last.replace(holder.pid) != Some(holder.pid) {
@@ -148,6 +151,12 @@ impl Scan<'_> {
                 *is_held = true;
             }
             let is_listed = index.is_some();
+            if reads_unix_details
+                && record.is_unix()
+                && let Some(extended) = record.extended_details()
+            {
+                held.extended.insert(holder.inode, extended);
+            }
             if let Some(namespace) = unnumbered.get(&holder.inode) {
                 held.numbers.insert(*namespace, record.net_namespace());
             }
@@ -236,9 +245,9 @@ impl Scan<'_> {
             _ => {
                 // A process that starts during the pass can have a lower pid than its parent.
                 let list = || root.pids().map_err(PassError::Processes);
-                let known: HashSet<i32> = list()?.into_iter().collect();
+                let listed: HashSet<i32> = list()?.into_iter().collect();
                 run(None, report)?;
-                let mut started = list()?.into_iter().filter(|pid| !known.contains(pid));
+                let mut started = list()?.into_iter().filter(|pid| !listed.contains(pid));
                 if bpf.reads_all_threads() {
                     started.try_for_each(|pid| run(Some(pid), report))?;
                 } else if started.next().is_some() {
@@ -290,7 +299,7 @@ pub(super) fn extend(sockets: &mut [Socket], extended: &ExtendedByInode) {
             continue;
         }
         if let Some(more) = extended.get(&socket.inode) {
-            socket.details.extended.get_or_insert_default().complete_from(more);
+            socket.details.extended.get_or_insert_default().complete_from(more.clone());
         }
     }
 }
@@ -312,11 +321,14 @@ fn lacks_shown_field(filter: &Filter, table: SocketTable, socket: &Socket) -> bo
     let has_cgroup = !matches!(table, SocketTable::Unix | SocketTable::Packet);
     filter.shows(Field::RxQueue) && socket.details.receive_queue.is_none()
         || filter.shows(Field::SocketCgroupPath) && has_cgroup && socket.details.cgroup.is_none()
-        || table.has_dump() && lacks_extended_details(filter.extended_fields(), socket)
+        || table.has_dump() && lacks_extended_details(filter.extended_fields(), table, socket)
 }
 
-/// Whether these details of the socket are missing.
-fn lacks_extended_details(fields: ExtendedFields, socket: &Socket) -> bool {
+/// Whether details that a dump has are missing here.
+fn lacks_extended_details(fields: ExtendedFields, table: SocketTable, socket: &Socket) -> bool {
     let extended = socket.details.extended.as_deref();
-    fields.contains(ExtendedFields::COOKIE) && extended.is_none_or(|it| it.cookie.is_none())
+    let lacks = |has: fn(&ExtendedDetails) -> bool| !extended.is_some_and(has);
+    let is_tcp = matches!(table, SocketTable::Tcp | SocketTable::Tcp6);
+    fields.contains(ExtendedFields::COOKIE) && lacks(|it| it.cookie.is_some())
+        || fields.contains(ExtendedFields::TCP) && is_tcp && lacks(|it| it.tcp.is_some())
 }

@@ -128,7 +128,7 @@ impl Scan<'_> {
         fds::walk(self.root, pids, options, admits, omissions)
     }
 
-    /// Makes the snapshot: adds what the query reads and no socket table has.
+    /// Makes the snapshot: adds the fields that the query reads and no socket table has.
     fn finish(
         &self,
         mut sockets: Vec<Socket>,

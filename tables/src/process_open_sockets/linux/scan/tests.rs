@@ -1,4 +1,4 @@
-//! How much a scan does, counted, and what becomes of the sockets that it saw.
+//! The counted work of a scan, and the sockets that change during it.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
