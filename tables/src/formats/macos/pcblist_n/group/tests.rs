@@ -169,6 +169,31 @@ fn kernel_controls_and_events_are_read_with_their_names() {
 }
 
 #[test]
+fn a_connection_shows_window_segment_size_and_round_trip_time() {
+    // 10.5 ms in 32ths, and 2.25 ms in 16ths.
+    let tcp = [65_535, 1448, 336, 36];
+    let connection = KernelSocket { handle: 7, tcp_state: 4, tcp, ..KernelSocket::default() };
+    let of = |socket: &KernelSocket| {
+        let value = value(PcbList::Tcp, Layout::Macos13, std::slice::from_ref(socket));
+        only(PcbList::Tcp, &value).socket.details.extended.and_then(|extended| extended.tcp)
+    };
+    let expected = TcpDetails {
+        rtt_us: Some(10_500),
+        rtt_variance_us: Some(2_250),
+        congestion_window: Some(65_535),
+        send_mss: Some(1448),
+        ..TcpDetails::default()
+    };
+    assert_eq!(of(&connection), Some(expected.clone()));
+    // Not measured yet: the kernel has a variance then.
+    let new = TcpDetails { rtt_us: None, rtt_variance_us: None, ..expected };
+    assert_eq!(of(&KernelSocket { tcp: [65_535, 1448, 0, 36], ..connection.clone() }), Some(new));
+    // A listener, and a connection without the numbers.
+    assert_eq!(of(&KernelSocket { tcp_state: 1, ..connection.clone() }), None);
+    assert_eq!(of(&KernelSocket { tcp: [0; 4], ..connection }), None);
+}
+
+#[test]
 fn family_and_addresses_follow_the_flags_of_the_pcb() {
     let unspecified = || "0.0.0.0".parse().unwrap();
     for (list, family, vflag, local, shown) in [
