@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use super::super::super::xnu_records::{KernelSocket, Layout, fixture, header, value};
 use super::super::{End, Listing};
 use super::*;
-use crate::model::{Endpoint, Families};
+use crate::model::{Endpoint, ExtendedDetails, Families};
 
 const TCP4: &str = include_str!("../../../../../../fixtures/xnu/tcp4.pcblist_n");
 const TCP4_MACOS_12: &str = include_str!("../../../../../../fixtures/xnu/tcp4-macos-12.pcblist_n");
@@ -30,6 +30,9 @@ fn only(list: PcbList, value: &[u8]) -> Pcb {
 #[test]
 fn a_tcp_socket_is_read_with_all_fields_of_its_records() {
     let pcb = only(PcbList::Tcp, &fixture(TCP4, None));
+    // The fixture has zeros for the other numbers.
+    let tcp = Some(TcpDetails { send_mss: Some(1448), ..TcpDetails::default() });
+    let extended = ExtendedDetails { tcp, ..ExtendedDetails::default() };
     assert_eq!(
         pcb,
         Pcb {
@@ -48,6 +51,7 @@ fn a_tcp_socket_is_read_with_all_fields_of_its_records() {
                     uid: Some(501),
                     receive_queue: Some(0),
                     send_queue: Some(0),
+                    extended: Some(Box::new(extended)),
                     ..Details::default()
                 },
             },
