@@ -55,7 +55,7 @@ pub struct Launch {
         value_name = "SECONDS",
         default_value_t = 3,
         allow_negative_numbers = true,
-        value_parser = up_to::<DAY>,
+        value_parser = parse_up_to::<DAY>,
         env = "PROCESS_OPEN_SOCKETS_TIMEOUT"
     )]
     pub timeout: u64,
@@ -65,7 +65,7 @@ pub struct Launch {
         value_name = "SECONDS",
         default_value_t = 3,
         allow_negative_numbers = true,
-        value_parser = up_to::<DAY>,
+        value_parser = parse_up_to::<DAY>,
         env = "PROCESS_OPEN_SOCKETS_INTERVAL"
     )]
     pub interval: u64,
@@ -116,7 +116,7 @@ impl Launch {
 /// One day in seconds: the largest value of a time flag.
 const DAY: u64 = 86_400;
 
-fn up_to<const MAX: u64>(text: &str) -> Result<u64, OptionError> {
+fn parse_up_to<const MAX: u64>(text: &str) -> Result<u64, OptionError> {
     let number = text.parse().ok().filter(|number| *number <= MAX);
     number.ok_or(OptionError::NotInRange { min: 0, max: MAX })
 }

@@ -333,18 +333,19 @@ fn compare() {
 /// The connection in TIME_WAIT, which no process holds, is in both lists.
 fn check_time_wait(sockets: &Sockets, rows_before: &[String], ss: &str, here: &str) {
     let [port, peer] = sockets.time_wait.map(|port| port.to_string());
-    let is_it = |row: &&String| row.contains(&format!("|127.0.0.1|127.0.0.1|{port}|{peer}||"));
-    let of_time_wait: Vec<_> = rows_before.iter().filter(is_it).collect();
+    let is_time_wait =
+        |row: &&String| row.contains(&format!("|127.0.0.1|127.0.0.1|{port}|{peer}||"));
+    let of_time_wait: Vec<_> = rows_before.iter().filter(is_time_wait).collect();
     assert_eq!(
         of_time_wait,
         [&format!("-1|-1|0|2|6|127.0.0.1|127.0.0.1|{port}|{peer}||TIME_WAIT|{here}")]
     );
-    let is_it = |line: &&str| {
+    let is_time_wait = |line: &&str| {
         let mut fields = line.split_whitespace().skip(4);
         let ends = [fields.next(), fields.next()];
         ends == [Some(&*format!("127.0.0.1:{port}")), Some(&*format!("127.0.0.1:{peer}"))]
     };
-    let of_time_wait: Vec<_> = ss.lines().filter(is_it).collect();
+    let of_time_wait: Vec<_> = ss.lines().filter(is_time_wait).collect();
     assert_eq!(of_time_wait.len(), 1, "{of_time_wait:?}");
     assert!(of_time_wait[0].contains("TIME-WAIT"), "{of_time_wait:?}");
 }

@@ -19,7 +19,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType, ipproto};
 use support::bpf::with_bpf;
 use support::left_out::report_left_out;
-use support::own::{imitate_line_about, inode, net_namespace, pid, row, rows_of};
+use support::own::{forge_line_of, inode, net_namespace, pid, row, rows_of};
 use support::rows::{rows_where, table};
 use support::set_on_drop::SetOnDrop;
 use tables::process_open_sockets::ProcessOpenSockets;
@@ -146,7 +146,7 @@ fn unix_sockets_show_paths_with_blanks_and_abstract_names() {
 fn a_path_that_imitates_a_line_of_another_kind_adds_no_row() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let _forger = imitate_line_about(&inode(&listener));
+    let _forger = forge_line_of(&inode(&listener));
     let expected = row(&listener, &format!("2|6|127.0.0.1|0.0.0.0|{port}|0||LISTEN"));
     assert_eq!(rows_of(&listener), [expected]);
 }

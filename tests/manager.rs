@@ -63,7 +63,7 @@ fn taken_names_are_of_core_and_extensions_in_any_case() {
     let core = Core::stock();
     register(&core, "other", "0.0.0", "table", &["Other_Table"]);
     let names = ["Process_Open_Sockets", "alt_process_open_sockets", "other_table", "it's"];
-    let taken = manager(core.socket()).tables_among(&names).unwrap();
+    let taken = manager(core.socket()).existing_tables(&names).unwrap();
     assert_eq!(taken.into_iter().collect::<Vec<_>>(), ["other_table", "process_open_sockets"]);
 }
 

@@ -93,7 +93,11 @@ fn a_constraint_on_the_name_selects_its_sockets_only() {
             format!("net_namespace_name = '{name}' AND pid = {pid}"),
             format!("net_namespace_name IN ('{name}', 'another') AND state = 'LISTEN'"),
         ] {
-            assert_eq!(inodes(&connection, &condition), [socket.clone()], "{condition}");
+            assert_eq!(
+                inodes(&connection, &condition),
+                std::slice::from_ref(&socket),
+                "{condition}"
+            );
         }
         for condition in [
             format!("net_namespace_name <> '{name}' AND pid = {pid}"),

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::process::Command;
 
 use serde_json::Value;
+use support::left_out::report_left_out;
 
 const PACK: &str = include_str!("../packaging/packs/process_open_sockets.conf");
 
@@ -41,17 +44,47 @@ fn the_pack_has_three_queries_with_all_required_keys() {
     }
 }
 
+/// The statement on one line, with the name that the table has in osqueryi without osquery's own.
+fn on_one_line(sql: &str) -> String {
+    let words = sql.replace("alt_process_open_sockets", "process_open_sockets");
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn readme_and_docs_have_the_pack_s_query_of_exposed_listeners() {
+    let query = on_one_line(&sql("exposed_listeners"));
+    for page in [include_str!("../README.md"), include_str!("../docs/columns.md")] {
+        assert!(on_one_line(page).contains(&query), "{query}");
+    }
+}
+
 #[test]
 fn exposed_listeners_are_those_that_are_not_on_the_loopback() {
     let outside = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let inside = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let udp = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     let rows = answer(&sql("exposed_listeners"));
     let found = |listener: &std::net::TcpListener| {
         let port = listener.local_addr().unwrap().port().to_string();
         let pid = std::process::id().to_string();
         rows.iter().filter(|row| row["local_port"] == port && row["pid"] == pid).count()
     };
+    let port = outside.local_addr().unwrap().port();
+    let own = answer(&format!(
+        "SELECT scope FROM process_open_sockets WHERE pid = {} AND local_port = {port}",
+        std::process::id()
+    ));
+    if own[0]["scope"] != "1" {
+        let test = "exposed_listeners_are_those_that_are_not_on_the_loopback";
+        return report_left_out(test, "scope = 1: this is not the host's network namespace");
+    }
+    let is_udp = |row: &&BTreeMap<String, String>| {
+        row["local_port"] == udp.local_addr().unwrap().port().to_string() && row["protocol"] == "17"
+    };
     assert_eq!((found(&outside), found(&inside)), (1, 0));
+    let name = std::fs::read_to_string("/proc/self/comm").unwrap();
+    let row = rows.iter().find(is_udp).expect("the UDP socket");
+    assert_eq!(row["process_name"], name.trim_end());
 }
 
 #[test]

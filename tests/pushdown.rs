@@ -25,7 +25,7 @@ fn captured() -> &'static Path {
 
 /// A tree with two namespaces, processes with sockets of both, shared sockets, a process with unreadable descriptors,
 /// a process with an unreadable namespace link, and equal sockets without an inode.
-fn tangled() -> ProcTree {
+fn tangled_tree() -> ProcTree {
     let tcp = |ports: &[(u16, &str)]| {
         let lines: String = ports.iter().map(|(port, inode)| tcp_line(*port, inode)).collect();
         format!("{TCP_HEADER}{lines}")
@@ -59,7 +59,7 @@ fn over_the_captured_tree() {
 
 #[test]
 fn over_a_tangled_tree() {
-    let tree = tangled();
+    let tree = tangled_tree();
     let connection = database(table(tree.path()));
     proptest!(config(1500), |(condition in condition())| check(&connection, &condition, "1")?);
 }
@@ -141,7 +141,7 @@ fn a_condition_without_a_comparison_omits_no_row() {
 
 #[test]
 fn the_number_of_a_row_does_not_depend_on_the_query() {
-    let tree = tangled();
+    let tree = tangled_tree();
     let table = table(tree.path());
     let numbered = |constraints: Vec<Constraint>| {
         let query = QueryContext { constraints, ..Default::default() };

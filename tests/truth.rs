@@ -1,4 +1,4 @@
-//! The zoo: sockets of all kinds in several network namespaces. The tests compare every row and every column of
+//! The open_every_kind: sockets of all kinds in several network namespaces. The tests compare every row and every column of
 //! the table with the expected ones.
 //!
 //! This process holds the sockets, some of them together with children. It is in none of these namespaces.
@@ -11,6 +11,8 @@
 mod expected;
 #[path = "truth/netns.rs"]
 mod netns;
+#[path = "truth/process.rs"]
+mod process;
 mod support;
 
 use std::collections::BTreeSet;
@@ -53,7 +55,7 @@ fn with_bpf() -> Options {
     Options { source: Source::Bpf, ..Options::default() }
 }
 
-/// The open sockets of the zoo.
+/// The open sockets of the open_every_kind.
 type Held = Vec<Box<dyn std::any::Any + Send>>;
 
 fn tcp(netns: &Netns, held: &mut Held) -> Vec<Row> {
@@ -346,7 +348,7 @@ fn a_listener_of_a_child(netns: &Netns, held: &mut Held) -> Vec<Row> {
 
 /// Sockets of all kinds in four namespaces: one with a process, one with a thread of this process, and two that are
 /// only mounted, one of them in another mount namespace.
-fn zoo(held: &mut Held) -> (Vec<Netns>, Vec<Row>) {
+fn open_every_kind(held: &mut Held) -> (Vec<Netns>, Vec<Row>) {
     let (mut inhabited, mut visited) = (Netns::new(), Netns::new());
     let (mut mounted, mut mounted_elsewhere) = (Netns::new(), Netns::new());
     inhabited.keep_by_process();
@@ -373,14 +375,14 @@ fn zoo(held: &mut Held) -> (Vec<Netns>, Vec<Row>) {
 }
 
 #[test]
-fn every_cell_of_the_socket_zoo_matches_what_was_built() {
+fn every_cell_of_every_socket_kind_has_the_expected_value() {
     let _alone = alone();
-    let test = "every_cell_of_the_socket_zoo_matches_what_was_built";
+    let test = "every_cell_of_every_socket_kind_has_the_expected_value";
     if !can_run(test) {
         return;
     }
     let mut held = Held::new();
-    let (namespaces, mut rows) = zoo(&mut held);
+    let (namespaces, mut rows) = open_every_kind(&mut held);
     // Lines about another UNIX socket and about no socket: in `/proc/net/unix` they look like true ones.
     let victim = namespaces[0].inside(|| UnixDatagram::unbound().unwrap());
     rows.push(namespaces[0].own_row(&victim).unix("", "2").queues(0, 0));
@@ -425,14 +427,14 @@ fn every_cell_of_the_socket_zoo_matches_what_was_built() {
 
 /// Compares the sources in all rows of these namespaces. Fields that `/proc/net` does not report are ignored.
 #[test]
-fn all_sources_return_equal_rows_of_the_socket_zoo() {
+fn all_sources_return_equal_rows_of_every_socket_kind() {
     let _alone = alone();
-    let test = "all_sources_return_equal_rows_of_the_socket_zoo";
+    let test = "all_sources_return_equal_rows_of_every_socket_kind";
     if !can_run(test) {
         return;
     }
     let mut held = Held::new();
-    let (namespaces, rows) = zoo(&mut held);
+    let (namespaces, rows) = open_every_kind(&mut held);
     wait_for(|| expected::differences(Options::default(), &namespaces, &rows).is_empty());
     let own_rows = |options| {
         let mut rows = expected::own_rows(options);
@@ -451,7 +453,7 @@ fn all_sources_return_equal_rows_of_the_socket_zoo() {
     assert_eq!(expected::contradictions(&bpf, &netlink), [""; 0]);
     let own_netlink = own_rows(without_bpf());
     assert_eq!(expected::contradictions(&own_bpf, &own_netlink), [""; 0]);
-    let here = |row: &Row| namespaces.iter().any(|netns| row.is_of(netns));
+    let here = |row: &Row| namespaces.iter().any(|netns| row.is_in(netns));
     let select_own = |rows: &[Row]| -> Vec<Row> {
         rows.iter().filter(|row| row.is_own() && here(row)).cloned().collect()
     };
@@ -655,9 +657,9 @@ impl Drop for Chain {
 }
 
 #[test]
-fn a_socket_handed_on_during_a_scan_is_shown_with_its_holder() {
+fn a_socket_passed_during_a_scan_is_shown_with_its_holder() {
     let _alone = alone();
-    let test = "a_socket_handed_on_during_a_scan_is_shown_with_its_holder";
+    let test = "a_socket_passed_during_a_scan_is_shown_with_its_holder";
     if !can_run(test) {
         return;
     }
@@ -679,9 +681,9 @@ fn a_socket_handed_on_during_a_scan_is_shown_with_its_holder() {
 /// A scan reads the descriptors of one process after the other. It may read each of many processes before or after
 /// the process holds the socket; then the table shows the socket without a holder.
 #[test]
-fn a_socket_handed_on_many_times_during_a_scan_is_shown() {
+fn a_socket_passed_many_times_during_a_scan_is_shown() {
     let _alone = alone();
-    let test = "a_socket_handed_on_many_times_during_a_scan_is_shown";
+    let test = "a_socket_passed_many_times_during_a_scan_is_shown";
     if !can_run(test) {
         return;
     }
@@ -701,9 +703,9 @@ fn a_socket_handed_on_many_times_during_a_scan_is_shown() {
         let scan = |options: Options| {
             for _ in 0..20 {
                 let rows = expected::rows_of_socket(options.clone(), number);
-                let is_it =
+                let is_listener =
                     |row: &Row| (row.cell("local_port"), row.cell("state")) == ("7501", "LISTEN");
-                assert!(!rows.is_empty() && rows.iter().all(is_it), "{rows:#?}");
+                assert!(!rows.is_empty() && rows.iter().all(is_listener), "{rows:#?}");
             }
         };
         scan(without_bpf());
@@ -730,7 +732,7 @@ fn a_socket_shows_the_control_group_in_which_it_was_made() {
 }
 
 #[test]
-fn the_scope_is_the_host_s_where_its_first_process_is() {
+fn scope_is_1_in_the_namespace_of_the_first_process() {
     let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
     // Both paths have the same inode only in the same namespace.
     let file = |pid: &str| {

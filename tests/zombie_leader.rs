@@ -21,14 +21,14 @@ fn main() -> std::process::ExitCode {
     if std::env::var_os(CHILD).is_some() {
         child();
     }
-    let passed = std::panic::catch_unwind(its_first_thread_ends).is_ok();
+    let passed = std::panic::catch_unwind(check_holder_after_first_thread_ended).is_ok();
     println!("test {NAME} ... {}", if passed { "ok" } else { "FAILED" });
     if passed { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::from(101) }
 }
 
 #[cfg(target_os = "linux")]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
-fn its_first_thread_ends() {
+fn check_holder_after_first_thread_ended() {
     use std::io::{BufRead, BufReader};
     use std::path::Path;
     use std::process::{Command, Stdio};
@@ -58,12 +58,34 @@ fn its_first_thread_ends() {
     let mut by_port = rows_where(&table, &[("local_port", port), ("state", "LISTEN")]);
     by_port.retain(|row| row.split('|').nth(2) == Some(inode));
     let by_pid = rows_where(&table, &[("pid", &pid.to_string())]);
+    let process = process_of(&table, pid);
     child.kill().unwrap();
     child.wait().unwrap();
 
     assert_eq!(by_port.len(), 1, "{by_port:?}");
     assert!(by_port[0].starts_with(&format!("{pid}|")), "not shown as the holder: {by_port:?}");
     assert_eq!(by_pid, by_port);
+    // `/proc/<pid>/exe` is missing, and cmdline empty. A thread has both.
+    let program = std::env::current_exe().unwrap();
+    let program = program.to_str().unwrap();
+    assert_eq!(process, [program, program]);
+}
+
+/// The path and the arguments in the first row of a process.
+#[cfg(target_os = "linux")]
+#[allow(clippy::unwrap_used, clippy::panic)]
+fn process_of(table: &dyn tables::Table, pid: u32) -> [String; 2] {
+    use tables::{Constraint, Operator, QueryContext, Value};
+
+    let column = |name| table.columns().iter().position(|column| column.name == name).unwrap();
+    let constraint =
+        Constraint { column: column("pid"), operator: Operator::Equals, text: pid.to_string() };
+    let query = QueryContext { constraints: vec![constraint], ..Default::default() };
+    let rows = table.generate(&query).unwrap();
+    ["process_path", "process_cmdline"].map(|name| match rows.cell(0, column(name)) {
+        Value::Text(text) => text.into_owned(),
+        other => panic!("{name}: {other:?}"),
+    })
 }
 
 /// Listens, prints the port and the inode of the socket, and ends the first thread.

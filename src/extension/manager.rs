@@ -197,7 +197,7 @@ impl Manager {
     ///
     /// # Errors
     /// As for [`Manager::query`].
-    pub fn tables_among(&self, names: &[impl AsRef<str>]) -> Result<BTreeSet<String>, Error> {
+    pub fn existing_tables(&self, names: &[impl AsRef<str>]) -> Result<BTreeSet<String>, Error> {
         let list: Vec<String> = names
             .iter()
             .map(|name| format!("'{}'", name.as_ref().to_ascii_lowercase().replace('\'', "''")))

@@ -249,7 +249,7 @@ impl<'a> Supervisor<'a> {
         let given_name = self.launch.table_name.as_deref();
         let mut choice = NameChoice::new(&self.tables, given_name);
         let candidates = choice.candidates();
-        choice.exclude(self.request(move |manager| manager.tables_among(&candidates))?);
+        choice.exclude(self.request(move |manager| manager.existing_tables(&candidates))?);
         // Each round excludes a name, so there are at most as many rounds as names.
         loop {
             let ChosenNames { tables, unnamed } = choice.choose();

@@ -139,8 +139,8 @@ pub enum OptionError {
     UnknownName {
         /// The value.
         name: String,
-        /// The names.
-        known: &'static [&'static str],
+        /// The allowed names.
+        allowed: &'static [&'static str],
     },
     /// A directory that cannot be read.
     Unreadable(io::Error),
@@ -154,8 +154,8 @@ impl fmt::Display for OptionError {
             OptionError::NotInRange { min, max } => {
                 write!(f, "not a whole number from {min} to {max}")
             }
-            OptionError::UnknownName { name, known } => {
-                write!(f, "'{name}' is not one of {}", known.join(", "))
+            OptionError::UnknownName { name, allowed } => {
+                write!(f, "'{name}' is not one of {}", allowed.join(", "))
             }
             OptionError::Unreadable(error) => write!(f, "cannot read it: {error}"),
             OptionError::NotProc => {
@@ -182,8 +182,8 @@ pub(crate) const PROCESS_OPEN_SOCKETS: &[TableOption] = &[
         variable: "PROCESS_OPEN_SOCKETS_SOURCE",
         help: "Source of the socket list. auto: BPF where it loads, for a single query only with 10,000 \
                files open or more; netlink; and /proc/net where neither is available. bpf: the same, with \
-               BPF for a single query too, and a warning where it does not load. netlink, procfs: that \
-               one alone",
+               BPF for a single query too, and a warning where it does not load. netlink, procfs: only \
+               that source",
         value: OptionValue::Text {
             name: "SOURCE",
             default: "auto",
@@ -203,8 +203,8 @@ pub(crate) const PROCESS_OPEN_SOCKETS: &[TableOption] = &[
     TableOption {
         flag: "snapshot-ttl-ms",
         variable: "PROCESS_OPEN_SOCKETS_SNAPSHOT_TTL_MS",
-        help: "For how many milliseconds sockets that were read for one lookup by pid may answer others: 0 \
-               to 60000, 0 to read them each time",
+        help: "Milliseconds for which later lookups by pid may reuse the socket tables of an earlier one, from 0 \
+               (never) to 60000",
         value: OptionValue::Text {
             name: "MILLISECONDS",
             default: "1000",
@@ -217,8 +217,8 @@ pub(crate) const PROCESS_OPEN_SOCKETS: &[TableOption] = &[
     TableOption {
         flag: "threads",
         variable: "PROCESS_OPEN_SOCKETS_THREADS",
-        help: "Read the descriptor tables that threads have of their own: auto (with BPF on Linux 6.7 and \
-               later, where it costs next to nothing), on, or off; without a value: on",
+        help: "Read the file descriptor tables of threads that do not share that of their process: auto (only \
+               with BPF on Linux 6.7 and later, where it costs little), on, or off; without a value: on",
         value: OptionValue::Text {
             name: "WHEN",
             default: "auto",
@@ -230,10 +230,10 @@ pub(crate) const PROCESS_OPEN_SOCKETS: &[TableOption] = &[
     TableOption {
         flag: "families",
         variable: "PROCESS_OPEN_SOCKETS_FAMILIES",
-        help: "Which sockets there are rows of: a list, with commas between, of unix, inet, packet, netlink, \
-               vsock, mptcp, sctp, unlisted (held, and in no table of the kernel's), system (kernel \
-               controls and events of macOS), ndrv (frames of an interface, macOS), default (the first \
-               three) and all; what a system lacks it has no rows of",
+        help: "Sockets that have rows, separated by commas: unix, inet, packet, netlink, vsock, mptcp, sctp, \
+               unlisted (held by a process, and in no socket table of the kernel), system (kernel controls \
+               and events, macOS), ndrv (frames of an interface, macOS), default (the first three) and all; \
+               families that the system does not have are ignored",
         value: OptionValue::Text {
             name: "LIST",
             default: "default",
@@ -252,8 +252,7 @@ pub(crate) const PROCESS_OPEN_SOCKETS: &[TableOption] = &[
     TableOption {
         flag: "scan-timeout",
         variable: "PROCESS_OPEN_SOCKETS_SCAN_TIMEOUT",
-        help: "Seconds that one scan may take, from 1 to 3600; what it has not read by then is counted and \
-               logged",
+        help: "Time limit of one scan in seconds, from 1 to 3600; omissions after that are counted and logged",
         value: OptionValue::Text {
             name: "SECONDS",
             default: "30",
@@ -283,7 +282,7 @@ fn set_source(options: &mut Options, name: &str) -> Result<(), OptionError> {
         _ => {
             return Err(OptionError::UnknownName {
                 name: name.to_owned(),
-                known: &["auto", "procfs", "netlink", "bpf"],
+                allowed: &["auto", "procfs", "netlink", "bpf"],
             });
         }
     };
@@ -306,7 +305,7 @@ fn set_threads(options: &mut Options, text: &str) -> Result<(), OptionError> {
         name => {
             return Err(OptionError::UnknownName {
                 name: name.to_owned(),
-                known: &["auto", "on", "off"],
+                allowed: &["auto", "on", "off"],
             });
         }
     };
@@ -318,7 +317,7 @@ fn set_families(options: &mut Options, list: &str) -> Result<(), OptionError> {
     for name in list.split(',').map(str::trim) {
         options.families |= Families::of_name(name).ok_or_else(|| OptionError::UnknownName {
             name: name.to_owned(),
-            known: Families::NAMES,
+            allowed: Families::NAMES,
         })?;
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! The part of a too long answer that each user keeps.
 
-/// The highest common level to which users with these counts can be reduced so that what is kept stays
+/// The highest common level to which users with these counts can be reduced so that the kept part stays
 /// within the budget; None if everything fits.
 ///
 /// A user keeps the items of the ranks below the level, so that a user with no more items than that
@@ -39,7 +39,7 @@ mod tests {
 
     use super::*;
 
-    /// What is kept at a level.
+    /// The kept part at a level.
     fn kept(costs: &[Vec<u64>], level: usize) -> u64 {
         costs.iter().map(|costs| costs.iter().take(level).sum::<u64>()).sum()
     }

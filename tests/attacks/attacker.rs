@@ -22,7 +22,7 @@ pub(super) struct Attacker {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
-    facts: Vec<String>,
+    reported: Vec<String>,
 }
 
 impl Attacker {
@@ -41,8 +41,8 @@ impl Attacker {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         assert!(line.starts_with("ready"), "the attack {attack} did not start: {line:?}");
-        let facts = line.split_whitespace().skip(1).map(str::to_owned).collect();
-        Attacker { child, stdin, stdout, facts }
+        let reported = line.split_whitespace().skip(1).map(str::to_owned).collect();
+        Attacker { child, stdin, stdout, reported }
     }
 
     pub(super) fn pid(&self) -> i64 {
@@ -50,8 +50,8 @@ impl Attacker {
     }
 
     /// The fields that the attacker reported when it was ready.
-    pub(super) fn facts(&self) -> &[String] {
-        &self.facts
+    pub(super) fn reported(&self) -> &[String] {
+        &self.reported
     }
 
     /// Whether the attacker still runs.
@@ -78,7 +78,7 @@ pub(crate) fn run_if_requested() {
     bound_lifetime();
     let user = std::env::var(ATTACK_USER).unwrap().parse().unwrap();
     if user != 0 {
-        give_up_privileges(user);
+        drop_privileges(user);
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     attack(&arguments)
@@ -90,7 +90,7 @@ pub(super) fn bound_lifetime() {
     unsafe { libc::alarm(LIFETIME) };
 }
 
-fn give_up_privileges(user: u32) {
+fn drop_privileges(user: u32) {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
     // SAFETY: the process has one thread; the calls change its user and its groups, and nothing that
@@ -105,9 +105,9 @@ fn give_up_privileges(user: u32) {
 }
 
 /// Reports that the attacker is ready, with fields for the test.
-pub(super) fn report_ready(facts: &str) {
+pub(super) fn report_ready(reported: &str) {
     let mut stdout = std::io::stdout();
-    writeln!(stdout, "ready {facts}").unwrap();
+    writeln!(stdout, "ready {reported}").unwrap();
     stdout.flush().unwrap();
 }
 

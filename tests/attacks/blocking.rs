@@ -78,7 +78,7 @@ impl ExecLocks {
         let (count_text, port) = (count.to_string(), first_port.to_string());
         let arguments = [&*device.path(), directory_path, &count_text, &port];
         let attacker = Attacker::start_as(user, "exec-lock", &arguments);
-        let [server, pids @ ..] = attacker.facts() else { panic!() };
+        let [server, pids @ ..] = attacker.reported() else { panic!() };
         let (server, pids) = (server.parse().unwrap(), pids.to_vec());
         assert_eq!(pids.len(), usize::from(count));
         let ports = (first_port..first_port + count).collect();
@@ -223,7 +223,7 @@ impl Bystander {
     /// The inodes of its sockets in the rows, with or without a holder.
     fn sockets(&self, rows: &[Row]) -> BTreeSet<i64> {
         let own: BTreeSet<i64> =
-            self.attacker.facts().iter().map(|inode| inode.parse().unwrap()).collect();
+            self.attacker.reported().iter().map(|inode| inode.parse().unwrap()).collect();
         rows.iter().map(|row| row.number("socket")).filter(|inode| own.contains(inode)).collect()
     }
 }
@@ -242,13 +242,13 @@ fn bystander(arguments: &[String]) -> ! {
 }
 
 /// Queries while the locks are held, with the late answers.
-struct Attacked<'a> {
+struct AnswerCheck<'a> {
     query: String,
     locks: &'a [ExecLocks],
     wrong: Vec<String>,
 }
 
-impl Attacked<'_> {
+impl AnswerCheck<'_> {
     /// Checks that the answer arrives while the locks are held, and within [`TIME`].
     fn answer(
         &mut self,
@@ -281,7 +281,7 @@ fn delays_no_answer((name, source): NamedSource) {
         let table = table(source);
         let locks = [ExecLocks::start(&device, count)];
         let query = format!("{name}, {count} locked");
-        let mut attacked = Attacked { query, locks: &locks, wrong: Vec::new() };
+        let mut attacked = AnswerCheck { query, locks: &locks, wrong: Vec::new() };
         attacked.answer("SELECT *", &table, &[]);
         attacked.answer("pid = X", &table, &[("pid", &pid)]);
         attacked.answer("SELECT * again", &table, &[]);
@@ -345,8 +345,11 @@ fn is_read_again() {
     for (name, source) in sources(test) {
         let table = table(source);
         let locks = ExecLocks::start(&device, 1);
-        let mut attacked =
-            Attacked { query: name.to_owned(), locks: std::slice::from_ref(&locks), wrong: vec![] };
+        let mut attacked = AnswerCheck {
+            query: name.to_owned(),
+            locks: std::slice::from_ref(&locks),
+            wrong: vec![],
+        };
         attacked.answer("SELECT *", &table, &[]);
         assert_eq!(attacked.wrong, [""; 0]);
         locks.release();
@@ -377,7 +380,7 @@ fn check_many_locks(users_name: &str, users: u16, (name, source): NamedSource) {
     let count: usize = locks.iter().map(|locks| locks.pids.len()).sum();
     assert_eq!(count, usize::from(MANY_LOCKS));
     let query = format!("{name}, {count} locked of {users}");
-    let mut attacked = Attacked { query, locks: &locks, wrong: Vec::new() };
+    let mut attacked = AnswerCheck { query, locks: &locks, wrong: Vec::new() };
     for what in ["SELECT *", "SELECT * again"] {
         let rows = attacked.answer(what, &table, &[]);
         let with_holder = bystander.rows(&rows);

@@ -45,7 +45,7 @@ impl DeadServer {
         let directory = tempfile::tempdir().unwrap();
         let arguments = [&*device.path(), directory.path().to_str().unwrap()];
         let attacker = Attacker::start_as(0, attack, &arguments);
-        let [server, path] = attacker.facts() else { panic!() };
+        let [server, path] = attacker.reported() else { panic!() };
         let (server, blocked_path) = (server.parse().unwrap(), path.clone());
         assert_blocks(&format!("stat(2) of {path}"), || drop(std::fs::metadata(blocked_path)));
         DeadServer { attacker, server, _directory: directory }

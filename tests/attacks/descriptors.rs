@@ -40,7 +40,7 @@ fn descriptor_flood_hides_no_listener() {
     for source in sources("descriptor_flood_hides_no_listener") {
         let processes = if runner::is_long() { PROCESSES } else { FEW_PROCESSES };
         let mut attacker = start(processes);
-        let pid: i64 = attacker.facts()[1].parse().unwrap();
+        let pid: i64 = attacker.reported()[1].parse().unwrap();
         let of_pid = [("pid", &*pid.to_string())];
         let mut queries: Vec<NamedQuery> = vec![("SELECT *", &[]), ("pid = X", &of_pid)];
         if runner::is_long() {
@@ -64,7 +64,7 @@ fn descriptor_flood_is_not_walked_with_bpf() {
         return;
     }
     let attacker = start(PROCESSES);
-    let descriptors: u64 = attacker.facts()[0].parse().unwrap();
+    let descriptors: u64 = attacker.reported()[0].parse().unwrap();
     let table = table(BPF.1);
     let time_of = |equals: &[(&str, &str)]| {
         let least = (0..TIMES).map(|_| {

@@ -50,7 +50,7 @@ struct Flood {
 impl Flood {
     fn start(processes: u32) -> Flood {
         let attacker = Attacker::start("dup-flood", &[&processes.to_string()]);
-        let [inode, descriptors, lowest, pids @ ..] = attacker.facts() else { panic!() };
+        let [inode, descriptors, lowest, pids @ ..] = attacker.reported() else { panic!() };
         let pids: Vec<i64> = pids.iter().map(|pid| pid.parse().unwrap()).collect();
         assert_eq!(pids.len(), processes as usize);
         let last = std::fs::read_dir(format!("/proc/{}/fd", pids[pids.len() - 1])).unwrap();

@@ -46,7 +46,7 @@ fn count(test: &str, attack: &str, pid: PidPromise) {
 /// Starts the attacker, and waits until its first process has passed the socket on.
 fn start(attack: &str) -> Attacker {
     let attacker = Attacker::start(attack, &[]);
-    if let [first] = attacker.facts() {
+    if let [first] = attacker.reported() {
         let has_ended = || std::fs::read_link(format!("/proc/{first}/fd/0")).is_err();
         wait_until("the first process ends", has_ended);
     }

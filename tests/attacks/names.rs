@@ -41,7 +41,7 @@ fn hostile_names() -> Vec<Vec<u8>> {
 
 fn forge_no_row_and_hide_no_socket() {
     let attacker = Attacker::start("names", &[]);
-    let bound: BTreeSet<String> = attacker.facts().iter().cloned().collect();
+    let bound: BTreeSet<String> = attacker.reported().iter().cloned().collect();
     assert_eq!(bound.len(), hostile_names().len());
     let pid = attacker.pid().to_string();
     let queries: [NamedQuery; 2] = [("SELECT *", &[]), ("pid = X", &[("pid", &pid)])];

@@ -89,7 +89,7 @@ fn decoy_mounts_hide_no_listener() {
     let mounts = tempfile::tempdir().unwrap();
     let mut attacker =
         Attacker::start("decoy-mounts", &[mounts.path().to_str().unwrap(), path.to_str().unwrap()]);
-    let namespace = &attacker.facts()[0];
+    let namespace = &attacker.reported()[0];
     assert_ne!(*namespace, net_namespace());
     let mountinfo = fs::read_to_string(format!("/proc/{}/mountinfo", attacker.pid())).unwrap();
     let mounted = mountinfo.lines().filter(|line| line.contains(" net:[")).count();
@@ -165,7 +165,11 @@ fn decoy_processes_hide_no_listener() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("listener");
     let (mounted, namespace, listeners) = MountedNamespace::new(|| listen(&path));
-    assert_eq!(distinct_namespaces(attacker.facts()), DECOYS as usize, "the attack does not work");
+    assert_eq!(
+        distinct_namespaces(attacker.reported()),
+        DECOYS as usize,
+        "the attack does not work"
+    );
     let pid = i64::from(std::process::id());
     are_shown("decoy_processes_hide_no_listener", &mut attacker, pid, &namespace, &path);
     drop((listeners, mounted));
@@ -193,7 +197,7 @@ fn decoy_user_namespaces_hide_no_listener() {
     let directory = attackers_directory();
     let path = directory.path().join("listener");
     let mut attacker = Attacker::start("decoy-user-namespaces", &[path.to_str().unwrap()]);
-    let [namespace, pid, decoys @ ..] = attacker.facts() else { panic!() };
+    let [namespace, pid, decoys @ ..] = attacker.reported() else { panic!() };
     assert_eq!(distinct_namespaces(decoys), DECOYS as usize, "the attack does not work");
     let (namespace, pid) = (namespace.clone(), pid.parse().unwrap());
     are_shown("decoy_user_namespaces_hide_no_listener", &mut attacker, pid, &namespace, &path);

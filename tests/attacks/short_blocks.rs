@@ -62,7 +62,7 @@ fn check_answers(attack: &str, (name, source): NamedSource) {
     assert_eq!(before.len(), 6, "{before:#?}");
     let directory = tempfile::tempdir().unwrap();
     let attacker = Attacker::start(attack, &[&device.path(), directory.path().to_str().unwrap()]);
-    let server = attacker.facts()[0].parse().unwrap();
+    let server = attacker.reported()[0].parse().unwrap();
     let mut wrong = Vec::new();
     for number in 1..=ANSWERS {
         for query in [&[][..], &[("pid", &*bystander.pid())]] {

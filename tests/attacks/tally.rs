@@ -13,15 +13,19 @@ pub(super) struct Sighting {
 impl Sighting {
     /// The sighting of a socket with these cells that this process holds.
     pub(super) fn of(rows: &[Row], cells: &[(&str, &str)], pid: i64) -> Sighting {
-        Sighting::by(rows, cells, |row| row.number("pid") == pid)
+        Sighting::with_holder(rows, cells, |row| row.number("pid") == pid)
     }
 
     /// The sighting of a socket with a changing holder.
     pub(super) fn of_any_holder(rows: &[Row], cells: &[(&str, &str)]) -> Sighting {
-        Sighting::by(rows, cells, |row| row.number("pid") > 0)
+        Sighting::with_holder(rows, cells, |row| row.number("pid") > 0)
     }
 
-    fn by(rows: &[Row], cells: &[(&str, &str)], is_held: impl Fn(&Row) -> bool) -> Sighting {
+    fn with_holder(
+        rows: &[Row],
+        cells: &[(&str, &str)],
+        is_held: impl Fn(&Row) -> bool,
+    ) -> Sighting {
         let shown: Vec<&Row> = rows.iter().filter(|row| row.has(cells)).collect();
         Sighting { socket: !shown.is_empty(), pid: shown.into_iter().any(is_held) }
     }
@@ -87,8 +91,8 @@ impl Tally {
         pid: PidPromise,
         sighting: Sighting,
     ) {
-        let is_it = |count: &Count| count.name == name && count.source == source;
-        let index = self.0.iter().position(is_it).unwrap_or_else(|| {
+        let is_same = |count: &Count| count.name == name && count.source == source;
+        let index = self.0.iter().position(is_same).unwrap_or_else(|| {
             let (name, [answers, with_socket, with_pid]) = (name.to_owned(), [0; 3]);
             self.0.push(Count { name, source, pid, answers, with_socket, with_pid });
             self.0.len() - 1

@@ -23,7 +23,7 @@ const PORT: &str = "4400";
 /// Starts the attacker; returns it with the expected row.
 fn start() -> (Attacker, String) {
     let attacker = Attacker::start("thread", &[]);
-    let [inode, tid, fd] = attacker.facts() else { panic!() };
+    let [inode, tid, fd] = attacker.reported() else { panic!() };
     let link = |task: &str| {
         let link = std::fs::read_link(format!("/proc/{}/task/{task}/fd/{fd}", attacker.pid()));
         link.is_ok_and(|link| link.to_str() == Some(&format!("socket:[{inode}]")))

@@ -44,7 +44,7 @@ fn requests(sql: &str) -> Vec<Request> {
 }
 
 #[test]
-fn everything_is_one_request() {
+fn a_query_without_a_constraint_is_one_request() {
     assert_eq!(requests("SELECT * FROM alt_process_open_sockets"), [expected(&[], &ALL)]);
 }
 

@@ -27,7 +27,7 @@ fn generate(context: &str) -> Vec<u8> {
     call("table", NUMBERS, &[("action", "generate"), ("context", context)])
 }
 
-fn everything() -> Vec<u8> {
+fn full_request() -> Vec<u8> {
     call("table", NUMBERS, &[("action", "generate")])
 }
 
@@ -80,7 +80,7 @@ fn a_ping_is_answered_while_300_000_rows_are_produced_and_sent() {
     let idle = Served::new(Numbers::new(0, 0));
     let socket: PathBuf = served.socket().to_owned();
     let reader = thread::spawn(move || {
-        let answer = exchange(&socket, &everything());
+        let answer = exchange(&socket, &full_request());
         DONE.store(true, Ordering::SeqCst);
         answer.len()
     });
@@ -164,7 +164,7 @@ fn an_unknown_action_is_refused_at_once_while_queries_wait() {
 fn a_scan_that_panics_holds_no_permit() {
     let served = Served::new(Numbers::panicking());
     for _ in 0..40 {
-        assert_eq!(exchange(served.socket(), &everything()), b"");
+        assert_eq!(exchange(served.socket(), &full_request()), b"");
     }
     assert!(pings_within(served.socket(), AT_ONCE));
 }
@@ -232,7 +232,7 @@ fn a_trickled_request_is_dropped_after_the_request_timeout() {
 #[test]
 fn a_client_that_does_not_read_is_dropped_after_stall_timeout() {
     let served = Served::with_limits(Numbers::new(20_000, 500), limits(NEVER, 300, NEVER));
-    let stream = send(served.socket(), &everything());
+    let stream = send(served.socket(), &full_request());
     wait_for_answer(&stream);
     assert!(pings_within(served.socket(), AT_ONCE));
     wait_for_hangup(&stream);
@@ -243,7 +243,7 @@ fn a_client_that_does_not_read_is_dropped_after_stall_timeout() {
 #[test]
 fn clients_that_do_not_read_their_answers_leave_room_for_pings() {
     let served = Served::new(Numbers::new(20_000, 500));
-    let unread: Vec<_> = (0..70).map(|_| send(served.socket(), &everything())).collect();
+    let unread: Vec<_> = (0..70).map(|_| send(served.socket(), &full_request())).collect();
     // The answer begins, or the extension has closed the connection.
     unread.iter().for_each(wait_for_answer);
     for _ in 0..5 {
@@ -255,7 +255,7 @@ fn clients_that_do_not_read_their_answers_leave_room_for_pings() {
 #[test]
 fn a_slow_reader_is_dropped_after_the_answer_timeout() {
     let served = Served::with_limits(Numbers::new(20_000, 500), limits(NEVER, NEVER, 500));
-    let mut stream = send(served.socket(), &everything());
+    let mut stream = send(served.socket(), &full_request());
     let start = Instant::now();
     let mut received = 0;
     // The whole answer takes 50 s.
@@ -273,10 +273,10 @@ fn a_slow_reader_is_dropped_after_the_answer_timeout() {
 fn queries_are_answered_after_clients_hang_up_during_answers() {
     let served = Served::new(Numbers::new(2000, 1000));
     for _ in 0..100 {
-        let mut stream = send(served.socket(), &everything());
+        let mut stream = send(served.socket(), &full_request());
         stream.read_exact(&mut [0; 100]).unwrap();
     }
-    let answer = exchange(served.socket(), &everything());
+    let answer = exchange(served.socket(), &full_request());
     assert!(answer.len() > 2000 * 1000);
 }
 

@@ -25,7 +25,7 @@ fn check_that_it_outlives_the_core(launch: impl FnOnce(&Core) -> Extension) {
     let extension = launch(&core);
     let socket = core.socket_of(core.wait_for(NAME));
     extension.wait_for_log("registered with osquery");
-    let dir = core.die();
+    let dir = core.crash();
     extension.wait_for_log(": waiting for it\n");
     assert!(!socket.exists());
     let core = Core::start(dir, &[NAME]);
@@ -49,7 +49,7 @@ fn a_sidecar_with_exit_ends_with_the_core() {
     let extension = Extension::sidecar(core.socket(), &["--when-gone=exit"]);
     let socket = core.socket_of(core.wait_for(NAME));
     extension.wait_for_log("registered with osquery");
-    let _dir = core.die();
+    let _dir = core.crash();
     assert_eq!(extension.end().0.code(), Some(0));
     assert!(!socket.exists());
 }
@@ -132,7 +132,7 @@ fn a_sidecar_registers_again_after_a_lost_registration() {
     core.faults().lose_registrations();
     let extension = Extension::sidecar(core.socket(), &[]);
     extension.wait_for_log("but does not list it");
-    let core = Core::start(core.die(), &[NAME]);
+    let core = Core::start(core.crash(), &[NAME]);
     core.wait_for(NAME);
     core.query(QUERY).unwrap();
 }
@@ -171,7 +171,7 @@ fn a_launched_extension_ends_with_0_if_the_core_ends_after_drop() {
     core.drop_extension(uuid);
     core.faults().answer_after(Duration::from_millis(500));
     extension.wait_for_log("registering again");
-    let _dir = core.die();
+    let _dir = core.crash();
     let (status, log) = extension.end();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains(": osquery is gone from "), "{log}");
@@ -183,7 +183,7 @@ fn a_core_that_restarts_between_two_polls_is_served() {
     let extension = Extension::sidecar(core.socket(), &[]);
     core.wait_for(NAME);
     extension.wait_for_log("registered with osquery");
-    let core = Core::start(core.die(), &[NAME]);
+    let core = Core::start(core.crash(), &[NAME]);
     core.wait_for(NAME);
     core.query(QUERY).unwrap();
 }

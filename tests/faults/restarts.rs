@@ -8,13 +8,13 @@ use crate::support::process::Extension;
 
 const NAME: &str = "process_open_sockets";
 const QUERY: &str = "SELECT fd FROM alt_process_open_sockets WHERE pid = 1";
-/// After this number of restarts, the extension has opened what it opens only once.
+/// After this number of restarts, the extension has opened everything that it opens only once.
 const WARM_UP: usize = 10;
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Replaces the core, and checks that the extension serves the new one.
 fn restart(core: Core) -> Core {
-    let core = Core::start(core.die(), &[NAME]);
+    let core = Core::start(core.crash(), &[NAME]);
     core.wait_for(NAME);
     core.query(QUERY).unwrap();
     core

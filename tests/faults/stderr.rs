@@ -53,7 +53,7 @@ fn a_restarted_core_is_served_while_stderr_is_full() {
     let _extension = Extension::with_stderr(&mut sidecar(core.socket()), writer);
     core.wait_for(NAME);
     core.wait_for_another_list();
-    let core = Core::start(core.die(), &[NAME]);
+    let core = Core::start(core.crash(), &[NAME]);
     core.wait_for(NAME);
     core.query(QUERY).unwrap();
 }

@@ -130,7 +130,7 @@ impl Core {
     }
 
     /// Ends as in a crash: the file of its socket stays. Returns the directory for the next core.
-    pub(crate) fn die(mut self) -> TempDir {
+    pub(crate) fn crash(mut self) -> TempDir {
         self.dir.take().expect("a core has its directory until it dies")
     }
 
@@ -149,9 +149,9 @@ impl Core {
     }
 
     pub(crate) fn uuid_of(&self, name: &str) -> Option<ExtensionRouteUUID> {
-        let is_it =
+        let has_name =
             |(_, extension): &(&i64, &Registered)| extension.info.name.as_deref() == Some(name);
-        self.shared.state().extensions.iter().find(is_it).map(|(uuid, _)| *uuid)
+        self.shared.state().extensions.iter().find(has_name).map(|(uuid, _)| *uuid)
     }
 
     /// Drops an extension and sends it nothing, as after a failed ping.

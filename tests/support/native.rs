@@ -84,6 +84,9 @@ pub(crate) fn processes() -> Native {
             column("pid", ColumnType::Integer, ColumnOptions::INDEX),
             column("name", ColumnType::Text, ColumnOptions::empty()),
             column("parent", ColumnType::BigInt, ColumnOptions::empty()),
+            column("path", ColumnType::Text, ColumnOptions::empty()),
+            column("cmdline", ColumnType::Text, ColumnOptions::empty()),
+            column("cgroup_path", ColumnType::Text, ColumnOptions::empty()),
         ],
         collect: Box::new(|query| {
             let selected: Vec<&str> = query
@@ -112,5 +115,17 @@ fn process(pid: &str) -> Option<Vec<Value<'static>>> {
     let (_, rest) = stat.split_once('(')?;
     let (name, rest) = rest.rsplit_once(')')?;
     let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Some(vec![Value::Integer(number), text(name), Value::Integer(parent)])
+    let path = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let cmdline = String::from_utf8_lossy(&cmdline).trim_end_matches('\0').replace('\0', " ");
+    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let cgroup = cgroups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    Some(vec![
+        Value::Integer(number),
+        text(name),
+        Value::Integer(parent),
+        text(&path.to_string_lossy()),
+        text(&cmdline),
+        text(cgroup),
+    ])
 }

@@ -39,7 +39,7 @@ pub fn net_namespace(pid: impl std::fmt::Display) -> String {
 }
 
 /// A socket with a name that imitates a line of `/proc/net/unix` about a socket of that inode.
-pub fn imitate_line_about(inode: &str) -> OwnedFd {
+pub fn forge_line_of(inode: &str) -> OwnedFd {
     let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
     let line = "0000000000000000: 00000002 00000000 00010000 0001 01";
     let name = format!("x\n{line} {inode} /forged");

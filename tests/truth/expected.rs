@@ -10,9 +10,10 @@ use tables::process_open_sockets::ProcessOpenSockets;
 use tables::{Constraint, Operator, Options, QueryContext, Rows, Table, Value};
 
 use super::netns::Netns;
+use super::process;
 
 /// A cell that the comparison ignores.
-const ANY: &str = "(any)";
+pub(crate) const ANY: &str = "(any)";
 
 /// The columns that `tests/socket_details.rs` compares: they change while a test runs, or sources differ in them.
 const COMPARED_ELSEWHERE: [&str; 18] = [
@@ -53,7 +54,8 @@ impl Netns {
     /// The row of a socket that a process holds.
     pub(crate) fn row_of(&self, pid: u32, fd: i32, inode: u64) -> Row {
         let row = self.row().with("pid", pid).with("fd", fd).with("socket", inode);
-        row.with("tid", pid).with("socket_uid", 0)
+        let row = row.with("tid", pid).with("socket_uid", 0);
+        process::cells(pid).into_iter().fold(row, |row, (name, value)| row.with(name, value))
     }
 
     /// The row of an unheld socket, with the reason.
@@ -80,8 +82,9 @@ impl Netns {
         let row = row.with("peer_socket", "NULL").with("rx_queue", "NULL").with("tx_queue", "NULL");
         let row = row.with("scope", 0).with("socket_cgroup_path", "");
         let row = row.with("listening", 0).with("net_namespace_name", "");
+        let row = row.with("descriptors", 1).with("rows_omitted", 0);
         let row = row.with("socket_cookie", ANY).with("congestion_algorithm", ANY);
-        row.with("descriptors", 1).with("rows_omitted", 0)
+        process::COLUMNS.into_iter().fold(row, |row, name| row.with(name, "NULL"))
     }
 }
 
@@ -101,7 +104,7 @@ impl Row {
         let row = row.with("local_address", local.ip()).with("local_port", local.port());
         let row = row.with("remote_address", remote.ip()).with("remote_port", remote.port());
         let waits = protocol == 17 && local.port() != 0 && remote.port() == 0;
-        row.with("socket_cgroup_path", own_cgroup()).with("listening", u8::from(waits))
+        row.cgroup(&own_cgroup()).with("listening", u8::from(waits))
     }
 
     pub(crate) fn unix(self, path: &str, kind: &str) -> Row {
@@ -167,12 +170,22 @@ impl Row {
     }
 
     pub(crate) fn cgroup(self, path: &str) -> Row {
-        self.with("socket_cgroup_path", path)
+        let row = self.with("socket_cgroup_path", path);
+        if row.is_held() {
+            return row;
+        }
+        // Without a holder, the container is that of the socket.
+        let container = if path.is_empty() { "NULL" } else { process::container_of_this_host() };
+        process::CONTAINER_COLUMNS.into_iter().fold(row, |row, name| row.with(name, container))
     }
 
     /// Without a dump of the protocol, the kernel does not report the control group.
     pub(crate) fn any_cgroup(self) -> Row {
-        self.with("socket_cgroup_path", ANY)
+        let row = self.with("socket_cgroup_path", ANY);
+        if row.is_held() {
+            return row;
+        }
+        process::CONTAINER_COLUMNS.into_iter().fold(row, |row, name| row.with(name, ANY))
     }
 
     pub(crate) fn cell(&self, name: &str) -> &str {
@@ -188,7 +201,7 @@ impl Row {
         self.cell("pid") == std::process::id().to_string()
     }
 
-    pub(crate) fn is_of(&self, netns: &Netns) -> bool {
+    pub(crate) fn is_in(&self, netns: &Netns) -> bool {
         self.cell("net_namespace") == netns.number
     }
 
@@ -229,7 +242,7 @@ impl ControlGroup {
     /// Creates a group in the group of this process. Returns `None` if that fails.
     pub(crate) fn new() -> Option<ControlGroup> {
         let (tree, own) = (cgroup_tree()?, own_cgroup());
-        let path = format!("{}/zoo-{}", own.trim_end_matches('/'), std::process::id());
+        let path = format!("{}/sockets-{}", own.trim_end_matches('/'), std::process::id());
         let group = ControlGroup { tree, path };
         std::fs::create_dir(group.directory(&group.path)).ok()?;
         Some(group)

@@ -1,4 +1,4 @@
-//! Network namespaces of the zoo, and the references that keep them alive.
+//! Network namespaces of the test, and the references that keep them alive.
 
 use std::fs::File;
 use std::net::TcpListener;

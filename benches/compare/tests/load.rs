@@ -67,7 +67,7 @@ fn wait_until(what: &str, is: impl Fn() -> bool) {
 }
 
 #[test]
-fn as_many_sockets_as_asked_for_are_open_when_it_is_ready() {
+fn the_requested_sockets_are_open_when_the_load_is_ready() {
     let load = Load::start("--sockets 200 --processes 3");
     assert_eq!(load.ready, "ready 200");
     let held: Vec<usize> = load.holders.iter().map(|pid| sockets_of(*pid)).collect();
@@ -90,7 +90,7 @@ fn one_process_can_hold_nine_tenths() {
 }
 
 #[test]
-fn it_ends_with_its_standard_input_after_its_children() {
+fn the_load_ends_after_its_children_at_end_of_input() {
     let mut load = Load::start("--sockets 200 --processes 2 --idle-processes 3");
     drop(load.child.stdin.take());
     assert!(load.child.wait().unwrap().success());
@@ -99,7 +99,7 @@ fn it_ends_with_its_standard_input_after_its_children() {
 }
 
 #[test]
-fn its_children_end_when_it_is_terminated() {
+fn the_children_end_when_the_load_is_terminated() {
     let load = Load::start("--sockets 200 --processes 2 --idle-processes 3");
     assert!(!load.children().any(has_ended));
     kill_process(Pid::from_child(&load.child), Signal::TERM).unwrap();
@@ -107,7 +107,7 @@ fn its_children_end_when_it_is_terminated() {
 }
 
 #[test]
-fn it_ends_when_its_time_is_over() {
+fn the_load_ends_when_its_time_is_over() {
     let start = Instant::now();
     let mut load = Load::start("--sockets 20 --processes 2 --seconds 1");
     // Open until the end: `wait` would close it.

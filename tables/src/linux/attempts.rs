@@ -43,6 +43,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Runs scans, and records the processes that block them.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
+    probe: Probe,
     blocked: Arc<BlockedProcesses>,
     workers: Arc<Workers>,
     /// Each attempt that has not ended, including abandoned ones, has a clone.
@@ -53,12 +54,30 @@ pub(crate) struct Attempts {
     searchers: Arc<()>,
 }
 
+/// The read by which the search finds the processes that block: its content does not matter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probe(pub(crate) fn(&ProcRoot, i32));
+
+impl Default for Probe {
+    /// Follows a link, which an execve in progress blocks.
+    fn default() -> Self {
+        Probe(|root, pid| {
+            let _ = root.link(pid, "ns/net", |_| ());
+        })
+    }
+}
+
 /// The number of clones.
 fn clones(of: &Arc<()>) -> usize {
     Arc::strong_count(of) - 1
 }
 
 impl Attempts {
+    /// For scans whose steps are reads like this one.
+    pub(crate) fn with_probe(probe: Probe) -> Attempts {
+        Attempts { probe, ..Attempts::default() }
+    }
+
     /// Runs attempts until one has no blocked step.
     ///
     /// # Errors
@@ -130,12 +149,13 @@ impl Attempts {
         for _ in clones(&self.searchers)..MAX_SEARCHERS {
             let (root, queue) = (Arc::clone(&root), Arc::clone(&queue));
             let counted = (running.clone(), Arc::clone(&self.searchers));
+            let Probe(probe) = self.probe;
             let read_all = move |done: &dyn Fn()| {
                 let lock = || queue.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut next = lock().next(None);
                 while let Some((user, pid)) = next {
-                    // The content does not matter: the step ends if the process does not block it.
-                    let _ = root.link(pid, "ns/net", |_| ());
+                    // The step ends if the process does not block it.
+                    probe(&root, pid);
                     next = lock().next(Some(user));
                 }
                 done();
@@ -163,17 +183,17 @@ fn is_too_long(longest: Option<Duration>, budget: Duration) -> bool {
 }
 
 /// The processes of all users; at most a few of each user are read at a time.
-struct Queue(BTreeMap<User, OfUser>);
+struct Queue(BTreeMap<User, PendingProcesses>);
 
 #[derive(Default)]
-struct OfUser {
+struct PendingProcesses {
     pids: Vec<i32>,
     in_progress: usize,
 }
 
 impl Queue {
     fn of_all(root: &ProcRoot) -> Queue {
-        let mut users: BTreeMap<User, OfUser> = BTreeMap::new();
+        let mut users: BTreeMap<User, PendingProcesses> = BTreeMap::new();
         for pid in root.pids().unwrap_or_default() {
             users.entry(root.user(pid)).or_default().pids.push(pid);
         }
@@ -185,8 +205,9 @@ impl Queue {
         if let Some(of_last) = last.and_then(|last| self.0.get_mut(&last)) {
             of_last.in_progress -= 1;
         }
-        let is_free =
-            |of: &&mut OfUser| of.in_progress < PROCESSES_OF_A_USER && !of.pids.is_empty();
+        let is_free = |of: &&mut PendingProcesses| {
+            of.in_progress < PROCESSES_OF_A_USER && !of.pids.is_empty()
+        };
         let (user, of) = self.0.iter_mut().find(|(_, of)| is_free(of))?;
         of.in_progress += 1;
         Some((*user, of.pids.pop()?))

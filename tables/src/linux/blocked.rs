@@ -21,11 +21,11 @@ pub(crate) const PROCESS_LIMIT: Duration = Duration::from_secs(1);
 const USER_LIMIT: Duration = Duration::from_millis(1200);
 /// The part of the elapsed time that is subtracted from the blocked time of a user: short waits are normal on a
 /// busy host.
-const FORGOTTEN: u32 = 20;
+const DECAY_DIVISOR: u32 = 20;
 /// How long a user is skipped after the last blocked step, and a process that blocks often.
 const MINUTE: Duration = Duration::from_secs(60);
 /// The maximum number of recorded processes: each takes a file descriptor.
-const MAX_REMEMBERED: usize = 64;
+const MAX_RECORDED: usize = 64;
 
 /// The processes that block a step of any scan, or did so recently, and their users.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ pub(crate) struct BlockedProcesses {
 #[derive(Debug, Default)]
 struct State {
     processes: BTreeMap<i32, Blocked>,
-    users: BTreeMap<User, OfUser>,
+    users: BTreeMap<User, UserRecord>,
 }
 
 #[derive(Debug)]
@@ -54,7 +54,7 @@ struct Blocked {
 
 /// The blocked steps of a user's processes.
 #[derive(Debug)]
-struct OfUser {
+struct UserRecord {
     /// The blocked time.
     time: Duration,
     /// When a step was last blocked.
@@ -111,7 +111,7 @@ impl Blocked {
     }
 }
 
-impl OfUser {
+impl UserRecord {
     fn is_over(&self, now: Instant) -> bool {
         self.steps == 0 && now.saturating_duration_since(self.last) >= MINUTE
     }
@@ -119,7 +119,7 @@ impl OfUser {
     fn add(&mut self, time: Duration, now: Instant) {
         if self.steps == 0 {
             let since = now.saturating_duration_since(self.last);
-            self.time = self.time.saturating_sub(since / FORGOTTEN);
+            self.time = self.time.saturating_sub(since / DECAY_DIVISOR);
         }
         self.time += time;
         self.last = now;
@@ -129,14 +129,14 @@ impl OfUser {
 
 impl State {
     /// The user, after expired users are removed.
-    fn user(&mut self, user: User, now: Instant) -> &mut OfUser {
+    fn user(&mut self, user: User, now: Instant) -> &mut UserRecord {
         self.users.retain(|_, of_user| !of_user.is_over(now));
-        let new = || OfUser { time: Duration::ZERO, last: now, steps: 0, is_skipped: false };
+        let new = || UserRecord { time: Duration::ZERO, last: now, steps: 0, is_skipped: false };
         self.users.entry(user).or_insert_with(new)
     }
 
     fn skipped_users(&self) -> impl Iterator<Item = User> {
-        let is_skipped = |(user, of): &(&User, &OfUser)| of.is_skipped && **user != User::ROOT;
+        let is_skipped = |(user, of): &(&User, &UserRecord)| of.is_skipped && **user != User::ROOT;
         self.users.iter().filter(is_skipped).map(|(user, _)| *user)
     }
 }
@@ -165,12 +165,12 @@ impl BlockedProcesses {
         state.user(process.user, now).steps += steps;
         let processes = &mut state.processes;
         processes.retain(|_, process| !process.has_ended_for(10 * MINUTE, now));
-        let known = processes.remove(&pid).filter(|known| !known.is_gone());
-        let mut blocked = known.unwrap_or(Blocked { process, steps: 0, times: 0, ended: now });
+        let recorded = processes.remove(&pid).filter(|recorded| !recorded.is_gone());
+        let mut blocked = recorded.unwrap_or(Blocked { process, steps: 0, times: 0, ended: now });
         blocked.times += 1;
         blocked.steps += steps;
         blocked.ended = now;
-        if processes.len() >= MAX_REMEMBERED {
+        if processes.len() >= MAX_RECORDED {
             let oldest = processes.iter().filter(|(_, process)| process.steps == 0);
             if let Some(pid) = oldest.min_by_key(|(_, process)| process.ended).map(|(pid, _)| *pid)
             {
@@ -283,7 +283,7 @@ mod tests {
         let (of, start) = (BlockedProcesses::default(), Instant::now());
         for second in 0..10_000 {
             let now = start + second * SECOND;
-            of.add_time(user(1000), SECOND / FORGOTTEN, now);
+            of.add_time(user(1000), SECOND / DECAY_DIVISOR, now);
             assert!(!of.is_expected_of(1, |_| user(1000), now), "after {second} s");
         }
     }
@@ -357,6 +357,6 @@ mod tests {
         for pid in 1..200 {
             of.insert(pid, Identity::of(tree.path(), 1), true, now);
         }
-        assert_eq!(of.count.load(Ordering::Relaxed), MAX_REMEMBERED);
+        assert_eq!(of.count.load(Ordering::Relaxed), MAX_RECORDED);
     }
 }

@@ -13,7 +13,7 @@ use super::proc_root::ProcRoot;
 use crate::formats::linux::mountinfo::mounts_of;
 
 /// The maximum number of directories that are read or queued.
-const MOST: usize = 100_000;
+const MAX_DIRECTORIES: usize = 100_000;
 
 /// The paths of the groups that exist, from the root of the mounted hierarchy.
 pub(crate) fn paths(
@@ -34,7 +34,7 @@ pub(crate) fn paths(
         return paths;
     }
     let mut pending = vec![Vec::new()];
-    for _ in 0..MOST {
+    for _ in 0..MAX_DIRECTORIES {
         let Some(path) = pending.pop() else { break };
         let relative = path.strip_prefix(b"/").unwrap_or(b".");
         let Ok(directory) = openat(&top, relative, DIRECTORY, Mode::empty()) else { continue };
@@ -49,7 +49,7 @@ pub(crate) fn paths(
             if !find(entry.ino(), &path) {
                 return paths;
             }
-            if pending.len() < MOST {
+            if pending.len() < MAX_DIRECTORIES {
                 pending.push(path);
             }
         }
@@ -67,9 +67,9 @@ fn hierarchy(root: &ProcRoot) -> Option<OwnedFd> {
     mounts_of(&text, b"cgroup2").find_map(|mount| {
         /// From `include/uapi/linux/magic.h`.
         const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
-        let whole = mount.root == b"/";
+        let is_whole = mount.root == b"/";
         let directory = rustix::fs::open(mount.mount_point, DIRECTORY, Mode::empty()).ok()?;
-        let is_it = fstatfs(&directory).is_ok_and(|it| it.f_type == CGROUP2_SUPER_MAGIC);
-        (whole && is_it).then_some(directory)
+        let is_cgroup2 = fstatfs(&directory).is_ok_and(|it| it.f_type == CGROUP2_SUPER_MAGIC);
+        (is_whole && is_cgroup2).then_some(directory)
     })
 }

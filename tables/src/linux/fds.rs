@@ -20,6 +20,7 @@ use rustix::path::DecInt;
 use super::cores;
 use super::kcmp;
 use super::proc_root::{ProcRoot, Process, first_number, for_each_number, is_gone, read_link};
+use super::start_times::StartTimes;
 use crate::deadline::Deadline;
 use crate::formats::linux::proc_link;
 use crate::model::holders::{Holder, HolderCollector, HolderLimits};
@@ -32,6 +33,8 @@ pub(crate) struct WalkOptions<'a> {
     pub(crate) threads: bool,
     pub(crate) limits: HolderLimits,
     pub(crate) deadline: Deadline<'a>,
+    /// Where the walk notes when the processes started, if the query reads more of them.
+    pub(crate) start_times: Option<&'a StartTimes>,
 }
 
 /// Collects the descriptors of these processes that refer to a socket and that `admits` accepts.
@@ -42,12 +45,12 @@ pub(crate) fn walk(
     admits: impl Fn(&Holder) -> bool + Sync,
     omissions: &mut Omissions,
 ) -> HolderCollector {
-    walk_on(cores(), root, pids, options, admits, omissions)
+    walk_with_threads(cores(), root, pids, options, admits, omissions)
 }
 
-/// The same with at most `most` threads.
-fn walk_on(
-    most: usize,
+/// The same with at most `max_walkers` threads.
+fn walk_with_threads(
+    max_walkers: usize,
     root: &ProcRoot,
     pids: &[i32],
     options: WalkOptions<'_>,
@@ -63,7 +66,7 @@ fn walk_on(
         begun: AtomicUsize::new(0),
         batches: Mutex::default(),
         walkers: AtomicUsize::new(1),
-        most,
+        max_walkers,
         found: Mutex::new(Found::new(options.limits)),
     };
     thread::scope(|scope| walk.run(scope));
@@ -86,7 +89,7 @@ struct Walk<'a, W> {
     batches: Mutex<Vec<Batch>>,
     walkers: AtomicUsize,
     /// The maximum of `walkers`.
-    most: usize,
+    max_walkers: usize,
     found: Mutex<Found>,
 }
 
@@ -127,7 +130,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
     fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         let HolderLimits { per_socket, max } = self.options.limits;
         // Together the walkers keep no more than the limit.
-        let max = max.map(|max| max / self.most.max(1));
+        let max = max.map(|max| max / self.max_walkers.max(1));
         let mut found = Found::new(HolderLimits { per_socket, max });
         while !self.options.deadline.has_passed() {
             // A new process first: two threads in one process compete for its locks in the kernel.
@@ -155,7 +158,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
 
     /// Starts another thread, up to the maximum.
     fn call_another<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
-        let one_more = |walkers| (walkers < self.most).then_some(walkers + 1);
+        let one_more = |walkers| (walkers < self.max_walkers).then_some(walkers + 1);
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
         if self.walkers.fetch_update(set, fetch, one_more).is_ok() {
             let walker = thread::Builder::new().name("walker".into());
@@ -174,6 +177,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
                 self.list_threads(pid, &process, scope, found);
             }
             if own == Ok(true) {
+                self.note_start(pid, &process);
                 return own;
             }
             // If the first thread has ended, its directory is empty or belongs to root. A running thread shows
@@ -181,7 +185,10 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
             let Some(tasks) = process.tasks() else { return own };
             for thread in tasks.others().into_iter().map(|tid| tasks.thread(tid)) {
                 match thread.and_then(|thread| self.list_one(pid, None, &thread, scope, found)) {
-                    Ok(true) => return Ok(true),
+                    Ok(true) => {
+                        self.note_start(pid, &process);
+                        return Ok(true);
+                    }
                     Ok(false) => {}
                     Err(errno) if is_gone(errno) => {}
                     Err(_) => break,
@@ -193,6 +200,12 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
             Ok(_) => {}
             Err(errno) if is_gone(errno) => {}
             Err(errno) => deny(self.root, pid, errno, &mut found.omissions),
+        }
+    }
+
+    fn note_start(&self, pid: i32, process: &Process) {
+        if let Some(start_times) = self.options.start_times {
+            start_times.note_process(pid, process);
         }
     }
 
@@ -259,7 +272,7 @@ impl<W: Fn(&Holder) -> bool + Sync> Walk<'_, W> {
         found: &mut Found,
     ) {
         let mut batches = self.batches();
-        if self.most == 1 || batches.len() >= 2 * self.most {
+        if self.max_walkers == 1 || batches.len() >= 2 * self.max_walkers {
             drop(batches);
             return self.read_batch(&batch, found);
         }

@@ -10,10 +10,12 @@ mod kcmp;
 pub(crate) mod netns;
 mod proc_net;
 pub(crate) mod proc_root;
+pub(crate) mod processes;
 #[cfg(test)]
 pub(crate) mod quiet;
 mod sleep;
 pub(crate) mod sock_diag;
+pub(crate) mod start_times;
 pub(crate) mod steps;
 mod workers;
 

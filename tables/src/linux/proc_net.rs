@@ -16,13 +16,13 @@ use rustix::io::Errno;
 use super::dump_retry::DumpRetry;
 use super::netns::Namespace;
 use super::proc_root::ProcRoot;
-use super::sock_diag::Handed;
+use super::sock_diag::ReadControl;
 use crate::deadline::Deadline;
 use crate::model::omission::{OmissionKind, Omissions};
 use crate::model::socket_table::{SharedChains, SocketTable};
 use crate::model::{Binding, Socket, TcpState};
 
-/// Hands over every socket that a file of the namespace lists, each once, until the caller stops.
+/// Passes every socket that a file of the namespace lists to `each`, once, until `each` stops the read.
 pub(crate) fn for_each_socket(
     root: &ProcRoot,
     namespace: &Namespace,
@@ -30,7 +30,7 @@ pub(crate) fn for_each_socket(
     path: &str,
     deadline: Deadline<'_>,
     omissions: &mut Omissions,
-    each: impl FnMut(Socket) -> Handed,
+    each: impl FnMut(Socket) -> ReadControl,
 ) {
     let opened = match namespace.open(root, path) {
         Ok(Some(opened)) => Ok(BufReader::with_capacity(64 * 1024, opened)),
@@ -74,7 +74,7 @@ impl Reader<'_> {
     fn read_until_alike(
         &mut self,
         text: &mut BufReader<File>,
-        mut each: impl FnMut(Socket) -> Handed,
+        mut each: impl FnMut(Socket) -> ReadControl,
         mut malformed: impl FnMut(u64),
     ) -> io::Result<()> {
         let mut is_first = true;
@@ -95,7 +95,7 @@ impl Reader<'_> {
         &mut self,
         text: &mut BufReader<File>,
         is_first: bool,
-        each: &mut impl FnMut(Socket) -> Handed,
+        each: &mut impl FnMut(Socket) -> ReadControl,
         malformed: &mut impl FnMut(u64),
     ) -> io::Result<bool> {
         let is_compared = !is_first || !self.only_listeners_again;
@@ -113,7 +113,7 @@ impl Reader<'_> {
                 }
                 // Sockets without an inode cannot be distinguished: only the first read counts.
                 Some(Ok(socket)) if socket.inode == 0 && !is_first => {}
-                Some(Ok(socket)) => return self.hand_over(socket, is_compared, each),
+                Some(Ok(socket)) => return self.pass_socket(socket, is_compared, each),
                 Some(Err(_)) | None if !is_first => {}
                 Some(Err(_)) | None => malformed(lines),
             }
@@ -125,12 +125,12 @@ impl Reader<'_> {
         })
     }
 
-    /// Hands over a socket if it is new.
-    fn hand_over(
+    /// Passes a socket to `each` if it is new.
+    fn pass_socket(
         &mut self,
         mut socket: Socket,
         is_compared: bool,
-        each: &mut impl FnMut(Socket) -> Handed,
+        each: &mut impl FnMut(Socket) -> ReadControl,
     ) -> ControlFlow<()> {
         socket.net_namespace = self.namespace.number();
         let hash = self.seen.hash(&socket);
@@ -138,7 +138,7 @@ impl Reader<'_> {
             self.retry.add(hash);
         }
         let is_new = hash.is_none_or(|hash| self.seen.hashes.insert(hash));
-        if is_new && each(socket) == Handed::Enough {
+        if is_new && each(socket) == ReadControl::Stop {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())

@@ -1,4 +1,4 @@
-//! For tests against the running kernel: a network namespace where nothing else happens, and sockets of
+//! For tests against the running kernel: a network namespace without other sockets, and sockets of
 //! many kinds in it.
 
 #![allow(clippy::unwrap_used)]
@@ -86,15 +86,15 @@ fn loopback_up() -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// The sockets of a file of the calling thread's namespace.
-pub(crate) fn printed(file: SocketTable) -> Vec<Socket> {
+/// The sockets that a file of the calling thread's namespace lists.
+pub(crate) fn listed_sockets(file: SocketTable) -> Vec<Socket> {
     let text = std::fs::read(format!("/proc/thread-self/net/{}", file.name())).unwrap();
     let lines = text.strip_suffix(b"\n").unwrap().split(|&byte| byte == b'\n').skip(1);
     lines.map(|line| file.parse(line).unwrap()).collect()
 }
 
-/// Sockets of many kinds, open until this is dropped.
-pub(crate) fn sockets() -> Vec<Box<dyn Any>> {
+/// Opens sockets of many kinds; they are open until the result is dropped.
+pub(crate) fn open_many_kinds() -> Vec<Box<dyn Any>> {
     let mut held: Vec<Box<dyn Any>> = Vec::new();
     for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
         let listener = TcpListener::bind(address).unwrap();
@@ -104,7 +104,7 @@ pub(crate) fn sockets() -> Vec<Box<dyn Any>> {
             held.push(Box::new(TcpStream::connect((host, port)).unwrap()));
             held.push(Box::new(listener.accept().unwrap()));
         }
-        // TIME_WAIT; CLOSE_WAIT and what is left of its other end; with bytes; not accepted.
+        // TIME_WAIT; CLOSE_WAIT and the orphaned other end; a connection with unread bytes; one that is not accepted.
         drop(TcpStream::connect((host, port)).unwrap());
         drop(listener.accept().unwrap());
         let closing = TcpStream::connect((host, port)).unwrap();
@@ -152,12 +152,17 @@ pub(crate) fn sockets() -> Vec<Box<dyn Any>> {
     held
 }
 
-/// The acknowledgement of a FIN may take its time.
+/// Waits until the connections have left the closing states: the acknowledgement of a FIN can take some time.
 fn wait_until_settled() {
     const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
-    let moving = |socket: &Socket| matches!(socket.state(), "FIN_WAIT1" | "LAST_ACK" | "CLOSING");
+    let is_closing =
+        |socket: &Socket| matches!(socket.state(), "FIN_WAIT1" | "LAST_ACK" | "CLOSING");
     let end = Instant::now() + CLOSE_TIMEOUT;
-    while [SocketTable::Tcp, SocketTable::Tcp6].into_iter().flat_map(printed).any(|s| moving(&s)) {
+    while [SocketTable::Tcp, SocketTable::Tcp6]
+        .into_iter()
+        .flat_map(listed_sockets)
+        .any(|s| is_closing(&s))
+    {
         assert!(Instant::now() < end, "connections are still closing");
         std::thread::sleep(Duration::from_millis(10));
     }

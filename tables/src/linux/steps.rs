@@ -20,7 +20,7 @@ use crate::model::User;
 /// A shorter step is not measured.
 const SHORT: Duration = Duration::from_millis(1);
 /// A step in progress is not checked for this time.
-const YOUNG: Duration = Duration::from_millis(10);
+const MIN_AGE: Duration = Duration::from_millis(10);
 /// A process is recorded if its step has been blocked for this time when the attempt ends.
 const SLOW: Duration = Duration::from_millis(300);
 
@@ -136,7 +136,7 @@ impl Steps {
         // `count` borrows the state, so the list is taken out of it.
         let mut in_progress = std::mem::take(&mut state.in_progress);
         for step in &mut in_progress {
-            if step.since.elapsed() < YOUNG {
+            if step.since.elapsed() < MIN_AGE {
                 continue;
             }
             let Some((asleep, now)) = step.start.sleeps_since() else { continue };
@@ -235,7 +235,7 @@ mod tests {
         time.add(SECOND, after(2));
         time.add(2 * SECOND, after(3));
         time.add(SECOND, after(10));
-        // One that was taken before the last one.
+        // A moment that was taken before the last one.
         time.add(SECOND, after(9));
         assert_eq!((time.sum, time.until), (4 * SECOND, Some(after(10))));
     }
@@ -305,11 +305,11 @@ mod tests {
         let steps = steps(Duration::MAX);
         let step = steps.begin(7, user);
         let start = Instant::now();
-        while start.elapsed() < 3 * YOUNG {
+        while start.elapsed() < 3 * MIN_AGE {
             assert_eq!(steps.observe(), None);
         }
         drop(step);
-        assert!(steps.blocked_time() < YOUNG, "{:?}", steps.blocked_time());
+        assert!(steps.blocked_time() < MIN_AGE, "{:?}", steps.blocked_time());
     }
 
     #[test]

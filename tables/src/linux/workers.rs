@@ -47,13 +47,13 @@ fn work(workers: &Weak<Workers>, first: Job) {
     let mut next = Some(first);
     while let Some(job) = next {
         let jobs = Cell::new(None);
-        job(&|| jobs.set(wait_among(workers)));
+        job(&|| jobs.set(wait_for_job(workers)));
         next = jobs.take().and_then(|jobs| jobs.recv().ok());
     }
 }
 
 /// Adds the calling thread to the waiting ones, up to the maximum; returns the channel of its next job.
-fn wait_among(workers: &Weak<Workers>) -> Option<Receiver<Job>> {
+fn wait_for_job(workers: &Weak<Workers>) -> Option<Receiver<Job>> {
     let workers = workers.upgrade()?;
     let mut idle = workers.idle();
     let (send, jobs) = channel();

@@ -7,7 +7,7 @@ use std::io;
 ///
 /// Each function fills a buffer and returns the number of bytes. With an empty buffer it returns the size of the
 /// value, or a little more. An error of the system is an error here, however the call reports it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Calls {
     /// `proc_listpids` of all processes: pids of 4 bytes. Pids that do not fit are left out.
     pub(crate) pids: fn(&mut [u8]) -> io::Result<usize>,
@@ -20,6 +20,12 @@ pub(crate) struct Calls {
     pub(crate) value: fn(&CStr, &mut [u8]) -> (usize, io::Result<()>),
     /// `proc_pidinfo` with PROC_PIDTBSDINFO: the real uid of a process, if it still exists.
     pub(crate) uid: fn(i32) -> Option<u32>,
+    /// `proc_pidinfo` with PROC_PIDTBSDINFO: `struct proc_bsdinfo` of a process.
+    pub(crate) info: fn(i32, &mut [u8]) -> io::Result<usize>,
+    /// `proc_pidpath`: the path of the executable of a process, without a NUL at its end.
+    pub(crate) path: fn(i32, &mut [u8]) -> io::Result<usize>,
+    /// `sysctl` with KERN_PROCARGS2: the arguments of a process.
+    pub(crate) arguments: fn(i32, &mut [u8]) -> io::Result<usize>,
 }
 
 /// Error numbers of macOS (`bsd/sys/errno.h`): other systems lack some.

@@ -9,8 +9,9 @@ use std::ptr;
 
 use super::calls::{Calls, EBADF, ENOENT, ENOMEM, ENOTSOCK, ESRCH};
 use super::libproc;
+use crate::formats::macos::proc_bsdinfo;
 
-pub(crate) const CALLS: Calls = Calls { pids, fds, socket, value, uid };
+pub(crate) const CALLS: Calls = Calls { pids, fds, socket, value, uid, info, path, arguments };
 
 // The crate libc lacks these two.
 const PROC_ALL_PIDS: u32 = 1;
@@ -31,6 +32,14 @@ const _: () = {
     assert!(libc::ENOTSOCK == ENOTSOCK);
     assert!(size_of::<libc::vinfo_stat>() == 136);
     assert!(libc::SOCK_MAXADDRLEN == 255);
+    assert!(size_of::<libc::proc_bsdinfo>() == proc_bsdinfo::LENGTH);
+    assert!(offset_of!(libc::proc_bsdinfo, pbi_ppid) == 16);
+    assert!(offset_of!(libc::proc_bsdinfo, pbi_uid) == 20);
+    assert!(offset_of!(libc::proc_bsdinfo, pbi_ruid) == 28);
+    assert!(offset_of!(libc::proc_bsdinfo, pbi_comm) == 48);
+    assert!(offset_of!(libc::proc_bsdinfo, pbi_name) == 64);
+    assert!(offset_of!(libc::proc_bsdinfo, pbi_start_tvsec) == 120);
+    assert!(offset_of!(libc::proc_bsdinfo, pbi_start_tvusec) == 128);
 };
 
 /// Pointer and size of a buffer: null if it is empty; the size is limited to the range of the argument.
@@ -80,6 +89,29 @@ fn value(name: &CStr, buffer: &mut [u8]) -> (usize, io::Result<()>) {
     (length, result)
 }
 
+fn info(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    let (start, length) = raw_parts(buffer);
+    // SAFETY: as in `pids`.
+    answer(|| unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDTBSDINFO, 0, start, length) })
+}
+
+fn path(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    let (start, length) = raw_parts(buffer);
+    let length = u32::try_from(length).unwrap_or_default();
+    // SAFETY: as in `pids`.
+    answer(|| unsafe { libc::proc_pidpath(pid, start, length) })
+}
+
+fn arguments(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut name = [libc::CTL_KERN, libc::KERN_PROCARGS2, pid];
+    let (start, _) = raw_parts(buffer);
+    let (mut length, no_value) = (buffer.len(), ptr::null_mut());
+    // SAFETY: the name has 3 numbers; the kernel writes no more than `length` bytes from `start` on, which are the
+    // buffer's, or none if it is null, and then what it wrote or would write into `length`; there is no new value.
+    let status = unsafe { libc::sysctl(name.as_mut_ptr(), 3, start, &raw mut length, no_value, 0) };
+    if status == 0 { Ok(length) } else { Err(io::Error::last_os_error()) }
+}
+
 fn uid(pid: i32) -> Option<u32> {
     let mut info = MaybeUninit::<libc::proc_bsdinfo>::zeroed();
     let size = c_int::try_from(size_of::<libc::proc_bsdinfo>()).ok()?;
@@ -119,6 +151,21 @@ mod tests {
         // SAFETY: the call takes nothing and always succeeds.
         assert_eq!(uid(own_pid()), Some(unsafe { libc::getuid() }));
         assert_eq!(uid(NO_PID), None);
+    }
+
+    #[test]
+    fn this_process_has_its_path_arguments_and_parent() {
+        let mut buffer = vec![0; 1 << 20];
+        let length = path(own_pid(), &mut buffer).unwrap();
+        let own = std::env::current_exe().unwrap().canonicalize().unwrap();
+        assert_eq!(&buffer[..length], own.as_os_str().as_encoded_bytes());
+        let length = arguments(own_pid(), &mut buffer).unwrap();
+        let own: Vec<String> = std::env::args().collect();
+        let shown = crate::formats::macos::procargs2::arguments(&buffer[..length]).unwrap();
+        assert_eq!(String::from_utf8_lossy(shown), own.join("\0") + "\0");
+        let length = info(own_pid(), &mut buffer).unwrap();
+        let shown = proc_bsdinfo::parse(&buffer[..length]).unwrap();
+        assert_eq!(u32::try_from(shown.parent).unwrap(), std::os::unix::process::parent_id());
     }
 
     #[test]

@@ -119,7 +119,16 @@ mod tests {
             Ok(LENGTH)
         };
         let value = |_: &std::ffi::CStr, _: &mut [u8]| (0, Ok(()));
-        let calls = Calls { pids: |_| Ok(0), fds: |_, _| Ok(0), socket, value, uid: |_| None };
+        let calls = Calls {
+            pids: |_| Ok(0),
+            fds: |_, _| Ok(0),
+            socket,
+            value,
+            uid: |_| None,
+            info: |_, _| Ok(0),
+            path: |_, _| Ok(0),
+            arguments: |_, _| Ok(0),
+        };
         socket_fdinfo(&calls, 1, 3)
     }
 

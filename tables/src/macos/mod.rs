@@ -7,4 +7,5 @@ pub(crate) mod calls;
 #[cfg(target_os = "macos")]
 pub(crate) mod ffi;
 pub(crate) mod libproc;
+pub(crate) mod processes;
 pub(crate) mod sysctl;

@@ -66,6 +66,9 @@ mod tests {
             socket: |_, _, _| Ok(0),
             value: answer,
             uid: |_| None,
+            info: |_, _| Ok(0),
+            path: |_, _| Ok(0),
+            arguments: |_, _| Ok(0),
         };
         let read = value(&calls, c"net.inet.tcp.pcblist_n");
         (read, SCRIPT.take().1)

@@ -190,10 +190,10 @@ impl HolderCollector {
             *self.omitted.entry(user).or_default() += count;
         }
         for (group, more) in other.beyond {
-            let known = self.beyond.entry(group).or_default();
-            known.real.extend(&more.real);
-            known.counted.extend(&more.counted);
-            known.unreal.extend(&more.unreal);
+            let total = self.beyond.entry(group).or_default();
+            total.real.extend(&more.real);
+            total.counted.extend(&more.counted);
+            total.unreal.extend(&more.unreal);
         }
     }
 
@@ -391,7 +391,7 @@ impl Holders {
     }
 }
 
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS collects in one place"))]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS uses one collector"))]
 impl Holders {
     /// Removes the holders for which `is_out` returns true: it gets each holder, and all holders of its socket.
     pub(crate) fn without(self, is_out: impl Fn(&Holder, &[Holder]) -> bool) -> Holders {

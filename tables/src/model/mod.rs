@@ -1,6 +1,7 @@
 //! Sockets, holders and omissions, in the terms of the kernel.
 
 mod binding;
+mod container;
 mod details;
 mod endpoint;
 mod extended_details;
@@ -10,6 +11,7 @@ mod holder_unknown;
 pub(crate) mod holders;
 mod net_namespace;
 pub(crate) mod omission;
+pub(crate) mod process;
 pub(crate) mod protocol;
 #[cfg(target_os = "linux")]
 pub(crate) mod report;
@@ -26,6 +28,7 @@ mod user;
 mod work;
 
 pub(crate) use self::binding::Binding;
+pub(crate) use self::container::{Container, ContainerRuntime};
 pub(crate) use self::details::{DarwinDetails, Details, Presence};
 pub(crate) use self::endpoint::{Endpoint, VsockAddress};
 pub(crate) use self::extended_details::{ExtendedDetails, ExtendedFields, FileId, Interface};
@@ -33,6 +36,7 @@ pub use self::families::Families;
 pub(crate) use self::family::Family;
 pub(crate) use self::holder_unknown::HolderUnknown;
 pub(crate) use self::net_namespace::{NetNamespace, NetNamespaceNames};
+pub(crate) use self::process::{Process, ProcessFields, Processes};
 pub(crate) use self::protocol::{SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, socket_type};
 pub(crate) use self::sctp_state::SctpState;
 pub(crate) use self::snapshot::Snapshot;

@@ -92,6 +92,26 @@ enum_table! {
             "sockets or holders are missing; raise the limit of open files (RLIMIT_NOFILE: \
              LimitNOFILE in systemd, ulimit -n) to 256 or more",
         ),
+        /// A file of a process that holds a socket.
+        Process = omission(
+            "files of processes that could not be read",
+            if cfg!(target_os = "macos") {
+                "their process columns are NULL; run as root"
+            } else {
+                "their process or container columns are NULL; grant CAP_SYS_PTRACE"
+            },
+        ),
+        /// A process that holds a socket and blocks a read of its arguments or its executable, or is expected to.
+        ProcessBlocked = omission(
+            "reads of cmdline or exe skipped since processes block them, most likely by memory that is mapped from \
+             a FUSE or network file system",
+            "their process_cmdline or process_path is NULL",
+        ),
+        /// The arguments of a process, beyond a limit.
+        CommandLine = omission(
+            "command lines that are too long",
+            "the rest of each is missing in process_cmdline",
+        ),
         /// A socket list of macOS, or its end.
         PcbList = omission(
             "lists of sockets not read to their end",
@@ -162,8 +182,8 @@ impl Omissions {
 
     pub(crate) fn extend(&mut self, more: Omissions) {
         for omission in more.0 {
-            match self.0.iter_mut().find(|known| known.kind == omission.kind) {
-                Some(known) => known.count += omission.count,
+            match self.0.iter_mut().find(|counted| counted.kind == omission.kind) {
+                Some(counted) => counted.count += omission.count,
                 None => self.0.push(omission),
             }
         }

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::num::NonZeroU64;
 
+use super::container::Container;
 use super::details::{DarwinDetails, Presence};
 use super::holder_unknown::HolderUnknown;
 use super::holders::Holders;
 use super::net_namespace::{NetNamespace, NetNamespaceNames};
 use super::omission::{OmissionKind, Omissions};
+use super::process::Processes;
 use super::socket::Socket;
 use super::uids::Uids;
 use super::work::Work;
@@ -30,6 +32,13 @@ pub(crate) struct Snapshot {
     pub(crate) net_namespace_names: NetNamespaceNames,
     /// The paths of the sockets' control groups by inode, if the query reads them.
     pub(crate) cgroups: HashMap<NonZeroU64, Box<[u8]>>,
+    /// The containers that these paths name, by inode, if the query reads them.
+    pub(crate) containers: HashMap<NonZeroU64, Container>,
+    /// The processes that hold the sockets, as far as the query reads them.
+    pub(crate) processes: Processes,
+    /// When the processes that hold sockets started, in clock ticks, if the query reads more of them.
+    #[cfg(target_os = "linux")]
+    pub(crate) start_times: HashMap<i32, u64>,
     /// One for each socket, in the same order; empty on Linux.
     pub(crate) darwin: Vec<DarwinDetails>,
     pub(crate) uids: Uids,

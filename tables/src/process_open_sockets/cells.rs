@@ -1,5 +1,7 @@
 //! The cells of a row: a function for each column.
 
+pub(super) mod container;
+pub(super) mod process;
 pub(super) mod tcp;
 pub(super) mod unix;
 

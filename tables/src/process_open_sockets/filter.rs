@@ -4,7 +4,9 @@ use super::cells::{UNHELD, net_namespace_text};
 use super::columns::{self, Field};
 use super::condition::{NumberCondition, TextCondition};
 use crate::model::holders::Holder;
-use crate::model::{ExtendedFields, Families, NetNamespace, NetNamespaceNames, Socket};
+use crate::model::{
+    ExtendedFields, Families, NetNamespace, NetNamespaceNames, ProcessFields, Socket,
+};
 use crate::{ColumnsUsed, QueryContext};
 
 /// The conditions of a query on rows.
@@ -26,6 +28,21 @@ pub(crate) struct Filter {
     pub(super) families: Families,
     is_lookup: bool,
 }
+
+/// The columns about the processes that hold sockets.
+const PROCESS_FIELDS: [(Field, ProcessFields); 11] = [
+    (Field::ProcessName, ProcessFields::NAME),
+    (Field::ProcessPath, ProcessFields::PATH),
+    (Field::ProcessCmdline, ProcessFields::CMDLINE),
+    (Field::ProcessParent, ProcessFields::PARENT),
+    (Field::ProcessUid, ProcessFields::UIDS),
+    (Field::ProcessEuid, ProcessFields::UIDS),
+    (Field::ProcessStartTime, ProcessFields::START_TIME),
+    (Field::ProcessCgroupPath, ProcessFields::CGROUP_PATH),
+    (Field::ContainerId, ProcessFields::CONTAINER),
+    (Field::ContainerRuntime, ProcessFields::CONTAINER),
+    (Field::PodUid, ProcessFields::CONTAINER),
+];
 
 impl Filter {
     /// Makes the filter of a query of these families.
@@ -61,6 +78,18 @@ impl Filter {
     /// Whether the query reads this column.
     pub(crate) fn shows(&self, field: Field) -> bool {
         field.index().is_some_and(|index| self.columns_used.contains(index))
+    }
+
+    /// What the query reads of the processes that hold sockets.
+    pub(crate) fn process_fields(&self) -> ProcessFields {
+        let fields = PROCESS_FIELDS.iter().filter(|(field, _)| self.shows(*field));
+        fields.map(|&(_, read)| read).collect()
+    }
+
+    /// Whether the query reads the containers of sockets.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has containers"))]
+    pub(crate) fn shows_container(&self) -> bool {
+        self.process_fields().contains(ProcessFields::CONTAINER)
     }
 
     /// The extended details of sockets that the query reads.

@@ -12,38 +12,52 @@ use crate::formats::macos::socket_fdinfo;
 use crate::model::socket_table::SocketTable;
 use crate::model::{Binding, CongestionAlgorithm, Details, ExtendedFields, Socket};
 
-/// A value of one of the lists of macOS. It is read as each of them.
+/// The value of a sysctl list of macOS. Each parser of a list gets it.
 ///
 /// # Panics
-/// If a rule is broken.
+/// If an invariant is violated.
 pub fn pcblist_n(value: &[u8]) {
     for list in PcbList::ALL {
         let whole = list.parse(value);
-        let cut = list.parse(beginning(value));
+        let truncated = list.parse(prefix(value));
         let Ok(whole) = whole else {
-            assert!(cut.is_err(), "{list:?}: what is refused is read when it is cut");
+            assert!(truncated.is_err(), "{list:?}: an invalid list is valid when it is truncated");
             continue;
         };
         // The header is complete, and as long as its length field.
         let length = value.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let parts = value.split_at_checked(length);
-        assert!(parts.is_some(), "{list:?}: read without its header");
+        assert!(parts.is_some(), "{list:?}: accepted without a complete header");
         let (header, groups) = parts.unwrap_or_default();
-        assert_eq!(Some(whole.count), count_in(header), "{list:?}: another count");
-        the_value_has_all_of_it(value, header, &whole);
+        assert_eq!(
+            Some(whole.count),
+            count_in(header),
+            "{list:?}: the count is not that of the header"
+        );
+        check_listing(value, header, &whole);
 
-        if let Ok(cut) = cut {
-            assert_eq!(cut.count, whole.count, "{list:?}: a cut list counts others");
-            assert!(cut.groups <= whole.groups, "{list:?}: a cut list has more groups");
+        if let Ok(truncated) = truncated {
+            assert_eq!(
+                truncated.count, whole.count,
+                "{list:?}: a truncated list has another count"
+            );
+            assert!(truncated.groups <= whole.groups, "{list:?}: a truncated list has more groups");
             // The last group can be truncated.
-            let surely = cut.pcbs.split_last().map_or(&[][..], |(_, surely)| surely);
-            assert!(whole.pcbs.starts_with(surely), "{list:?}: a cut list has other sockets");
+            let certain = truncated.pcbs.split_last().map_or(&[][..], |(_, certain)| certain);
+            assert!(
+                whole.pcbs.starts_with(certain),
+                "{list:?}: a truncated list has other sockets"
+            );
         }
 
         const UNKNOWN: [u8; 16] = [13, 0, 0, 0, 0, 4, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0];
         let grown = list.parse(&[header, &UNKNOWN, groups].concat());
-        assert_eq!(grown.as_ref(), Ok(&whole), "{list:?}: an unknown record changes something");
+        assert_eq!(
+            grown.as_ref(),
+            Ok(&whole),
+            "{list:?}: a record of an unknown kind changes the result"
+        );
     }
 }
 
@@ -53,90 +67,94 @@ fn count_in(header: &[u8]) -> Option<u64> {
     Some(count.iter().rfold(0, |count, &byte| count << 8 | u64::from(byte)))
 }
 
-fn the_value_has_all_of_it(value: &[u8], header: &[u8], listing: &Listing) {
+/// Checks that the listing contains no more than the value.
+fn check_listing(value: &[u8], header: &[u8], listing: &Listing) {
     /// A head alone, and the smallest record that is a socket: `struct xkevtpcb`.
     const HEAD: usize = 8;
     const SMALLEST: usize = 28;
     let sockets = listing.pcbs.len();
     let malformed = usize::try_from(listing.malformed).unwrap_or(usize::MAX);
     let groups = usize::try_from(listing.groups).unwrap_or(usize::MAX);
-    assert!(sockets.saturating_add(malformed) <= groups, "more than there are groups");
+    assert!(sockets.saturating_add(malformed) <= groups, "more sockets than groups");
     // Only an empty list with the count 0 is complete without its header at the end.
     let is_empty = listing.count == 0 && groups == 0;
     let headers = if listing.end == End::Whole && !is_empty { 2 } else { 1 };
     let needed = (headers * header.len() + sockets * SMALLEST)
         .saturating_add((groups - sockets).saturating_mul(HEAD));
-    assert!(needed <= value.len(), "more than there is room for");
+    assert!(needed <= value.len(), "more sockets than fit into the value");
     for pcb in &listing.pcbs {
         let generation = pcb.generation.map_or(0, NonZeroU64::get);
         for number in [pcb.socket.inode, pcb.pcb, pcb.peer_pcb, generation] {
-            assert!(number == 0 || contains(value, &number.to_le_bytes()), "{number} is invented");
+            assert!(
+                number == 0 || contains(value, &number.to_le_bytes()),
+                "{number} is not in the input"
+            );
         }
-        socket_of_macos(value, &pcb.socket);
+        check_macos_socket(value, &pcb.socket);
     }
 }
 
 /// The answer of macOS to PROC_PIDFDSOCKETINFO.
 ///
 /// # Panics
-/// If a rule is broken.
+/// If an invariant is violated.
 pub fn socket_fdinfo(answer: &[u8]) {
     /// `soi_so` and `soi_pcb`.
     const HANDLES: usize = 160;
     let read = socket_fdinfo::parse(answer);
-    if let Some((known, _)) = answer.split_at_checked(socket_fdinfo::LENGTH) {
-        assert!(read.is_ok(), "a whole answer is refused");
-        assert_eq!(read, socket_fdinfo::parse(known), "what comes behind changes something");
+    if let Some((record, _)) = answer.split_at_checked(socket_fdinfo::LENGTH) {
+        assert!(read.is_ok(), "a complete answer is rejected");
+        assert_eq!(read, socket_fdinfo::parse(record), "bytes after the record change the result");
     }
-    let cut = socket_fdinfo::parse(beginning(answer));
-    assert!(cut.is_err() || cut == read, "a truncated record shows another socket");
+    let truncated = socket_fdinfo::parse(prefix(answer));
+    assert!(truncated.is_err() || truncated == read, "a truncated record shows another socket");
     if let Ok(held) = read {
         let handles = [held.socket.inode, held.pcb].map(u64::to_le_bytes).concat();
         let is_there = answer.get(HANDLES..).is_some_and(|rest| rest.starts_with(&handles));
-        assert!(is_there, "other handles");
+        assert!(is_there, "the handles are not those of the answer");
         for number in [held.details.peer, held.generation].into_iter().flatten() {
-            assert!(contains(answer, &number.get().to_le_bytes()), "{number} is invented");
+            assert!(contains(answer, &number.get().to_le_bytes()), "{number} is not in the input");
         }
-        socket_of_macos(answer, &held.socket);
+        check_macos_socket(answer, &held.socket);
     }
 }
 
-fn socket_of_macos(bytes: &[u8], socket: &Socket) {
+fn check_macos_socket(bytes: &[u8], socket: &Socket) {
     if let Binding::Unix { path } = &socket.binding {
-        assert!(!path.contains(&0) && path.len() <= 253, "no path: {path:?}");
-        assert!(contains(bytes, path), "{path:?} is invented");
+        assert!(!path.contains(&0) && path.len() <= 253, "invalid path: {path:?}");
+        assert!(contains(bytes, path), "{path:?} is not in the input");
     }
     for end in [socket.local(), socket.remote()].into_iter().flatten() {
         if let std::net::IpAddr::V6(v6) = end.address {
             let is_scoped = v6.is_unicast_link_local() && v6.segments()[1] != 0;
-            assert!(!is_scoped, "{v6} has the number of its interface");
+            assert!(!is_scoped, "{v6} contains the interface number");
         }
     }
 }
 
-/// The text of a file in `/proc/<pid>/net`. It is read as each of them.
+/// The text of a file in `/proc/<pid>/net`. Each parser of a file gets it.
 ///
 /// # Panics
-/// If a rule is broken.
+/// If an invariant is violated.
 pub fn proc_net(text: &[u8]) {
     for table in SocketTable::ALL {
         for line in text.split(|&byte| byte == b'\n') {
             let Ok(socket) = table.parse(line) else { continue };
-            is_of(table, &socket);
+            check_table(table, &socket);
             let inode = socket.inode.to_string();
-            assert!(contains(line, inode.as_bytes()), "{inode} is invented");
+            assert!(contains(line, inode.as_bytes()), "{inode} is not in the input");
             if let Binding::Unix { path } = &socket.binding {
-                assert!(line.ends_with(path), "{path:?} is not the rest of the line");
+                assert!(line.ends_with(path), "{path:?} is not the end of the line");
             }
         }
     }
 }
 
-/// Datagrams of a dump of netlink's sock_diag, for the request that the first of them answers. It is read as the dump
-/// of each table.
+/// Datagrams of a dump of netlink's sock_diag, for the request that the first of them answers. The parser of
+/// each table gets it.
 ///
 /// # Panics
-/// If a rule is broken.
+/// If an invariant is violated.
 pub fn sock_diag(datagrams: &[u8]) {
     /// `nlmsg_seq`.
     const SEQUENCE: usize = 8;
@@ -144,19 +162,20 @@ pub fn sock_diag(datagrams: &[u8]) {
     let sequence = u32::from_ne_bytes(sequence.copied().unwrap_or_default());
     let messages = |bytes| Messages::new(bytes, sequence).collect::<Vec<_>>();
     let whole = messages(datagrams);
-    let is_read = whole.iter().rposition(Result::is_err).is_none_or(|at| at + 1 == whole.len());
-    assert!(is_read, "it goes on behind what is malformed");
-    let mut cut = messages(beginning(datagrams));
-    cut.pop_if(|last| last.is_err());
-    assert!(whole.starts_with(&cut), "a cut dump has other messages");
+    let ends_at_error =
+        whole.iter().rposition(Result::is_err).is_none_or(|at| at + 1 == whole.len());
+    assert!(ends_at_error, "messages follow a malformed message");
+    let mut truncated = messages(prefix(datagrams));
+    truncated.pop_if(|last| last.is_err());
+    assert!(whole.starts_with(&truncated), "a truncated dump has other messages");
     for message in whole.into_iter().flatten() {
         let Message::Socket(message) = message else { continue };
         for table in SocketTable::ALL {
             let Some(Ok(listed)) = Request::of(table).map(|it| it.parse(message)) else { continue };
-            is_of(table, &listed.socket);
+            check_table(table, &listed.socket);
             let inode = u32::try_from(listed.socket.inode);
             let is_there = inode.is_ok_and(|inode| contains(message, &inode.to_ne_bytes()));
-            assert!(is_there, "{} is invented", listed.socket.inode);
+            assert!(is_there, "{} is not in the input", listed.socket.inode);
             extended_details_are_added(table, message, &listed.socket);
         }
     }
@@ -175,21 +194,21 @@ fn extended_details_are_added(table: SocketTable, message: &[u8], socket: &Socke
     assert_eq!(interface, extended.as_ref().and_then(|it| it.interface.as_ref()), "{table:?}");
     let Some(extended) = extended else { return };
     let cookie = extended.cookie.map(|cookie| cookie.get().to_ne_bytes());
-    assert!(cookie.is_none_or(|it| contains(message, &it)), "a cookie is invented");
+    assert!(cookie.is_none_or(|it| contains(message, &it)), "a cookie is not in the input");
     let inode = extended.bound_file.map(|file| u32::try_from(file.inode).unwrap_or_default());
     let is_there = inode.is_none_or(|inode| contains(message, &inode.to_ne_bytes()));
-    assert!(is_there, "an inode of a file is invented");
+    assert!(is_there, "an inode of a file is not in the input");
     let Some(tcp) = extended.tcp else { return };
     for number in [tcp.rtt_us, tcp.min_rtt_us, tcp.retransmits, tcp.send_mss, tcp.last_sent_ms] {
         let is_there = number.is_none_or(|number| contains(message, &number.to_ne_bytes()));
-        assert!(is_there, "{number:?} is invented");
+        assert!(is_there, "{number:?} is not in the input");
     }
     let name = tcp.congestion_algorithm.as_ref().map(CongestionAlgorithm::name);
-    assert!(name.is_none_or(|name| contains(message, name)), "a name is invented");
+    assert!(name.is_none_or(|name| contains(message, name)), "a name is not in the input");
 }
 
 /// Constraints decide which tables are read, so no table may list a socket of another table.
-fn is_of(table: SocketTable, socket: &Socket) {
+fn check_table(table: SocketTable, socket: &Socket) {
     assert_eq!(socket.family(), Some(table.family() as u8), "{table:?}");
     if let Some(protocol) = table.protocol() {
         assert_eq!(socket.protocol(), Some(protocol), "{table:?}");
@@ -205,16 +224,16 @@ fn is_of(table: SocketTable, socket: &Socket) {
 /// The text of `/proc/<pid>/mountinfo`; and a path as a mount point.
 ///
 /// # Panics
-/// If a rule is broken.
+/// If an invariant is violated.
 pub fn mountinfo(bytes: &[u8]) {
     for kind in [&b"nsfs"[..], b"cgroup2"] {
         let mounts: Vec<Mount> = mounts_of(bytes, kind).collect();
         let paths: usize = mounts.iter().map(|it| it.root.len() + it.mount_point.len()).sum();
-        assert!(paths <= bytes.len(), "longer than it is written");
+        assert!(paths <= bytes.len(), "the paths are longer than the text");
         // A truncated last line can still be valid, with a shorter path.
-        let cut: Vec<Mount> = mounts_of(beginning(bytes), kind).collect();
-        let surely = cut.split_last().map_or(&[][..], |(_, surely)| surely);
-        assert!(mounts.starts_with(surely), "a cut text has other mounts");
+        let truncated: Vec<Mount> = mounts_of(prefix(bytes), kind).collect();
+        let certain = truncated.split_last().map_or(&[][..], |(_, certain)| certain);
+        assert!(mounts.starts_with(certain), "a truncated text has other mounts");
     }
     let line =
         [b"1 1 0:1 net:[7] ", &escaped(bytes)[..], b" rw shared:1 - nsfs nsfs rw\n"].concat();
@@ -232,7 +251,7 @@ fn escaped(path: &[u8]) -> Vec<u8> {
 }
 
 /// A prefix of the bytes. Its length is arbitrary, but the same for the same bytes.
-fn beginning(bytes: &[u8]) -> &[u8] {
+fn prefix(bytes: &[u8]) -> &[u8] {
     let mixed = bytes
         .iter()
         .fold(7_usize, |sum, &byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));

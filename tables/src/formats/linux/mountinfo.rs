@@ -1,12 +1,12 @@
-//! Lines of `/proc/<pid>/mountinfo` (proc_pid_mountinfo(5)): what is mounted where, as the process
-//! sees it.
+//! Lines of `/proc/<pid>/mountinfo` (proc_pid_mountinfo(5)): the mounts that the process
+//! sees.
 
 use std::collections::HashSet;
 
 /// A mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
-    /// The path of what is mounted within its file system; for a namespace the text of its link,
+    /// The path of the mounted directory within its file system; for a namespace the text of its link,
     /// such as `net:[4026531840]`.
     pub(crate) root: Vec<u8>,
     /// Where it is mounted, from the process's root directory on.

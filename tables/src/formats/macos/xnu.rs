@@ -102,7 +102,7 @@ pub(crate) fn tcp_state(number: i32) -> TcpState {
     }
 }
 
-/// AF_* as the column shows it: Linux's numbers, as in osquery, for what Linux has too.
+/// AF_* as the column shows it: Linux's numbers, as in osquery, for families that Linux has too.
 pub(crate) fn family_shown(family: i32) -> Option<u8> {
     match family {
         AF_INET6 => Some(Family::Inet6 as u8),

@@ -8,6 +8,7 @@ const OPTIONS: WalkOptions<'static> = WalkOptions {
     threads: false,
     limits: HolderLimits { per_socket: None, max: None },
     deadline: Deadline::NEVER,
+    start_times: None,
 };
 
 fn hold(root: &Path, pid: i32, fds: i32) {
@@ -30,16 +31,17 @@ fn finds_all(processes: &[(i32, i32)]) {
     }
     let root = ProcRoot::open(tree.path()).unwrap();
     let pids: Vec<i32> = processes.iter().map(|(pid, _)| *pid).collect();
-    for most in [1, 2, 3, 8] {
+    for max_walkers in [1, 2, 3, 8] {
         let mut omissions = Omissions::default();
-        let holders = walk_on(most, &root, &pids, OPTIONS, |_| true, &mut omissions);
+        let holders =
+            walk_with_threads(max_walkers, &root, &pids, OPTIONS, |_| true, &mut omissions);
         let holders = holders.finish(|_| true);
         let mut found: Vec<_> = holders.iter().map(|holder| (holder.pid, holder.fd)).collect();
         found.sort_unstable();
         assert_eq!(
             (found, omissions),
             (expected.clone(), Omissions::default()),
-            "on {most} threads"
+            "on {max_walkers} threads"
         );
     }
 }
@@ -70,7 +72,7 @@ fn a_process_with_denied_descriptors_is_one_omission() {
     let root = ProcRoot::open(tree.path()).unwrap();
     let pids: Vec<i32> = (1..=100).collect();
     let mut omissions = Omissions::default();
-    let holders = walk_on(4, &root, &pids, OPTIONS, |_| true, &mut omissions);
+    let holders = walk_with_threads(4, &root, &pids, OPTIONS, |_| true, &mut omissions);
     let holders = holders.finish(|_| true);
     let counts: Vec<_> = omissions.iter().map(|omission| (omission.kind, omission.count)).collect();
     assert_eq!((holders.iter().count(), counts), (98, vec![(OmissionKind::Fds, 2)]));

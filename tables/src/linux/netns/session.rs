@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::super::cores;
 use super::super::proc_net;
 use super::super::proc_root::ProcRoot;
-use super::super::sock_diag::{Dump, Handed, SockDiag};
+use super::super::sock_diag::{Dump, ReadControl, SockDiag};
 use super::key::NetnsKey;
 use super::namespace::Namespace;
 use crate::deadline::Deadline;
@@ -325,14 +325,14 @@ fn take(
     socket: Socket,
     sockets: &mut Vec<Socket>,
     select: impl FnOnce(&Socket) -> Selection,
-) -> Handed {
+) -> ReadControl {
     let selection = select(&socket);
     if let Selection::Keep | Selection::Last(true) = selection {
         sockets.push(socket);
     }
     match selection {
-        Selection::Keep => Handed::Kept,
-        Selection::Drop => Handed::Dropped,
-        Selection::Last(_) => Handed::Enough,
+        Selection::Keep => ReadControl::Kept,
+        Selection::Drop => ReadControl::Dropped,
+        Selection::Last(_) => ReadControl::Stop,
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, OFlags, Statx, StatxFlags, statat, statx};
+use rustix::fs::{AtFlags, OFlags, Statx, StatxFlags, readlinkat, statat, statx};
 use rustix::io::Errno;
 
 use super::entries::{for_each_number, read_link};
@@ -52,11 +52,11 @@ impl<'a> Process<'a> {
         path: &str,
         deadline: Deadline<'_>,
     ) -> std::io::Result<(Vec<u8>, bool)> {
-        const MOST: usize = 16 * 1024 * 1024;
+        const MAX_LENGTH: usize = 16 * 1024 * 1024;
         let mut file = self.file(path)?;
         let mut text = Vec::new();
         let mut part = vec![0; 64 * 1024];
-        while text.len() < MOST && !deadline.has_passed() {
+        while text.len() < MAX_LENGTH && !deadline.has_passed() {
             let length = file.read(&mut part)?;
             if length == 0 {
                 return Ok((text, true));
@@ -64,6 +64,51 @@ impl<'a> Process<'a> {
             text.extend_from_slice(part.get(..length).unwrap_or_default());
         }
         Ok((text, false))
+    }
+
+    /// Reads the beginning of a file below the directory, as much as the buffer has room for. For files that no
+    /// process can block.
+    pub(crate) fn read_start<'b>(
+        &self,
+        path: &str,
+        buffer: &'b mut [u8],
+    ) -> rustix::io::Result<&'b [u8]> {
+        let file = self.mount.openat(&self.directory, path, OFlags::RDONLY | OFlags::CLOEXEC)?;
+        let mut filled = 0;
+        while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+            match rustix::io::read(&file, room) {
+                Ok(0) => break,
+                Ok(length) => filled += length,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(buffer.get(..filled).unwrap_or_default())
+    }
+
+    /// Reads the beginning of the arguments, each with a NUL at its end. The kernel reads them from the memory of the
+    /// process, which can block the read: by a long change of its memory map (`mmap_lock`), or with arguments in a
+    /// mapped file of its own file server.
+    pub(crate) fn arguments<'b>(&self, buffer: &'b mut [u8]) -> rustix::io::Result<&'b [u8]> {
+        let _step = self.mount.step(self.pid)?;
+        self.read_start("cmdline", buffer)
+    }
+
+    /// The path of the executable. A deleted one keeps its path, without the mark of the kernel.
+    pub(crate) fn executable(&self) -> rustix::io::Result<Vec<u8>> {
+        const DELETED: &[u8] = b" (deleted)";
+        let _step = self.mount.step(self.pid)?;
+        let mut path = readlinkat(&self.directory, "exe", Vec::with_capacity(256))?.into_bytes();
+        if path.ends_with(DELETED) {
+            // A file can have this name itself. Then it has a link in a directory. So has a file with several names of
+            // which the executed one was removed; it keeps the mark. The path is not looked up: another process
+            // can choose what is there, and its server can hang.
+            let (flags, links) = (AtFlags::STATX_DONT_SYNC, StatxFlags::NLINK);
+            if statx(&self.directory, "exe", flags, links).is_ok_and(|file| file.stx_nlink == 0) {
+                path.truncate(path.len() - DELETED.len());
+            }
+        }
+        Ok(path)
     }
 
     /// Opens a directory below it, for listing.

@@ -14,7 +14,7 @@ use super::super::steps::{Step, Steps};
 use super::entries::{for_each_number, read_link};
 use super::mount::{DIRECTORY, ProcMount};
 use super::process::Process;
-use crate::formats::linux::{proc_link, proc_status};
+use crate::formats::linux::{proc_link, proc_stat, proc_status};
 use crate::model::omission::OmissionKind;
 use crate::{Error, User};
 
@@ -162,6 +162,17 @@ impl ProcRoot {
             let count = |pids: &[u8]| String::from_utf8_lossy(pids).split_whitespace().count();
             pids.is_some_and(|pids| count(pids) == 1)
         })
+    }
+
+    /// When the host started, in seconds since 1970.
+    pub(crate) fn boot_time(&self) -> Option<i64> {
+        // The line follows one for each processor and the long line of interrupts.
+        const MOST: u64 = 16 * 1024 * 1024;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = self.mount.openat(self.mount.directory(), "stat", flags).ok()?;
+        let mut text = Vec::new();
+        std::fs::File::from(file).take(MOST).read_to_end(&mut text).ok()?;
+        proc_stat::boot_time(&text)
     }
 
     /// The pid of the calling process, if the mount shows it.

@@ -5,7 +5,7 @@
 //!
 //! The kernel sends one datagram at a time. A socket that is opened or closed in between can hide another
 //! socket, or show it twice (see [`SharedChains`]). No kernel so far marks such a dump (NLM_F_DUMP_INTR). This
-//! module drops duplicates, and requests again what can have been hidden.
+//! module drops duplicates, and requests sockets again that can have been hidden.
 //!
 //! [`SharedChains`]: crate::model::socket_table::SharedChains
 //!
@@ -48,28 +48,28 @@ pub(crate) struct SockDiag {
     unfinished: bool,
 }
 
-/// The result of handing over a socket.
+/// The result of passing a socket to the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Handed {
-    /// The socket was kept: it must not be handed over again.
+pub(crate) enum ReadControl {
+    /// The socket was kept: it must not be passed again.
     Kept,
-    /// The socket was dropped: it may be handed over again, which saves memory here.
+    /// The socket was dropped: it may be passed again, which saves memory here.
     Dropped,
     /// No further socket is needed.
-    Enough,
+    Stop,
 }
 
 /// The end of a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dump {
-    /// All sockets were handed over.
+    /// All sockets were passed to the caller.
     Complete,
     /// The caller stopped the dump.
     Stopped,
-    /// Every attempt was interrupted or lost a part. The sockets of all attempts were handed over; others may
+    /// Every attempt was interrupted or lost a part. The sockets of all attempts were passed to the caller; others may
     /// be missing.
     Incomplete,
-    /// The kernel has no such dump. No socket was handed over.
+    /// The kernel has no such dump. No socket was passed to the caller.
     Unsupported,
 }
 
@@ -156,7 +156,7 @@ impl SockDiag {
         Ok(diag)
     }
 
-    /// Hands over every requested socket, each once unless it was dropped.
+    /// Passes every requested socket to `each`, once unless it was dropped.
     ///
     /// An interrupted dump is requested again, a few times. Sockets that can have been hidden are requested
     /// again until two consecutive attempts show the same. Kept sockets are identified by their cookies, so
@@ -168,7 +168,7 @@ impl SockDiag {
     pub(crate) fn dump(
         &mut self,
         request: &Request,
-        each: impl FnMut(Socket) -> Handed,
+        each: impl FnMut(Socket) -> ReadControl,
     ) -> Result<Dump, DumpError> {
         self.dump_more(request, Deadline::NEVER, &mut HashSet::new(), each)
     }
@@ -179,14 +179,14 @@ impl SockDiag {
         request: &Request,
         deadline: Deadline<'_>,
         seen: &mut HashSet<u64>,
-        mut each: impl FnMut(Socket) -> Handed,
+        mut each: impl FnMut(Socket) -> ReadControl,
     ) -> Result<Dump, DumpError> {
-        let again = request.again();
+        let repeated = request.repeated();
         let mut current = request;
         let mut is_complete = false;
         let mut retry = DumpRetry::new(deadline);
         while retry.next_attempt() {
-            let is_compared = again.as_ref() == Some(current);
+            let is_compared = repeated.as_ref() == Some(current);
             self.send_request(current)?;
             let end = self.receive(deadline, |message| {
                 let listed = current.parse(message)?;
@@ -195,7 +195,7 @@ impl SockDiag {
                     seen.insert(listed.cookie);
                     retry.add(listed.cookie);
                 }
-                Ok(if is_new { hand_over(listed, seen, &mut each) } else { CONTINUE })
+                Ok(if is_new { pass_socket(listed, seen, &mut each) } else { CONTINUE })
             })?;
             match end {
                 End::Stopped => return Ok(Dump::Stopped),
@@ -206,8 +206,8 @@ impl SockDiag {
                     }
                     // A socket can be hidden between two datagrams.
                     let hides = parts > 1 && !(is_compared && retry.end_attempt());
-                    match &again {
-                        Some(again) if hides => current = again,
+                    match &repeated {
+                        Some(repeated) if hides => current = repeated,
                         _ => break,
                     }
                 }
@@ -310,23 +310,23 @@ impl SockDiag {
 
 const CONTINUE: ControlFlow<()> = ControlFlow::Continue(());
 
-/// Hands over a socket, and the connections in its accept queue.
-fn hand_over(
+/// Passes a socket, and the connections in its accept queue, to `each`.
+fn pass_socket(
     listed: Listed,
     kept: &mut HashSet<u64>,
-    each: &mut impl FnMut(Socket) -> Handed,
+    each: &mut impl FnMut(Socket) -> ReadControl,
 ) -> ControlFlow<()> {
     let waiting = listed.waiting();
-    let mut hand_over = |socket| match each(socket) {
-        Handed::Kept => {
+    let mut pass_socket = |socket| match each(socket) {
+        ReadControl::Kept => {
             kept.insert(listed.cookie);
             CONTINUE
         }
-        Handed::Dropped => CONTINUE,
-        Handed::Enough => ControlFlow::Break(()),
+        ReadControl::Dropped => CONTINUE,
+        ReadControl::Stop => ControlFlow::Break(()),
     };
-    hand_over(listed.socket)?;
-    waiting.into_iter().flatten().try_for_each(hand_over)
+    pass_socket(listed.socket)?;
+    waiting.into_iter().flatten().try_for_each(pass_socket)
 }
 
 /// The length of the next datagram, which can exceed the buffer; None if the kernel is not the sender.

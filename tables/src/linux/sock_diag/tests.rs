@@ -16,7 +16,7 @@ use super::super::netns::Namespaces;
 use super::super::netns::in_net_namespace;
 use super::super::proc_net;
 use super::super::proc_root::ProcRoot;
-use super::super::quiet::{in_quiet_namespace, printed, report_skip, sockets};
+use super::super::quiet::{in_quiet_namespace, listed_sockets, open_many_kinds, report_skip};
 use super::*;
 use crate::formats::linux::sock_diag::States;
 use crate::model::TcpState;
@@ -28,7 +28,7 @@ fn dumped(request: &Request) -> (Vec<Socket>, Dump) {
     let mut sockets = Vec::new();
     let dump = SockDiag::open().unwrap().dump(request, |socket| {
         sockets.push(socket);
-        Handed::Kept
+        ReadControl::Kept
     });
     (sockets, dump.unwrap())
 }
@@ -57,7 +57,7 @@ fn listed() -> HashSet<u64> {
         &mut Omissions::default(),
         |socket| {
             inodes.insert(socket.inode);
-            Handed::Kept
+            ReadControl::Kept
         },
     );
     inodes
@@ -75,7 +75,7 @@ fn a_dump_works_after_one_that_is_unsupported() {
     in_quiet_namespace(module_path!(), "a_dump_works_after_one_that_is_unsupported", || {
         let raw = Request::of(SocketTable::Raw).unwrap();
         let mut diag = SockDiag::open().unwrap();
-        match diag.dump(&raw, |_| Handed::Kept).unwrap() {
+        match diag.dump(&raw, |_| ReadControl::Kept).unwrap() {
             Dump::Unsupported => {}
             dump => eprintln!("this kernel lists raw sockets: {dump:?}"),
         }
@@ -84,7 +84,7 @@ fn a_dump_works_after_one_that_is_unsupported() {
         let tcp = Request::of(SocketTable::Tcp).unwrap();
         let dump = diag.dump(&tcp, |_| {
             sockets += 1;
-            Handed::Dropped
+            ReadControl::Dropped
         });
         assert_eq!((dump.unwrap(), sockets), (Dump::Complete, 1));
     });
@@ -132,7 +132,7 @@ fn an_interface_name_that_is_not_utf_8_is_shown() {
 #[test]
 fn the_kernel_takes_the_ports_that_are_in_the_ranges() {
     in_quiet_namespace(module_path!(), "the_kernel_takes_the_ports_that_are_in_the_ranges", || {
-        let _held = sockets();
+        let _held = open_many_kinds();
         let mut compared = 0;
         for file in [SocketTable::Tcp, SocketTable::Tcp6, SocketTable::Udp, SocketTable::Udp6] {
             let all = Request::of(file).unwrap();
@@ -166,7 +166,7 @@ fn the_kernel_takes_the_ports_that_are_in_the_ranges() {
 #[test]
 fn the_kernel_selects_the_requested_states() {
     in_quiet_namespace(module_path!(), "the_kernel_selects_the_requested_states", || {
-        let _held = sockets();
+        let _held = open_many_kinds();
         for file in [SocketTable::Tcp, SocketTable::Tcp6, SocketTable::Udp] {
             let all = Request::of(file).unwrap();
             let mut seen = 0;
@@ -213,15 +213,15 @@ fn lasting_sockets_come_once_while_others_open_and_close() {
                 }
             });
             let mut diag = SockDiag::open().unwrap();
-            for handed in [Handed::Kept, Handed::Dropped].repeat(15) {
+            for control in [ReadControl::Kept, ReadControl::Dropped].repeat(15) {
                 let (mut inodes, mut count) = (HashSet::new(), 0);
                 let dump = diag.dump(&request, |socket| {
                     count += 1;
                     inodes.insert(socket.inode);
-                    handed
+                    control
                 });
                 assert_eq!(dump.unwrap(), Dump::Complete);
-                if handed == Handed::Kept {
+                if control == ReadControl::Kept {
                     assert_eq!(count, inodes.len());
                 }
                 let missing = |inodes: &HashSet<u64>| {
@@ -248,19 +248,19 @@ fn a_dump_that_was_stopped_or_failed_does_not_spoil_the_next() {
             let request = Request::of(SocketTable::Unix).unwrap();
             let mut diag = SockDiag::open().unwrap();
             for enough in [1, 5, 799, 800] {
-                let mut handed = 0;
+                let mut passed = 0;
                 let dump = diag.dump(&request, |_| {
-                    handed += 1;
-                    if handed == enough { Handed::Enough } else { Handed::Kept }
+                    passed += 1;
+                    if passed == enough { ReadControl::Stop } else { ReadControl::Kept }
                 });
-                assert_eq!((dump.unwrap(), handed), (Dump::Stopped, enough));
+                assert_eq!((dump.unwrap(), passed), (Dump::Stopped, enough));
             }
-            let mut handed = 0;
+            let mut passed = 0;
             let dump = diag.dump(&request, |_| {
-                handed += 1;
-                Handed::Dropped
+                passed += 1;
+                ReadControl::Dropped
             });
-            assert_eq!((dump.unwrap(), handed), (Dump::Complete, 800));
+            assert_eq!((dump.unwrap(), passed), (Dump::Complete, 800));
         },
     );
 }
@@ -302,7 +302,7 @@ fn another_namespace_is_dumped_without_moving_the_caller() {
     let mut ports = Vec::new();
     let dump = diag.dump(&Request::of(SocketTable::Tcp).unwrap(), |socket| {
         ports.push(socket.local().unwrap().port);
-        Handed::Kept
+        ReadControl::Kept
     });
     assert_eq!((dump.unwrap(), ports), (Dump::Complete, vec![port]));
     assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), before);
@@ -339,16 +339,16 @@ fn measure() {
         .unwrap();
         messages
     });
-    for handed in [Handed::Dropped, Handed::Kept] {
-        report(&format!("dumped, {handed:?}"), &mut |diag| {
+    for control in [ReadControl::Dropped, ReadControl::Kept] {
+        report(&format!("dumped, {control:?}"), &mut |diag| {
             let mut sockets = Vec::new();
             let mut count = 0;
             diag.dump(&request, |socket| {
                 count += 1;
-                if handed == Handed::Kept {
+                if control == ReadControl::Kept {
                     sockets.push(socket);
                 }
-                handed
+                control
             })
             .unwrap();
             count
@@ -356,10 +356,10 @@ fn measure() {
     }
     report("one state in which nothing is", &mut |diag| {
         let states = States::admitting(|state| state == TcpState::Closing);
-        diag.dump(&request.clone().in_states(states), |_| Handed::Dropped).unwrap();
+        diag.dump(&request.clone().in_states(states), |_| ReadControl::Dropped).unwrap();
         0
     });
-    report("/proc/net/tcp, parsed", &mut |_| printed(SocketTable::Tcp).len());
+    report("/proc/net/tcp, parsed", &mut |_| listed_sockets(SocketTable::Tcp).len());
     report("/proc/net/tcp, read", &mut |_| {
         let text = std::fs::read("/proc/thread-self/net/tcp").unwrap();
         text.iter().filter(|&&byte| byte == b'\n').count() - 1

@@ -14,13 +14,13 @@ fn holder(inode: u64, pid: i32, fd: i32) -> Holder {
     Holder { inode, pid, fd, tid: None }
 }
 
-/// One that is pruned from the beginning.
-fn eager(per_socket: Option<u32>) -> HolderCollector {
+/// A collector that prunes from the beginning.
+fn collector_that_prunes_early(per_socket: Option<u32>) -> HolderCollector {
     HolderCollector { prune_at: 4, ..collector(per_socket) }
 }
 
 fn collected(per_socket: u32, holders: impl IntoIterator<Item = Holder>) -> Holders {
-    let mut collector = eager(Some(per_socket));
+    let mut collector = collector_that_prunes_early(Some(per_socket));
     for holder in holders {
         collector.push(holder);
         collector.prune_if_large(|_| true, |_| User::of_uid(None));
@@ -100,7 +100,7 @@ fn the_lowest_descriptors_are_kept_and_all_are_counted() {
 
 #[test]
 fn a_collector_without_a_limit_keeps_all() {
-    let mut collector = eager(None);
+    let mut collector = collector_that_prunes_early(None);
     for fd in 0..1000 {
         collector.push(holder(7, 1, fd));
         collector.prune_if_large(|_| unreachable!("no group is too large"), |_| User::of_uid(None));
@@ -219,7 +219,7 @@ proptest! {
         unreal in prop::collection::btree_set(any_holder(), 0..60),
     ) {
         let is_real = |holder: &Holder| !unreal.contains(holder);
-        let (mut pushed, mut done, mut now) = (BTreeSet::new(), Vec::new(), eager(per_socket));
+        let (mut pushed, mut done, mut now) = (BTreeSet::new(), Vec::new(), collector_that_prunes_early(per_socket));
         for step in steps {
             match step {
                 Step::Push(holder) => {
@@ -227,7 +227,7 @@ proptest! {
                     now.push(holder);
                 }
                 Step::Prune => now.prune_if_large(is_real, |_| User::of_uid(None)),
-                Step::Split => done.push(std::mem::replace(&mut now, eager(per_socket))),
+                Step::Split => done.push(std::mem::replace(&mut now, collector_that_prunes_early(per_socket))),
             }
         }
         done.into_iter().for_each(|earlier| now.append(earlier));
@@ -242,7 +242,7 @@ proptest! {
         pushed in prop::collection::vec(any_holder(), 0..1000),
         per_socket in 1..4u32,
     ) {
-        let mut collector = eager(Some(per_socket));
+        let mut collector = collector_that_prunes_early(Some(per_socket));
         let first = collector.prune_at;
         let mut groups = BTreeSet::new();
         for holder in pushed {

@@ -6,7 +6,7 @@ use crate::formats::linux::sock_diag::Request;
 use crate::linux::fds;
 use crate::linux::fds::WalkOptions;
 use crate::linux::proc_root::ProcRoot;
-use crate::linux::sock_diag::{Handed, SockDiag};
+use crate::linux::sock_diag::{ReadControl, SockDiag};
 use crate::model::holders::HolderLimits;
 use crate::model::omission::Omissions;
 use crate::model::socket_table::SocketTable;
@@ -18,8 +18,12 @@ use crate::model::socket_table::SocketTable;
 pub fn walk() -> Result<usize, Error> {
     let root = ProcRoot::open("/proc".as_ref())?;
     let pids = root.pids()?;
-    let options =
-        WalkOptions { threads: false, limits: HolderLimits::default(), deadline: Deadline::NEVER };
+    let options = WalkOptions {
+        threads: false,
+        limits: HolderLimits::default(),
+        deadline: Deadline::NEVER,
+        start_times: None,
+    };
     let walked = fds::walk(&root, &pids, options, |_| true, &mut Omissions::default());
     Ok(walked.finish(|_| true).iter().count())
 }
@@ -33,7 +37,7 @@ pub fn dump_tcp() -> std::io::Result<usize> {
     if let Some(request) = Request::of(SocketTable::Tcp) {
         let dumped = SockDiag::open()?.dump(&request, |socket| {
             sockets.push(socket);
-            Handed::Kept
+            ReadControl::Kept
         });
         dumped.map_err(std::io::Error::other)?;
     }

@@ -29,7 +29,7 @@ impl Filter {
         let request = Request::of(table)?.with_extended(self.extended_fields());
         let bound_only = self.families.contains(Families::UNLISTED);
         Some(if bound_only {
-            request.in_states(States::LISTED.and_bound_inactive())
+            request.in_states(States::LISTED.with_bound_inactive())
         } else {
             request
         })
@@ -40,7 +40,7 @@ impl Filter {
         let admits = |state: TcpState| self.state.admits(state.name());
         let mut states = States::admitting(admits);
         if self.families.contains(Families::UNLISTED) && admits(TcpState::Closed) {
-            states = states.and_bound_inactive();
+            states = states.with_bound_inactive();
         }
         let request = Request::of(table)?.in_states(states).with_extended(self.extended_fields());
         Some(

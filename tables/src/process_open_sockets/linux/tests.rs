@@ -12,7 +12,9 @@ use rustix::net::{AddressFamily, SocketType, ipproto};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::linux::bpf::Records;
-use crate::linux::quiet::{in_quiet_namespace, report_skip, report_skip_without_bpf, sockets};
+use crate::linux::quiet::{
+    in_quiet_namespace, open_many_kinds, report_skip, report_skip_without_bpf,
+};
 use crate::model::omission::OmissionKind;
 use crate::model::{Families, Source};
 use crate::process_open_sockets::columns::Field;
@@ -46,8 +48,8 @@ fn rows(table: &ProcessOpenSockets, constraints: &[Constraint]) -> Vec<Vec<Strin
     rows
 }
 
-/// This namespace's sockets alone.
-fn here() -> Constraint {
+/// Selects the sockets of the network namespace of this thread.
+fn in_this_namespace() -> Constraint {
     let link = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
     let link = link.to_str().unwrap();
     let number = link.strip_prefix("net:[").unwrap().strip_suffix(']').unwrap();
@@ -55,8 +57,8 @@ fn here() -> Constraint {
 }
 
 /// Sockets of all kinds that the kernel has, ping sockets included.
-fn zoo() -> Vec<Box<dyn Any>> {
-    let mut zoo = sockets();
+fn open_every_kind() -> Vec<Box<dyn Any>> {
+    let mut opened = open_many_kinds();
     std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
     for (family, kind, protocol) in [
         (AddressFamily::INET, SocketType::DGRAM, ipproto::ICMP),
@@ -73,17 +75,17 @@ fn zoo() -> Vec<Box<dyn Any>> {
         let any = if family == AddressFamily::INET { "0.0.0.0:0" } else { "[::]:0" };
         let any: std::net::SocketAddr = any.parse().unwrap();
         rustix::net::bind(&socket, &any).unwrap();
-        zoo.push(Box::new(socket));
+        opened.push(Box::new(socket));
     }
-    zoo
+    opened
 }
 
 #[test]
 fn netlink_and_proc_net_return_equal_rows() {
     in_quiet_namespace(module_path!(), "netlink_and_proc_net_return_equal_rows", || {
-        let _zoo = zoo();
+        let _sockets = open_every_kind();
         let [auto, procfs, netlink] = [Source::Auto, Source::Procfs, Source::Netlink]
-            .map(|source| rows(&table(source, Duration::ZERO), &[here()]));
+            .map(|source| rows(&table(source, Duration::ZERO), &[in_this_namespace()]));
         assert!(procfs.len() > 70, "{}", procfs.len());
         // Of each table, by family and protocol.
         for (family, protocol, least) in [
@@ -118,7 +120,8 @@ fn tables_without_a_dump_are_omissions_with_netlink_alone() {
         "tables_without_a_dump_are_omissions_with_netlink_alone",
         || {
             let options = Options { source: Source::Netlink, ..Options::default() };
-            let query = QueryContext { constraints: vec![here()], ..Default::default() };
+            let query =
+                QueryContext { constraints: vec![in_this_namespace()], ..Default::default() };
             let snapshot = sys::Collector::new(options)
                 .collect(&filter::Filter::new(&query, Families::default()))
                 .unwrap();
@@ -156,7 +159,7 @@ struct Comparison {
 impl Comparison {
     fn new(source: Source) -> Comparison {
         let table = table(source, Duration::ZERO);
-        let all = rows(&table, &[here()]);
+        let all = rows(&table, &[in_this_namespace()]);
         Comparison { source, table, all, compared: 0 }
     }
 
@@ -178,12 +181,12 @@ impl Comparison {
         self.compared += expected.len();
         let mut constrained: Vec<_> =
             constraints.iter().map(|(field, operator, text)| is(*field, *operator, text)).collect();
-        constrained.push(here());
+        constrained.push(in_this_namespace());
         // The answer may have more rows: SQLite checks every row again.
         let mut came = kept(&rows(&self.table, &constrained));
         if came != expected {
             // A connection of an earlier source is over by now, perhaps.
-            self.all = rows(&self.table, &[here()]);
+            self.all = rows(&self.table, &[in_this_namespace()]);
             expected = kept(&self.all);
             came = kept(&rows(&self.table, &constrained));
         }
@@ -211,7 +214,7 @@ fn compare_constraints(source: Source) {
         (Operator::Equals, Operator::NotEquals, Operator::LessThanOrEquals, Operator::GreaterThan);
     let mine = || (Field::Pid, equals, std::process::id().to_string());
     // The kernel removes connections in TIME_WAIT after a minute.
-    let _zoo = zoo();
+    let _sockets = open_every_kind();
     let mut comparison = Comparison::new(source);
     let numbers = [Field::Family, Field::Protocol, Field::LocalPort, Field::RemotePort];
     let of_numbers = numbers.map(|field| comparison.values(field));
@@ -264,7 +267,7 @@ fn netlink_and_proc_net_have_the_same_rows_of_a_namespace() {
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
             let listener = TcpListener::bind("0.0.0.0:0").unwrap();
             // A namespace is found through a process in it.
-            (here(), listener, Command::new("sleep").arg("600").spawn().unwrap())
+            (in_this_namespace(), listener, Command::new("sleep").arg("600").spawn().unwrap())
         })
         .join()
         .unwrap();
@@ -311,7 +314,7 @@ fn table_with_cached_connection(ttl: Duration) -> (ProcessOpenSockets, TcpStream
     assert_eq!(lookup(&table), lookup(&table));
     drop(server);
     let end = Instant::now() + Duration::from_secs(30);
-    let fresh = || rows(&super::tests::table(Source::Auto, Duration::ZERO), &[here()]);
+    let fresh = || rows(&super::tests::table(Source::Auto, Duration::ZERO), &[in_this_namespace()]);
     while state(&fresh(), &client) != "CLOSE_WAIT" {
         assert!(Instant::now() < end, "the other end is not closed");
     }
@@ -319,13 +322,13 @@ fn table_with_cached_connection(ttl: Duration) -> (ProcessOpenSockets, TcpStream
 }
 
 /// Runs a test of the snapshot in a namespace without other processes.
-fn quietly(test: &str, body: fn()) {
+fn run_in_quiet_namespace(test: &str, body: fn()) {
     in_quiet_namespace(module_path!(), test, body);
 }
 
 #[test]
-fn a_lookup_in_a_burst_shows_what_was_read_a_moment_ago() {
-    quietly("a_lookup_in_a_burst_shows_what_was_read_a_moment_ago", || {
+fn a_lookup_in_a_burst_shows_the_cached_state() {
+    run_in_quiet_namespace("a_lookup_in_a_burst_shows_the_cached_state", || {
         let (table, client) = table_with_cached_connection(LONG);
         assert_eq!(state(&lookup(&table), &client), "ESTABLISHED");
     });
@@ -333,7 +336,7 @@ fn a_lookup_in_a_burst_shows_what_was_read_a_moment_ago() {
 
 #[test]
 fn a_lookup_after_the_ttl_shows_the_current_state() {
-    quietly("a_lookup_after_the_ttl_shows_the_current_state", || {
+    run_in_quiet_namespace("a_lookup_after_the_ttl_shows_the_current_state", || {
         let ttl = Duration::from_millis(200);
         let (table, client) = table_with_cached_connection(ttl);
         std::thread::sleep(ttl);
@@ -343,7 +346,7 @@ fn a_lookup_after_the_ttl_shows_the_current_state() {
 
 #[test]
 fn without_a_time_to_live_nothing_is_cached() {
-    quietly("without_a_time_to_live_nothing_is_cached", || {
+    run_in_quiet_namespace("without_a_time_to_live_nothing_is_cached", || {
         let (table, client) = table_with_cached_connection(Duration::ZERO);
         assert_eq!(state(&lookup(&table), &client), "CLOSE_WAIT");
     });
@@ -351,7 +354,7 @@ fn without_a_time_to_live_nothing_is_cached() {
 
 #[test]
 fn a_socket_opened_just_before_a_lookup_is_in_its_answer() {
-    quietly("a_socket_opened_just_before_a_lookup_is_in_its_answer", || {
+    run_in_quiet_namespace("a_socket_opened_just_before_a_lookup_is_in_its_answer", || {
         let (table, client) = table_with_cached_connection(LONG);
         for _ in 0..20 {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -366,8 +369,8 @@ fn a_socket_opened_just_before_a_lookup_is_in_its_answer() {
 }
 
 #[test]
-fn a_descriptor_that_came_or_went_just_before_a_lookup_is_seen() {
-    quietly("a_descriptor_that_came_or_went_just_before_a_lookup_is_seen", || {
+fn a_lookup_sees_a_descriptor_that_was_just_opened_or_closed() {
+    run_in_quiet_namespace("a_lookup_sees_a_descriptor_that_was_just_opened_or_closed", || {
         let (table, client) = table_with_cached_connection(LONG);
         let another = OwnedFd::from(client.try_clone().unwrap());
         assert_eq!(of(&lookup(&table), &client).len(), 2);
@@ -382,7 +385,7 @@ fn a_descriptor_that_came_or_went_just_before_a_lookup_is_seen() {
 #[test]
 fn a_socket_that_listens_just_before_a_lookup_is_in_its_answer() {
     let test = "a_socket_that_listens_just_before_a_lookup_is_in_its_answer";
-    quietly(test, || {
+    run_in_quiet_namespace(test, || {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         rustix::net::bind(&socket, &"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap())
             .unwrap();
@@ -396,7 +399,7 @@ fn a_socket_that_listens_just_before_a_lookup_is_in_its_answer() {
 #[test]
 fn an_unlisted_socket_bound_just_before_a_lookup_is_found() {
     let test = "an_unlisted_socket_bound_just_before_a_lookup_is_found";
-    quietly(test, || {
+    run_in_quiet_namespace(test, || {
         let (table, _client) = table_with_cached_connection(LONG);
         let unbound = || rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
         let socket = unbound();
@@ -406,7 +409,7 @@ fn an_unlisted_socket_bound_just_before_a_lookup_is_found() {
         let address: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
         rustix::net::bind(&socket, &address).unwrap();
         assert_eq!(of(&lookup(&table), &socket).len(), 1);
-        // One that is newer than that list.
+        // A socket that is newer than that list.
         let newer = unbound();
         assert_eq!(of(&lookup(&table), &newer).len(), 0);
         rustix::net::bind(&newer, &address).unwrap();
@@ -418,7 +421,7 @@ fn an_unlisted_socket_bound_just_before_a_lookup_is_found() {
 #[allow(unsafe_code)]
 fn a_socket_of_a_namespace_made_just_before_a_lookup_is_found() {
     let test = "a_socket_of_a_namespace_made_just_before_a_lookup_is_found";
-    quietly(test, || {
+    run_in_quiet_namespace(test, || {
         let (table, _client) = table_with_cached_connection(LONG);
         let unbound = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
         assert_eq!(of(&lookup(&table), &unbound).len(), 0);
@@ -460,7 +463,7 @@ fn finds_all_listeners_while_others_come_and_go(source: Source, lasting: usize, 
         let table = table(source, Duration::ZERO);
         for constraints in [
             vec![is(Field::Pid, Operator::Equals, std::process::id())],
-            vec![here()],
+            vec![in_this_namespace()],
             vec![is(Field::State, Operator::Equals, "LISTEN")],
         ] {
             for _ in 0..ROUNDS {
@@ -479,15 +482,15 @@ fn finds_all_listeners_while_others_come_and_go(source: Source, lasting: usize, 
 
 #[test]
 fn changing_listeners_hide_no_listener_on_the_same_port() {
-    quietly("changing_listeners_hide_no_listener_on_the_same_port", || {
+    run_in_quiet_namespace("changing_listeners_hide_no_listener_on_the_same_port", || {
         finds_all_listeners_while_others_come_and_go(Source::Netlink, 400, 60);
         finds_all_listeners_while_others_come_and_go(Source::Procfs, 400, 60);
     });
 }
 
 #[test]
-fn no_constraint_makes_a_socket_one_that_no_table_has() {
-    quietly("no_constraint_makes_a_socket_one_that_no_table_has", || {
+fn no_constraint_makes_a_listed_socket_unlisted() {
+    run_in_quiet_namespace("no_constraint_makes_a_listed_socket_unlisted", || {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let pair = std::os::unix::net::UnixStream::pair().unwrap();
         let other = |family, kind| rustix::net::socket(family, kind, None).unwrap();
@@ -533,7 +536,7 @@ fn no_constraint_makes_a_socket_one_that_no_table_has() {
 
 #[test]
 fn mptcp_subflows_are_found_with_and_without_a_pid() {
-    quietly("mptcp_subflows_are_found_with_and_without_a_pid", || {
+    run_in_quiet_namespace("mptcp_subflows_are_found_with_and_without_a_pid", || {
         let protocol = rustix::net::ipproto::MPTCP;
         let made = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, Some(protocol));
         let Ok(socket) = made else {
@@ -547,20 +550,22 @@ fn mptcp_subflows_are_found_with_and_without_a_pid() {
         rustix::net::listen(&socket, 1).unwrap();
         let families = Families::default() | Families::MPTCP;
         let table = ProcessOpenSockets::new(Options { families, ..Options::default() });
-        for constraint in [here(), is(Field::Pid, Operator::Equals, std::process::id())] {
+        for constraint in
+            [in_this_namespace(), is(Field::Pid, Operator::Equals, std::process::id())]
+        {
             let rows = of(&rows(&table, &[constraint]), &socket);
             let protocols: Vec<_> =
                 rows.iter().map(|row| &*row[Field::Protocol as usize]).collect();
             assert_eq!(protocols, ["262", "6"]);
         }
         let by_default = super::tests::table(Source::Auto, LONG);
-        assert_eq!(of(&rows(&by_default, &[here()]), &socket).len(), 1);
+        assert_eq!(of(&rows(&by_default, &[in_this_namespace()]), &socket).len(), 1);
     });
 }
 
 #[test]
-fn a_constraint_on_what_changes_is_answered_by_the_kernel() {
-    quietly("a_constraint_on_what_changes_is_answered_by_the_kernel", || {
+fn a_constraint_on_a_field_that_changes_uses_no_cached_table() {
+    run_in_quiet_namespace("a_constraint_on_a_field_that_changes_uses_no_cached_table", || {
         let (table, client) = table_with_cached_connection(LONG);
         let me = is(Field::Pid, Operator::Equals, std::process::id());
         let port = client.local_addr().unwrap().port();
@@ -570,7 +575,7 @@ fn a_constraint_on_what_changes_is_answered_by_the_kernel() {
             is(Field::LocalPort, Operator::Equals, port),
             is(Field::RemotePort, Operator::GreaterThan, 0),
             is(Field::Family, Operator::Equals, 2),
-            // What cannot be used is a constraint all the same.
+            // A constraint that the table cannot apply counts too.
             is(Field::State, Operator::from_code(65), "CLOSE%"),
             is(Field::State, Operator::GreaterThan, "CLOSE"),
             is(Field::LocalPort, Operator::from_code(65), "%"),
@@ -579,14 +584,14 @@ fn a_constraint_on_what_changes_is_answered_by_the_kernel() {
             let rows = rows(&table, &[me.clone(), changing.clone()]);
             assert_eq!(state(&rows, &client), "CLOSE_WAIT", "{changing:?}");
         }
-        // And yet the next lookup is not.
+        // The next lookup uses the cached table.
         assert_eq!(state(&lookup(&table), &client), "ESTABLISHED");
     });
 }
 
 #[test]
 fn a_scan_without_a_pid_is_always_fresh() {
-    quietly("a_scan_without_a_pid_is_always_fresh", || {
+    run_in_quiet_namespace("a_scan_without_a_pid_is_always_fresh", || {
         let (table, client) = table_with_cached_connection(LONG);
         assert_eq!(state(&rows(&table, &[]), &client), "CLOSE_WAIT");
         let inode = rustix::fs::fstat(&client).unwrap().st_ino;

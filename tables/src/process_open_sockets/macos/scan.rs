@@ -8,11 +8,12 @@ use crate::formats::macos::pcblist_n::{End, Listing, Pcb, PcbList};
 use crate::formats::macos::socket_fdinfo;
 use crate::formats::macos::socket_fdinfo::Held;
 use crate::macos::calls::{Calls, is_gone};
+use crate::macos::processes::{self, ProcessReader, StartTime};
 use crate::macos::{libproc, sysctl};
-use crate::model::holders::{Holder, HolderCollector, HolderLimits};
+use crate::model::holders::{Holder, HolderCollector, HolderLimits, Holders};
 use crate::model::omission::{OmissionKind, Omissions};
 use crate::model::{
-    Binding, DarwinDetails, Families, Presence, Snapshot, Socket, TcpDetails, Uids, Work,
+    Binding, DarwinDetails, Families, Presence, Processes, Snapshot, Socket, TcpDetails, Uids, Work,
 };
 use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::filter::Filter;
@@ -29,6 +30,8 @@ pub(super) struct Scan<'a> {
     /// Processes and lists with an omission: it is counted once, even if they are read again.
     faulty_pids: HashSet<i32>,
     faulty_lists: HashSet<PcbList>,
+    /// When the processes with sockets started, if the query reads more of them. None: two had the same pid.
+    start_times: HashMap<i32, Option<StartTime>>,
     omissions: Omissions,
     work: Work,
 }
@@ -51,6 +54,7 @@ impl<'a> Scan<'a> {
             holders: HolderCollector::new(limits),
             faulty_pids: HashSet::new(),
             faulty_lists: HashSet::new(),
+            start_times: HashMap::new(),
             omissions: Omissions::default(),
             work: Work::default(),
         }
@@ -223,6 +227,13 @@ impl<'a> Scan<'a> {
                 return;
             }
         };
+        if !self.filter.process_fields().is_empty() && !fds.is_empty() {
+            let start = processes::start_time(self.calls, pid);
+            let known = self.start_times.entry(pid).or_insert(start);
+            if *known != start {
+                *known = None;
+            }
+        }
         let mut refused = None;
         for fd in fds {
             if self.deadline.has_passed() {
@@ -291,6 +302,32 @@ impl<'a> Scan<'a> {
         unheld
     }
 
+    /// Reads the processes that hold the sockets, if the query reads more of them.
+    fn read_processes(&mut self, holders: &Holders) -> Processes {
+        let fields = self.filter.process_fields();
+        if fields.is_empty() {
+            return Processes::default();
+        }
+        let admitted = holders.iter().filter(|holder| self.filter.admits_holder(holder));
+        let mut pids: Vec<i32> = admitted.map(|holder| holder.pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        let mut reader = ProcessReader::new(self.calls, fields);
+        let mut read = Vec::new();
+        for pid in pids {
+            if self.deadline.has_passed() {
+                self.omissions.add(OmissionKind::Deadline, || format!("process {pid}"));
+                break;
+            }
+            let start = self.start_times.get(&pid).copied().flatten();
+            if let Some(process) = start.and_then(|start| reader.read(pid, start)) {
+                read.push((pid, process));
+            }
+        }
+        self.omissions.extend(reader.omissions);
+        read.into_iter().collect()
+    }
+
     /// The second read of [`Scan::run`]; returns the sockets that are still unheld.
     fn read_again(&mut self, unheld: Listed) -> Listed {
         if let Err(error) = self.walk() {
@@ -353,7 +390,8 @@ impl<'a> Scan<'a> {
         all.sort_by_key(|(socket, _)| socket.inode);
         all.dedup_by(|(later, _), (earlier, _)| later.inode != 0 && later.inode == earlier.inode);
         let (sockets, darwin) = all.into_iter().unzip();
-        let holders = self.holders.finish(|_| true);
+        let holders = std::mem::take(&mut self.holders).finish(|_| true);
+        let processes = self.read_processes(&holders);
         let uids = Uids::new(self.calls.uid);
         Snapshot {
             sockets,
@@ -362,6 +400,7 @@ impl<'a> Scan<'a> {
             work: self.work,
             darwin,
             uids,
+            processes,
             ..Snapshot::default()
         }
     }

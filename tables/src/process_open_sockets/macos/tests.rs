@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Collector;
 use crate::formats::macos::pcblist_n::PcbList;
+use crate::formats::macos::proc_bsdinfo;
 use crate::formats::macos::xnu_records::{KernelSocket, Layout, header, value};
 use crate::macos::calls::{Calls, EBADF, ENOENT, ENOMEM, ENOTSOCK, ESRCH};
 use crate::model::Families;
@@ -50,6 +51,8 @@ struct Mac {
     /// The processes and lists that were read.
     calls: Vec<String>,
     pids_fail: bool,
+    /// When a process started, for each time that it is read; the last stays. 0: it has ended.
+    starts: BTreeMap<i32, Vec<u64>>,
     /// How often they can be listed, if not always.
     pids_fail_after: Option<u8>,
 }
@@ -58,7 +61,33 @@ thread_local! {
     static MAC: RefCell<Mac> = RefCell::default();
 }
 
-const CALLS: Calls = Calls { pids, fds, socket, value: list, uid: |_| None };
+const CALLS: Calls = Calls { pids, fds, socket, value: list, uid: |_| None, info, path, arguments };
+
+/// When the processes started; a call takes the next, the last stays.
+fn info(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    let start = MAC.with_borrow_mut(|mac| {
+        let starts = mac.starts.entry(pid).or_insert_with(|| vec![1_790_000_000]);
+        if starts.len() > 1 { starts.remove(0) } else { starts[0] }
+    });
+    if start == 0 {
+        return refused(ESRCH);
+    }
+    let mut record = [0; proc_bsdinfo::LENGTH];
+    record[16..20].copy_from_slice(&1_u32.to_ne_bytes());
+    record[20..24].copy_from_slice(&0_u32.to_ne_bytes());
+    record[28..32].copy_from_slice(&501_u32.to_ne_bytes());
+    record[64..69].copy_from_slice(b"a nam");
+    record[120..128].copy_from_slice(&start.to_ne_bytes());
+    Ok(fill(buffer, &record))
+}
+
+fn path(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    if pid == 8 { refused(1) } else { Ok(fill(buffer, b"/bin/a longer name")) }
+}
+
+fn arguments(pid: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    if pid == 8 { refused(1) } else { Ok(fill(buffer, b"\x02\0\0\0/bin/a\0\0a\0b c\0HOME=/\0")) }
+}
 
 fn refused<T>(number: i32) -> io::Result<T> {
     Err(io::Error::from_raw_os_error(number))
@@ -404,9 +433,10 @@ fn macos_shows_of_tcp_what_a_list_has() {
 
 #[test]
 fn macos_has_a_row_for_each_holder_and_each_unheld_socket() {
-    let mut columns = Field::on_macos();
-    columns.retain(|column| (*column as usize) <= Field::RowsOmitted as usize);
-    let answered = run_query(mac(), &QueryContext::default(), ALL, &columns);
+    // Another test has the columns about processes.
+    let fields = Field::on_macos().into_iter().take_while(|&field| field != Field::ProcessName);
+    let fields: Vec<Field> = fields.collect();
+    let answered = run_query(mac(), &QueryContext::default(), ALL, &fields);
     assert_eq!(
         answered.rows,
         [
@@ -922,4 +952,55 @@ fn a_descriptor_above_the_hundredth_has_no_row_if_selected() {
     let of_fd = |fd| run_count_query(flood(5000), &[(Field::Pid, "100"), (Field::Fd, fd)]);
     assert_eq!(of_fd("102"), ["100|102|5000"]);
     assert_eq!(of_fd("103"), [""; 0]);
+}
+
+/// The process columns of the first row of each process.
+fn process_rows(mac: Mac) -> Answered {
+    let fields = [
+        Field::Pid,
+        Field::ProcessName,
+        Field::ProcessPath,
+        Field::ProcessCmdline,
+        Field::ProcessParent,
+        Field::ProcessUid,
+        Field::ProcessEuid,
+        Field::ProcessStartTime,
+    ];
+    let mut answered = run_query(mac, &QueryContext::default(), ALL, &fields);
+    answered.rows.dedup();
+    answered
+}
+
+#[test]
+fn a_row_has_the_process_of_its_holder() {
+    let answered = process_rows(mac());
+    let process = "a longer name|/bin/a longer name|a b c|1|501|0|1790000000";
+    let unheld = "-1|NULL|NULL|NULL|NULL|NULL|NULL|NULL";
+    let held = [100, 200].map(|pid| format!("{pid}|{process}"));
+    assert_eq!(answered.rows, [unheld, &held[0], &held[1]]);
+    assert!(!answered.omissions.has(OmissionKind::Process));
+}
+
+#[test]
+fn a_pid_that_another_process_has_meanwhile_has_no_process() {
+    // The walk reads one, the process is read at its begin and its end.
+    for starts in [vec![5, 6], vec![5, 5, 6], vec![5, 0], vec![0]] {
+        let mac = Mac { starts: [(100, starts.clone())].into(), ..mac() };
+        let answered = process_rows(mac);
+        let shown = answered.rows.iter().find(|row| row.starts_with("100|")).unwrap();
+        assert_eq!(shown, "100|NULL|NULL|NULL|NULL|NULL|NULL|NULL", "{starts:?}");
+        assert!(!answered.omissions.has(OmissionKind::Process));
+    }
+}
+
+#[test]
+fn a_process_whose_path_is_refused_has_its_short_name() {
+    let mut mac = mac();
+    let holder = mac.processes.remove(&100).unwrap();
+    mac.processes.insert(8, holder);
+    let answered = process_rows(mac);
+    let shown = answered.rows.iter().find(|row| row.starts_with("8|")).unwrap();
+    assert_eq!(shown, "8|a nam|NULL|NULL|1|501|0|1790000000");
+    let refused = answered.omissions.iter().find(|it| it.kind == OmissionKind::Process).unwrap();
+    assert_eq!(refused.count, 2);
 }

@@ -77,7 +77,7 @@ impl Request {
                 request.list = true;
                 continue;
             }
-            let value = arguments.next().ok_or_else(|| format!("{flag} what?\n{USAGE}"))?;
+            let value = arguments.next().ok_or_else(|| format!("{flag} needs a value\n{USAGE}"))?;
             let number =
                 || value.parse::<usize>().map_err(|_| format!("{flag} {value}: no number"));
             match flag.as_str() {

@@ -447,9 +447,9 @@ proptest! {
             (false, true) => extended(tcp(), extension()),
             (true, true) => extended_unix(tcp(), extension(), b"\x01\0/a"),
         };
-        for (place, byte) in changes {
-            let place = place.index(bytes.len());
-            bytes[place] = byte;
+        for (offset, byte) in changes {
+            let offset = offset.index(bytes.len());
+            bytes[offset] = byte;
         }
         if let Ok(Some(record)) = Record::take(&mut &*bytes) {
             let _ = (record.describe(), record.tcp(), record.descriptor());

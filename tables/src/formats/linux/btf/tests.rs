@@ -130,9 +130,9 @@ proptest! {
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
         let mut bytes = few_types();
-        for (place, byte) in changes {
-            let place = place.index(bytes.len());
-            bytes[place] = byte;
+        for (offset, byte) in changes {
+            let offset = offset.index(bytes.len());
+            bytes[offset] = byte;
         }
         if let Ok(btf) = Btf::parse(&bytes, &NAMES) {
             for path in ["plain", "deep", "other.b", "inner.a", "low"] {

@@ -165,28 +165,28 @@ fn a_packet_line_gives_the_ethertype() {
 fn details_of_a_line_are_read() {
     let line = b"  31: 0100007F:2329 0100007F:A001 01 00000102:00000304 01:00000014 00000000  \
         1000        0 5150 3 0000000000000000 20 4 30 10 -1";
-    let known = Details {
+    let expected = Details {
         kind: 1,
         uid: Some(1000),
         send_queue: Some(0x102),
         receive_queue: Some(0x304),
         ..Details::default()
     };
-    assert_eq!(SocketTable::Tcp.parse(line).unwrap().details, known);
+    assert_eq!(SocketTable::Tcp.parse(line).unwrap().details, expected);
 
     let line = b"00000000fdbc2a1e 3      3    88cc   2     1 768    1000   17823 ";
-    let known = Details {
+    let expected = Details {
         kind: 3,
         uid: Some(1000),
         receive_queue: Some(768),
         extended: ExtendedDetails::of_interface(2),
         ..Details::default()
     };
-    assert_eq!(SocketTable::Packet.parse(line).unwrap().details, known);
+    assert_eq!(SocketTable::Packet.parse(line).unwrap().details, expected);
 
     let line = b"00000000879e4757: 00000002 00000000 00000000 0005 01  1578 /seqpacket";
-    let known = Details { kind: 5, may_be_forged: true, ..Details::default() };
-    assert_eq!(SocketTable::Unix.parse(line).unwrap().details, known);
+    let expected = Details { kind: 5, may_be_forged: true, ..Details::default() };
+    assert_eq!(SocketTable::Unix.parse(line).unwrap().details, expected);
 }
 
 #[test]

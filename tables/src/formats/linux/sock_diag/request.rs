@@ -80,14 +80,14 @@ impl States {
     }
 
     /// The states of listening and bound-inactive sockets among these.
-    fn that_listen(self) -> States {
+    fn listening(self) -> States {
         const LISTEN: u32 = 10;
         States(self.0 & (1 << LISTEN | 1 << Self::BOUND_INACTIVE))
     }
 
     /// These states, and bound-inactive TCP sockets. Linux dumps those since 6.8, with the state CLOSED;
     /// `/proc/net` does not list them.
-    pub(crate) fn and_bound_inactive(self) -> States {
+    pub(crate) fn with_bound_inactive(self) -> States {
         States(self.0 | 1 << Self::BOUND_INACTIVE)
     }
 }
@@ -167,11 +167,11 @@ impl Request {
 
     /// The request to repeat, since a dump for this request can have hidden sockets; see [`SharedChains`]. None if
     /// it cannot.
-    pub(crate) fn again(&self) -> Option<Request> {
+    pub(crate) fn repeated(&self) -> Option<Request> {
         match self.shared_chains {
             SharedChains::All => Some(self.clone()),
             SharedChains::Listeners => {
-                let states = self.states.that_listen();
+                let states = self.states.listening();
                 (states != States(0)).then(|| Request { states, ..self.clone() })
             }
         }

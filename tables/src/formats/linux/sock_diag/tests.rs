@@ -129,7 +129,7 @@ fn states_are_bits_and_an_unfinished_handshake_has_two() {
     assert_eq!(mask(States::admitting(|state| state == TcpState::Listen)), bytes("00040000"));
     assert_eq!(mask(States::admitting(|state| state == TcpState::SynRecv)), bytes("08100000"));
     assert_eq!(mask(States::admitting(|_| true)), bytes("fe1f0000"));
-    assert_eq!(mask(States::LISTED.and_bound_inactive()), bytes("fe3f0000"));
+    assert_eq!(mask(States::LISTED.with_bound_inactive()), bytes("fe3f0000"));
     assert_eq!(mask(States::admitting(|_| false)), bytes("00000000"));
     let udp = request(SocketTable::Udp);
     assert_eq!(udp.clone().in_states(States::admitting(|_| false)), udp);
@@ -558,7 +558,7 @@ fn columns(sockets: impl IntoIterator<Item = Socket>) -> Vec<String> {
     columns
 }
 
-fn printed(file: SocketTable, text: &[u8]) -> Vec<Socket> {
+fn parse_file(file: SocketTable, text: &[u8]) -> Vec<Socket> {
     let lines = text.split(|&byte| byte == b'\n').skip(1);
     lines.filter_map(|line| file.parse(line).ok()).collect()
 }
@@ -569,7 +569,7 @@ fn captured_dumps_give_the_same_rows_as_the_files_of_proc_net() {
     for (file, dump, text) in CAPTURE {
         let (dumped, end) = replay(&request(file), dump).unwrap();
         assert_eq!(end, Some(0));
-        let (dumped, mut printed) = (columns(dumped), columns(printed(file, text)));
+        let (dumped, mut printed) = (columns(dumped), columns(parse_file(file, text)));
         if file == SocketTable::Unix {
             // Only the dump has the whole of a path with a newline.
             let path = |path: &[u8]| format!("{:?}", Binding::Unix { path: path.into() });
@@ -586,7 +586,7 @@ fn captured_dumps_give_the_same_rows_as_the_files_of_proc_net() {
 #[test]
 fn captured_dumps_agree_with_the_files_and_have_more_details() {
     for (file, dump, text) in CAPTURE {
-        let printed = printed(file, text);
+        let printed = parse_file(file, text);
         for socket in replay(&request(file), dump).unwrap().0 {
             let Some(twin) = printed.iter().find(|twin| twin.inode == socket.inode) else {
                 panic!("{socket:?} is not in {file:?}");
@@ -607,7 +607,7 @@ fn captured_dumps_agree_with_the_files_and_have_more_details() {
 fn a_captured_mptcp_dump_has_the_inodes_of_the_first_subflows() {
     let (mptcp, end) = replay(&request(SocketTable::Mptcp), MPTCP).unwrap();
     assert_eq!((mptcp.len(), end), (3, Some(0)));
-    let subflows = printed(SocketTable::Tcp, CAPTURE[0].2);
+    let subflows = parse_file(SocketTable::Tcp, CAPTURE[0].2);
     for socket in mptcp {
         let first = subflows.iter().find(|subflow| subflow.inode == socket.inode).unwrap();
         assert_eq!((first.local(), first.remote()), (socket.local(), socket.remote()));
@@ -621,7 +621,7 @@ fn bound_inactive_sockets_are_closed_and_in_no_file() {
     let (sockets, _) = replay(&request, BOUND_INACTIVE).unwrap();
     let [socket] = &sockets[..] else { panic!("{sockets:?}") };
     assert_eq!((socket.state(), socket.local().unwrap().port), ("CLOSED", 8005));
-    let files = printed(SocketTable::Tcp, CAPTURE[0].2);
+    let files = parse_file(SocketTable::Tcp, CAPTURE[0].2);
     assert!(files.iter().all(|listed| listed.inode != socket.inode));
 }
 
@@ -674,9 +674,9 @@ proptest! {
     ) {
         let (file, dump, _) = CAPTURE[which];
         let mut dump = dump.to_vec();
-        for (place, byte) in changes {
-            let place = place.index(dump.len());
-            dump[place] = byte;
+        for (offset, byte) in changes {
+            let offset = offset.index(dump.len());
+            dump[offset] = byte;
         }
         if let Ok((sockets, _)) = replay(&request(file), &dump) {
             for socket in sockets {
@@ -729,25 +729,29 @@ fn a_half_is_selected_by_the_ephemeral_port() {
 /// Runs a program of port comparisons as `inet_diag_bc_run` does, after the checks that
 /// `inet_diag_bc_audit` makes.
 fn run(program: &[u8], (local, remote): (u16, u16)) -> bool {
-    let yes = |place: usize| usize::from(program[place + 1]);
-    let no =
-        |place: usize| usize::from(u16::from_ne_bytes([program[place + 2], program[place + 3]]));
-    // What is reached by going on and on.
-    let mut on_the_way = vec![0];
-    while let Some(&place) = on_the_way.last().filter(|place| **place < program.len()) {
-        on_the_way.push(place + yes(place));
+    let on_true = |offset: usize| usize::from(program[offset + 1]);
+    let on_false =
+        |offset: usize| usize::from(u16::from_ne_bytes([program[offset + 2], program[offset + 3]]));
+    // The instructions that follow one another if each comparison is true.
+    let mut reachable = vec![0];
+    while let Some(&offset) = reachable.last().filter(|offset| **offset < program.len()) {
+        reachable.push(offset + on_true(offset));
     }
-    assert_eq!(on_the_way.pop(), Some(program.len()));
-    for &place in &on_the_way {
-        let (least, left) = (if program[place] == 1 { 4 } else { 8 }, program.len() - place);
-        assert!(yes(place) >= least && yes(place).is_multiple_of(4));
-        assert!(no(place) >= least && no(place) <= left + 4 && no(place).is_multiple_of(4));
-        assert!(no(place) >= left || on_the_way.contains(&(place + no(place))));
+    assert_eq!(reachable.pop(), Some(program.len()));
+    for &offset in &reachable {
+        let (least, left) = (if program[offset] == 1 { 4 } else { 8 }, program.len() - offset);
+        assert!(on_true(offset) >= least && on_true(offset).is_multiple_of(4));
+        assert!(
+            on_false(offset) >= least
+                && on_false(offset) <= left + 4
+                && on_false(offset).is_multiple_of(4)
+        );
+        assert!(on_false(offset) >= left || reachable.contains(&(offset + on_false(offset))));
     }
-    let mut place = 0;
-    while place < program.len() {
-        let bound = || u16::from_ne_bytes([program[place + 6], program[place + 7]]);
-        let holds = match program[place] {
+    let mut offset = 0;
+    while offset < program.len() {
+        let bound = || u16::from_ne_bytes([program[offset + 6], program[offset + 7]]);
+        let holds = match program[offset] {
             1 => false,
             2 => local >= bound(),
             3 => local <= bound(),
@@ -755,7 +759,7 @@ fn run(program: &[u8], (local, remote): (u16, u16)) -> bool {
             5 => remote <= bound(),
             code => panic!("{code}"),
         };
-        place += if holds { yes(place) } else { no(place) };
+        offset += if holds { on_true(offset) } else { on_false(offset) };
     }
-    place == program.len()
+    offset == program.len()
 }

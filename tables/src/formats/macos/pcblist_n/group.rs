@@ -128,7 +128,7 @@ impl<'a> Group<'a> {
                 };
                 let Some(by_address) = ends.family() else { return Ok((&[], None)) };
                 let family = match socket.family {
-                    known @ (AF_INET | AF_INET6) => known,
+                    family @ (AF_INET | AF_INET6) => family,
                     _ => by_address,
                 };
                 Bound { pcb, binding: ends.binding(family, protocol, state), state }

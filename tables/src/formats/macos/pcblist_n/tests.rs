@@ -213,7 +213,7 @@ proptest! {
     fn changed_bytes_harm_no_socket_before_them(
         list in any_list(),
         old in any::<bool>(),
-        place in any::<prop::sample::Index>(),
+        index in any::<prop::sample::Index>(),
         change in 1..=u8::MAX,
     ) {
         let layout = BOTH[usize::from(!old)];
@@ -222,7 +222,7 @@ proptest! {
         let expected = list.parse(&whole).unwrap();
         let head = header(list, 4, 0).len();
         let group = sockets[0].group(list, layout).len();
-        let at = head + place.index(whole.len() - head);
+        let at = head + index.index(whole.len() - head);
         let mut bytes = whole;
         bytes[at] ^= change;
         let listing = list.parse(&bytes).unwrap();

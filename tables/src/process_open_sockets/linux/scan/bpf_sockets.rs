@@ -161,6 +161,7 @@ impl Scan<'_> {
                 held.numbers.insert(*namespace, record.net_namespace());
             }
             if is_listed && files.is_empty() {
+                self.note_start(holder.pid, &record);
                 push(self.root, &mut held.holders, holder);
                 return Ok(());
             }
@@ -192,6 +193,7 @@ impl Scan<'_> {
                 Description::Unlisted => self.plan.unlisted,
             };
             if is_listed || is_selected || self.plan.unlisted {
+                self.note_start(holder.pid, &record);
                 push(self.root, &mut held.holders, holder);
             }
             Ok(())
@@ -226,6 +228,7 @@ impl Scan<'_> {
                     found.extended.insert(holder.inode, extended);
                 }
                 if found.add(filter, self.plan.unlisted, holder.inode, description) {
+                    self.note_start(holder.pid, &record);
                     push(root, &mut found.holders, holder);
                 }
                 Ok(())
@@ -242,9 +245,9 @@ impl Scan<'_> {
             _ => {
                 // A process that starts during the pass can have a lower pid than its parent.
                 let list = || root.pids().map_err(PassError::Processes);
-                let known: HashSet<i32> = list()?.into_iter().collect();
+                let listed: HashSet<i32> = list()?.into_iter().collect();
                 run(None, report)?;
-                let mut started = list()?.into_iter().filter(|pid| !known.contains(pid));
+                let mut started = list()?.into_iter().filter(|pid| !listed.contains(pid));
                 if bpf.reads_all_threads() {
                     started.try_for_each(|pid| run(Some(pid), report))?;
                 } else if started.next().is_some() {

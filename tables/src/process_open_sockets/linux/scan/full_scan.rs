@@ -174,9 +174,9 @@ impl Scan<'_> {
 
     /// Adds the processes that have started since, and returns them.
     fn started_since(&self, pids: &mut Vec<i32>) -> Result<Vec<i32>, Error> {
-        let known: HashSet<i32> = pids.iter().copied().collect();
+        let listed: HashSet<i32> = pids.iter().copied().collect();
         let mut started = self.root.pids()?;
-        started.retain(|pid| !known.contains(pid));
+        started.retain(|pid| !listed.contains(pid));
         pids.extend(&started);
         Ok(started)
     }

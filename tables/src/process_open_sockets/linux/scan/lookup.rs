@@ -118,7 +118,7 @@ impl Scan<'_> {
     ) -> Result<Snapshot, Error> {
         let mut all_holders = Holders::default();
         let mut all_found = Vec::new();
-        let mut known = HashSet::new();
+        let mut searched = HashSet::new();
         for _ in 0..ATTEMPTS {
             let admits = |holder: &Holder| self.filter.admits_inode(holder.inode);
             // An omission is counted once for a process.
@@ -129,13 +129,13 @@ impl Scan<'_> {
                 report.omissions.extend(walk_report.omissions);
             }
             let holders = self.without_any_handle(walked);
-            let is_new = |holder: &&Holder| !known.contains(&holder.inode);
+            let is_new = |holder: &&Holder| !searched.contains(&holder.inode);
             let sought: Holders = holders.iter().filter(is_new).copied().collect();
             if !all_found.is_empty() && sought.inodes().next().is_none() {
                 break;
             }
             let found = self.search(&sought, cache, &mut report)?;
-            known.extend(sought.inodes());
+            searched.extend(sought.inodes());
             let closed: HashSet<u64> = found.closed.iter().copied().collect();
             let held_closed = sought.iter().filter(|holder| closed.contains(&holder.inode));
             let again: HashSet<i32> = held_closed.map(|holder| holder.pid).collect();
@@ -241,7 +241,7 @@ impl Scan<'_> {
             found: Found::default(),
             forged: Omissions::default(),
         };
-        run.recall(report);
+        run.find_in_cache(report);
         if !run.search.is_over() {
             run.found.namespaces = run.find(holders, report)?;
         }
@@ -280,7 +280,7 @@ struct SearchRun<'s> {
 
 impl SearchRun<'_> {
     /// Finds sockets in cached tables.
-    fn recall(&mut self, report: &mut Report) {
+    fn find_in_cache(&mut self, report: &mut Report) {
         let Some(lookup) = self.lookup.as_ref().filter(|lookup| !lookup.tables().is_empty()) else {
             return;
         };
@@ -333,7 +333,7 @@ impl SearchRun<'_> {
             None if is_in_burst => return self.find_held(namespaces, report),
             None => {}
         }
-        self.find_everywhere(&mut namespaces, report)?;
+        self.search_all_namespaces(&mut namespaces, report)?;
         Ok(Arc::new(namespaces))
     }
 
@@ -369,7 +369,7 @@ impl SearchRun<'_> {
     }
 
     /// Searches the namespaces of all processes, and, if a socket is still missing, all others.
-    fn find_everywhere(
+    fn search_all_namespaces(
         &mut self,
         namespaces: &mut Namespaces,
         report: &mut Report,

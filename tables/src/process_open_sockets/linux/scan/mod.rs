@@ -23,9 +23,12 @@ use super::plan::{HolderSource, Plan, Scope};
 use super::snapshot_cache::SnapshotCache;
 use crate::Error;
 use crate::deadline::Deadline;
+use crate::formats::linux::bpf_record::Record;
+use crate::formats::linux::container_cgroup::container;
 use crate::linux::fds::WalkOptions;
 use crate::linux::netns::{Namespaces, OwnSockets, Sessions, Visit};
 use crate::linux::proc_root::ProcRoot;
+use crate::linux::start_times::StartTimes;
 use crate::linux::{cgroup, fds};
 use crate::model::holders::{Holder, HolderCollector, Holders};
 use crate::model::omission::OmissionKind;
@@ -41,6 +44,8 @@ pub(super) struct Scan<'a> {
     pub(super) plan: &'a Plan<'a>,
     pub(super) deadline: Deadline<'a>,
     pub(super) own_sockets: OwnSockets,
+    /// If the query reads more of the processes that hold sockets.
+    pub(super) start_times: Option<StartTimes>,
 }
 
 impl Scan<'_> {
@@ -49,6 +54,22 @@ impl Scan<'_> {
             (Scope::FullScan, _) | (Scope::AllHeld, HolderSource::Procfs) => self.full_scan(),
             (Scope::AllHeld, HolderSource::Bpf(_)) => self.all_held(cache),
             (Scope::Lookup(pids), _) => self.lookup(pids, cache),
+        }
+    }
+
+    /// Notes when the holder of a record started, if the query reads more of it.
+    fn note_start(&self, pid: i32, record: &Record) {
+        let Some(start_times) = self.start_times.as_ref().filter(|times| times.is_next(pid)) else {
+            return;
+        };
+        match record.start_boottime() {
+            Some(start) => start_times.note_boottime(pid, start.get()),
+            // Without extended records: what the pid has a moment later.
+            None => {
+                if let Ok(process) = self.root.process(pid) {
+                    start_times.note_process(pid, &process);
+                }
+            }
         }
     }
 
@@ -102,11 +123,12 @@ impl Scan<'_> {
         report.work.walked += pids.len() as u64;
         let omissions = &mut report.omissions;
         let Plan { threads, limits, .. } = *self.plan;
-        let options = WalkOptions { threads, limits, deadline };
+        let start_times = self.start_times.as_ref();
+        let options = WalkOptions { threads, limits, deadline, start_times };
         fds::walk(self.root, pids, options, admits, omissions)
     }
 
-    /// Makes the snapshot: adds what the query reads and no socket table has.
+    /// Makes the snapshot: adds the fields that the query reads and no socket table has.
     fn finish(
         &self,
         mut sockets: Vec<Socket>,
@@ -139,6 +161,15 @@ impl Scan<'_> {
         let host = if filter.shows(Field::Scope) { namespaces.host(root) } else { None };
         let cgroups = if filter.shows(Field::SocketCgroupPath) {
             cgroup::paths(root, sockets.iter().filter_map(|socket| socket.details.cgroup))
+        } else if filter.shows_container() && filter.admits_unheld() {
+            let held = holders.of_each(&sockets);
+            let unheld = sockets.iter().zip(&held).filter(|(_, held)| held.is_empty());
+            cgroup::paths(root, unheld.filter_map(|(socket, _)| socket.details.cgroup))
+        } else {
+            HashMap::new()
+        };
+        let containers = if filter.shows_container() {
+            cgroups.iter().map(|(group, path)| (*group, container(path))).collect()
         } else {
             HashMap::new()
         };
@@ -150,6 +181,7 @@ impl Scan<'_> {
             omissions,
             host,
             cgroups,
+            containers,
             work,
             messages,
             uids,

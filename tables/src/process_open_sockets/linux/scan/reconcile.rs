@@ -44,9 +44,9 @@ pub(super) struct Replaced {
     pub(super) closed: Vec<Socket>,
 }
 
-/// The fate of a listed socket.
+/// What happens to a listed socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum Outcome {
     Kept,
     Closed,
     Dropped,
@@ -71,37 +71,38 @@ impl Reading {
         let Reading { listing, inodes, mut records, readings } = self;
         let Listing { mut sockets, runs, mut listed, spoofable, .. } = listing;
         let replaced_twice = complete_from(&mut records, &mut sockets, &runs);
-        let mut judge = Judge {
+        let mut classifier = Classifier {
             scan,
             holders,
             become_held: become_held(&records, &runs, &readings, holders),
             recurring: recurring_inodes(scan, &inodes, holders),
             seen: HashSet::new(),
         };
-        let mut fates = vec![Fate::Kept; sockets.len()];
+        let mut outcomes = vec![Outcome::Kept; sockets.len()];
         let (mut new, mut replaced) = (Vec::new(), Vec::new());
         for (run, reading) in runs.into_iter().zip(readings) {
-            let (Some(sockets), Some(ranges), Some(fates)) = (
+            let (Some(sockets), Some(ranges), Some(outcomes)) = (
                 sockets.get(run.sockets.clone()),
                 ranges.get(run.sockets.clone()),
-                fates.get_mut(run.sockets.clone()),
+                outcomes.get_mut(run.sockets.clone()),
             ) else {
                 continue;
             };
-            let closed = judge.judge(&run, reading.as_ref(), sockets, ranges, fates, omissions);
+            let closed =
+                classifier.classify(&run, reading.as_ref(), sockets, ranges, outcomes, omissions);
             if let Some(reading) = reading {
-                new.extend(judge.opened(&run, reading, &records));
+                new.extend(classifier.opened(&run, reading, &records));
             }
             if !closed.is_empty() {
                 replaced.push(Replaced { run, closed });
             }
         }
         for index in replaced_twice {
-            if let Some(fate) = fates.get_mut(index) {
-                *fate = Fate::Dropped;
+            if let Some(outcome) = outcomes.get_mut(index) {
+                *outcome = Outcome::Dropped;
             }
         }
-        carry_out(&fates, &mut sockets);
+        apply_outcomes(&outcomes, &mut sockets);
         let added = records.into_values().chain(new);
         if scan.plan.unlisted {
             sockets.extend(added.inspect(|socket| {
@@ -114,8 +115,8 @@ impl Reading {
     }
 }
 
-/// Decides the fate of listed sockets.
-struct Judge<'a> {
+/// Decides whether listed sockets are in the answer.
+struct Classifier<'a> {
     scan: &'a Scan<'a>,
     holders: &'a Holders,
     /// Connections that now have a holder.
@@ -125,52 +126,55 @@ struct Judge<'a> {
     seen: HashSet<(u64, SocketTable)>,
 }
 
-impl Judge<'_> {
-    /// Sets the fate of each socket of a run; returns the closed sockets without a holder and with endpoints.
-    fn judge(
+impl Classifier<'_> {
+    /// Sets the outcome of each socket of a run; returns the closed sockets without a holder and with endpoints.
+    fn classify(
         &mut self,
         run: &Run,
         reading: Option<&SecondRead>,
         sockets: &[Socket],
         ranges: &[Range<usize>],
-        fates: &mut [Fate],
+        outcomes: &mut [Outcome],
         omissions: &mut Omissions,
     ) -> Vec<Socket> {
         let without_file = new_of(reading).filter(|it| it.inode == 0);
         let become_unheld = connected_keys(without_file.map(|it| (run.table, it)));
         let mut closed = Vec::new();
-        for ((socket, range), fate) in sockets.iter().zip(ranges).zip(fates) {
-            *fate = match self.holders.at(range) {
-                [] if socket.inode == 0 => fate_without_file(run.table, socket, &self.become_held),
+        for ((socket, range), outcome) in sockets.iter().zip(ranges).zip(outcomes) {
+            *outcome = match self.holders.at(range) {
+                [] if socket.inode == 0 => {
+                    outcome_without_file(run.table, socket, &self.become_held)
+                }
                 [] => {
-                    let fate = fate_without_holder(run.table, socket, reading, &become_unheld);
-                    if fate != Fate::Kept && socket.endpoint_key().is_some() {
+                    let outcome =
+                        outcome_without_holder(run.table, socket, reading, &become_unheld);
+                    if outcome != Outcome::Kept && socket.endpoint_key().is_some() {
                         closed.push(socket.clone());
                     }
-                    fate
+                    outcome
                 }
-                holders => self.fate_with_holders(run, socket, holders, omissions),
+                holders => self.outcome_with_holders(run, socket, holders, omissions),
             };
         }
         closed
     }
 
-    fn fate_with_holders(
+    fn outcome_with_holders(
         &mut self,
         run: &Run,
         socket: &Socket,
         holders: &[Holder],
         omissions: &mut Omissions,
-    ) -> Fate {
+    ) -> Outcome {
         // If one of two records can be forged, both are shown.
-        let is_again = self.recurring.contains(&socket.inode)
+        let is_repeated = self.recurring.contains(&socket.inode)
             && !run.source.is_spoofable(run.table)
             && !self.seen.insert((socket.inode, run.table));
         let is_other = is_of_another_table(self.scan.root, holders, run.table, run.source);
         if is_other {
             note_forged(socket, omissions);
         }
-        if is_other || is_again { Fate::Dropped } else { Fate::Kept }
+        if is_other || is_repeated { Outcome::Dropped } else { Outcome::Kept }
     }
 
     /// The new sockets of the second read that are in the answer and have no record.
@@ -217,14 +221,14 @@ fn become_held(
 }
 
 /// Drops sockets and marks closed ones.
-fn carry_out(fates: &[Fate], sockets: &mut Vec<Socket>) {
-    let mut fates = fates.iter();
+fn apply_outcomes(outcomes: &[Outcome], sockets: &mut Vec<Socket>) {
+    let mut outcomes = outcomes.iter();
     sockets.retain_mut(|socket| {
-        let fate = fates.next().unwrap_or(&Fate::Kept);
-        if *fate == Fate::Closed {
+        let outcome = outcomes.next().unwrap_or(&Outcome::Kept);
+        if *outcome == Outcome::Closed {
             socket.details.presence = Presence::Closed;
         }
-        *fate != Fate::Dropped
+        *outcome != Outcome::Dropped
     });
 }
 
@@ -237,9 +241,9 @@ fn complete_from(
     sockets: &mut [Socket],
     runs: &[Run],
 ) -> Vec<usize> {
-    let mut again = Vec::new();
+    let mut repeated = Vec::new();
     if records.is_empty() {
-        return again;
+        return repeated;
     }
     let mut completed = HashSet::new();
     for run in runs {
@@ -253,11 +257,11 @@ fn complete_from(
                 *socket = record;
                 completed.insert(key);
             } else if run.source.is_spoofable(run.table) && completed.contains(&key) {
-                again.push(index);
+                repeated.push(index);
             }
         }
     }
-    again
+    repeated
 }
 
 /// The tables and endpoints of the connected ones of these sockets.
@@ -268,38 +272,38 @@ fn connected_keys<'a>(
     connected.filter_map(|(table, socket)| Some((table, socket.endpoint_key()?))).collect()
 }
 
-/// The fate of a connection without a file: it was accepted during the scan, or another connection has its
+/// The outcome of a connection without a file: it was accepted during the scan, or another connection has its
 /// endpoints.
-fn fate_without_file(
+fn outcome_without_file(
     table: SocketTable,
     socket: &Socket,
     become_held: &HashSet<(SocketTable, EndpointKey)>,
-) -> Fate {
+) -> Outcome {
     let is_held = !become_held.is_empty()
         && socket.is_connected()
         && socket.endpoint_key().is_some_and(|key| become_held.contains(&(table, key)));
-    if is_held { Fate::Dropped } else { Fate::Kept }
+    if is_held { Outcome::Dropped } else { Outcome::Kept }
 }
 
-/// The fate of a socket with a file and without a holder.
-fn fate_without_holder(
+/// The outcome of a socket with a file and without a holder.
+fn outcome_without_holder(
     table: SocketTable,
     socket: &Socket,
     reading: Option<&SecondRead>,
     become_unheld: &HashSet<(SocketTable, EndpointKey)>,
-) -> Fate {
-    let Some(reading) = reading else { return Fate::Kept };
+) -> Outcome {
+    let Some(reading) = reading else { return Outcome::Kept };
     if let Some(&has_address) = reading.in_other_table.get(&socket.inode)
         && is_shown_by_other_table(socket, has_address)
     {
-        return Fate::Dropped;
+        return Outcome::Dropped;
     }
     if reading.still_listed.contains_key(&socket.inode) {
-        return Fate::Kept;
+        return Outcome::Kept;
     }
-    let has_become = socket.is_connected()
+    let is_now_unheld = socket.is_connected()
         && socket.endpoint_key().is_some_and(|key| become_unheld.contains(&(table, key)));
-    if has_become { Fate::Dropped } else { Fate::Closed }
+    if is_now_unheld { Outcome::Dropped } else { Outcome::Closed }
 }
 
 /// The inodes that are listed twice since the socket was connected to another port while its table was read in

@@ -40,10 +40,10 @@ impl Scan<'_> {
         let (sockets, more) = match self.plan.holders.bpf() {
             Some(bpf) => self.find_replaced_with_bpf(bpf, &reconciled.replaced, &mut again),
             None => {
-                let suspects = self.suspects(&reconciled, &holders, pids);
+                let possible_holders = self.possible_holders(&reconciled, &holders, pids);
                 self.find_replaced_with_walks(
                     &reconciled.replaced,
-                    &suspects,
+                    &possible_holders,
                     namespaces,
                     sessions,
                     &mut again,
@@ -51,8 +51,8 @@ impl Scan<'_> {
             }
         };
         report.work += again.work;
-        let known: HashSet<u64> = reconciled.all.iter().map(|socket| socket.inode).collect();
-        let new = sockets.into_iter().filter(|socket| !known.contains(&socket.inode));
+        let listed: HashSet<u64> = reconciled.all.iter().map(|socket| socket.inode).collect();
+        let new = sockets.into_iter().filter(|socket| !listed.contains(&socket.inode));
         let new: Vec<Socket> = new.filter(|socket| self.filter.admits_socket(socket)).collect();
         reconciled.listed.extend(new.iter().map(|socket| socket.inode));
         reconciled.all.extend(new);
@@ -112,6 +112,7 @@ impl Scan<'_> {
                 && key(table, &socket).is_some_and(|key| endpoints.contains(&key))
             {
                 sockets.insert(socket.inode, socket);
+                self.note_start(holder.pid, &record);
                 push(self.root, &mut holders, holder);
             }
             Ok(())
@@ -124,12 +125,18 @@ impl Scan<'_> {
 
     /// The processes that can hold such a socket: holders of unlisted sockets, or, if the tables were read in
     /// part, all processes of the same user.
-    fn suspects(&self, reconciled: &Reconciled, holders: &Holders, pids: &[i32]) -> Vec<i32> {
+    fn possible_holders(
+        &self,
+        reconciled: &Reconciled,
+        holders: &Holders,
+        pids: &[i32],
+    ) -> Vec<i32> {
         let is_selected = |pid: &i32| self.is_walked(*pid);
         if self.plan.lists_all {
-            let known: HashSet<u64> = reconciled.all.iter().map(|socket| socket.inode).collect();
-            let unknown = holders.iter().filter(|holder| !known.contains(&holder.inode));
-            let pids: HashSet<i32> = unknown.map(|holder| holder.pid).filter(is_selected).collect();
+            let listed: HashSet<u64> = reconciled.all.iter().map(|socket| socket.inode).collect();
+            let unlisted = holders.iter().filter(|holder| !listed.contains(&holder.inode));
+            let pids: HashSet<i32> =
+                unlisted.map(|holder| holder.pid).filter(is_selected).collect();
             return pids.into_iter().collect();
         }
         let uids: HashSet<u32> =
@@ -141,11 +148,11 @@ impl Scan<'_> {
         pids.iter().copied().filter(is_selected).filter(is_of_user).collect()
     }
 
-    /// Walks the suspects and reads the tables in turn, until both show the same socket.
+    /// Walks the possible_holders and reads the tables in turn, until both show the same socket.
     fn find_replaced_with_walks(
         &self,
         replaced: &[Replaced],
-        suspects: &[i32],
+        possible_holders: &[i32],
         namespaces: &Namespaces,
         sessions: &mut Sessions,
         report: &mut Report,
@@ -157,10 +164,10 @@ impl Scan<'_> {
             let like: Vec<&Socket> = replaced.closed.iter().collect();
             let mut before = Vec::new();
             for _ in 0..ATTEMPTS {
-                if suspects.is_empty() || deadline.has_passed() {
+                if possible_holders.is_empty() || deadline.has_passed() {
                     break;
                 }
-                let walked = self.walk_until(deadline, suspects, |_| true, report);
+                let walked = self.walk_until(deadline, possible_holders, |_| true, report);
                 let walked = self.without_handles(walked);
                 let table = replaced.run.table;
                 let mut after = self.with_endpoints(namespace, table, &like, sessions, report);

@@ -1,4 +1,4 @@
-//! How much a scan does, counted, and what becomes of the sockets that it saw.
+//! The counted work of a scan, and the sockets that change during it.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -148,6 +148,7 @@ fn reconciled(
         plan: &plan,
         deadline: Deadline::NEVER,
         own_sockets: Default::default(),
+        start_times: None,
     };
     let holder = |&inode: &u64| Holder { inode, pid: 7, fd: 3, tid: None };
     let holders: Holders = held.iter().map(holder).collect();

@@ -57,9 +57,9 @@ impl Scan<'_> {
                 let request = filter.full_request(table);
                 let mut session = sessions.open(namespace);
                 session.read(table, request.as_ref(), &mut sockets, report, |socket, source| {
-                    let is_it =
+                    let is_found =
                         !source.is_spoofable(table) && unlisted.remove(&socket.inode).is_some();
-                    if is_it && filter.admits_socket(socket) {
+                    if is_found && filter.admits_socket(socket) {
                         Selection::Keep
                     } else {
                         Selection::Drop

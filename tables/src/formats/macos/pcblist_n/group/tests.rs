@@ -243,7 +243,7 @@ fn raw_sockets_have_the_protocol_that_they_were_made_with() {
 }
 
 #[test]
-fn why_no_descriptor_can_be_a_sockets_follows_its_flags() {
+fn the_reason_for_no_descriptor_follows_the_flags() {
     let of = |change: fn(&mut KernelSocket)| {
         let mut socket = KernelSocket { handle: 7, last_pid: 9, ..KernelSocket::default() };
         change(&mut socket);
