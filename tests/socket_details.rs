@@ -127,7 +127,12 @@ struct OtherEnd {
 impl OtherEnd {
     const THERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 
-    fn new() -> OtherEnd {
+    /// None if the kernel has no veth pairs.
+    fn new() -> Option<OtherEnd> {
+        let veth = ["link", "add", "here", "type", "veth", "peer", "name", "there"];
+        if !Command::new("ip").args(veth).output().unwrap().status.success() {
+            return None;
+        }
         let ((made, wait), (end, ended)) = (channel(), channel::<()>());
         std::thread::spawn(move || {
             // SAFETY: no other thread relies on the namespace of this thread.
@@ -137,7 +142,6 @@ impl OtherEnd {
             let _ = ended.recv();
         });
         let (handle, tid) = wait.recv().unwrap();
-        ip(&["link", "add", "here", "type", "veth", "peer", "name", "there"]);
         ip(&["link", "set", "there", "netns", &tid.to_string()]);
         ip(&["address", "add", "198.51.100.1/24", "dev", "here"]);
         ip(&["link", "set", "here", "up"]);
@@ -147,7 +151,12 @@ impl OtherEnd {
             ip(&["address", "add", "198.51.100.2/24", "dev", "there"]);
             ip(&["link", "set", "there", "up"]);
         });
-        other
+        Some(other)
+    }
+
+    fn connect(&self) -> [Counted; 2] {
+        let listen = |address| self.inside(move || TcpListener::bind(address).unwrap());
+        connect(OtherEnd::THERE.into(), listen)
     }
 
     fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
@@ -194,29 +203,33 @@ fn connect(address: IpAddr, listen: impl FnOnce(SocketAddr) -> TcpListener) -> [
 }
 
 /// Connections that transferred some bytes, all of which were acknowledged.
-fn connections(other: &OtherEnd) -> Vec<Counted> {
+fn connections(other: Option<&OtherEnd>) -> Vec<Counted> {
     let here = |address| TcpListener::bind(address).unwrap();
-    let there = |address: SocketAddr| other.inside(move || TcpListener::bind(address).unwrap());
-    let mut all = Vec::new();
-    for [mut client, mut server] in [
-        connect(Ipv4Addr::LOCALHOST.into(), here),
-        connect(Ipv6Addr::LOCALHOST.into(), here),
-        connect(OtherEnd::THERE.into(), there),
-    ] {
-        client.send(&mut server, 3_000_000);
-        server.send(&mut client, 1234);
-        client.send(&mut server, 1);
-        all.extend([client, server]);
+    let mut pairs =
+        vec![connect(Ipv4Addr::LOCALHOST.into(), here), connect(Ipv6Addr::LOCALHOST.into(), here)];
+    pairs.extend(other.map(OtherEnd::connect));
+    for [client, server] in &mut pairs {
+        client.send(server, 3_000_000);
+        server.send(client, 1234);
+        client.send(server, 1);
     }
     // Idle, and half-closed: a FIN is no payload.
-    all.extend(connect(Ipv4Addr::LOCALHOST.into(), here));
-    let [mut client, mut server] = connect(OtherEnd::THERE.into(), there);
-    client.send(&mut server, 5);
-    client.stream.shutdown(Shutdown::Write).unwrap();
-    server.send(&mut client, 6);
-    all.extend([client, server]);
-    // The other end's answers are lost, so bytes are sent again.
-    let [mut client, mut server] = connect(OtherEnd::THERE.into(), there);
+    pairs.push(connect(Ipv4Addr::LOCALHOST.into(), here));
+    let mut half_closed = vec![connect(Ipv4Addr::LOCALHOST.into(), here)];
+    half_closed.extend(other.map(OtherEnd::connect));
+    for [client, server] in &mut half_closed {
+        client.send(server, 5);
+        client.stream.shutdown(Shutdown::Write).unwrap();
+        server.send(client, 6);
+    }
+    pairs.append(&mut half_closed);
+    pairs.extend(other.map(with_retransmissions));
+    pairs.into_iter().flatten().collect()
+}
+
+/// A connection whose client sent bytes again, since the answers of the other end were lost.
+fn with_retransmissions(other: &OtherEnd) -> [Counted; 2] {
+    let [mut client, mut server] = other.connect();
     server.send(&mut client, 100);
     let blackhole =
         |change| other.inside(move || ip(&["route", change, "blackhole", "198.51.100.1"]));
@@ -230,8 +243,7 @@ fn connections(other: &OtherEnd) -> Vec<Counted> {
     blackhole("delete");
     server.stream.read_exact(&mut [0; 5000]).unwrap();
     server.received += 5000;
-    all.extend([client, server]);
-    all
+    [client, server]
 }
 
 /// What ss prints of each connection of a namespace: its words, by the local and the remote port.
@@ -307,17 +319,24 @@ fn tcp_cells_are_those_of_ss_and_of_the_bytes_counted() {
     }
     in_own_namespaces(TCP_TEST, || {
         let other = OtherEnd::new();
-        let all = connections(&other);
+        if other.is_none() {
+            report_left_out(TCP_TEST, "a veth pair cannot be made: only loopback is compared");
+        }
+        let all = connections(other.as_ref());
+        let all_printed = || {
+            let there = other.as_ref().map(|other| other.inside(printed));
+            [Some(printed()), there].into_iter().flatten().collect::<Vec<_>>()
+        };
         let is_quiet = || {
-            let words = [printed(), other.inside(printed)];
+            let words = all_printed();
             let mut words = words.iter().flat_map(BTreeMap::values);
             words.all(|words| value(words, "unacked").is_none() && count(words, "lastsnd") > 100)
         };
         wait_for("silence", is_quiet);
         with_each_source(TCP_TEST, |source, full| {
-            let before = [printed(), other.inside(printed)];
+            let before = all_printed();
             let rows = rows(from(source), full, TCP);
-            let after = [printed(), other.inside(printed)];
+            let after = all_printed();
             for (index, socket) in all.iter().enumerate() {
                 let row = row_of(&rows, &socket.stream);
                 let key = ["local_port", "remote_port"].map(|port| match row[port] {
@@ -330,6 +349,9 @@ fn tcp_cells_are_those_of_ss_and_of_the_bytes_counted() {
                 assert_eq!(row["bytes_sent"], Value::Integer(socket.sent), "{index}: {row:?}");
                 assert_eq!(row["bytes_received"], Value::Integer(socket.received), "{index}");
                 compare_with_ss(row, &words(&before), &words(&after));
+            }
+            if other.is_none() {
+                return;
             }
             let lost = row_of(&rows, &all[all.len() - 2].stream);
             let Value::Integer(again @ 1..) = lost["bytes_retransmitted"] else {
