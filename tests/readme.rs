@@ -289,6 +289,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("tests/old_kernels/run", ".ci/release"),
     ("benches/compare.sh", ".ci/release"),
     ("sha256sum --check", "needs the files of a release"),
+    ("gh attestation", "needs the files of a release"),
     ("tar -xzf process_open_sockets", "needs the files of a release"),
     ("tail -n 1 /etc/osquery", "needs an installed package"),
     ("fleetctl ", "needs Fleet; .ci/packaging checks the files"),

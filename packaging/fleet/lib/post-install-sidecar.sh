@@ -8,6 +8,9 @@ directory=/etc/systemd/system/$unit.d
 
 mkdir -p "$directory"
 cat >"$directory/orbit.conf" <<'CONF'
+[Unit]
+After=orbit.service
+
 [Service]
 Environment=PROCESS_OPEN_SOCKETS_SOCKET=/opt/orbit/orbit-osquery.em
 ReadWritePaths=/opt/orbit
