@@ -14,3 +14,4 @@ pub mod extension;
 pub mod log_queue;
 #[cfg(feature = "shell")]
 pub mod shell;
+pub mod version;

@@ -103,6 +103,11 @@ impl ModeFlags {
     }
 }
 
+/// Returns the version of the built-in SQLite.
+pub fn sqlite_version() -> &'static str {
+    rusqlite::version()
+}
+
 /// Runs the statements and prints their rows on standard output. Stops at the first statement that fails.
 pub fn query(query: &Query, tables: &[Arc<dyn Table>]) -> ExitCode {
     run_command(tables, |out| {
