@@ -223,7 +223,7 @@ fn check_connections(recorded: &Recorded, truths: &[Truth], sockets: &[Vec<State
             changes[0].new == Established && changes.last().unwrap().bytes == Some(received)
         };
         let found: Vec<_> = of_server.filter(is_it).collect();
-        assert!(!found.is_empty(), "{server} {client} {header:?}");
+        assert!(!found.is_empty(), "{header:?}, {received:?}: {:#?}", by_ends.get(&ends));
         // Until its exec, a process that was started meanwhile has the socket, too.
         let closing = found[0].iter().find_map(|change| change.actor).unwrap();
         assert!([closing.pid, closing.parent].contains(&own_pid()), "{found:#?}");
