@@ -29,6 +29,12 @@ fn proc_root() -> ProcRoot {
     ProcRoot::open(Path::new("/proc")).unwrap()
 }
 
+/// All objects in the kernel have this name.
+fn settings_named(name: [u8; 16]) -> Settings {
+    let names = Names { tracepoint: name, iterator: name, ring: name, seen: name, lost: name };
+    Settings { names, ..Settings::default() }
+}
+
 /// Starts the collection; None, and a report, if the test cannot run.
 fn start(test: &str, settings: &Settings) -> Option<EventSource> {
     match EventSource::start_with(&proc_root(), settings) {

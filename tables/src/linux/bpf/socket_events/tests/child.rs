@@ -149,7 +149,7 @@ fn observe(namespace: u64) {
 fn collect(name: &str) {
     let mut names = [0; 16];
     names[..name.len()].copy_from_slice(name.as_bytes());
-    let settings = super::lifetime::settings(names);
+    let settings = super::settings_named(names);
     let source = super::super::EventSource::start_with(&super::proc_root(), &settings).unwrap();
     println!("it has begun");
     loop {

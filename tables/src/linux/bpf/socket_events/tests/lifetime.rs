@@ -4,12 +4,6 @@ use super::child::{own_executable, spawn, wait_for_begin};
 use super::*;
 use crate::linux::bpf::calls::{Command, objects};
 
-/// All objects in the kernel have this name.
-pub(super) fn settings(name: [u8; 16]) -> Settings {
-    let names = Names { tracepoint: name, iterator: name, ring: name, seen: name, lost: name };
-    Settings { names, ..Settings::default() }
-}
-
 fn word(info: &[u8; 80], offset: usize) -> u32 {
     u32::from_ne_bytes(info[offset..offset + 4].try_into().unwrap())
 }
@@ -50,7 +44,7 @@ fn a_dropped_source_leaves_nothing_in_the_kernel() {
     let mut name = [0; 16];
     let text = format!("dropped_{}", std::process::id() % 1_000_000);
     name[..text.len()].copy_from_slice(text.as_bytes());
-    let Some(source) = start(test, &settings(name)) else { return };
+    let Some(source) = start(test, &settings_named(name)) else { return };
     let (programs, maps) = named(&text);
     let has_iterator = source.open_sockets.is_ok();
     assert_eq!((programs.len(), maps), (1 + usize::from(has_iterator), 3));

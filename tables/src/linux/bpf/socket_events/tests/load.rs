@@ -162,7 +162,18 @@ fn every_connection_of_short_processes_is_recorded() {
 fn open(recorded: &Recorded, namespaces: &[NetNamespace]) -> String {
     let mut sockets = of_namespaces(recorded, namespaces);
     sockets.retain(|changes| changes.last().is_some_and(|last| last.new != Closed));
-    format!("{sockets:#?}, {:?}", recorded.source.losses())
+    let keys: Vec<_> = sockets.iter().map(|changes| changes[0].socket).collect();
+    let elsewhere =
+        |it: &&StateChange| keys.contains(&it.socket) && !namespaces.contains(&it.net_namespace);
+    let elsewhere: Vec<_> = recorded.states.iter().filter(elsewhere).collect();
+    let mut live = Vec::new();
+    let _ = recorded.source.open_sockets(&mut |open| live.push(open));
+    live.retain(|open| keys.contains(&open.socket));
+    let sockstat = std::fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+    format!(
+        "{sockets:#?}, {:?}, elsewhere {elsewhere:#?}, held {live:#?}, {sockstat}",
+        recorded.source.losses()
+    )
 }
 
 fn of_namespaces(recorded: &Recorded, namespaces: &[NetNamespace]) -> Sockets {
@@ -223,7 +234,7 @@ fn check_connections(recorded: &Recorded, truths: &[Truth], sockets: &[Vec<State
             changes[0].new == Established && changes.last().unwrap().bytes == Some(received)
         };
         let found: Vec<_> = of_server.filter(is_it).collect();
-        assert!(!found.is_empty(), "{server} {client} {header:?}");
+        assert!(!found.is_empty(), "{header:?}, {received:?}: {:#?}", by_ends.get(&ends));
         // Until its exec, a process that was started meanwhile has the socket, too.
         let closing = found[0].iter().find_map(|change| change.actor).unwrap();
         assert!([closing.pid, closing.parent].contains(&own_pid()), "{found:#?}");
