@@ -33,23 +33,22 @@ fn main() -> Result<ExitCode, Failure> {
     Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The nanoseconds that a connection takes: connect, accept, close of both ends. Every slice has an address of its own,
-/// so that sockets in TIME_WAIT do not use up the ports.
+/// The nanoseconds that a connection takes: connect, accept, close of both ends. It is the median of a slice, so that
+/// interruptions by other processes do not count. Every slice has an address of its own, so that sockets in TIME_WAIT do
+/// not use up the ports.
 fn slice(listener: &TcpListener, number: u32) -> Result<f64, Failure> {
     let [_, b, c, d] = number.to_be_bytes();
     let address = SocketAddrV4::new(Ipv4Addr::new(127, 1 + b, c, d), listener.local_addr()?.port());
-    let connect = || -> Result<(), Failure> {
+    let mut times = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let start = Instant::now();
         let client = TcpStream::connect(address)?;
         let server = listener.accept()?;
         drop(client);
         drop(server);
-        Ok(())
-    };
-    let start = Instant::now();
-    for _ in 0..CONNECTIONS {
-        connect()?;
+        times.push(start.elapsed().as_secs_f64() * 1e9);
     }
-    Ok(start.elapsed().as_secs_f64() * 1e9 / f64::from(CONNECTIONS))
+    Ok(median(&mut times))
 }
 
 /// Prints the cost of a connection; returns the median of the ratios of the pairs.

@@ -68,6 +68,9 @@ impl fmt::Display for CallError {
                 ": the kernel's verifier refuses the program, which needs Linux 5.11 or later, and lockdown \
                  not in its confidentiality mode; the verifier's reason is logged at level debug"
             }
+            (Command::MapCreate, Errno::INVAL) => {
+                ": the kernel has no BPF ring buffer: socket events need Linux 5.10 or later"
+            }
             (Command::LinkCreate, Errno::TOOBIG) => {
                 ": the iterator visits one process only from Linux 6.1 on"
             }

@@ -18,7 +18,7 @@ mod tests;
 mod writer;
 
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -129,11 +129,16 @@ impl EventSource {
             return Err(LoadError::PidNamespace { path: path() });
         }
         let layout = read_layout(&Layout::names(), Layout::of)?;
-        let mut open_sockets = OpenSockets::load(&layout, settings.names.iterator, None);
-        let namespace =
-            if root.has_first_pids() { None } else { own_namespace(root, &layout, &open_sockets)? };
-        if namespace.is_some() {
-            open_sockets = OpenSockets::load(&layout, settings.names.iterator, namespace.as_ref());
+        let iterator = settings.names.iterator;
+        let mut open_sockets = OpenSockets::load(&layout, iterator, None);
+        let mut namespace = None;
+        if !root.has_first_pids() {
+            let loaded = open_sockets?;
+            namespace = own_namespace(root, &layout, &loaded)?;
+            open_sockets = match &namespace {
+                None => Ok(loaded),
+                Some(_) => OpenSockets::load(&layout, iterator, namespace.as_ref()),
+            };
         }
         let maps = OwnedMaps::create(settings.ring_size, &settings.names)?;
         let variant = Variant { maps: maps.of_program(), namespace, has_paths: true };
@@ -141,8 +146,12 @@ impl EventSource {
         let waker = Waker(Arc::new(
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(LoadError::Ring)?,
         ));
-        let memory = [program.as_fd(), maps.ring.as_fd(), maps.seen.as_fd(), maps.lost.as_fd()]
-            .map(|object| memory_of(root, object.as_raw_fd()).unwrap_or_default());
+        let memory = |object: BorrowedFd<'_>| memory_of(root, object).unwrap_or_default();
+        // Some kernels count nothing for a ring buffer.
+        let memory = memory(maps.ring.as_fd()).max(settings.ring_size.into())
+            + memory(maps.seen.as_fd())
+            + memory(maps.lost.as_fd())
+            + memory(program.as_fd());
         let OwnedMaps { ring, lost, .. } = maps;
         let ring = RingBuffer::map(ring, settings.ring_size as usize).map_err(LoadError::Ring)?;
         let epoll = wait_for(&ring, &waker).map_err(LoadError::Ring)?;
@@ -160,7 +169,7 @@ impl EventSource {
             },
             paths,
             open_sockets: open_sockets.map_err(|error| error.to_string()),
-            memory: memory.iter().sum(),
+            memory,
         })
     }
 
@@ -297,12 +306,9 @@ fn load_with_or_without_paths(
 fn own_namespace(
     root: &ProcRoot,
     layout: &Layout,
-    open_sockets: &Result<OpenSockets, LoadError>,
+    open_sockets: &OpenSockets,
 ) -> Result<Option<PidNamespace>, LoadError> {
     let path = || root.path().to_owned();
-    let Ok(open_sockets) = open_sockets else {
-        return Err(LoadError::NoCookies);
-    };
     let level = open_sockets.own_level()?;
     if level == 0 {
         return Ok(None);
@@ -328,8 +334,9 @@ fn wait_for(ring: &RingBuffer, waker: &Waker) -> Result<OwnedFd, Errno> {
 }
 
 /// The memory that an object of BPF takes, as proc(5) shows it.
-fn memory_of(root: &ProcRoot, descriptor: i32) -> Option<u64> {
-    let text = root.own_process().ok()?.read(&format!("fdinfo/{descriptor}")).ok()?;
+fn memory_of(root: &ProcRoot, object: BorrowedFd<'_>) -> Option<u64> {
+    let path = format!("fdinfo/{}", object.as_raw_fd());
+    let text = root.own_process().ok()?.read(&path).ok()?;
     let text = String::from_utf8_lossy(&text);
     let memory = text.lines().find_map(|line| line.strip_prefix("memlock:"))?;
     memory.trim().parse().ok()

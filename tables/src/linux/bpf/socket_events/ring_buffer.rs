@@ -131,6 +131,8 @@ impl RingBuffer {
             let available = end.wrapping_sub(position);
             let whole = (length + HEADER_SIZE).next_multiple_of(8);
             if whole > available || available > self.size {
+                // What is there cannot be read; go on with what follows.
+                consumer.store(end, Ordering::Release);
                 return Err(DamagedRing { length, available });
             }
             if header & DISCARDED == 0 {
@@ -147,17 +149,6 @@ impl RingBuffer {
         Ok(Consumed::All)
     }
 
-    /// The number of bytes that are not read yet.
-    #[cfg(test)]
-    #[allow(unsafe_code)]
-    pub(super) fn unread(&self) -> usize {
-        // SAFETY: as in `consume`.
-        let consumer = unsafe { &*self.consumer.address.cast::<AtomicUsize>() };
-        // SAFETY: the same.
-        let producer = unsafe { &*self.produced.address.cast::<AtomicUsize>() };
-        producer.load(Ordering::Acquire).wrapping_sub(consumer.load(Ordering::Acquire))
-    }
-
     /// Where the byte at this position is: at least `size` bytes are mapped from there on.
     fn data(&self, position: usize) -> *const u8 {
         let offset = page_size() + (position & (self.size - 1));
@@ -168,5 +159,118 @@ impl RingBuffer {
 impl AsFd for RingBuffer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.map.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    use super::*;
+
+    const SIZE: usize = 1 << 16;
+
+    /// A file with the pages of a ring buffer.
+    struct Kernel(File);
+
+    impl Kernel {
+        /// Positions begin here.
+        fn new(position: u64) -> (Kernel, RingBuffer) {
+            let file = File::from(memfd_create("ring", MemfdFlags::CLOEXEC).unwrap());
+            file.set_len((2 * page_size() + 2 * SIZE) as u64).unwrap();
+            let kernel = Kernel(file);
+            kernel.0.write_all_at(&position.to_ne_bytes(), 0).unwrap();
+            kernel.produce(position);
+            let ring = RingBuffer::map(kernel.0.try_clone().unwrap().into(), SIZE).unwrap();
+            (kernel, ring)
+        }
+
+        fn produce(&self, position: u64) {
+            self.0.write_all_at(&position.to_ne_bytes(), page_size() as u64).unwrap();
+        }
+
+        /// Writes a record; returns the position behind it.
+        fn write(&self, position: u64, flags: u32, record: &[u8]) -> u64 {
+            let header = record.len() as u32 | flags;
+            let bytes = [&header.to_ne_bytes()[..], &[0; 4], record].concat();
+            for (index, byte) in bytes.iter().enumerate() {
+                let offset = (position as usize).wrapping_add(index) % SIZE;
+                // The file has the data twice; the kernel maps one twice.
+                for copy in [0, SIZE] {
+                    let at = (2 * page_size() + copy + offset) as u64;
+                    self.0.write_all_at(&[*byte], at).unwrap();
+                }
+            }
+            position.wrapping_add((bytes.len() as u64).next_multiple_of(8))
+        }
+
+        fn consumed(&self) -> u64 {
+            let mut position = [0; 8];
+            self.0.read_exact_at(&mut position, 0).unwrap();
+            u64::from_ne_bytes(position)
+        }
+    }
+
+    fn consume(ring: &mut RingBuffer) -> (Result<Consumed, DamagedRing>, Vec<Vec<u8>>) {
+        let mut records = Vec::new();
+        (ring.consume(|record| records.push(record.to_vec())), records)
+    }
+
+    #[test]
+    fn records_are_read_in_order_and_their_room_is_freed() {
+        let (kernel, mut ring) = Kernel::new(0);
+        assert_eq!(consume(&mut ring), (Ok(Consumed::All), vec![]));
+        let discarded = kernel.write(0, 0, b"first");
+        let second = kernel.write(discarded, DISCARDED, b"discarded");
+        let end = kernel.write(second, 0, b"the second");
+        kernel.produce(end);
+        let records = vec![b"first".to_vec(), b"the second".to_vec()];
+        assert_eq!(consume(&mut ring), (Ok(Consumed::All), records));
+        assert_eq!(kernel.consumed(), end);
+        assert_eq!(consume(&mut ring), (Ok(Consumed::All), vec![]));
+    }
+
+    #[test]
+    fn a_record_that_is_being_written_stops_the_reader() {
+        let (kernel, mut ring) = Kernel::new(0);
+        let busy = kernel.write(0, 0, b"first");
+        let third = kernel.write(busy, BUSY, b"second");
+        kernel.produce(kernel.write(third, 0, b"third"));
+        let first = (Ok(Consumed::UpToBusy), vec![b"first".to_vec()]);
+        assert_eq!(consume(&mut ring), first);
+        assert_eq!(kernel.consumed(), busy);
+        kernel.write(busy, 0, b"second");
+        let rest = vec![b"second".to_vec(), b"third".to_vec()];
+        assert_eq!(consume(&mut ring), (Ok(Consumed::All), rest));
+    }
+
+    #[test]
+    fn a_record_across_the_end_of_the_data_is_whole() {
+        // The positions wrap, too.
+        for start in [3 * SIZE as u64 - 16, 0_u64.wrapping_sub(16)] {
+            let (kernel, mut ring) = Kernel::new(start);
+            let record: Vec<u8> = (0..=255).collect();
+            kernel.write(start, 0, &record);
+            kernel.produce(start.wrapping_add(264));
+            assert_eq!(consume(&mut ring), (Ok(Consumed::All), vec![record]));
+            assert_eq!(kernel.consumed(), start.wrapping_add(264));
+        }
+    }
+
+    #[test]
+    fn a_record_beyond_what_is_there_is_an_error() {
+        let (kernel, mut ring) = Kernel::new(0);
+        let damaged = kernel.write(0, 0, b"first");
+        kernel.write(damaged, 0, &[7; 100]);
+        kernel.produce(damaged + 32);
+        let error = DamagedRing { length: 100, available: 32 };
+        assert_eq!(consume(&mut ring), (Err(error), vec![b"first".to_vec()]));
+        // Later ones are read.
+        let end = kernel.write(damaged + 32, 0, b"later");
+        kernel.produce(end);
+        assert_eq!(consume(&mut ring), (Ok(Consumed::All), vec![b"later".to_vec()]));
     }
 }

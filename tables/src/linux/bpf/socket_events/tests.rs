@@ -129,13 +129,19 @@ fn endpoint(address: std::net::SocketAddr) -> Endpoint {
     Endpoint { address: address.ip(), port: address.port() }
 }
 
-/// The changes of each socket, in the order of their first ones.
-fn by_socket(changes: &[StateChange]) -> Vec<Vec<StateChange>> {
+/// The changes of each socket, in the order of their first ones. Before Linux 5.12, a later socket can have the key of one
+/// that is closed.
+fn by_socket<'a>(changes: impl IntoIterator<Item = &'a StateChange>) -> Vec<Vec<StateChange>> {
     let mut sockets: Vec<Vec<StateChange>> = Vec::new();
+    let mut indexes = HashMap::new();
     for change in changes {
-        match sockets.iter_mut().find(|of| of[0].socket == change.socket) {
+        let index = *indexes.entry(change.socket).or_insert(sockets.len());
+        match sockets.get_mut(index) {
             Some(of) => of.push(*change),
             None => sockets.push(vec![*change]),
+        }
+        if change.new == TcpState::Closed {
+            indexes.remove(&change.socket);
         }
     }
     sockets

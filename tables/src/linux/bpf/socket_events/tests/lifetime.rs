@@ -62,6 +62,23 @@ fn a_dropped_source_leaves_nothing_in_the_kernel() {
     wait_until_gone(&text, &programs);
 }
 
+/// As lockdown requires it in its confidentiality mode.
+#[test]
+fn the_program_loads_without_paths() {
+    let test = "the_program_loads_without_paths";
+    if start(test, &Settings::default()).is_none() {
+        return;
+    }
+    let layout = read_layout(&Layout::names(), Layout::of).unwrap();
+    let maps = OwnedMaps::create(RING_SIZE, &Settings::default().names).unwrap();
+    let variant = Variant { maps: maps.of_program(), namespace: None, has_paths: false };
+    let code = state_program::program(&layout, &variant).unwrap();
+    let calls = code.iter().filter(|it| it.to_string() == "call #113").count();
+    // Before Linux 5.11 members of the task are copied.
+    assert_eq!(calls == 0, layout.has_typed_task);
+    Program::tracepoint(*b"without_paths\0\0\0", &code, layout.tracepoint).load(&mut []).unwrap();
+}
+
 #[test]
 fn sigkill_leaves_nothing_in_the_kernel() {
     let test = "sigkill_leaves_nothing_in_the_kernel";

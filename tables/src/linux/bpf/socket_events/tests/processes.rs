@@ -57,14 +57,15 @@ impl Drop for Removed {
     }
 }
 
-/// Runs `change` while a process with this executable waits, then lets it connect; returns the record of it.
+/// Makes an executable, runs `change` while its process waits, then lets it connect; returns its path and its record.
 fn executable_of(
     test: &'static str,
-    executable: PathBuf,
+    make: impl FnOnce() -> (Removed, PathBuf) + Send + 'static,
     change: impl FnOnce(&Path) + Send + 'static,
-) -> Option<Executable> {
+) -> Option<(PathBuf, Executable)> {
     in_own_netns(test, move |namespace| {
         let mut recorded = Recorded::start(test)?;
+        let (_removed, executable) = make();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let command = format!("wait {}", listener.local_addr().unwrap());
         let mut child = spawn(&executable, &command);
@@ -73,40 +74,43 @@ fn executable_of(
         assert!(child.wait().unwrap().success());
         let pid = child.id().cast_signed();
         let changes = recorded.wait_until(namespace, |changes| !connects(changes, pid).is_empty());
-        recorded.path(&connects(&changes, pid)[0]).cloned()
+        Some((executable, recorded.path(&connects(&changes, pid)[0])?.clone()))
     })?
 }
 
 #[test]
 fn a_deleted_executable_is_marked() {
-    let test = "a_deleted_executable_is_marked";
-    let link = own_executable().with_file_name(format!("deleted-{}", std::process::id()));
-    fs::hard_link(own_executable(), &link).unwrap();
-    let removed = Removed(link.clone());
-    let executable = executable_of(test, link.clone(), |link| fs::remove_file(link).unwrap());
-    drop(removed);
-    let Some(executable) = executable else { return };
+    let make = || {
+        let link = own_executable().with_file_name(format!("deleted-{}", std::process::id()));
+        fs::hard_link(own_executable(), &link).unwrap();
+        (Removed(link.clone()), link)
+    };
+    let delete = |link: &Path| fs::remove_file(link).unwrap();
+    let recorded = executable_of("a_deleted_executable_is_marked", make, delete);
+    let Some((link, executable)) = recorded else { return };
     assert_eq!(executable.path, link.as_os_str().as_bytes());
     assert!(executable.is_deleted && !executable.is_truncated);
 }
 
 #[test]
 fn a_path_that_is_too_long_keeps_its_end() {
-    let test = "a_path_that_is_too_long_keeps_its_end";
-    let top = own_executable().with_file_name(format!("deep-{}", std::process::id()));
-    let removed = Removed(top.clone());
-    let name = "d".repeat(250);
-    let deep: PathBuf =
-        std::iter::once(top.as_os_str()).chain(std::iter::repeat_n(OsStr::new(&name), 5)).collect();
-    fs::create_dir_all(&deep).unwrap();
-    let link = deep.join("name with\nnew line");
-    fs::hard_link(own_executable(), &link).unwrap();
-    let executable = executable_of(test, link.clone(), |_| {});
-    drop(removed);
-    let Some(executable) = executable else { return };
+    const NAME: usize = 250;
+    let make = || {
+        let top = own_executable().with_file_name(format!("deep-{}", std::process::id()));
+        let removed = Removed(top.clone());
+        let name = "d".repeat(NAME);
+        let names = std::iter::repeat_n(OsStr::new(&name), 5);
+        let deep: PathBuf = std::iter::once(top.as_os_str()).chain(names).collect();
+        fs::create_dir_all(&deep).unwrap();
+        let link = deep.join("name with\nnew line");
+        fs::hard_link(own_executable(), &link).unwrap();
+        (removed, link)
+    };
+    let recorded = executable_of("a_path_that_is_too_long_keeps_its_end", make, |_| {});
+    let Some((link, executable)) = recorded else { return };
     assert!(executable.is_truncated && !executable.is_deleted);
     assert!(link.as_os_str().as_bytes().ends_with(&executable.path));
-    assert!(executable.path.len() > 4 * name.len() && !executable.path.starts_with(b"/"));
+    assert!(executable.path.len() > 4 * NAME && !executable.path.starts_with(b"/"));
 }
 
 #[test]
