@@ -142,17 +142,13 @@ fn read(root: &ProcRoot, image: &Image) -> io::Result<()> {
         process.link("exe", |path| path.strip_suffix(b" (deleted)").unwrap_or(path).to_vec());
     let path = path.unwrap_or_default();
     match image.known_path() {
-        Some(known) => {
-            if *known == *path {
-                image.set_cmdline(&cmdline);
-            }
-        }
+        Some(known) if *known == *path => image.set_cmdline(&cmdline),
         None if image.executable == 0 => {
             image.set_path(path.into());
             image.set_name(name);
             image.set_cmdline(&cmdline);
         }
-        None => {}
+        _ => {}
     }
     Ok(())
 }
