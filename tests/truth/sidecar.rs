@@ -15,8 +15,9 @@ const UNIT: &str = include_str!("../../packaging/systemd/process_open_sockets.se
 
 /// The capabilities of the unit, as setpriv(1) names them.
 fn capabilities() -> Vec<String> {
-    let lines = UNIT.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
-    lines.map(|name| name.strip_prefix("CAP_").unwrap().to_lowercase()).collect()
+    let line = UNIT.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let names = line.unwrap().split(' ');
+    names.map(|name| name.strip_prefix("CAP_").unwrap().to_lowercase()).collect()
 }
 
 /// A program of root with these capabilities and no others, which it cannot extend.
