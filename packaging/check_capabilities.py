@@ -12,7 +12,11 @@ EXTENSION = "process_open_sockets"
 
 def of_unit() -> set[str]:
     unit = (FOLDER / "systemd/process_open_sockets.service").read_text()
-    return set(re.findall(r"^CapabilityBoundingSet=CAP_(\w+)$", unit, re.MULTILINE))
+    (line,) = re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)
+    names = [name.removeprefix("CAP_") for name in line.split()]
+    for name in names:
+        assert f"\n# {name}: " in unit, f"the unit has no reason for {name}"
+    return set(names)
 
 
 def documents(path: str) -> list:

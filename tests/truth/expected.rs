@@ -95,6 +95,12 @@ impl Row {
         Row(cells.into_iter().collect())
     }
 
+    /// The names of its columns.
+    #[cfg(feature = "shell")]
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.0.iter().map(|(name, _)| name.clone()).collect()
+    }
+
     fn with(mut self, name: &str, value: impl ToString) -> Row {
         self.0.retain(|(column, _)| column != name);
         self.0.push((name.to_owned(), value.to_string()));
