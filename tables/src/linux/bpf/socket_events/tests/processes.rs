@@ -122,14 +122,17 @@ fn the_end_of_an_inherited_socket_has_the_last_holder() {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         let local = endpoint(client.local_addr().unwrap());
-        // It reads from the socket, and exits at the end of it.
-        let stdin = Stdio::from(OwnedFd::from(client));
-        let mut cat = Command::new("cat").stdin(stdin).stdout(Stdio::piped()).spawn().unwrap();
+        // It reads from the socket, and exits at the end of it. (The cat of busybox would hold a lock of the pipe.)
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "read line; echo done; read line"]);
+        shell.stdin(OwnedFd::from(client)).stdout(Stdio::piped());
+        let mut child = shell.spawn().unwrap();
+        // The command has the descriptor, too.
+        drop(shell);
         server.write_all(b"read by the child\n").unwrap();
-        let mut output = [0; 18];
-        cat.stdout.as_mut().unwrap().read_exact(&mut output).unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
         drop(server);
-        cat.wait().unwrap();
+        child.wait().unwrap();
         let is_end = |change: &&StateChange| change.local == local && change.new == Closed;
         let changes =
             recorded.wait_until(namespace, |changes| changes.iter().filter(is_end).count() == 1);
@@ -137,7 +140,7 @@ fn the_end_of_an_inherited_socket_has_the_last_holder() {
         let begin = changes.iter().find(|change| change.new == SynSent).unwrap();
         assert_eq!(begin.actor.unwrap().pid, own_pid());
         let closing = of.iter().find(|change| change.new == TcpState::LastAck).unwrap();
-        assert_eq!(closing.actor.unwrap().pid, cat.id().cast_signed());
+        assert_eq!(closing.actor.unwrap().pid, child.id().cast_signed());
         assert_eq!(of.last().unwrap().bytes.unwrap().received, 18);
     });
 }
