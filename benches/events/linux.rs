@@ -1,18 +1,17 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use std::io::{BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use process_open_sockets::extension::requests::Requests;
 use process_open_sockets::extension::service::{Limits, Listening, Service};
-use rustix::process::{Resource, Rlimit, setrlimit};
 use support::{context, remote};
 use tables::process_open_sockets::ProcessOpenSockets;
 use tables::process_socket_events::ProcessSocketEvents;
@@ -26,6 +25,8 @@ use thrift::protocol::{TBinaryInputProtocol, TInputProtocol, TType};
 const CONNECTIONS: usize = 25_000;
 /// So many of them are made after a pause: 1 %.
 const LATE: usize = 250;
+/// The number of processes that hold the others: few hosts allow a process so many open files.
+const PROCESSES: usize = 6;
 const EVENTS: usize = 2 * CONNECTIONS;
 const ROUNDS: usize = 15;
 /// Refused connects of the flood; each is two changes of states.
@@ -93,10 +94,10 @@ impl Serving {
     /// The time on a processor of the thread that reads events, in nanoseconds.
     fn reader_ns(&self) -> u64 {
         let tasks = format!("/proc/{}/task", self.child.id());
-        let tasks = std::fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path());
+        let mut tasks = std::fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path());
         let is_reader =
             |task: &PathBuf| std::fs::read_to_string(task.join("comm")).unwrap() == "events\n";
-        let reader = tasks.filter(is_reader).next().unwrap();
+        let reader = tasks.find(is_reader).unwrap();
         let stat = std::fs::read_to_string(reader.join("schedstat")).unwrap();
         stat.split(' ').next().unwrap().parse().unwrap()
     }
@@ -161,12 +162,37 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// Connections of this process to itself.
-fn connect(listener: &TcpListener, count: usize, held: &mut Vec<TcpStream>) {
-    for _ in 0..count {
-        held.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-        held.push(listener.accept().unwrap().0);
+/// A process with open connections to itself; dropping ends it.
+struct Holding(Child);
+
+impl Holding {
+    fn start(connections: usize) -> Holding {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg("hold").arg(connections.to_string());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Holding(child)
     }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// Holds so many connections until standard input ends.
+fn hold(connections: usize) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let connect = |_| (TcpStream::connect(address).unwrap(), listener.accept().unwrap());
+    let held: Vec<_> = (0..connections).map(connect).collect();
+    println!("ready");
+    let _ = std::io::stdin().read(&mut [0]);
+    drop(held);
 }
 
 /// Changes of states as fast as it goes; returns the nanoseconds of the reader for each, and how many were lost.
@@ -194,8 +220,12 @@ pub(crate) fn main() -> ExitCode {
         serve(socket);
         return ExitCode::SUCCESS;
     }
-    let limit = Some(2 * EVENTS as u64);
-    setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }).unwrap();
+    if let [_, word, connections] = &arguments[..]
+        && word == "hold"
+    {
+        hold(connections.parse().unwrap());
+        return ExitCode::SUCCESS;
+    }
     let directory = tempfile::tempdir().unwrap();
     let serving = Serving::start(directory.path());
     if serving.statistic("running") == 0 {
@@ -206,12 +236,11 @@ pub(crate) fn main() -> ExitCode {
     let (reader_ns, lost) = flood(&serving);
     let flooded = serving.memory("VmHWM");
 
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut held = Vec::new();
-    connect(&listener, CONNECTIONS - LATE, &mut held);
+    let mut holding: Vec<Holding> =
+        (0..PROCESSES).map(|_| Holding::start((CONNECTIONS - LATE) / PROCESSES)).collect();
     std::thread::sleep(Duration::from_secs(3));
     let late = now();
-    connect(&listener, LATE, &mut held);
+    holding.push(Holding::start(LATE));
     let events = ProcessSocketEvents::new(&options());
     let all = select_all(&events, &[]);
     let few = select_all(&events, &[("time", Operator::GreaterThanOrEquals, late.to_string())]);

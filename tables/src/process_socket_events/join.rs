@@ -2,11 +2,12 @@
 //!
 //! A socket has an entry from its first record to CLOSE. The changes of one socket arrive in their order.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::event::{Action, Attribution, ClosedBy, Event, Flow, Process, Status, TextBytes};
 use super::listeners::Listeners;
+use super::number_hash::NumberMap;
 use super::processes::Processes;
 use super::shares::Shares;
 use crate::model::tcp_event::{EventRecord, OpenSocket, SocketKey, StateChange};
@@ -20,7 +21,7 @@ pub(super) const MAX_SOCKETS: usize = 28_000;
 /// The sockets between their first and last record.
 #[derive(Debug)]
 pub(super) struct Join {
-    sockets: HashMap<SocketKey, Socket>,
+    sockets: NumberMap<SocketKey, Socket>,
     max: usize,
     /// The sockets of each user.
     shares: Shares<SocketKey>,
@@ -64,7 +65,7 @@ enum Phase {
 impl Join {
     pub(super) fn new(max: usize, texts: TextBytes) -> Join {
         Join {
-            sockets: HashMap::new(),
+            sockets: NumberMap::default(),
             max,
             shares: Shares::default(),
             connects: VecDeque::new(),

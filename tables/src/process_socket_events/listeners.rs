@@ -1,16 +1,16 @@
 //! Which process listens on a port.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::event::{Flow, Process};
+use super::number_hash::NumberMap;
 use crate::model::NetNamespace;
 use crate::model::tcp_event::SocketKey;
 
 /// The listening sockets, by network namespace and port.
 #[derive(Debug, Default)]
-pub(super) struct Listeners(HashMap<(NetNamespace, u16), Vec<Listener>>);
+pub(super) struct Listeners(NumberMap<(NetNamespace, u16), Vec<Listener>>);
 
 #[derive(Debug)]
 struct Listener {

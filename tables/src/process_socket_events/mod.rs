@@ -12,6 +12,7 @@ mod event;
 mod filter;
 mod join;
 mod listeners;
+mod number_hash;
 mod processes;
 #[cfg(test)]
 mod records;

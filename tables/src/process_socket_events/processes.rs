@@ -1,10 +1,11 @@
 //! The processes that records name, with the executables that the kernel reported.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use super::event::{Cgroup, Image, Process, TextBytes};
+use super::number_hash::NumberMap;
 use crate::model::tcp_event::{Actor, Executable};
 
 /// The maximum number of executables: more than the kernel's program remembers as reported.
@@ -149,7 +150,7 @@ fn is_same(process: &Process, actor: &Actor) -> bool {
 #[derive(Debug)]
 struct Recent<K, V> {
     max: usize,
-    entries: HashMap<K, (V, bool)>,
+    entries: NumberMap<K, (V, bool)>,
     /// The keys in the order in which they are checked: one that was used since stays.
     keys: VecDeque<K>,
     evicted: u64,
@@ -157,7 +158,7 @@ struct Recent<K, V> {
 
 impl<K: Copy + Eq + std::hash::Hash, V> Recent<K, V> {
     fn new(max: usize) -> Self {
-        Recent { max, entries: HashMap::new(), keys: VecDeque::new(), evicted: 0 }
+        Recent { max, entries: NumberMap::default(), keys: VecDeque::new(), evicted: 0 }
     }
 
     fn get(&mut self, key: &K) -> Option<&V> {

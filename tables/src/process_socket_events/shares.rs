@@ -1,13 +1,14 @@
 //! How many items each user has, so that a full collection evicts from the user with the most.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
+use super::number_hash::NumberMap;
 use crate::model::User;
 
 /// The items of each user, oldest first.
 #[derive(Debug)]
 pub(super) struct Shares<K> {
-    users: HashMap<User, Share<K>>,
+    users: NumberMap<User, Share<K>>,
     /// The user with the most items, if that is known.
     heaviest: Option<User>,
     /// No other user has more items.
@@ -30,7 +31,7 @@ impl<K> Default for Share<K> {
 
 impl<K> Default for Shares<K> {
     fn default() -> Self {
-        Shares { users: HashMap::new(), heaviest: None, others: 0 }
+        Shares { users: NumberMap::default(), heaviest: None, others: 0 }
     }
 }
 
