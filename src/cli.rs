@@ -42,6 +42,9 @@ pub enum Command {
     /// Print the CREATE TABLE statement of each table.
     #[cfg(feature = "shell")]
     Schema,
+    /// Print TCP connections as they begin and end, with their processes.
+    #[cfg(target_os = "linux")]
+    Events(crate::events::Events),
 }
 
 /// The flags that osquery passes to an extension, and this extension's own.

@@ -15,28 +15,31 @@ use process_open_sockets::extension::requests::Requests;
 use process_open_sockets::extension::service::{Limits, Listening, Service};
 use support::{context, remote};
 use tables::process_open_sockets::ProcessOpenSockets;
-use tables::{Constraint, Operator, Options, QueryContext, Source, Table};
+use tables::{
+    ColumnOptions, ColumnsUsed, Constraint, Operator, Options, QueryContext, Source, Table,
+};
 use thrift::protocol::{TBinaryInputProtocol, TInputProtocol, TType};
 
 const NAME: &str = "sockets";
 const SOCKETS: &str = "100000";
 const LOOKUPS: usize = 500;
-const ROUNDS: usize = 9;
+pub(crate) const ROUNDS: usize = 9;
 
 /// The load of `benches/compare`; dropping ends it.
-struct Load {
+pub(crate) struct Load {
     child: Child,
     input: Option<ChildStdin>,
     idle: Vec<u32>,
 }
 
 impl Load {
-    fn start() -> Load {
-        let lookups = LOOKUPS.to_string();
+    pub(crate) fn start(processes: usize, lookups: usize) -> Load {
+        let (processes, expected) = (processes.to_string(), lookups);
+        let lookups = lookups.to_string();
         let mut child = Command::new(env!("CARGO"))
             .args(["run", "--quiet", "--release", "--no-default-features", "--bin", "load"])
             .args(["--manifest-path", "benches/compare/Cargo.toml", "--", "--list"])
-            .args(["--sockets", SOCKETS, "--processes", "6", "--idle-processes", &lookups])
+            .args(["--sockets", SOCKETS, "--processes", &processes, "--idle-processes", &lookups])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -51,7 +54,7 @@ impl Load {
                 break;
             }
         }
-        assert_eq!(idle.len(), LOOKUPS);
+        assert_eq!(idle.len(), expected);
         Load { input: child.stdin.take(), child, idle }
     }
 }
@@ -105,12 +108,27 @@ impl Drop for Serving {
     }
 }
 
-fn table(how: &str) -> ProcessOpenSockets {
+pub(crate) fn table(how: &str) -> ProcessOpenSockets {
     let options = match how {
         "bpf" => Options { source: Source::Bpf, ..Options::default() },
         _ => Options { bpf_from_files: None, ..Options::default() },
     };
     ProcessOpenSockets::new(options)
+}
+
+/// The columns of `SELECT *`.
+fn visible(table: &dyn Table) -> ColumnsUsed {
+    let columns = table.columns().iter().enumerate();
+    let visible = columns.filter(|(_, column)| !column.options.contains(ColumnOptions::HIDDEN));
+    ColumnsUsed(visible.fold(0, |used, (index, _)| used | 1 << index))
+}
+
+/// The same, and the bytes and round-trip times of TCP.
+fn with_tcp(table: &dyn Table) -> ColumnsUsed {
+    let names = ["bytes_sent", "bytes_received", "rtt_us", "retransmits", "congestion_algorithm"];
+    let columns = table.columns().iter().enumerate();
+    let of_tcp = columns.filter(|(_, column)| names.contains(&column.name));
+    ColumnsUsed(of_tcp.fold(visible(table).0, |used, (index, _)| used | 1 << index))
 }
 
 /// Serves until it is killed.
@@ -125,7 +143,7 @@ fn serve(how: &str, socket: &str) {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -145,13 +163,17 @@ pub(crate) fn main() -> ExitCode {
         serve(how, socket);
         return ExitCode::SUCCESS;
     }
-    let load = Load::start();
+    if arguments.iter().any(|argument| argument == "processes") {
+        return super::processes::main();
+    }
+    let load = Load::start(6, LOOKUPS);
     let directory = tempfile::tempdir().unwrap();
     let table = table("walk");
-    let context = |constraints: Vec<Constraint>| {
-        let query = QueryContext { constraints, ..Default::default() };
-        context::encode(&query, table.columns())
+    let context_with = |constraints: Vec<Constraint>, columns_used| {
+        context::encode(&QueryContext { constraints, columns_used }, table.columns())
     };
+    let context = |constraints| context_with(constraints, visible(&table));
+    let tcp = context_with(vec![], with_tcp(&table));
     let pid = table.columns().iter().position(|column| column.name == "pid").unwrap();
     let by_pid = |number: &u32| {
         let operator = Operator::Equals;
@@ -172,9 +194,11 @@ pub(crate) fn main() -> ExitCode {
 
     let services = [bpf, walk];
     let mut times = [const { [const { Vec::new() }; 2] }; 3];
+    let mut tcp_times = [const { Vec::new() }; 2];
     for _ in 0..ROUNDS {
         for (index, service) in services.iter().enumerate() {
             times[0][index].push(service.time_request(&all)[0]);
+            tcp_times[index].push(service.time_request(&tcp)[0]);
             times[1][index].extend((0..20).map(|_| service.time_request(&one)[1]));
             let start = Instant::now();
             for context in &lookups {
@@ -194,6 +218,9 @@ pub(crate) fn main() -> ExitCode {
         "| request | BPF, ms | walk and dump, ms | ratio | at most | |\n|---|---|---|---|---|---|"
     );
     let names = ["full scan", "one pid, 3 sockets", "500 pids, one by one"];
+    let ratios = [0, 1].map(|index| {
+        median(tcp_times[index].iter().zip(&times[0][index]).map(|(tcp, all)| tcp / all).collect())
+    });
     for (index, (name, [bpf, walk])) in names.into_iter().zip(times).enumerate() {
         let ratio = median(bpf.iter().zip(&walk).map(|(bpf, walk)| bpf / walk).collect());
         let (bpf, walk) = (median(bpf), median(walk));
@@ -204,6 +231,13 @@ pub(crate) fn main() -> ExitCode {
         };
         println!("| {name} | {bpf:.2} | {walk:.2} | {ratio:.3} | {most} | {} |", verdict(is));
     }
+    let [bpf, walk] = tcp_times.map(median);
+    let [of_bpf, of_walk] = ratios;
+    let is = verdict(of_bpf <= 1.5 && of_walk <= 1.5);
+    let name = "full scan with bytes and round-trip times";
+    println!(
+        "| {name} | {bpf:.2} | {walk:.2} | {of_bpf:.3} and {of_walk:.3} | 1.5 of the full scan | {is} |"
+    );
     let [bpf, walk] = [kept[1] - kept[0], kept[2] - kept[1]];
     let ratio = bpf / walk;
     let (what, is) = ("kernel memory still in use after a full scan, MB", verdict(ratio <= 0.1));

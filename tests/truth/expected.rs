@@ -15,6 +15,28 @@ use super::process;
 /// A cell that the comparison ignores.
 pub(crate) const ANY: &str = "(any)";
 
+/// The columns that `tests/socket_details.rs` compares: they change while a test runs, or sources differ in them.
+const COMPARED_ELSEWHERE: [&str; 18] = [
+    "bytes_sent",
+    "bytes_received",
+    "bytes_retransmitted",
+    "rtt_us",
+    "rtt_variance_us",
+    "min_rtt_us",
+    "retransmits",
+    "lost",
+    "congestion_window",
+    "send_mss",
+    "last_sent_ms",
+    "last_received_ms",
+    "delivery_rate",
+    "busy_time_us",
+    "peer_pid",
+    "peer_uid",
+    "path_inode",
+    "path_device",
+];
+
 /// A row, its cells by column, NULL as `NULL`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Row(Vec<(String, String)>);
@@ -61,11 +83,24 @@ impl Netns {
         let row = row.with("scope", 0).with("socket_cgroup_path", "");
         let row = row.with("listening", 0).with("net_namespace_name", "");
         let row = row.with("descriptors", 1).with("rows_omitted", 0);
+        let row = row.with("socket_cookie", ANY).with("congestion_algorithm", ANY);
         process::COLUMNS.into_iter().fold(row, |row, name| row.with(name, "NULL"))
     }
 }
 
 impl Row {
+    /// A row that the program printed.
+    #[cfg(feature = "shell")]
+    pub(crate) fn from_cells(cells: impl IntoIterator<Item = (String, String)>) -> Row {
+        Row(cells.into_iter().collect())
+    }
+
+    /// The names of its columns.
+    #[cfg(feature = "shell")]
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.0.iter().map(|(name, _)| name.clone()).collect()
+    }
+
     fn with(mut self, name: &str, value: impl ToString) -> Row {
         self.0.retain(|(column, _)| column != name);
         self.0.push((name.to_owned(), value.to_string()));
@@ -285,6 +320,7 @@ fn rows(options: Options, constraints: &[(&str, String)]) -> Vec<Row> {
     };
     let row = |row: usize| {
         let columns = table.columns().iter().enumerate();
+        let columns = columns.filter(|(_, column)| !COMPARED_ELSEWHERE.contains(&column.name));
         Row(columns.map(|(index, column)| (column.name.to_string(), cell(row, index))).collect())
     };
     (0..Rows::len(&*rows)).map(row).collect()
@@ -359,7 +395,8 @@ pub(crate) fn differences_of_own(
     differences_of(options, "pid", &std::process::id().to_string(), namespaces, expected)
 }
 
-fn compare(mut shown: Vec<Row>, namespaces: &[Netns], expected: &[Row]) -> Vec<String> {
+/// The expected rows that are missing among these, and those of these namespaces that are not expected.
+pub(crate) fn compare(mut shown: Vec<Row>, namespaces: &[Netns], expected: &[Row]) -> Vec<String> {
     shown.retain(|row| namespaces.iter().any(|netns| netns.number == row.cell("net_namespace")));
     let mut missing = Vec::new();
     for row in expected {

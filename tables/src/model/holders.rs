@@ -391,7 +391,7 @@ impl Holders {
     }
 }
 
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS collects in one place"))]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "macOS uses one collector"))]
 impl Holders {
     /// Removes the holders for which `is_out` returns true: it gets each holder, and all holders of its socket.
     pub(crate) fn without(self, is_out: impl Fn(&Holder, &[Holder]) -> bool) -> Holders {

@@ -251,7 +251,14 @@ pub(crate) struct XtcpcbN {
     pub(crate) dupacks: i32,
     pub(crate) timer: [i32; 4],
     pub(crate) state: i32,
-    pub(crate) others: [u32; 41],
+    /// From the flags to the windows.
+    pub(crate) sequence: [u32; 15],
+    pub(crate) snd_cwnd: u32,
+    pub(crate) times: [u32; 7],
+    pub(crate) maxseg: u32,
+    pub(crate) srtt: i32,
+    pub(crate) rttvar: i32,
+    pub(crate) others: [u32; 15],
 }
 
 /// `struct xunpcb_n`; each union has a `struct sockaddr_un` and padding.
@@ -355,6 +362,10 @@ const _: () = {
     assert!(size_of::<XsockstatN>() == 136);
     assert!(size_of::<XtcpcbN>() == 204);
     assert!(offset_of!(XtcpcbN, state) == 36);
+    assert!(offset_of!(XtcpcbN, snd_cwnd) == 100);
+    assert!(offset_of!(XtcpcbN, maxseg) == 132);
+    assert!(offset_of!(XtcpcbN, srtt) == 136);
+    assert!(offset_of!(XtcpcbN, rttvar) == 140);
     assert!(size_of::<XunpcbN>() == 588);
     assert!(offset_of!(XunpcbN, conn) == 32);
     assert!(offset_of!(XunpcbN, gencnt) == 68);

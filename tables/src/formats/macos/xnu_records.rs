@@ -45,6 +45,8 @@ pub(crate) struct KernelSocket {
     pub(crate) local: (IpAddr, u16),
     pub(crate) remote: (IpAddr, u16),
     pub(crate) tcp_state: i32,
+    /// Congestion window, segment size, round-trip time and its variance.
+    pub(crate) tcp: [u32; 4],
     pub(crate) path: &'static [u8],
     pub(crate) peer: u64,
     pub(crate) peer_pcb: u64,
@@ -81,6 +83,7 @@ impl Default for KernelSocket {
             local: nowhere,
             remote: nowhere,
             tcp_state: 0,
+            tcp: [0; 4],
             path: b"",
             peer: 0,
             peer_pcb: 0,
@@ -167,10 +170,14 @@ impl KernelSocket {
         group.extend(buffer(0x4, self.sent).0);
         group.extend(record(0x8, size_of::<XsockstatN>()).0);
         if list == PcbList::Tcp {
-            let state = self.tcp_state.to_le_bytes();
-            group.extend(
-                record(0x20, size_of::<XtcpcbN>()).put(offset_of!(XtcpcbN, state), state).0,
-            );
+            let [window, segment, rtt, variance] = self.tcp;
+            let tcpcb = record(0x20, size_of::<XtcpcbN>())
+                .put(offset_of!(XtcpcbN, state), self.tcp_state.to_le_bytes())
+                .put_u32(offset_of!(XtcpcbN, snd_cwnd), window)
+                .put_u32(offset_of!(XtcpcbN, maxseg), segment)
+                .put_u32(offset_of!(XtcpcbN, srtt), rtt)
+                .put_u32(offset_of!(XtcpcbN, rttvar), variance);
+            group.extend(tcpcb.0);
         }
         group
     }

@@ -13,7 +13,7 @@ use crate::macos::{libproc, sysctl};
 use crate::model::holders::{Holder, HolderCollector, HolderLimits, Holders};
 use crate::model::omission::{OmissionKind, Omissions};
 use crate::model::{
-    Binding, DarwinDetails, Families, Presence, Processes, Snapshot, Socket, Uids, Work,
+    Binding, DarwinDetails, Families, Presence, Processes, Snapshot, Socket, TcpDetails, Uids, Work,
 };
 use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::filter::Filter;
@@ -100,8 +100,15 @@ impl<'a> Scan<'a> {
 
     /// The lists that report something that the query reads.
     fn selected_lists(&self) -> Vec<PcbList> {
-        let shows_list_details =
-            [Field::SocketUid, Field::LastPid].into_iter().any(|it| self.filter.shows(it));
+        let only_in_lists = [
+            Field::SocketUid,
+            Field::LastPid,
+            Field::RttUs,
+            Field::RttVarianceUs,
+            Field::CongestionWindow,
+            Field::SendMss,
+        ];
+        let shows_list_details = only_in_lists.into_iter().any(|it| self.filter.shows(it));
         if !shows_list_details && !self.filter.admits_unheld() {
             return Vec::new();
         }
@@ -261,6 +268,9 @@ impl<'a> Scan<'a> {
                 self.holders.remove_socket(handle);
             } else {
                 held.socket.details.uid = earlier.socket.details.uid;
+                if let Some(tcp) = tcp(&earlier.socket) {
+                    held.socket.details.extended.get_or_insert_default().tcp = Some(tcp);
+                }
                 held.details.last_pid = earlier.details.last_pid;
                 held.details.peer = held.details.peer.or(earlier.details.peer);
             }
@@ -280,6 +290,9 @@ impl<'a> Scan<'a> {
                         *held = pcb.socket.protocol().unwrap_or_default();
                     }
                     held.socket.details.uid = pcb.socket.details.uid;
+                    if let Some(tcp) = tcp(&pcb.socket) {
+                        held.socket.details.extended.get_or_insert_default().tcp = Some(tcp);
+                    }
                     held.details.last_pid = pcb.details.last_pid;
                     held.details.peer = held.details.peer.or(pcb.details.peer);
                 }
@@ -457,4 +470,8 @@ fn families(socket: &Socket) -> Families {
         Binding::Sctp { .. } => Families::SCTP,
         Binding::Unlisted { .. } => Families::UNLISTED,
     }
+}
+
+fn tcp(socket: &Socket) -> Option<TcpDetails> {
+    socket.details.extended.as_deref()?.tcp.clone()
 }

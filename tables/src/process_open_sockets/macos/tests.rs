@@ -208,6 +208,7 @@ fn shared() -> KernelSocket {
         generation: 12,
         last_pid: 200,
         received: 5,
+        tcp: [65_535, 1448, 336, 36],
         local: ip("192.0.2.10", 22),
         remote: ip("198.51.100.7", 50000),
         tcp_state: 4,
@@ -407,6 +408,28 @@ fn kinds(omissions: &Omissions) -> Vec<(OmissionKind, u64, &str)> {
 
 const DENIED: (OmissionKind, u64, &str) =
     (OmissionKind::Fds, 1, "process 300: Operation not permitted (os error 1)");
+
+#[test]
+fn macos_shows_of_tcp_what_a_list_has() {
+    let columns = [
+        Field::Socket,
+        Field::RttUs,
+        Field::RttVarianceUs,
+        Field::CongestionWindow,
+        Field::SendMss,
+        Field::BytesSent,
+        Field::PeerPid,
+        Field::PathInode,
+    ];
+    let answered = run_query(mac(), &QueryContext::default(), ALL, &columns);
+    for row in answered.rows {
+        let shared = format!("{SHARED}|10500|2250|65535|1448|NULL|NULL|NULL");
+        let (socket, cells) = row.split_once('|').unwrap();
+        let is_null = cells.split('|').all(|cell| cell == "NULL");
+        assert_eq!(row == shared, socket == SHARED.to_string(), "{row}");
+        assert!(is_null || row == shared, "{row}");
+    }
+}
 
 #[test]
 fn macos_has_a_row_for_each_holder_and_each_unheld_socket() {

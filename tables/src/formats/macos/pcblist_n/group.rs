@@ -13,7 +13,9 @@ use super::super::xnu::{
 use super::list::PcbList;
 use super::pcb::Pcb;
 use super::record::{Record, XSO_INPCB, XSO_KCB, XSO_UNPCB};
-use crate::model::{Binding, DarwinDetails, Details, HolderUnknown, Socket, TcpState, socket_type};
+use crate::model::{
+    Binding, DarwinDetails, Details, HolderUnknown, Socket, TcpDetails, TcpState, socket_type,
+};
 
 const XSO_SOCKET: u32 = 0x1;
 const XSO_RCVBUF: u32 = 0x2;
@@ -87,7 +89,10 @@ impl<'a> Group<'a> {
             last_pid: (is_socket || socket.last_pid != 0).then_some(socket.last_pid),
             without_fd: socket.without_fd(is_of_user_space, state),
         };
-        let details = self.details(list, &socket, &binding);
+        let mut details = self.details(list, &socket, &binding);
+        if let Some(tcp) = self.tcpcb.zip(state).and_then(|(fields, state)| tcp(fields, state)) {
+            details.extended.get_or_insert_default().tcp = Some(tcp);
+        }
         let inode = socket.handle;
         let pcb = Pcb {
             socket: Socket { inode, net_namespace: None, binding, details },
@@ -118,7 +123,7 @@ impl<'a> Group<'a> {
                 let is_unknown = list == PcbList::Raw && protocol == 0;
                 let protocol = if is_unknown { raw_protocol.into() } else { protocol };
                 let state = match self.tcpcb {
-                    Some(tcpcb) => Some(xtcpcb_n(tcpcb)?.1),
+                    Some(fields) => Some(xtcpcb_n(fields)?.1),
                     None => None,
                 };
                 let Some(by_address) = ends.family() else { return Ok((&[], None)) };
@@ -294,6 +299,31 @@ fn xtcpcb_n(fields: &[u8]) -> IResult<&[u8], TcpState> {
     let (fields, (_segq, _dupacks)) = (le_u64, le_i32).parse(fields)?;
     let (fields, _timers) = take(16_usize).parse(fields)?;
     map(le_i32, tcp_state).parse(fields)
+}
+
+/// The numbers of a connection; None if the record has none of them.
+fn tcp(fields: &[u8], state: TcpState) -> Option<TcpDetails> {
+    /// The length and kind of a record come before its fields.
+    const HEAD: usize = 8;
+    let number = |offset: usize| {
+        let bytes = fields.get(offset.checked_sub(HEAD)?..)?.first_chunk()?;
+        Some(u32::from_le_bytes(*bytes)).filter(|&number| number != 0)
+    };
+    // A time in milliseconds with this many bits after the binary point (`tcp_var.h`).
+    let microseconds = |offset, bits: u32| {
+        let scaled = u64::from(number(offset)?) * 1000;
+        u32::try_from(scaled >> bits).ok()
+    };
+    let rtt_us = microseconds(136, 5);
+    let tcp = TcpDetails {
+        rtt_us,
+        rtt_variance_us: microseconds(140, 4).filter(|_| rtt_us.is_some()),
+        congestion_window: number(100),
+        send_mss: number(132),
+        ..TcpDetails::default()
+    };
+    let is_begun = !matches!(state, TcpState::Listen | TcpState::TimeWait | TcpState::Closed);
+    (is_begun && tcp != TcpDetails::default()).then_some(tcp)
 }
 
 #[cfg(test)]

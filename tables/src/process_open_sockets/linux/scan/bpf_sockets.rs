@@ -11,7 +11,7 @@ use crate::model::holders::{Holder, HolderCollector, HolderLimits};
 use crate::model::protocol::IPPROTO_TCP;
 use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
-use crate::model::{ExtendedDetails, ExtendedFields, NetNamespace, Socket};
+use crate::model::{Binding, ExtendedDetails, ExtendedFields, NetNamespace, Socket};
 use crate::process_open_sockets::columns::Field;
 use crate::process_open_sockets::filter::Filter;
 
@@ -295,7 +295,7 @@ pub(super) fn extend(sockets: &mut [Socket], extended: &ExtendedByInode) {
     }
     for socket in sockets {
         // The subflows of an MPTCP connection have its inode, and cookies of their own.
-        if socket.protocol() == Some(IPPROTO_TCP) {
+        if matches!(socket.binding, Binding::Inet { protocol: IPPROTO_TCP, .. }) {
             continue;
         }
         if let Some(more) = extended.get(&socket.inode) {

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use super::super::super::xnu_records::{KernelSocket, Layout, fixture, header, value};
 use super::super::{End, Listing};
 use super::*;
-use crate::model::{Endpoint, Families};
+use crate::model::{Endpoint, ExtendedDetails, Families};
 
 const TCP4: &str = include_str!("../../../../../../fixtures/xnu/tcp4.pcblist_n");
 const TCP4_MACOS_12: &str = include_str!("../../../../../../fixtures/xnu/tcp4-macos-12.pcblist_n");
@@ -30,6 +30,9 @@ fn only(list: PcbList, value: &[u8]) -> Pcb {
 #[test]
 fn a_tcp_socket_is_read_with_all_fields_of_its_records() {
     let pcb = only(PcbList::Tcp, &fixture(TCP4, None));
+    // The fixture has zeros for the other numbers.
+    let tcp = Some(TcpDetails { send_mss: Some(1448), ..TcpDetails::default() });
+    let extended = ExtendedDetails { tcp, ..ExtendedDetails::default() };
     assert_eq!(
         pcb,
         Pcb {
@@ -48,6 +51,7 @@ fn a_tcp_socket_is_read_with_all_fields_of_its_records() {
                     uid: Some(501),
                     receive_queue: Some(0),
                     send_queue: Some(0),
+                    extended: Some(Box::new(extended)),
                     ..Details::default()
                 },
             },
@@ -166,6 +170,31 @@ fn kernel_controls_and_events_are_read_with_their_names() {
     let pcb = only(PcbList::Kevt, &value(PcbList::Kevt, Layout::Macos12, &[socket]));
     assert_eq!(pcb.socket.binding, Binding::System { protocol: 1, control: "1.2.0".into() });
     assert_eq!((pcb.socket.inode, pcb.socket.details.kind), (5, 3));
+}
+
+#[test]
+fn a_connection_shows_window_segment_size_and_round_trip_time() {
+    // 10.5 ms in 32ths, and 2.25 ms in 16ths.
+    let tcp = [65_535, 1448, 336, 36];
+    let connection = KernelSocket { handle: 7, tcp_state: 4, tcp, ..KernelSocket::default() };
+    let of = |socket: &KernelSocket| {
+        let value = value(PcbList::Tcp, Layout::Macos13, std::slice::from_ref(socket));
+        only(PcbList::Tcp, &value).socket.details.extended.and_then(|extended| extended.tcp)
+    };
+    let expected = TcpDetails {
+        rtt_us: Some(10_500),
+        rtt_variance_us: Some(2_250),
+        congestion_window: Some(65_535),
+        send_mss: Some(1448),
+        ..TcpDetails::default()
+    };
+    assert_eq!(of(&connection), Some(expected.clone()));
+    // Not measured yet: the kernel has a variance then.
+    let new = TcpDetails { rtt_us: None, rtt_variance_us: None, ..expected };
+    assert_eq!(of(&KernelSocket { tcp: [65_535, 1448, 0, 36], ..connection.clone() }), Some(new));
+    // A listener, and a connection without the numbers.
+    assert_eq!(of(&KernelSocket { tcp_state: 1, ..connection.clone() }), None);
+    assert_eq!(of(&KernelSocket { tcp: [0; 4], ..connection }), None);
 }
 
 #[test]
