@@ -147,6 +147,11 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// The median of the ratios of each round.
+fn median_ratio(times: &[f64], others: &[f64]) -> f64 {
+    median(times.iter().zip(others).map(|(time, other)| time / other).collect())
+}
+
 /// Returns the size of the kernel's slab caches in megabytes.
 fn slab() -> f64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap();
@@ -214,11 +219,9 @@ pub(crate) fn main() -> ExitCode {
         "| request | BPF, ms | walk and dump, ms | ratio | at most | |\n|---|---|---|---|---|---|"
     );
     let names = ["full scan", "one pid, 3 sockets", "500 pids, one by one"];
-    let ratios = [0, 1].map(|index| {
-        median(tcp_times[index].iter().zip(&times[0][index]).map(|(tcp, all)| tcp / all).collect())
-    });
+    let ratios = [0, 1].map(|index| median_ratio(&tcp_times[index], &times[0][index]));
     for (index, (name, [bpf, walk])) in names.into_iter().zip(times).enumerate() {
-        let ratio = median(bpf.iter().zip(&walk).map(|(bpf, walk)| bpf / walk).collect());
+        let ratio = median_ratio(&bpf, &walk);
         let (bpf, walk) = (median(bpf), median(walk));
         let (most, is) = match index {
             0 => ("the other", ratio <= 1.0),
