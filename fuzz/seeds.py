@@ -47,3 +47,15 @@ for capture in captures:
 for path in (captures[1] / 'dump').iterdir():
     seed('sock_diag', path.name, path.read_bytes())
 seed('mountinfo', 'nsfs', b'227 98 0:4 net:[4026532229] /run/netns/a\\040b rw shared:3 - nsfs nsfs rw\n')
+# One of each record, with the layout of tables/src/formats/linux/event_record/members.rs.
+v4 = bytes([127, 0, 0, 1]) + bytes(12)
+state = struct.pack('=I4B3Q2I4H', 1, 2, 1, 1, 1, 9, 4711, 99, 0xf0000000, 111, 2, 1, 6, 1111)
+state += struct.pack('>2H', 443, 1111) + struct.pack('=I', 1000) + v4 + v4
+state += struct.pack('=4Q4I3Q16s2IQ', 2, 120, 20, 31, 7, 8, 1001, 1002, 55, 1 << 40, 12, b'a thread', 1, 42, 3)
+seed('event_record', 'state', state)
+names = b'sh\0bin\0usr\0'
+executable = struct.pack('=I2BH2I7Q', 2, 0, 1, 0, 7, 0, 55, 1 << 40, len(names), 1, 2, 3, 4)
+seed('event_record', 'executable', executable + names.ljust(1280, b'?'))
+open_socket = struct.pack('=3Q5I2H', 4711, 99, 55, 7, 8, 3, 0xf0000000, 0, 10, 22) + struct.pack('>H', 443)
+open_socket += struct.pack('=2BI', 1, 0, 0) + bytes(15) + b'\1' + bytes(16)
+seed('event_record', 'open_sockets', open_socket * 2)

@@ -11,12 +11,13 @@ use log::{Level, LevelFilter};
 use tables::options::OptionError;
 
 use crate::clap_args::TableFlags;
+use crate::version::version;
 
 /// Every open socket of this host, with every process that holds it.
 ///
 /// Without a subcommand, the program is an osquery extension and takes the flags that osquery passes to one.
 #[derive(Debug, Parser)]
-#[command(version, args_override_self = true)]
+#[command(version = version(), args_override_self = true)]
 pub struct Cli {
     /// The subcommand; none to serve osquery.
     #[command(subcommand)]
@@ -41,6 +42,9 @@ pub enum Command {
     /// Print the CREATE TABLE statement of each table.
     #[cfg(feature = "shell")]
     Schema,
+    /// Print TCP connections as they begin and end, with their processes.
+    #[cfg(target_os = "linux")]
+    Events(crate::events::Events),
 }
 
 /// The flags that osquery passes to an extension, and this extension's own.

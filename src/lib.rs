@@ -6,7 +6,12 @@
 pub mod clap_args;
 pub mod cli;
 pub mod environment;
+#[cfg(any(feature = "shell", target_os = "linux"))]
+mod escape;
+#[cfg(target_os = "linux")]
+pub mod events;
 pub mod extension;
 pub mod log_queue;
 #[cfg(feature = "shell")]
 pub mod shell;
+pub mod version;

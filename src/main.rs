@@ -17,20 +17,33 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(status) => return status,
     };
-    #[cfg(feature = "shell")]
-    if let Some(command) = &cli.command {
-        cli.start_log(Target::Stderr);
-        return match command {
-            cli::Command::Query(query) => {
-                let options = cli.tables.options.clone().for_one_query();
-                process_open_sockets::shell::query(query, &tables::tables(&options))
-            }
-            cli::Command::Schema => {
-                process_open_sockets::shell::schema(&tables::tables(&cli.tables.options))
-            }
-        };
+    match &cli.command {
+        None => serve_osquery(&cli),
+        #[cfg(any(feature = "shell", target_os = "linux"))]
+        Some(command) => run(command, &cli),
+        #[cfg(not(any(feature = "shell", target_os = "linux")))]
+        Some(command) => match *command {},
     }
-    serve_osquery(&cli)
+}
+
+#[cfg(any(feature = "shell", target_os = "linux"))]
+fn run(command: &cli::Command, cli: &cli::Cli) -> ExitCode {
+    cli.start_log(Target::Stderr);
+    match command {
+        #[cfg(feature = "shell")]
+        cli::Command::Query(query) => {
+            let options = cli.tables.options.clone().for_one_query();
+            process_open_sockets::shell::query(query, &tables::tables(&options))
+        }
+        #[cfg(feature = "shell")]
+        cli::Command::Schema => {
+            process_open_sockets::shell::schema(&tables::tables(&cli.tables.options))
+        }
+        #[cfg(target_os = "linux")]
+        cli::Command::Events(arguments) => {
+            process_open_sockets::events::events(arguments, &cli.tables.options)
+        }
+    }
 }
 
 fn serve_osquery(cli: &cli::Cli) -> ExitCode {

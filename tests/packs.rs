@@ -11,9 +11,15 @@ use serde_json::Value;
 use support::left_out::report_left_out;
 
 const PACK: &str = include_str!("../packaging/packs/process_open_sockets.conf");
+#[cfg(target_os = "linux")]
+const EVENTS: &str = include_str!("../packaging/packs/socket_events.conf");
 
 fn queries() -> BTreeMap<String, Value> {
-    let pack: Value = serde_json::from_str(PACK).expect("a pack is JSON");
+    queries_of(PACK)
+}
+
+fn queries_of(pack: &str) -> BTreeMap<String, Value> {
+    let pack: Value = serde_json::from_str(pack).expect("a pack is JSON");
     let queries = pack["queries"].as_object().expect("queries by name");
     queries.iter().map(|(name, query)| (name.clone(), query.clone())).collect()
 }
@@ -116,4 +122,23 @@ fn shared_sockets_are_those_that_a_child_holds_too() {
 fn packet_capture_is_answered() {
     let rows = answer(&sql("packet_capture"));
     assert!(rows.iter().all(|row| row.contains_key("pid") && row.contains_key("protocol")));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_pack_of_events_logs_no_removed_rows() {
+    let pack: Value = serde_json::from_str(EVENTS).unwrap();
+    assert_eq!(pack["platform"], "linux");
+    let queries = queries_of(EVENTS);
+    assert_eq!(queries.len(), 4);
+    for (name, query) in queries {
+        assert_eq!(query["removed"], false, "{name}");
+        assert!(
+            query["interval"].as_u64().is_some_and(|seconds| (60..=3600).contains(&seconds)),
+            "{name}"
+        );
+        assert!(query["description"].is_string() && query["value"].is_string(), "{name}");
+        // A single query has no events, but it is valid SQL.
+        answer(query["query"].as_str().unwrap());
+    }
 }

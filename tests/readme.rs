@@ -19,6 +19,7 @@ use rusqlite::Connection;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketType};
 use support::left_out::report_left_out;
 use tables::process_open_sockets::ProcessOpenSockets;
+use tables::process_socket_events::ProcessSocketEvents;
 use tables::{ColumnOptions, Options, Table, Threads};
 
 const README: &str = include_str!("../README.md");
@@ -43,10 +44,17 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
     blocks.map(|block| block.split("```").next().unwrap().trim().to_owned()).collect()
 }
 
-/// The different statements in blocks of SQL.
+/// The different statements in blocks of SQL, without those on the tables of events.
 fn examples() -> Vec<String> {
-    let all: BTreeSet<String> = pages().iter().flat_map(|page| blocks(page, "sql")).collect();
-    all.into_iter().collect()
+    all_examples().into_iter().filter(|sql| !is_of_events(sql)).collect()
+}
+
+fn all_examples() -> BTreeSet<String> {
+    pages().iter().flat_map(|page| blocks(page, "sql")).collect()
+}
+
+fn is_of_events(sql: &str) -> bool {
+    sql.contains("process_socket_events") || sql.contains("socket_event_stats")
 }
 
 /// The commands in blocks of the shell. A backslash continues a command on the next line.
@@ -298,14 +306,52 @@ fn every_example_returns_the_described_rows() {
     drop((client, server, copies));
 }
 
+#[test]
+fn every_example_of_events_returns_rows() {
+    let options = Options { events: tables::EventMode::On, ..Options::default() };
+    let table = Arc::new(ProcessSocketEvents::new(&options));
+    table.start().unwrap();
+    let connection = Connection::open_in_memory().unwrap();
+    vtab::mount(&connection, table.name(), table.clone()).unwrap();
+    let statistics = Arc::new(table.statistics());
+    vtab::mount(&connection, statistics.name(), statistics.clone()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    drop((client, listener.accept().unwrap()));
+    let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    TcpStream::connect(refused).unwrap_err();
+    let running = rows(&connection, "SELECT value, detail FROM socket_event_stats LIMIT 1");
+    if running[0]["value"] != "1" {
+        let is_required = std::env::var("REQUIRE_BPF").is_ok_and(|value| value == "1");
+        assert!(!is_required, "REQUIRE_BPF=1: {}", running[0]["detail"]);
+        let why = "needs BPF: Linux 5.11 or later, CAP_BPF and CAP_PERFMON";
+        return report_left_out("every_example_of_events_returns_rows", why);
+    }
+    let me = std::process::id().to_string();
+    let mut run = 0;
+    for example in all_examples().into_iter().filter(|sql| is_of_events(sql)) {
+        let rows = rows(&connection, &example.replace("812", &me));
+        assert!(!rows.is_empty(), "{example}");
+        run += 1;
+    }
+    assert!(run >= 6, "{run} examples");
+    table.stop();
+}
+
 /// Commands that this test does not run, and where they run.
-const ELSEWHERE: [(&str, &str); 6] = [
+const ELSEWHERE: &[(&str, &str)] = &[
     ("cargo ", ".ci/run"),
     ("ATTACKS_LONG=1 cargo ", ".ci/release"),
     ("sudo ", "needs osquery, and changes the host"),
-    ("echo /usr/lib/osquery", "changes the host"),
     ("tests/old_kernels/run", ".ci/release"),
     ("benches/compare.sh", ".ci/release"),
+    ("sha256sum --check", "needs the files of a release"),
+    ("gh attestation", "needs the files of a release"),
+    ("tar -xzf process_open_sockets", "needs the files of a release"),
+    ("tail -n 1 /etc/osquery", "needs an installed package"),
+    ("fleetctl ", "needs Fleet; .ci/packaging checks the files"),
+    ("kubectl ", "needs a cluster; .ci/packaging checks the files"),
+    ("docker ", "needs docker; .ci/packaging checks the files"),
 ];
 
 #[test]
@@ -357,8 +403,8 @@ fn every_hidden_column_has_an_example_and_a_line_in_a_table() {
 #[test]
 fn every_setting_is_in_the_configuration_page() {
     let page = include_str!("../docs/configuration.md");
-    let table = ProcessOpenSockets::new(Options::default());
-    for option in table.options() {
+    let tables = tables::tables(&Options::default());
+    for option in tables.iter().flat_map(|table| table.options()) {
         assert!(page.contains(&format!("--{}", option.flag)), "{}", option.flag);
         assert!(page.contains(&format!("`{}`", option.variable)), "{}", option.variable);
     }

@@ -54,6 +54,32 @@ fn the_code_has_the_columns_that_are_stated() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn the_tables_of_events_are_as_stated() {
+    let specifications = [
+        include_str!("../tables/process_socket_events.table"),
+        include_str!("../tables/socket_event_stats.table"),
+    ];
+    let tables = tables::tables(&Options::default());
+    let events: Vec<_> =
+        tables.iter().filter(|table| table.name() != "process_open_sockets").collect();
+    assert_eq!(events.len(), specifications.len());
+    for (table, specification) in events.into_iter().zip(specifications) {
+        let has = |line: String| assert!(specification.lines().any(|it| it == line), "{line}");
+        has(format!("table_name(\"{}\")", table.name()));
+        has(format!("description(\"{}.\")", table.description()));
+        let stated = specification.lines().filter_map(|line| line.trim().strip_prefix("Column(\""));
+        let stated = stated.map(|line| {
+            let (name, rest) = line.split_once("\", ").unwrap();
+            (name.to_owned(), rest.split_once(',').unwrap().0.to_owned())
+        });
+        let coded = table.columns().iter();
+        let coded = coded.map(|column| (column.name.to_string(), column.kind.name().to_owned()));
+        assert_eq!(coded.collect::<Vec<_>>(), stated.collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn the_code_has_the_names_that_are_stated() {
     let table = ProcessOpenSockets::new(Options::default());
     let (name, aliases) = (table.name(), table.fallback_names().join("\", \""));

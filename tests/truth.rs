@@ -13,6 +13,9 @@ mod expected;
 mod netns;
 #[path = "truth/process.rs"]
 mod process;
+#[cfg(feature = "shell")]
+#[path = "truth/sidecar.rs"]
+mod sidecar;
 mod support;
 
 use std::collections::BTreeSet;

@@ -23,22 +23,23 @@ use thrift::protocol::{TBinaryInputProtocol, TInputProtocol, TType};
 const NAME: &str = "sockets";
 const SOCKETS: &str = "100000";
 const LOOKUPS: usize = 500;
-const ROUNDS: usize = 9;
+pub(crate) const ROUNDS: usize = 9;
 
 /// The load of `benches/compare`; dropping ends it.
-struct Load {
+pub(crate) struct Load {
     child: Child,
     input: Option<ChildStdin>,
     idle: Vec<u32>,
 }
 
 impl Load {
-    fn start() -> Load {
-        let lookups = LOOKUPS.to_string();
+    pub(crate) fn start(processes: usize, lookups: usize) -> Load {
+        let (processes, expected) = (processes.to_string(), lookups);
+        let lookups = lookups.to_string();
         let mut child = Command::new(env!("CARGO"))
             .args(["run", "--quiet", "--release", "--no-default-features", "--bin", "load"])
             .args(["--manifest-path", "benches/compare/Cargo.toml", "--", "--list"])
-            .args(["--sockets", SOCKETS, "--processes", "6", "--idle-processes", &lookups])
+            .args(["--sockets", SOCKETS, "--processes", &processes, "--idle-processes", &lookups])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -53,7 +54,7 @@ impl Load {
                 break;
             }
         }
-        assert_eq!(idle.len(), LOOKUPS);
+        assert_eq!(idle.len(), expected);
         Load { input: child.stdin.take(), child, idle }
     }
 }
@@ -107,7 +108,7 @@ impl Drop for Serving {
     }
 }
 
-fn table(how: &str) -> ProcessOpenSockets {
+pub(crate) fn table(how: &str) -> ProcessOpenSockets {
     let options = match how {
         "bpf" => Options { source: Source::Bpf, ..Options::default() },
         _ => Options { bpf_from_files: None, ..Options::default() },
@@ -142,7 +143,7 @@ fn serve(how: &str, socket: &str) {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -167,7 +168,10 @@ pub(crate) fn main() -> ExitCode {
         serve(how, socket);
         return ExitCode::SUCCESS;
     }
-    let load = Load::start();
+    if arguments.iter().any(|argument| argument == "processes") {
+        return super::processes::main();
+    }
+    let load = Load::start(6, LOOKUPS);
     let directory = tempfile::tempdir().unwrap();
     let table = table("walk");
     let context_with = |constraints: Vec<Constraint>, columns_used| {

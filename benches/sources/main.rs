@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench sources`, as root
 //!
+//! `cargo bench --bench sources -- processes` measures the columns about processes and containers instead.
+//!
 //! 100,000 TCP sockets in a few processes, and 500 processes with three sockets each. Both services run
 //! all the time and get alternating requests; each figure is the median of several rounds. The time of a scan
 //! ends with the first byte of its answer, because the service writes rows after the scan.
@@ -10,6 +12,8 @@
 
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "linux")]
+mod processes;
 
 use std::process::ExitCode;
 

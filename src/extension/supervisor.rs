@@ -253,14 +253,12 @@ impl<'a> Supervisor<'a> {
         // Each round excludes a name, so there are at most as many rounds as names.
         loop {
             let ChosenNames { tables, unnamed } = choice.choose();
-            if let Some(name) = given_name
-                && unnamed.iter().any(|table| self.is_first(table))
-            {
-                return Err(Failure::NameTaken(name.to_owned()).into());
-            }
-            if tables.is_empty() {
-                let names = unnamed.into_iter().flat_map(|table| table.names).collect();
-                return Err(Failure::NamesTaken(names).into());
+            // The extension is useless without its first table.
+            if let Some(first) = unnamed.iter().find(|table| self.is_first(table)) {
+                return Err(match given_name {
+                    Some(name) => Failure::NameTaken(name.to_owned()).into(),
+                    None => Failure::NamesTaken(first.names.clone()).into(),
+                });
             }
             let message = match self.register_as(&tables) {
                 Ok(uuid) => {

@@ -19,8 +19,8 @@ use tables::Table;
 use self::explain::Answers;
 use self::render::{Cell, Mode, Renderer, Style};
 use crate::clap_args;
+use crate::escape::escape;
 
-mod escape;
 mod explain;
 mod frame;
 mod real;
@@ -101,6 +101,11 @@ impl ModeFlags {
             _ => default,
         }
     }
+}
+
+/// Returns the version of the built-in SQLite.
+pub fn sqlite_version() -> &'static str {
+    rusqlite::version()
 }
 
 /// Runs the statements and prints their rows on standard output. Stops at the first statement that fails.
@@ -238,7 +243,7 @@ fn run_command(
         Err(Failure::Usage(message) | Failure::Input(message)) => message,
         Err(Failure::Sql(error)) => sql_message(error, tables),
     };
-    eprintln!("{}: error: {}", env!("CARGO_PKG_NAME"), escape::escape(&message));
+    eprintln!("{}: error: {}", env!("CARGO_PKG_NAME"), escape(&message));
     status
 }
 

@@ -10,8 +10,8 @@ use std::io::{self, Write};
 
 use unicode_width::UnicodeWidthStr;
 
-use super::escape::escape;
 use super::frame::{Frame, write_spaces};
+use crate::escape::escape;
 
 /// The output mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

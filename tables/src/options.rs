@@ -33,6 +33,27 @@ pub struct Options {
     /// The maximum number of file descriptors of one scan, besides one of each socket; None for all. Beyond it, the
     /// users with the most are reduced to a common level, and the column `rows_omitted` counts the rest.
     pub max_holders: Option<usize>,
+    /// When socket events are collected.
+    pub events: EventMode,
+    /// The maximum number of socket events that are kept.
+    pub events_max: usize,
+    /// How long socket events are kept.
+    pub events_expiry: Duration,
+    /// How long events are collected without a query of them, with [`EventMode::OnDemand`].
+    pub events_idle: Duration,
+    /// Whether the process ends after few queries: then it collects no events.
+    pub is_one_query: bool,
+}
+
+/// When socket events are collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventMode {
+    /// From the first query of an event table on.
+    OnDemand,
+    /// From the start of the extension on.
+    On,
+    /// Never.
+    Off,
 }
 
 /// When the file descriptor tables of threads are read.
@@ -46,6 +67,14 @@ pub enum Threads {
     Off,
 }
 
+/// The default of `--events-max`: the largest number of rows, in thousands, whose `SELECT *` costs osquery at most
+/// 50 MB. osquery 5.23 takes 1.3 KB for a row of 12 columns, so 2,708 bytes for the 25 of `process_socket_events`:
+/// 50,000,000 / 2,708 = 18,463.
+const DEFAULT_EVENTS: usize = 18_000;
+/// The greatest value of `--events-max` that is tested.
+#[cfg(target_os = "linux")]
+const MAX_EVENTS: u64 = 50_000;
+
 impl Default for Options {
     fn default() -> Self {
         Options {
@@ -58,6 +87,11 @@ impl Default for Options {
             families: Families::default(),
             max_holders: None,
             descriptors_per_socket: Some(DEFAULT_DESCRIPTORS_PER_SOCKET),
+            events: EventMode::OnDemand,
+            events_max: DEFAULT_EVENTS,
+            events_expiry: Duration::from_secs(3_600),
+            events_idle: Duration::from_secs(86_400),
+            is_one_query: false,
         }
     }
 }
@@ -78,7 +112,8 @@ impl Options {
     #[must_use]
     pub fn for_one_query(self) -> Options {
         const BUSY: u64 = 10_000;
-        Options { bpf_from_files: self.bpf_from_files.map(|files| files.max(BUSY)), ..self }
+        let bpf_from_files = self.bpf_from_files.map(|files| files.max(BUSY));
+        Options { bpf_from_files, is_one_query: true, ..self }
     }
 }
 
@@ -263,6 +298,92 @@ pub(crate) const PROCESS_OPEN_SOCKETS: &[TableOption] = &[
     },
 ];
 
+/// The settings of `process_socket_events` and `socket_event_stats`, in the order of the help.
+#[cfg(target_os = "linux")]
+pub(crate) const SOCKET_EVENTS: &[TableOption] = &[
+    TableOption {
+        flag: "events",
+        variable: "PROCESS_OPEN_SOCKETS_EVENTS",
+        help: "When socket events are collected. on-demand: from the first query of process_socket_events on, \
+               until --events-idle after the last one. on: from the start of the extension on. off: never",
+        value: OptionValue::Text {
+            name: "WHEN",
+            default: "on-demand",
+            alone: None,
+            choices: &["on-demand", "on", "off"],
+            set: set_events,
+        },
+    },
+    TableOption {
+        flag: "events-max",
+        variable: "PROCESS_OPEN_SOCKETS_EVENTS_MAX",
+        help: "How many socket events are kept, from 1 to 50000; if there are more, the oldest of the user with the \
+               most are dropped and counted. With the default, SELECT * takes osquery at most 50 MB",
+        value: OptionValue::Text {
+            name: "NUMBER",
+            default: "18000",
+            alone: None,
+            choices: &[],
+            set: set_events_max,
+        },
+    },
+    TableOption {
+        flag: "events-expiry",
+        variable: "PROCESS_OPEN_SOCKETS_EVENTS_EXPIRY",
+        help: "Seconds for which a socket event is kept, from 10 to 86400; more than the interval of the queries",
+        value: OptionValue::Text {
+            name: "SECONDS",
+            default: "3600",
+            alone: None,
+            choices: &[],
+            set: set_events_expiry,
+        },
+    },
+    TableOption {
+        flag: "events-idle",
+        variable: "PROCESS_OPEN_SOCKETS_EVENTS_IDLE",
+        help: "With --events on-demand, seconds after the last query when the collection ends, from 1 to 2592000",
+        value: OptionValue::Text {
+            name: "SECONDS",
+            default: "86400",
+            alone: None,
+            choices: &[],
+            set: set_events_idle,
+        },
+    },
+];
+
+#[cfg(target_os = "linux")]
+fn set_events(options: &mut Options, name: &str) -> Result<(), OptionError> {
+    const NAMES: &[&str] = &["on-demand", "on", "off"];
+    options.events = match name {
+        "on-demand" => EventMode::OnDemand,
+        "on" => EventMode::On,
+        "off" => EventMode::Off,
+        _ => return Err(OptionError::UnknownName { name: name.to_owned(), allowed: NAMES }),
+    };
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn set_events_max(options: &mut Options, text: &str) -> Result<(), OptionError> {
+    let number = number(text, 1, MAX_EVENTS)?;
+    options.events_max = usize::try_from(number).unwrap_or(usize::MAX);
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn set_events_expiry(options: &mut Options, text: &str) -> Result<(), OptionError> {
+    options.events_expiry = Duration::from_secs(number(text, 10, 86_400)?);
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn set_events_idle(options: &mut Options, text: &str) -> Result<(), OptionError> {
+    options.events_idle = Duration::from_secs(number(text, 1, 2_592_000)?);
+    Ok(())
+}
+
 /// Checks the directory at the start, not at the first query.
 #[cfg(target_os = "linux")]
 fn set_procfs(options: &mut Options, path: &Path) -> Result<(), OptionError> {
@@ -337,9 +458,18 @@ fn number(text: &str, min: u64, max: u64) -> Result<u64, OptionError> {
 mod tests {
     use super::*;
 
+    /// The settings of all tables.
+    fn all() -> impl Iterator<Item = &'static TableOption> {
+        #[cfg(target_os = "linux")]
+        let events = SOCKET_EVENTS;
+        #[cfg(not(target_os = "linux"))]
+        let events: &[TableOption] = &[];
+        PROCESS_OPEN_SOCKETS.iter().chain(events)
+    }
+
     #[test]
     fn a_variable_is_named_after_its_flag() {
-        for option in PROCESS_OPEN_SOCKETS {
+        for option in all() {
             let name = option.flag.replace('-', "_").to_ascii_uppercase();
             assert_eq!(option.variable, format!("PROCESS_OPEN_SOCKETS_{name}"));
         }
@@ -349,15 +479,14 @@ mod tests {
     #[test]
     fn only_linux_has_a_path_for_a_default() {
         let is_path = |option: &&TableOption| matches!(option.value, OptionValue::Path { .. });
-        let paths: Vec<_> =
-            PROCESS_OPEN_SOCKETS.iter().filter(is_path).map(|option| option.flag).collect();
+        let paths: Vec<_> = all().filter(is_path).map(|option| option.flag).collect();
         assert_eq!(paths, if cfg!(target_os = "linux") { &["procfs"][..] } else { &[] });
     }
 
     #[test]
     fn each_default_is_the_value_without_the_flag() {
         let mut options = Options::default();
-        for option in PROCESS_OPEN_SOCKETS {
+        for option in all() {
             match option.value {
                 OptionValue::Switch(_) => {}
                 OptionValue::Path { default, set, .. } => {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use crate::process_open_sockets::ProcessOpenSockets;
+#[cfg(target_os = "linux")]
+use crate::process_socket_events::ProcessSocketEvents;
 use crate::{Options, Table};
 
 /// Returns the tables, in the order of `--help` and `schema`. No file is opened before the first query.
@@ -10,8 +12,21 @@ use crate::{Options, Table};
 /// ```
 /// let tables = tables::tables(&tables::Options::default());
 /// let names: Vec<&str> = tables.iter().map(|table| table.name()).collect();
-/// assert_eq!(names, ["process_open_sockets"]);
+/// # #[cfg(target_os = "linux")]
+/// assert_eq!(names, ["process_open_sockets", "process_socket_events", "socket_event_stats"]);
 /// ```
 pub fn tables(options: &Options) -> Vec<Arc<dyn Table>> {
-    vec![Arc::new(ProcessOpenSockets::new(options.clone()))]
+    #[cfg(target_os = "linux")]
+    let (events, statistics) = {
+        let events = ProcessSocketEvents::new(options);
+        let statistics = events.statistics();
+        (events, statistics)
+    };
+    vec![
+        Arc::new(ProcessOpenSockets::new(options.clone())),
+        #[cfg(target_os = "linux")]
+        Arc::new(events),
+        #[cfg(target_os = "linux")]
+        Arc::new(statistics),
+    ]
 }

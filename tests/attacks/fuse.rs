@@ -34,6 +34,7 @@ const LOOKUP: u32 = 1;
 const FORGET: u32 = 2;
 const GETATTR: u32 = 3;
 const OPEN: u32 = 14;
+const READ: u32 = 15;
 const RELEASE: u32 = 18;
 const FLUSH: u32 = 25;
 const INIT: u32 = 26;
@@ -85,7 +86,7 @@ fn open(device: &str) -> std::io::Result<fs::File> {
 }
 
 /// Mounts FUSE on that directory in the mount namespace of the caller, and starts its server, which does not
-/// answer FLUSH.
+/// answer FLUSH and READ.
 pub(super) fn mount(device: &str, directory: &str, more_options: &str) -> Server {
     mount_slow(device, directory, more_options, None)
 }
@@ -201,7 +202,7 @@ impl Request<'_> {
     /// The answer: `struct fuse_out_header` and a body. `None` if the request needs no answer or gets none.
     fn answer(&self) -> Option<Vec<u8>> {
         let (error, body) = match self.opcode() {
-            FLUSH | FORGET | INTERRUPT | BATCH_FORGET => return None,
+            FLUSH | READ | FORGET | INTERRUPT | BATCH_FORGET => return None,
             INIT => (0, init()),
             LOOKUP if self.name() == FILE.as_bytes() => (0, entry(FILE_NODE)),
             LOOKUP => (libc::ENOENT, Vec::new()),
@@ -235,12 +236,13 @@ fn entry(node: u64) -> Vec<u8> {
     [&node.to_ne_bytes()[..], &[0; 32], &attributes(node)].concat()
 }
 
-/// `struct fuse_attr`: a directory or an empty file of root. The kernel must not cache it.
+/// `struct fuse_attr`: a directory or a file of one page, of root. The kernel must not cache it.
 fn attributes(node: u64) -> Vec<u8> {
     let mode = if node == ROOT_NODE { libc::S_IFDIR | 0o777 } else { libc::S_IFREG | 0o666 };
     // Six numbers of 8 bytes and three of 4; then mode, links, user, group, device, block size, flags.
     let mut body = vec![0; 88];
     body[0..8].copy_from_slice(&node.to_ne_bytes());
+    body[8..16].copy_from_slice(&4096_u64.to_ne_bytes());
     body[60..64].copy_from_slice(&mode.to_ne_bytes());
     body[64..68].copy_from_slice(&1_u32.to_ne_bytes());
     body

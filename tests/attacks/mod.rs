@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(unsafe_code)]
 
+mod arguments;
 pub(crate) mod attacker;
 mod blocked_extension;
 mod blocking;
@@ -29,6 +30,7 @@ pub(crate) type Test = (&'static str, fn());
 
 fn attacks() -> Vec<Attack> {
     [
+        arguments::ATTACKS,
         blocked_extension::ATTACKS,
         blocking::ATTACKS,
         constraints::ATTACKS,
@@ -48,6 +50,7 @@ fn attacks() -> Vec<Attack> {
 
 pub(crate) fn tests() -> Vec<Test> {
     [
+        arguments::TESTS,
         blocked_extension::TESTS,
         blocking::TESTS,
         constraints::TESTS,

@@ -3,20 +3,15 @@
 use std::time::{Duration, Instant};
 
 use crate::support::core::{Core, socket_in};
+use crate::support::osquery::{registered_message, tables_beside_events};
 use crate::support::process::{BINARY, Extension, command};
 use crate::support::remote;
 
 const NAME: &str = "process_open_sockets";
 const ALTERNATIVE: &str = "alt_process_open_sockets";
 
-fn tables(core: &Core) -> Vec<String> {
-    core.extensions().into_values().flat_map(|extension| extension.tables.into_keys()).collect()
-}
-
 fn wait_until_registered(extension: &Extension, table: &str) {
-    extension.wait_for_log(&format!(
-        "process_open_sockets: registered with osquery; the table is named {table}\n"
-    ));
+    extension.wait_for_log(&registered_message(table));
 }
 
 /// Launches the extension with these arguments, and checks its status and its whole log.
@@ -31,7 +26,7 @@ fn the_table_has_the_alternative_name_beside_the_built_in() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     core.wait_for(NAME);
-    assert_eq!(tables(&core), [ALTERNATIVE]);
+    assert_eq!(tables_beside_events(&core), [ALTERNATIVE]);
     wait_until_registered(&extension, ALTERNATIVE);
 }
 
@@ -40,7 +35,7 @@ fn the_table_has_its_name_if_the_core_has_no_such_table() {
     let core = Core::with_tables(&[]);
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     core.wait_for(NAME);
-    assert_eq!(tables(&core), [NAME]);
+    assert_eq!(tables_beside_events(&core), [NAME]);
     wait_until_registered(&extension, NAME);
 }
 
@@ -49,7 +44,7 @@ fn a_free_name_from_the_flag_is_the_name_of_the_table() {
     let core = Core::stock();
     let extension = Extension::launch(core.socket(), &["--table-name", "Sockets_2"]);
     core.wait_for(NAME);
-    assert_eq!(tables(&core), ["Sockets_2"]);
+    assert_eq!(tables_beside_events(&core), ["Sockets_2"]);
     wait_until_registered(&extension, "Sockets_2");
 }
 
@@ -177,7 +172,7 @@ fn every_flag_can_be_a_variable() {
             .env("PROCESS_OPEN_SOCKETS_TABLE_NAME", "from_a_variable"),
     );
     core.wait_for(NAME);
-    assert_eq!(tables(&core), ["from_a_variable"]);
+    assert_eq!(tables_beside_events(&core), ["from_a_variable"]);
 }
 
 #[test]
@@ -210,11 +205,7 @@ fn sigterm_ends_the_extension_deregistered_without_a_socket() {
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(!socket.exists());
     assert_eq!(core.uuid_of(NAME), None);
-    assert_eq!(
-        log,
-        "process_open_sockets: registered with osquery; the table is named \
-         alt_process_open_sockets\n"
-    );
+    assert_eq!(log, registered_message(ALTERNATIVE));
 }
 
 #[test]

@@ -4,14 +4,16 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use crate::support::core::Core;
-use crate::support::osquery::TABLE;
+use crate::support::osquery::{TABLE, registered_message};
 use crate::support::proc_tree::{ProcTree, TCP_HEADER, tcp_line};
 use crate::support::process::{Extension, command};
 use crate::support::wire::{call, connect, exchange, ping};
 
 const NAME: &str = "process_open_sockets";
-const REGISTERED: &str = "process_open_sockets: registered with osquery; the table is named \
-                          alt_process_open_sockets\n";
+
+fn registered() -> String {
+    registered_message(TABLE)
+}
 
 /// The whole log of an extension that receives two requests with this context.
 fn log_of(context: &str, tree: &ProcTree, arguments: &[&str], rust_log: Option<&str>) -> String {
@@ -23,7 +25,7 @@ fn log_of(context: &str, tree: &ProcTree, arguments: &[&str], rust_log: Option<&
     }
     let extension = Extension::run(&mut command);
     let socket = core.socket_of(core.wait_for(NAME));
-    extension.wait_for_log(REGISTERED);
+    extension.wait_for_log(&registered());
     for _ in 0..2 {
         let request = call("table", TABLE, &[("action", "generate"), ("context", context)]);
         exchange(&socket, &request);
@@ -40,7 +42,7 @@ fn valid_tree() -> ProcTree {
 
 #[test]
 fn only_the_registration_is_logged_without_faults() {
-    assert_eq!(log_of("{}", &valid_tree(), &[], None), REGISTERED);
+    assert_eq!(log_of("{}", &valid_tree(), &[], None), registered());
 }
 
 #[test]
@@ -59,7 +61,7 @@ fn rust_log_raises_the_log_level() {
 
 #[test]
 fn rust_log_lowers_the_log_level_despite_verbose() {
-    assert_eq!(log_of("{", &valid_tree(), &["--verbose"], Some("error")), REGISTERED);
+    assert_eq!(log_of("{", &valid_tree(), &["--verbose"], Some("error")), registered());
 }
 
 #[test]
@@ -114,7 +116,7 @@ fn a_connection_beyond_the_64_busy_ones_is_closed_and_logged() {
     let core = Core::stock();
     let extension = Extension::launch::<&str>(core.socket(), &[]);
     let socket = core.socket_of(core.wait_for(NAME));
-    extension.wait_for_log(REGISTERED);
+    extension.wait_for_log(&registered());
     let refused = "process_open_sockets: warning: all 64 connections wait for answers: a new connection was \
                    closed; find the clients of the extension's socket\n";
     let start = Instant::now();

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::core::Core;
+use crate::support::osquery::{registered_message, tables_beside_events};
 use crate::support::process::Extension;
 
 const NAME: &str = "process_open_sockets";
@@ -14,10 +15,6 @@ fn conflict(name: &str) -> String {
     format!(
         "Failed adding registry: Registry item {name} conflicts with another item of the same name."
     )
-}
-
-fn tables(core: &Core) -> Vec<String> {
-    core.extensions().into_values().flat_map(|extension| extension.tables.into_keys()).collect()
 }
 
 fn is_too_old(core: &Core) -> String {
@@ -79,7 +76,7 @@ fn registration_waits_until_the_core_drops_a_dead_extension() {
     // The extension has two intervals for four attempts, a quarter of the interval apart.
     let _extension = Extension::launch(core.socket(), &["--interval=5"]);
     core.wait_for(NAME);
-    assert_eq!(tables(&core), [ALTERNATIVE]);
+    assert_eq!(tables_beside_events(&core), [ALTERNATIVE]);
 }
 
 #[test]
@@ -99,8 +96,8 @@ fn the_alternative_name_is_used_if_the_first_is_taken_late() {
     let core = Core::with_tables(&[]);
     core.faults().refuse_next(1, &conflict(NAME));
     let extension = Extension::launch::<&str>(core.socket(), &[]);
-    extension.wait_for_log("the table is named alt_process_open_sockets\n");
-    assert_eq!(tables(&core), [ALTERNATIVE]);
+    extension.wait_for_log(&registered_message(ALTERNATIVE));
+    assert_eq!(tables_beside_events(&core), [ALTERNATIVE]);
 }
 
 #[test]

@@ -46,9 +46,9 @@ COLUMNS = list(stated_columns())
 class Core:
     """An extension manager on a UNIX socket. `refuse` maps table names to refusals, None to one for all."""
 
-    def __init__(self, own=(NAME,), refuse=None):
+    def __init__(self, own=(NAME,), refuse=None, socket=None):
         self.folder = tempfile.TemporaryDirectory()
-        self.socket = os.path.join(self.folder.name, "osquery.em")
+        self.socket = socket or os.path.join(self.folder.name, "osquery.em")
         self.own, self.refuse = own, refuse or {}
         self.registered = {}
         self.last = 0

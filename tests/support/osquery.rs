@@ -12,6 +12,29 @@ use super::process::{BINARY, Extension};
 /// The name of the table beside the built-in one, in both.
 pub(crate) const TABLE: &str = "alt_process_open_sockets";
 
+/// The tables of events, which have no other names.
+pub(crate) const EVENT_TABLES: &[&str] =
+    if cfg!(target_os = "linux") { &["process_socket_events", "socket_event_stats"] } else { &[] };
+
+/// The message that the extension is registered, with this name of the table of open sockets.
+pub(crate) fn registered_message(table: &str) -> String {
+    let names: Vec<&str> = [table].iter().chain(EVENT_TABLES).copied().collect();
+    let are = if names.len() == 1 { "table is" } else { "tables are" };
+    let names = names.join(", ");
+    format!("process_open_sockets: registered with osquery; the {are} named {names}\n")
+}
+
+/// The names of the extension's tables besides the tables of events, which must be there.
+pub(crate) fn tables_beside_events(core: &Core) -> Vec<String> {
+    let extensions = core.extensions().into_values();
+    let mut names: Vec<String> = extensions.flat_map(|it| it.tables.into_keys()).collect();
+    for events in EVENT_TABLES {
+        let index = names.iter().position(|name| name == events);
+        names.remove(index.unwrap_or_else(|| panic!("{events} is not among {names:?}")));
+    }
+    names
+}
+
 /// A captured tree of proc.
 const CAPTURED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/one-of-each");
 

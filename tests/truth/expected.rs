@@ -89,6 +89,18 @@ impl Netns {
 }
 
 impl Row {
+    /// A row that the program printed.
+    #[cfg(feature = "shell")]
+    pub(crate) fn from_cells(cells: impl IntoIterator<Item = (String, String)>) -> Row {
+        Row(cells.into_iter().collect())
+    }
+
+    /// The names of its columns.
+    #[cfg(feature = "shell")]
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.0.iter().map(|(name, _)| name.clone()).collect()
+    }
+
     fn with(mut self, name: &str, value: impl ToString) -> Row {
         self.0.retain(|(column, _)| column != name);
         self.0.push((name.to_owned(), value.to_string()));
@@ -383,7 +395,8 @@ pub(crate) fn differences_of_own(
     differences_of(options, "pid", &std::process::id().to_string(), namespaces, expected)
 }
 
-fn compare(mut shown: Vec<Row>, namespaces: &[Netns], expected: &[Row]) -> Vec<String> {
+/// The expected rows that are missing among these, and those of these namespaces that are not expected.
+pub(crate) fn compare(mut shown: Vec<Row>, namespaces: &[Netns], expected: &[Row]) -> Vec<String> {
     shown.retain(|row| namespaces.iter().any(|netns| netns.number == row.cell("net_namespace")));
     let mut missing = Vec::new();
     for row in expected {

@@ -4,6 +4,7 @@ pub(crate) mod attempts;
 mod blocked;
 pub(crate) mod bpf;
 pub(crate) mod cgroup;
+pub(crate) mod clock;
 mod dump_retry;
 pub(crate) mod fds;
 mod kcmp;

@@ -5,10 +5,13 @@
 //! must be a [step](super::steps).
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use rustix::io::Errno;
 
+use super::cores;
 use super::proc_root::{ProcRoot, Process as Directory, is_gone};
 use crate::deadline::Deadline;
 use crate::formats::linux::proc_pid_stat::Stat;
@@ -25,6 +28,8 @@ const MIN_ARGUMENTS: usize = 1024;
 const MAX_TOTAL: usize = 32 * 1024 * 1024;
 /// The maximum length of a file of control groups: 13 hierarchies with paths of 4,096 bytes are shorter.
 const MAX_CGROUP: usize = 64 * 1024;
+/// Processes that justify another thread of this program.
+const PROCESSES: usize = 64;
 /// The maximum number of threads that are read if the first one has ended.
 const MAX_THREADS: usize = 64;
 
@@ -56,28 +61,54 @@ impl ProcessReader {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the processes that were not read before.
+    /// Reads the processes that were not read before, on several processors if there are many.
     pub(crate) fn read(&self, root: &ProcRoot, deadline: Deadline<'_>) {
         let is_used = self.fields.contains(ProcessFields::START_TIME);
         let boot_time = if is_used { root.boot_time() } else { None };
-        let mut buffer = vec![0; MAX_CGROUP];
         let known: HashSet<i32> = self.state().read.keys().copied().collect();
-        for &(pid, start_ticks) in self.wanted.iter().filter(|(pid, _)| !known.contains(pid)) {
-            if deadline.has_passed() {
-                return;
+        let wanted: Vec<_> =
+            self.wanted.iter().copied().filter(|(pid, _)| !known.contains(pid)).collect();
+        let begun = AtomicUsize::new(0);
+        let read_rest = || {
+            let mut buffer = vec![0; MAX_CGROUP];
+            while let Some(&one) = wanted.get(begun.fetch_add(1, Ordering::Relaxed)) {
+                if deadline.has_passed() {
+                    return;
+                }
+                self.read_one(root, one, boot_time, deadline, &mut buffer);
             }
-            let mut one = OneProcess::new(root, self.fields, pid, boot_time);
-            let room = MAX_TOTAL.saturating_sub(self.state().arguments);
-            let process = one.read(start_ticks, room, &mut buffer);
-            // What an abandoned attempt has not read, the next one reads.
-            if deadline.has_passed() && one.omissions.has(OmissionKind::ProcessBlocked) {
-                return;
+        };
+        thread::scope(|scope| {
+            for _ in 1..cores().min(wanted.len() / PROCESSES) {
+                let reader = thread::Builder::new().name("reader".into());
+                // If no thread can be started, the others do the work.
+                if reader.spawn_scoped(scope, read_rest).is_err() {
+                    break;
+                }
             }
-            let mut state = self.state();
-            state.arguments += one.arguments.saturating_sub(MIN_ARGUMENTS);
-            state.omissions.extend(one.omissions);
-            state.read.insert(pid, process);
+            read_rest();
+        });
+    }
+
+    fn read_one(
+        &self,
+        root: &ProcRoot,
+        (pid, start_ticks): (i32, u64),
+        boot_time: Option<i64>,
+        deadline: Deadline<'_>,
+        buffer: &mut [u8],
+    ) {
+        let mut one = OneProcess::new(root, self.fields, pid, boot_time);
+        let room = MAX_TOTAL.saturating_sub(self.state().arguments);
+        let process = one.read(start_ticks, room, buffer);
+        // What an abandoned attempt has not read, the next one reads.
+        if deadline.has_passed() && one.omissions.has(OmissionKind::ProcessBlocked) {
+            return;
         }
+        let mut state = self.state();
+        state.arguments += one.arguments.saturating_sub(MIN_ARGUMENTS);
+        state.omissions.extend(one.omissions);
+        state.read.insert(pid, process);
     }
 
     /// The processes that were read. Each other process is an omission.

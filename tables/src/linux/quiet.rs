@@ -67,7 +67,7 @@ pub(crate) fn in_quiet_namespace(module: &str, test: &str, body: fn()) {
 }
 
 /// Sets the flag IFF_UP of the interface 1 (rtnetlink(7)).
-fn loopback_up() -> rustix::io::Result<()> {
+pub(crate) fn loopback_up() -> rustix::io::Result<()> {
     let socket = rustix::net::socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
     let mut message = Vec::new();
     message.extend(32u32.to_ne_bytes()); // nlmsg_len

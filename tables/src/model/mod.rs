@@ -22,6 +22,8 @@ mod socket;
 pub(crate) mod socket_table;
 mod source;
 mod tcp_details;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has events"))]
+pub(crate) mod tcp_event;
 mod tcp_state;
 mod uids;
 mod user;

@@ -7,9 +7,9 @@ pub(super) mod unix;
 
 use std::borrow::Cow;
 
-use super::inet_ntop::inet_ntop;
 use super::row::{RowOf, RowParts};
 use crate::Value;
+use crate::inet_ntop::inet_ntop;
 use crate::model::holders::Holder;
 use crate::model::{Binding, Endpoint, NetNamespace, Socket};
 

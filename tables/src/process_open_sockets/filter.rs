@@ -2,7 +2,7 @@
 
 use super::cells::{UNHELD, net_namespace_text};
 use super::columns::{self, Field};
-use super::condition::{NumberCondition, TextCondition};
+use crate::condition::{NumberCondition, TextCondition};
 use crate::model::holders::Holder;
 use crate::model::{
     ExtendedFields, Families, NetNamespace, NetNamespaceNames, ProcessFields, Socket,

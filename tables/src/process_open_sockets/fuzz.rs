@@ -5,11 +5,13 @@
 
 use std::num::NonZeroU64;
 
+use crate::formats::linux::event_record::{Decoder, take_open_socket};
 use crate::formats::linux::mountinfo::{Mount, mounts_of};
 use crate::formats::linux::sock_diag::{Message, Messages, Request};
 use crate::formats::macos::pcblist_n::{End, Listing, PcbList};
 use crate::formats::macos::socket_fdinfo;
 use crate::model::socket_table::SocketTable;
+use crate::model::tcp_event::{EventRecord, Executable, StateChange};
 use crate::model::{Binding, CongestionAlgorithm, Details, ExtendedFields, Socket};
 
 /// The value of a sysctl list of macOS. Each parser of a list gets it.
@@ -239,6 +241,66 @@ pub fn mountinfo(bytes: &[u8]) {
         [b"1 1 0:1 net:[7] ", &escaped(bytes)[..], b" rw shared:1 - nsfs nsfs rw\n"].concat();
     let mount = Mount { root: b"net:[7]".to_vec(), mount_point: bytes.to_vec() };
     assert_eq!(mounts_of(&line, b"nsfs").collect::<Vec<_>>(), [mount]);
+}
+
+/// A record of the ring buffer of socket events; and records of the iterator over open sockets.
+///
+/// # Panics
+/// If a rule is broken.
+pub fn event_record(bytes: &[u8]) {
+    let decoder = Decoder { has_cookies: true, calls_with_descriptor: &[42, 50] };
+    let whole = decoder.decode(bytes);
+    if let Ok(record) = &whole {
+        let cut = bytes.split_last().map_or(bytes, |(_, cut)| cut);
+        assert!(decoder.decode(cut).is_err(), "a truncated record is decoded");
+        let longer = [bytes, &[0]].concat();
+        assert!(decoder.decode(&longer).is_err(), "a record with a byte behind it is decoded");
+        match record {
+            EventRecord::State(change) => state_change(bytes, change),
+            EventRecord::Executable(executable) => the_names_are_there(bytes, executable),
+        }
+    }
+    let taken = |mut rest: &[u8]| {
+        std::iter::from_fn(move || take_open_socket(&mut rest).ok().flatten()).collect::<Vec<_>>()
+    };
+    let (whole, cut) = (taken(bytes), taken(beginning(bytes)));
+    assert!(whole.starts_with(&cut), "cut records are others");
+    for (open, _) in whole {
+        assert!([2, 10].contains(&open.family), "family {}", open.family);
+        assert!(contains(bytes, &open.inode.to_ne_bytes()), "{} is invented", open.inode);
+    }
+}
+
+fn state_change(bytes: &[u8], change: &StateChange) {
+    assert!([2, 10].contains(&change.family), "family {}", change.family);
+    assert_eq!(change.local.address.is_ipv4(), change.family == 2, "an address of another family");
+    assert_eq!(change.remote.address.is_ipv4(), change.family == 2, "an address of another family");
+    let cookie = change.socket.cookie();
+    assert!(cookie.is_some(), "an address for a cookie");
+    for number in [change.boot_ns, change.inode, cookie.unwrap_or_default()] {
+        assert!(contains(bytes, &number.to_ne_bytes()), "{number} is invented");
+    }
+    for port in [change.local.port, change.remote.port] {
+        let is_there = contains(bytes, &port.to_ne_bytes()) || contains(bytes, &port.to_be_bytes());
+        assert!(is_there, "port {port} is invented");
+    }
+    if let Some(actor) = change.actor {
+        assert!(contains(bytes, &actor.comm), "{:?} is invented", actor.comm);
+        for number in [actor.pid, actor.tid, actor.parent] {
+            assert!(contains(bytes, &number.to_ne_bytes()), "{number} is invented");
+        }
+        let is_there = actor.fd == -1 || contains(bytes, &actor.fd.to_ne_bytes());
+        assert!(is_there, "descriptor {} is invented", actor.fd);
+    }
+}
+
+fn the_names_are_there(bytes: &[u8], executable: &Executable) {
+    let path = &executable.path;
+    assert!(path.len() <= bytes.len() && !path.contains(&0), "no path: {path:?}");
+    assert!(executable.is_truncated || path.starts_with(b"/"), "a relative path: {path:?}");
+    for name in path.split(|&byte| byte == b'/') {
+        assert!(contains(bytes, name), "{name:?} is invented");
+    }
 }
 
 /// As `mangle` in `fs/seq_file.c` of Linux writes it.

@@ -8,12 +8,10 @@
 pub mod bench;
 mod cells;
 mod columns;
-mod condition;
 mod correlate;
 mod filter;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
-mod inet_ntop;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(any(target_os = "macos", test))]

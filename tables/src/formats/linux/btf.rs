@@ -1,14 +1,14 @@
 //! The kernel's description of its own types: BTF, as in `/sys/kernel/btf/vmlinux`
 //! (`include/uapi/linux/btf.h`, `Documentation/bpf/btf.rst`).
 //!
-//! The parser reads only the offsets of structure members and the numbers of functions.
+//! The parser reads only the offsets of structure members and the numbers of functions and typedefs.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::formats::take;
 
-/// Types by their numbers, and some structures and functions by their names.
+/// Types by their numbers, and some structures, functions and typedefs by their names.
 pub(crate) struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
@@ -17,6 +17,7 @@ pub(crate) struct Btf<'a> {
     /// Of several with one name, as of `struct` private to several files, the first.
     structures: HashMap<&'a [u8], u32>,
     functions: HashMap<&'a [u8], u32>,
+    typedefs: HashMap<&'a [u8], u32>,
 }
 
 /// The location of a member, in bytes.
@@ -44,6 +45,7 @@ pub(crate) enum BtfError {
     Damaged,
     NoStructure(String),
     NoFunction(String),
+    NoTypedef(String),
     NoMember {
         structure: String,
         member: String,
@@ -73,6 +75,7 @@ impl fmt::Display for BtfError {
             BtfError::Damaged => write!(f, "the kernel's types are damaged BTF"),
             BtfError::NoStructure(name) => write!(f, "the kernel's types have no struct {name}"),
             BtfError::NoFunction(name) => write!(f, "the kernel's types have no function {name}"),
+            BtfError::NoTypedef(name) => write!(f, "the kernel's types have no typedef {name}"),
             BtfError::NoMember { structure, member } => {
                 write!(f, "the kernel's struct {structure} has no member {member}")
             }
@@ -95,7 +98,7 @@ pub(super) const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 const ENUM: u32 = 6;
 const FWD: u32 = 7;
-const TYPEDEF: u32 = 8;
+pub(super) const TYPEDEF: u32 = 8;
 const VOLATILE: u32 = 9;
 const CONST: u32 = 10;
 const RESTRICT: u32 = 11;
@@ -133,7 +136,7 @@ struct Member {
 }
 
 impl<'a> Btf<'a> {
-    /// Finds these structures and functions: a kernel has some 60,000.
+    /// Finds these structures, functions and typedefs: a kernel has some 60,000.
     pub(crate) fn parse(bytes: &'a [u8], names: &[&str]) -> Result<Btf<'a>, BtfError> {
         const MAGIC: u16 = 0xeb9f;
         const VERSION: u8 = 1;
@@ -155,6 +158,7 @@ impl<'a> Btf<'a> {
             offsets: vec![0],
             structures: HashMap::new(),
             functions: HashMap::new(),
+            typedefs: HashMap::new(),
         };
         btf.index(names).ok_or(BtfError::Damaged)?;
         Ok(btf)
@@ -170,6 +174,7 @@ impl<'a> Btf<'a> {
             let numbers = match found.kind {
                 STRUCT => Some(&mut self.structures),
                 FUNC => Some(&mut self.functions),
+                TYPEDEF => Some(&mut self.typedefs),
                 _ => None,
             };
             if let Some(numbers) = numbers {
@@ -187,6 +192,12 @@ impl<'a> Btf<'a> {
     pub(crate) fn function(&self, name: &str) -> Result<u32, BtfError> {
         let number = self.functions.get(name.as_bytes()).copied();
         number.ok_or_else(|| BtfError::NoFunction(name.into()))
+    }
+
+    /// The number of a typedef.
+    pub(crate) fn typedef(&self, name: &str) -> Result<u32, BtfError> {
+        let number = self.typedefs.get(name.as_bytes()).copied();
+        number.ok_or_else(|| BtfError::NoTypedef(name.into()))
     }
 
     /// The size of a structure in bytes.

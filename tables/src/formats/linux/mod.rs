@@ -6,6 +6,8 @@ pub(crate) mod btf;
 pub(crate) mod btf_builder;
 pub(crate) mod container_cgroup;
 pub(crate) mod device;
+pub(crate) mod errno_name;
+pub(crate) mod event_record;
 pub(crate) mod mountinfo;
 pub(crate) mod proc_cgroup;
 pub(crate) mod proc_link;

@@ -1,9 +1,9 @@
 //! Instructions of BPF (`Documentation/bpf/standardization/instruction-set.rst`,
-//! `include/uapi/linux/bpf_common.h`), as many of them as the program needs.
+//! `include/uapi/linux/bpf_common.h`), as many of them as the programs need.
 
 use std::fmt;
 
-/// A register. R1 to R3, and two more that are not used here, hold the arguments of a call and are lost by
+/// A register. R1 to R4, and one more that is not used here, hold the arguments of a call and are lost by
 /// it, R0 holds its result; R6 to R9 keep what they hold; R10 points to the end of the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Register {
@@ -11,6 +11,7 @@ pub(super) enum Register {
     R1,
     R2,
     R3,
+    R4,
     R6 = 6,
     R7,
     R8,
@@ -33,7 +34,12 @@ pub(super) enum Condition {
     Equal,
     NotEqual,
     Greater,
+    Less,
 }
+
+/// A BPF map, by its file descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MapFd(pub(super) i32);
 
 /// `struct bpf_insn`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +63,17 @@ pub(super) struct Assembler {
     instructions: Vec<Instruction>,
     /// The jumps: the index of the instruction, and its target.
     jumps: Vec<(usize, Label)>,
+    /// The jumps among them that end a loop.
+    loops: Vec<usize>,
     labels: Vec<Option<usize>>,
 }
 
 /// A jump that no instruction can make. Instructions are counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AssembleError {
+pub(crate) enum AssembleError {
     /// The label has no position.
     NoTarget { from: usize },
-    /// No program here has a loop.
+    /// Only the end of a loop jumps back.
     Backward { from: usize, to: usize },
     /// A jump has 16 bits for its distance.
     TooFar { from: usize, to: usize },
@@ -76,7 +84,7 @@ impl fmt::Display for AssembleError {
         match self {
             AssembleError::NoTarget { from } => write!(f, "instruction {from} jumps nowhere"),
             AssembleError::Backward { from, to } => {
-                write!(f, "instruction {from} jumps back to instruction {to}")
+                write!(f, "instruction {from}, which ends no loop, jumps back to instruction {to}")
             }
             AssembleError::TooFar { from, to } => {
                 write!(f, "the jump from instruction {from} to {to} exceeds 16 bits")
@@ -94,14 +102,27 @@ const MOV64_IMM: u8 = 0xb7;
 const MOV64_REG: u8 = 0xbf;
 const ADD64_IMM: u8 = 0x07;
 const AND64_IMM: u8 = 0x57;
+const ADD64_REG: u8 = 0x0f;
 const RSH64_IMM: u8 = 0x77;
+const LD_IMM64: u8 = 0x18;
+const ATOMIC_ADD64: u8 = 0xdb;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 const JA: u8 = 0x05;
 const JEQ_IMM: u8 = 0x15;
+const JEQ_REG: u8 = 0x1d;
 const JGT_IMM: u8 = 0x25;
 const JNE_IMM: u8 = 0x55;
 const JNE_REG: u8 = 0x5d;
+const JLT_IMM: u8 = 0xa5;
+/// The lowest three bits of a jump, and those of one that compares only the lower halves.
+const JMP: u8 = 0x05;
+const JMP32: u8 = 0x06;
+const CLASS: u8 = 0x07;
+
+/// The source register of `LD_IMM64`: the number is a map's file descriptor, and the map or its only value is loaded.
+const PSEUDO_MAP_FD: u8 = 1;
+const PSEUDO_MAP_VALUE: u8 = 2;
 
 impl Width {
     /// `BPF_SIZE`.
@@ -143,9 +164,33 @@ impl Assembler {
         self.add(AND64_IMM, to, Register::R0, 0, number);
     }
 
+    /// `to += from`
+    pub(super) fn plus_register(&mut self, to: Register, from: Register) {
+        self.add(ADD64_REG, to, from, 0, 0);
+    }
+
     /// `to >>= bits`
     pub(super) fn shift_right(&mut self, to: Register, bits: i32) {
         self.add(RSH64_IMM, to, Register::R0, 0, bits);
+    }
+
+    /// `to = map`
+    pub(super) fn load_map(&mut self, to: Register, map: MapFd) {
+        self.load_64(to, PSEUDO_MAP_FD, map, 0);
+    }
+
+    /// `to = &values[0] + offset`, of an array.
+    pub(super) fn load_map_value(&mut self, to: Register, map: MapFd, offset: i32) {
+        self.load_64(to, PSEUDO_MAP_VALUE, map, offset);
+    }
+
+    /// Two instructions, the second with the upper half of the number.
+    fn load_64(&mut self, to: Register, pseudo: u8, map: MapFd, upper: i32) {
+        self.add(LD_IMM64, to, Register::R0, 0, map.0);
+        if let Some(Instruction { registers, .. }) = self.instructions.last_mut() {
+            *registers |= if cfg!(target_endian = "little") { pseudo << 4 } else { pseudo };
+        }
+        self.add(0, Register::R0, Register::R0, 0, upper);
     }
 
     /// `to = *(from + offset)`
@@ -163,7 +208,12 @@ impl Assembler {
         self.add(ST_IMM | width.bits(), to, Register::R0, offset, number);
     }
 
-    /// `r0 = helper(r1, r2, r3)`
+    /// `*(to + offset) += from`, atomically.
+    pub(super) fn atomic_add(&mut self, to: Register, offset: i16, from: Register) {
+        self.add(ATOMIC_ADD64, to, from, offset, 0);
+    }
+
+    /// `r0 = helper(r1, r2, r3, r4)`
     pub(super) fn call(&mut self, helper: i32) {
         self.add(CALL, Register::R0, Register::R0, 0, helper);
     }
@@ -191,13 +241,25 @@ impl Assembler {
     }
 
     pub(super) fn jump_if(&mut self, a: Register, is: Condition, number: i32, to: Label) {
-        let code = match is {
-            Condition::Equal => JEQ_IMM,
-            Condition::NotEqual => JNE_IMM,
-            Condition::Greater => JGT_IMM,
-        };
         self.jumps.push((self.instructions.len(), to));
-        self.add(code, a, Register::R0, 0, number);
+        self.add(is.code(), a, Register::R0, 0, number);
+    }
+
+    /// The same with the lower half of the register. The upper half of an `int` is undefined in an argument.
+    pub(super) fn jump_if_int(&mut self, a: Register, is: Condition, number: i32, to: Label) {
+        self.jumps.push((self.instructions.len(), to));
+        self.add(is.code() & !CLASS | JMP32, a, Register::R0, 0, number);
+    }
+
+    pub(super) fn jump_if_same(&mut self, a: Register, b: Register, to: Label) {
+        self.jumps.push((self.instructions.len(), to));
+        self.add(JEQ_REG, a, b, 0, 0);
+    }
+
+    /// The end of a loop: jumps back to its start, as long as the register is less than the number.
+    pub(super) fn repeat_while_less(&mut self, a: Register, number: i32, start: Label) {
+        self.loops.push(self.instructions.len());
+        self.jump_if(a, Condition::Less, number, start);
     }
 
     pub(super) fn jump_if_different(&mut self, a: Register, b: Register, to: Label) {
@@ -210,9 +272,15 @@ impl Assembler {
         for (from, label) in self.jumps {
             let to = self.labels.get(label.0).copied().flatten();
             let to = to.ok_or(AssembleError::NoTarget { from })?;
+            if to <= from && !self.loops.contains(&from) {
+                return Err(AssembleError::Backward { from, to });
+            }
             // A jump counts from the instruction after it.
-            let distance = to.checked_sub(from + 1).ok_or(AssembleError::Backward { from, to })?;
-            let offset = i16::try_from(distance).map_err(|_| AssembleError::TooFar { from, to })?;
+            let too_far = || AssembleError::TooFar { from, to };
+            let distance = isize::try_from(to)
+                .and_then(|to| Ok(to - isize::try_from(from + 1)?))
+                .map_err(|_| too_far())?;
+            let offset = i16::try_from(distance).map_err(|_| too_far())?;
             if let Some(instruction) = self.instructions.get_mut(from) {
                 instruction.offset = offset;
             }
@@ -221,7 +289,27 @@ impl Assembler {
     }
 }
 
-/// As the kernel's verifier prints it.
+#[cfg(test)]
+impl Instruction {
+    /// Whether it calls a function of the program itself: `BPF_PSEUDO_CALL`.
+    pub(super) fn is_call_of_program(&self) -> bool {
+        self.code == CALL && self.registers != 0
+    }
+}
+
+impl Condition {
+    /// With `BPF_JMP` and a number.
+    fn code(self) -> u8 {
+        match self {
+            Condition::Equal => JEQ_IMM,
+            Condition::NotEqual => JNE_IMM,
+            Condition::Greater => JGT_IMM,
+            Condition::Less => JLT_IMM,
+        }
+    }
+}
+
+/// As the kernel's verifier prints it. It prints both instructions that load a map as one, with its address.
 impl fmt::Display for Instruction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Instruction { code, registers, offset, immediate } = *self;
@@ -236,19 +324,28 @@ impl fmt::Display for Instruction {
             0x10 => 8,
             _ => 64,
         };
+        let is_jmp32 = code & CLASS == JMP32;
+        let (code, register) = if is_jmp32 { (code & !CLASS | JMP, 'w') } else { (code, 'r') };
         match code {
             MOV64_REG => write!(f, "r{to} = r{from}"),
             MOV64_IMM => write!(f, "r{to} = {immediate}"),
             ADD64_IMM => write!(f, "r{to} += {immediate}"),
             AND64_IMM => write!(f, "r{to} &= {immediate}"),
+            JNE_REG => write!(f, "if r{to} != r{from} goto pc{offset:+}"),
+            ADD64_REG => write!(f, "r{to} += r{from}"),
             RSH64_IMM => write!(f, "r{to} >>= {immediate}"),
+            LD_IMM64 if from == PSEUDO_MAP_FD => write!(f, "r{to} = map {immediate}"),
+            LD_IMM64 if from == PSEUDO_MAP_VALUE => write!(f, "r{to} = value of map {immediate}"),
+            0 => write!(f, "  + {immediate}"),
+            ATOMIC_ADD64 => write!(f, "lock *(u64 *)(r{to} {offset:+}) += r{from}"),
             CALL => write!(f, "call #{immediate}"),
             EXIT => write!(f, "exit"),
             JA => write!(f, "goto pc{offset:+}"),
-            JEQ_IMM => write!(f, "if r{to} == {immediate} goto pc{offset:+}"),
-            JNE_IMM => write!(f, "if r{to} != {immediate} goto pc{offset:+}"),
-            JNE_REG => write!(f, "if r{to} != r{from} goto pc{offset:+}"),
-            JGT_IMM => write!(f, "if r{to} > {immediate} goto pc{offset:+}"),
+            JEQ_REG => write!(f, "if r{to} == r{from} goto pc{offset:+}"),
+            JEQ_IMM => write!(f, "if {register}{to} == {immediate} goto pc{offset:+}"),
+            JNE_IMM => write!(f, "if {register}{to} != {immediate} goto pc{offset:+}"),
+            JGT_IMM => write!(f, "if {register}{to} > {immediate} goto pc{offset:+}"),
+            JLT_IMM => write!(f, "if {register}{to} < {immediate} goto pc{offset:+}"),
             _ if code & 0xe7 == LD_MEM => write!(f, "r{to} = *(u{bits} *)(r{from} {offset:+})"),
             _ if code & 0xe7 == ST_IMM => write!(f, "*(u{bits} *)(r{to} {offset:+}) = {immediate}"),
             _ if code & 0xe7 == STX_MEM => write!(f, "*(u{bits} *)(r{to} {offset:+}) = r{from}"),
@@ -259,7 +356,7 @@ impl fmt::Display for Instruction {
 
 #[cfg(test)]
 mod tests {
-    use super::Register::{R0, R1, R9, R10};
+    use super::Register::{R0, R1, R4, R9, R10};
     use super::Width::{W8, W16, W32, W64};
     use super::*;
 
@@ -316,6 +413,57 @@ mod tests {
                 [0x05, 0x00, 0, 0, 0, 0, 0, 0],             // goto pc+0
                 [0xb7, 0x00, 0, 0, 0, 0, 0, 0],             // r0 = 0
                 [0x95, 0x00, 0, 0, 0, 0, 0, 0],             // exit
+            ]
+        );
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn instructions_for_maps_and_loops_have_that_encoding() {
+        let mut code = Assembler::default();
+        let (start, end) = (code.label(), code.label());
+        code.load_map(R1, MapFd(258));
+        code.load_map_value(R4, MapFd(3), 8);
+        code.put(start);
+        code.plus_register(R4, R9);
+        code.shift_right(R0, 32);
+        code.atomic_add(R4, 8, R9);
+        code.jump_if_same(R1, R4, end);
+        code.jump_if_int(R9, Condition::Equal, 7, end);
+        code.repeat_while_less(R9, 32, start);
+        code.put(end);
+        let code = code.finish().unwrap();
+        let octets: Vec<([u8; 2], i16, i32)> =
+            code.iter().map(|it| ([it.code, it.registers], it.offset, it.immediate)).collect();
+        assert_eq!(
+            octets,
+            [
+                ([0x18, 0x11], 0, 258),
+                ([0, 0], 0, 0),
+                ([0x18, 0x24], 0, 3),
+                ([0, 0], 0, 8),
+                ([0x0f, 0x94], 0, 0),
+                ([0x77, 0x00], 0, 32),
+                ([0xdb, 0x94], 8, 0),
+                ([0x1d, 0x41], 2, 0),
+                ([0x16, 0x09], 1, 7),
+                ([0xa5, 0x09], -6, 32),
+            ]
+        );
+        let text: Vec<String> = code.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            text,
+            [
+                "r1 = map 258",
+                "  + 0",
+                "r4 = value of map 3",
+                "  + 8",
+                "r4 += r9",
+                "r0 >>= 32",
+                "lock *(u64 *)(r4 +8) += r9",
+                "if r1 == r4 goto pc+2",
+                "if w9 == 7 goto pc+1",
+                "if r9 < 32 goto pc-6",
             ]
         );
     }

@@ -1,9 +1,9 @@
-//! The commands of the system call bpf(2) that the program needs.
+//! The commands of the system call bpf(2) that the programs need.
 
 use std::ffi::c_long;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 
@@ -12,8 +12,24 @@ use super::assembler::Instruction;
 /// Commands, from `enum bpf_cmd` in `include/uapi/linux/bpf.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
+    MapCreate = 0,
+    MapLookupElem = 1,
     ProgLoad = 5,
+    #[cfg(test)]
+    ProgGetNextId = 11,
+    #[cfg(test)]
+    MapGetNextId = 12,
+    #[cfg(test)]
+    ProgGetFdById = 13,
+    #[cfg(test)]
+    MapGetFdById = 14,
+    ObjGetInfoByFd = 15,
+    RawTracepointOpen = 17,
     LinkCreate = 28,
+    #[cfg(test)]
+    LinkGetFdById = 30,
+    #[cfg(test)]
+    LinkGetNextId = 31,
     IterCreate = 33,
 }
 
@@ -27,9 +43,15 @@ pub(crate) struct CallError {
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Command::MapCreate => "BPF_MAP_CREATE",
+            Command::MapLookupElem => "BPF_MAP_LOOKUP_ELEM",
             Command::ProgLoad => "BPF_PROG_LOAD",
+            Command::ObjGetInfoByFd => "BPF_OBJ_GET_INFO_BY_FD",
+            Command::RawTracepointOpen => "BPF_RAW_TRACEPOINT_OPEN",
             Command::LinkCreate => "BPF_LINK_CREATE",
             Command::IterCreate => "BPF_ITER_CREATE",
+            #[cfg(test)]
+            _ => "a command of tests",
         })
     }
 }
@@ -46,6 +68,9 @@ impl fmt::Display for CallError {
                 ": the kernel's verifier refuses the program, which needs Linux 5.11 or later, and lockdown \
                  not in its confidentiality mode; the verifier's reason is logged at level debug"
             }
+            (Command::MapCreate, Errno::INVAL) => {
+                ": the kernel has no BPF ring buffer: socket events need Linux 5.10 or later"
+            }
             (Command::LinkCreate, Errno::TOOBIG) => {
                 ": the iterator visits one process only from Linux 6.1 on"
             }
@@ -57,8 +82,10 @@ impl fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
-/// `BPF_TRACE_ITER`, how the program is attached.
+/// `BPF_TRACE_ITER`, how the program of an iterator is attached.
 const TRACE_ITER: u32 = 28;
+/// `BPF_TRACE_RAW_TP`, how a program is attached to a tracepoint.
+const TRACE_RAW_TP: u32 = 23;
 
 /// The part of `union bpf_attr` that `BPF_PROG_LOAD` takes. Pointers are numbers in it.
 #[derive(Default)]
@@ -121,6 +148,145 @@ struct IterCreate {
     flags: u32,
 }
 
+/// The start of `struct bpf_prog_info`, which the kernel fills in as far as it knows it.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct ProgramInfo {
+    _other: [u64; 26],
+    /// How many runs the kernel skipped; since Linux 5.12.
+    pub(super) recursion_misses: u64,
+}
+const _: () = assert!(std::mem::offset_of!(ProgramInfo, recursion_misses) == 208);
+
+/// The part of `union bpf_attr` that `BPF_MAP_CREATE` takes.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct MapCreate {
+    pub(super) map_type: u32,
+    pub(super) key_size: u32,
+    pub(super) value_size: u32,
+    pub(super) max_entries: u32,
+    pub(super) map_flags: u32,
+    pub(super) inner_map_fd: u32,
+    pub(super) numa_node: u32,
+    pub(super) map_name: [u8; 16],
+}
+const _: () = assert!(std::mem::offset_of!(MapCreate, map_name) == 28);
+const _: () = assert!(size_of::<MapCreate>() == 44);
+
+/// The part that `BPF_MAP_LOOKUP_ELEM` takes.
+#[repr(C)]
+struct MapElement {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The part that `BPF_OBJ_GET_INFO_BY_FD` takes.
+#[repr(C)]
+struct ObjectInfo {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The part that `BPF_RAW_TRACEPOINT_OPEN` takes.
+#[repr(C)]
+struct RawTracepoint {
+    name: u64,
+    prog_fd: u32,
+    padding: u32,
+}
+
+/// A program to load.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Program<'a> {
+    pub(super) name: [u8; 16],
+    pub(super) instructions: &'a [Instruction],
+    attach_type: u32,
+    /// The BTF number of what it is attached to.
+    target: u32,
+}
+
+impl Program<'_> {
+    /// A program for an iterator; `function` is the BTF number of the function that it replaces.
+    pub(super) fn iterator(
+        name: [u8; 16],
+        instructions: &[Instruction],
+        function: u32,
+    ) -> Program<'_> {
+        Program { name, instructions, attach_type: TRACE_ITER, target: function }
+    }
+
+    /// A program for a tracepoint; `typedef` is the BTF number of its type.
+    pub(super) fn tracepoint(
+        name: [u8; 16],
+        instructions: &[Instruction],
+        typedef: u32,
+    ) -> Program<'_> {
+        Program { name, instructions, attach_type: TRACE_RAW_TP, target: typedef }
+    }
+
+    /// Loads the program. The report of the verifier goes into `log`, with NUL at the end.
+    pub(super) fn load(&self, log: &mut [u8]) -> Result<OwnedFd, CallError> {
+        const PROG_TYPE_TRACING: u32 = 26;
+        // Only programs with a GPL-compatible licence can read sockets.
+        const LICENCE: &[u8; 13] = b"Dual MIT/GPL\0";
+        /// The kernel stops verifying when a signal comes.
+        const ATTEMPTS: usize = 5;
+        let command = Command::ProgLoad;
+        let too_long = |_| CallError { command, errno: Errno::TOOBIG };
+        let attributes = ProgLoad {
+            prog_type: PROG_TYPE_TRACING,
+            insn_cnt: u32::try_from(self.instructions.len()).map_err(too_long)?,
+            insns: self.instructions.as_ptr().expose_provenance() as u64,
+            license: LICENCE.as_ptr().expose_provenance() as u64,
+            log_level: u32::from(!log.is_empty()),
+            log_size: u32::try_from(log.len()).map_err(too_long)?,
+            log_buf: if log.is_empty() { 0 } else { log.as_mut_ptr().expose_provenance() as u64 },
+            prog_name: self.name,
+            expected_attach_type: self.attach_type,
+            attach_btf_id: self.target,
+            ..ProgLoad::default()
+        };
+        let mut loaded = call(command, &attributes);
+        for _ in 1..ATTEMPTS {
+            if !matches!(loaded, Err(CallError { errno: Errno::AGAIN, .. })) {
+                break;
+            }
+            loaded = call(command, &attributes);
+        }
+        loaded
+    }
+
+    /// Loads the program. If the kernel refuses it, the verifier's reason is logged at level debug.
+    pub(super) fn load_or_log(&self) -> Result<OwnedFd, CallError> {
+        self.load(&mut []).inspect_err(|_| {
+            if log::log_enabled!(log::Level::Debug) {
+                log::debug!("{}", self.verifier_log());
+            }
+        })
+    }
+
+    /// The report of the verifier about a rejected program.
+    fn verifier_log(&self) -> String {
+        const SIZE: usize = 1 << 20;
+        let mut log = vec![0; SIZE];
+        match self.load(&mut log) {
+            Ok(_) => "the kernel takes the program the second time".into(),
+            Err(error) => {
+                let end = log.iter().position(|&byte| byte == 0).unwrap_or_default();
+                let text = String::from_utf8_lossy(log.get(..end).unwrap_or_default());
+                format!("{error}\n{text}")
+            }
+        }
+    }
+}
+
+const OPEN_SOCKETS: [u8; 16] = *b"open_sockets\0\0\0\0";
+
 /// Loads a program for an iterator; `function` is the BTF number of the function that it replaces. The report of
 /// the verifier goes into `log`, with NUL at the end.
 pub(super) fn load(
@@ -128,49 +294,12 @@ pub(super) fn load(
     function: u32,
     log: &mut [u8],
 ) -> Result<OwnedFd, CallError> {
-    const PROG_TYPE_TRACING: u32 = 26;
-    // Only programs with a GPL-compatible licence can read sockets.
-    const LICENCE: &[u8; 13] = b"Dual MIT/GPL\0";
-    const NAME: [u8; 16] = *b"open_sockets\0\0\0\0";
-    /// The kernel stops verifying when a signal comes.
-    const ATTEMPTS: usize = 5;
-    let command = Command::ProgLoad;
-    let too_long = |_| CallError { command, errno: Errno::TOOBIG };
-    let attributes = ProgLoad {
-        prog_type: PROG_TYPE_TRACING,
-        insn_cnt: u32::try_from(program.len()).map_err(too_long)?,
-        insns: program.as_ptr().expose_provenance() as u64,
-        license: LICENCE.as_ptr().expose_provenance() as u64,
-        log_level: u32::from(!log.is_empty()),
-        log_size: u32::try_from(log.len()).map_err(too_long)?,
-        log_buf: if log.is_empty() { 0 } else { log.as_mut_ptr().expose_provenance() as u64 },
-        prog_name: NAME,
-        expected_attach_type: TRACE_ITER,
-        attach_btf_id: function,
-        ..ProgLoad::default()
-    };
-    let mut loaded = call(command, &attributes);
-    for _ in 1..ATTEMPTS {
-        if !matches!(loaded, Err(CallError { errno: Errno::AGAIN, .. })) {
-            break;
-        }
-        loaded = call(command, &attributes);
-    }
-    loaded
+    Program::iterator(OPEN_SOCKETS, program, function).load(log)
 }
 
 /// The report of the verifier about a rejected program.
 pub(super) fn verifier_log(program: &[Instruction], function: u32) -> String {
-    const SIZE: usize = 1 << 20;
-    let mut log = vec![0; SIZE];
-    match load(program, function, &mut log) {
-        Ok(_) => "the kernel takes the program the second time".into(),
-        Err(error) => {
-            let end = log.iter().position(|&byte| byte == 0).unwrap_or_default();
-            let text = String::from_utf8_lossy(log.get(..end).unwrap_or_default());
-            format!("{error}\n{text}")
-        }
-    }
+    Program::iterator(OPEN_SOCKETS, program, function).verifier_log()
 }
 
 /// Attaches a program to an iterator over the descriptors of all tasks, or of one process.
@@ -191,6 +320,101 @@ pub(super) fn iterator(link: BorrowedFd<'_>) -> Result<OwnedFd, CallError> {
     call(Command::IterCreate, &IterCreate { link_fd: number(link), flags: 0 })
 }
 
+/// Attaches a program to its tracepoint. The kernel detaches it when the descriptor is closed.
+pub(super) fn attach(program: BorrowedFd<'_>) -> Result<OwnedFd, CallError> {
+    let attributes = RawTracepoint { name: 0, prog_fd: number(program), padding: 0 };
+    call(Command::RawTracepointOpen, &attributes)
+}
+
+/// Makes a map.
+pub(super) fn create_map(attributes: &MapCreate) -> Result<OwnedFd, CallError> {
+    call(Command::MapCreate, attributes)
+}
+
+/// A map with one value of N numbers, which programs add to.
+#[derive(Debug)]
+pub(super) struct Counters<const N: usize>(OwnedFd);
+
+impl<const N: usize> Counters<N> {
+    pub(super) fn create(map_name: [u8; 16]) -> Result<Counters<N>, CallError> {
+        const MAP_TYPE_ARRAY: u32 = 2;
+        create_map(&MapCreate {
+            map_type: MAP_TYPE_ARRAY,
+            key_size: size_of::<u32>() as u32,
+            value_size: size_of::<[u64; N]>() as u32,
+            max_entries: 1,
+            map_name,
+            ..MapCreate::default()
+        })
+        .map(Counters)
+    }
+
+    pub(super) fn get(&self) -> Result<[u64; N], CallError> {
+        let index: u32 = 0;
+        // The kernel writes as many bytes as the map's values have.
+        let mut value = [0; N];
+        let attributes = MapElement {
+            map_fd: number(self.0.as_fd()),
+            padding: 0,
+            key: (&raw const index).expose_provenance() as u64,
+            value: (&raw mut value).expose_provenance() as u64,
+            flags: 0,
+        };
+        run(Command::MapLookupElem, &attributes)?;
+        Ok(value)
+    }
+}
+
+impl<const N: usize> AsFd for Counters<N> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// What the kernel reports about a program.
+pub(super) fn program_info(program: BorrowedFd<'_>) -> Result<ProgramInfo, CallError> {
+    let mut info = ProgramInfo { _other: [0; 26], recursion_misses: 0 };
+    let attributes = ObjectInfo {
+        fd: number(program),
+        length: size_of::<ProgramInfo>() as u32,
+        info: (&raw mut info).expose_provenance() as u64,
+    };
+    run(Command::ObjGetInfoByFd, &attributes)?;
+    Ok(info)
+}
+
+/// The objects of this kind in the kernel that still exist, as the kernel describes them: 64 bytes of their
+/// `struct bpf_prog_info`, `bpf_map_info` or `bpf_link_info`, and more of a program's.
+#[cfg(test)]
+pub(super) fn objects(next: Command, open: Command) -> Vec<[u8; 80]> {
+    #[repr(C)]
+    struct ById {
+        id: u32,
+        next: u32,
+        flags: u32,
+    }
+    let mut objects = Vec::new();
+    let mut id = 0;
+    loop {
+        let mut attributes = ById { id, next: 0, flags: 0 };
+        if run_mut(next, &mut attributes).is_err() {
+            return objects;
+        }
+        id = attributes.next;
+        // It can have ended in the meantime.
+        let Ok(object) = call(open, &ById { id, next: 0, flags: 0 }) else { continue };
+        let mut info = [0; 80];
+        let attributes = ObjectInfo {
+            fd: number(object.as_fd()),
+            length: size_of_val(&info) as u32,
+            info: (&raw mut info).expose_provenance() as u64,
+        };
+        if run(Command::ObjGetInfoByFd, &attributes).is_ok() {
+            objects.push(info);
+        }
+    }
+}
+
 fn number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
@@ -198,25 +422,37 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
 /// Runs a command and returns the file descriptor that it makes, which is closed on exec.
 #[allow(unsafe_code)]
 fn call<T>(command: Command, attributes: &T) -> Result<OwnedFd, CallError> {
+    let made = run(command, attributes)?;
+    match RawFd::try_from(made) {
+        // SAFETY: the commands that the callers above run here return a new file descriptor without another owner.
+        Ok(made) => Ok(unsafe { OwnedFd::from_raw_fd(made) }),
+        Err(_) => Err(CallError { command, errno: Errno::INVAL }),
+    }
+}
+
+/// Runs a command that writes only behind the pointers in its attributes, and returns its result, which is not negative.
+fn run<T>(command: Command, attributes: &T) -> Result<c_long, CallError> {
+    run_at(command, std::ptr::from_ref(attributes))
+}
+
+/// The same with a command that writes to its attributes.
+#[cfg(test)]
+fn run_mut<T>(command: Command, attributes: &mut T) -> Result<c_long, CallError> {
+    run_at(command, std::ptr::from_mut(attributes))
+}
+
+#[allow(unsafe_code)]
+fn run_at<T>(command: Command, attributes: *const T) -> Result<c_long, CallError> {
     // SAFETY: the kernel reads as many bytes of the attributes as it is given the size of, and reads and
     // writes what they point to, which lives in the callers above until the call is over, and whose
     // pointers these have exposed.
-    let made = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command as c_long,
-            std::ptr::from_ref(attributes),
-            size_of::<T>(),
-        )
-    };
-    match RawFd::try_from(made) {
-        // SAFETY: each of these commands returns a new file descriptor without another owner.
-        Ok(made) if made >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(made) }),
-        Ok(_) | Err(_) => {
-            let errno = Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL);
-            Err(CallError { command, errno })
-        }
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command as c_long, attributes, size_of::<T>()) };
+    if result >= 0 {
+        return Ok(result);
     }
+    let errno = Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL);
+    Err(CallError { command, errno })
 }
 
 #[cfg(test)]

@@ -11,13 +11,14 @@ use super::calls::CallError;
 use super::kernel_members::LayoutError;
 use crate::Error;
 use crate::formats::linux::bpf_record::RecordError;
+use crate::formats::linux::event_record::EventRecordError;
 
 /// The consequence of a failure of BPF, for messages.
 pub(super) const FALLBACK: &str = "using netlink and /proc";
 
 /// Why the program could not be loaded.
 #[derive(Debug)]
-pub(super) enum LoadError {
+pub(crate) enum LoadError {
     /// The directory is not a mount of the kernel's proc: its pids are not those of this host.
     NotProc {
         path: PathBuf,
@@ -44,6 +45,10 @@ pub(super) enum LoadError {
     OwnLevel(PassError),
     /// or the pass did not show the socket.
     OwnSocketMissed,
+    /// The ring buffer for events cannot be mapped or waited for.
+    Ring(Errno),
+    /// The kernel has no socket cookies for iterators.
+    NoCookies,
 }
 
 impl From<CallError> for LoadError {
@@ -85,6 +90,10 @@ impl fmt::Display for LoadError {
             LoadError::OwnSocketMissed => {
                 write!(f, "{OWN_LEVEL}: BPF does not show a socket of this process")
             }
+            LoadError::Ring(errno) => write!(f, "cannot map the BPF ring buffer: {errno}"),
+            LoadError::NoCookies => {
+                write!(f, "BPF can list open sockets with their cookies only from Linux 5.12 on")
+            }
         }
     }
 }
@@ -94,12 +103,13 @@ impl std::error::Error for LoadError {
         match self {
             LoadError::NotProc { .. }
             | LoadError::PidNamespace { .. }
-            | LoadError::OwnSocketMissed => None,
+            | LoadError::OwnSocketMissed
+            | LoadError::NoCookies => None,
             LoadError::ReadTypes { source, .. } => Some(source),
             LoadError::Layout { source, .. } => Some(source),
             LoadError::Assemble(source) => Some(source),
             LoadError::Call(source) => Some(source),
-            LoadError::OwnSocket(source) => Some(source),
+            LoadError::OwnSocket(source) | LoadError::Ring(source) => Some(source),
             LoadError::OwnLevel(source) => Some(source),
         }
     }
@@ -118,6 +128,10 @@ pub(crate) enum PassError {
     MissesThreads { pid: i32 },
     /// The processes could not be listed, so that those that start during the pass are unknown.
     Processes(Error),
+    /// The program for socket events wrote a malformed record.
+    EventRecord(EventRecordError),
+    /// The program was not loaded, for this reason.
+    NotLoaded(String),
 }
 
 impl PassError {
@@ -127,7 +141,11 @@ impl PassError {
             PassError::MissesThreads { .. } => true,
             // Before Linux 6.1 of one process.
             PassError::Call(CallError { errno, .. }) => *errno == Errno::TOOBIG,
-            PassError::Read(_) | PassError::Record(_) | PassError::Processes(_) => false,
+            PassError::Read(_)
+            | PassError::Record(_)
+            | PassError::Processes(_)
+            | PassError::EventRecord(_)
+            | PassError::NotLoaded(_) => false,
         }
     }
 }
@@ -144,6 +162,12 @@ impl From<RecordError> for PassError {
     }
 }
 
+impl From<EventRecordError> for PassError {
+    fn from(error: EventRecordError) -> PassError {
+        PassError::EventRecord(error)
+    }
+}
+
 impl fmt::Display for PassError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -154,6 +178,8 @@ impl fmt::Display for PassError {
                 write!(f, "the BPF iterator can miss threads of process {pid} before Linux 6.7")
             }
             PassError::Processes(error) => write!(f, "{error}"),
+            PassError::EventRecord(error) => write!(f, "{error}"),
+            PassError::NotLoaded(reason) => f.write_str(reason),
         }
     }
 }
@@ -164,7 +190,8 @@ impl std::error::Error for PassError {
             PassError::Call(source) => Some(source),
             PassError::Read(source) => Some(source),
             PassError::Record(source) => Some(source),
-            PassError::MissesThreads { .. } => None,
+            PassError::MissesThreads { .. } | PassError::NotLoaded(_) => None,
+            PassError::EventRecord(source) => Some(source),
             PassError::Processes(source) => Some(source),
         }
     }

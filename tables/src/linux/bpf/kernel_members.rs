@@ -9,7 +9,7 @@ use crate::formats::linux::btf::{Btf, BtfError};
 
 /// A number to read from the kernel's types.
 #[derive(Clone, Copy, Debug)]
-enum Member {
+pub(super) enum Member {
     /// The offset of a member that has this size in bytes.
     Sized { structure: &'static str, path: &'static str, size: u32 },
     /// The offset of a member of any size.
@@ -24,11 +24,11 @@ enum Member {
     Mask { structure: &'static str, path: &'static str },
 }
 
-const fn sized(structure: &'static str, path: &'static str, size: u32) -> Member {
+pub(super) const fn sized(structure: &'static str, path: &'static str, size: u32) -> Member {
     Member::Sized { structure, path, size }
 }
 
-const fn start(structure: &'static str, path: &'static str) -> Member {
+pub(super) const fn start(structure: &'static str, path: &'static str) -> Member {
     Member::Start { structure, path }
 }
 
@@ -44,7 +44,7 @@ const fn mask(structure: &'static str, path: &'static str) -> Member {
     Member::Mask { structure, path }
 }
 
-const fn structure_size(structure: &'static str) -> Member {
+pub(super) const fn structure_size(structure: &'static str) -> Member {
     Member::SizeOf { structure }
 }
 
@@ -64,12 +64,12 @@ macro_rules! kernel_members {
             }
 
             impl $group {
-                fn of(btf: &Btf) -> Result<$group, LayoutError> {
+                pub(super) fn of(btf: &Btf) -> Result<$group, LayoutError> {
                     Ok($group { $($field: $member.resolve(btf)?,)* })
                 }
 
                 #[cfg(test)]
-                fn made_up(next: &mut impl FnMut() -> i16) -> $group {
+                pub(super) fn made_up(next: &mut impl FnMut() -> i16) -> $group {
                     $group { $($field: next(),)* }
                 }
             }
@@ -78,6 +78,7 @@ macro_rules! kernel_members {
         const MEMBERS: &[Member] = &[$($($member,)*)*];
     };
 }
+pub(super) use kernel_members;
 
 kernel_members! {
     /// The context of the iterator: where the descriptor comes from, and where the record goes to.
@@ -270,7 +271,7 @@ pub(super) struct Layout {
 
 /// Why the program cannot be assembled for a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum LayoutError {
+pub(crate) enum LayoutError {
     /// The kernel's types lack a member that the program reads.
     Btf(BtfError),
     /// An instruction has 16 bits for an offset, one of them for the sign.
@@ -298,7 +299,7 @@ impl fmt::Display for LayoutError {
 impl std::error::Error for LayoutError {}
 
 impl Member {
-    fn structure(&self) -> &'static str {
+    pub(super) fn structure(&self) -> &'static str {
         match self {
             Member::Sized { structure, .. }
             | Member::Start { structure, .. }
@@ -309,7 +310,7 @@ impl Member {
         }
     }
 
-    fn resolve(&self, btf: &Btf) -> Result<i16, LayoutError> {
+    pub(super) fn resolve(&self, btf: &Btf) -> Result<i16, LayoutError> {
         match *self {
             Member::Sized { structure, path, size } => {
                 let offset = btf.sized(structure, path, size)?;
@@ -338,7 +339,7 @@ impl Member {
 }
 
 /// The offset, as an instruction encodes it.
-fn encodable(
+pub(super) fn encodable(
     structure: &'static str,
     member: &'static str,
     offset: u64,

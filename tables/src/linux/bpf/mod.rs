@@ -14,13 +14,15 @@ mod error;
 mod kernel_members;
 mod load_once;
 mod program;
+pub(crate) mod socket_events;
 mod task_files;
+mod types;
 
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
-pub(crate) use self::error::PassError;
-use self::error::{FALLBACK, LoadError};
+use self::error::FALLBACK;
+pub(crate) use self::error::{LoadError, PassError};
 use self::load_once::LoadOnce;
 pub(crate) use self::task_files::{Records, TaskFiles};
 use super::proc_root::ProcRoot;

@@ -10,11 +10,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use super::calls;
 use super::descriptor_tables::DescriptorTables;
 use super::error::{FALLBACK, LoadError, PassError};
-use super::kernel_members::{Layout, LayoutError};
+use super::kernel_members::Layout;
 use super::program::{Helpers, program};
+use super::types::{TYPES, read_layout};
 use crate::deadline::Deadline;
 use crate::formats::linux::bpf_record::{Record, RecordError};
-use crate::formats::linux::btf::Btf;
 use crate::model::holders::Holder;
 
 /// The records that a program writes.
@@ -53,7 +53,7 @@ impl TaskFiles {
         has_first_pids: bool,
         level: log::Level,
     ) -> Result<TaskFiles, LoadError> {
-        let layout = read_layout()?;
+        let layout = read_layout(&Layout::names(), Layout::of)?;
         let files = TaskFiles::load_for(&layout, None, records, level)?;
         if has_first_pids {
             return Ok(files);
@@ -200,19 +200,6 @@ fn ticks_per_second() -> Option<u32> {
     // The kernel rounds the length of a tick to nanoseconds.
     let ticks = (1_000_000_000 + nanoseconds / 2).checked_div(nanoseconds)?;
     (24..=1200).contains(&ticks).then_some(ticks)
-}
-
-/// The kernel's description of its own types.
-const TYPES: &str = "/sys/kernel/btf/vmlinux";
-
-/// The layout of the running kernel.
-fn read_layout() -> Result<Layout, LoadError> {
-    let bytes =
-        std::fs::read(TYPES).map_err(|source| LoadError::ReadTypes { path: TYPES, source })?;
-    let layout = Btf::parse(&bytes, &Layout::names())
-        .map_err(LayoutError::from)
-        .and_then(|btf| Layout::of(&btf));
-    layout.map_err(|source| LoadError::Layout { path: TYPES, source })
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Applies a filter to the socket tables of Linux.
 
+use crate::condition::NumberCondition;
 use crate::formats::linux::sock_diag::{Request, States};
 use crate::model::socket_table::SocketTable;
 use crate::model::{Families, TcpState};
-use crate::process_open_sockets::condition::NumberCondition;
 use crate::process_open_sockets::filter::Filter;
 
 impl Filter {

@@ -36,7 +36,7 @@ fn few_types() -> Vec<u8> {
     btf.bytes()
 }
 
-const NAMES: [&str; 3] = ["inner", "outer", "f"];
+const NAMES: [&str; 4] = ["inner", "outer", "f", "u32"];
 
 #[test]
 fn a_member_is_found_through_names_and_nameless_structures() {
@@ -56,6 +56,8 @@ fn a_member_is_found_through_names_and_nameless_structures() {
         assert_eq!(btf.member("outer", path), Ok(MemberLocation { offset, size }), "{path}");
     }
     assert_eq!(btf.function("f"), Ok(13));
+    assert_eq!(btf.typedef("u32"), Ok(3));
+    assert_eq!(btf.typedef("f"), Err(BtfError::NoTypedef("f".into())));
     assert_eq!(btf.size_of("inner"), Ok(12));
 }
 

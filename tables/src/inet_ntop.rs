@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn addresses_print_as_the_c_library_prints_them() {
-        let samples = include_str!("../../../fixtures/inet_ntop/glibc-2.36.txt");
+        let samples = include_str!("../../fixtures/inet_ntop/glibc-2.36.txt");
         let mut compared = 0;
         for line in samples.lines().filter(|line| !line.starts_with('#')) {
             let (hex, text) = line.split_once(' ').unwrap();

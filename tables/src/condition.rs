@@ -8,9 +8,9 @@ use crate::{Constraint, Operator};
 
 /// The numbers that the constraints on a column admit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct NumberCondition {
+pub(crate) struct NumberCondition {
     /// The only admitted numbers, sorted; None if the constraints list none.
-    pub(super) any_of: Option<Vec<i64>>,
+    pub(crate) any_of: Option<Vec<i64>>,
     none_of: Vec<i64>,
     at_least: i64,
     at_most: i64,
@@ -23,7 +23,7 @@ impl Default for NumberCondition {
 }
 
 impl NumberCondition {
-    pub(super) fn new<'a>(constraints: impl Iterator<Item = &'a Constraint>) -> Self {
+    pub(crate) fn new<'a>(constraints: impl Iterator<Item = &'a Constraint>) -> Self {
         let mut condition = NumberCondition::default();
         let mut equals: Option<Vec<Option<i64>>> = None;
         for constraint in constraints {
@@ -59,22 +59,36 @@ impl NumberCondition {
         condition
     }
 
-    pub(super) fn admits(&self, number: i64) -> bool {
+    pub(crate) fn admits(&self, number: i64) -> bool {
         (self.at_least..=self.at_most).contains(&number)
             && self.any_of.as_ref().is_none_or(|list| list.binary_search(&number).is_ok())
             && self.none_of.binary_search(&number).is_err()
     }
 }
 
+#[cfg(target_os = "linux")]
+impl NumberCondition {
+    /// The least and the greatest number that the condition can admit. The range is empty if the first exceeds the
+    /// second.
+    pub(crate) fn range(&self) -> (i64, i64) {
+        match self.any_of.as_deref() {
+            Some([first, .., last]) => (self.at_least.max(*first), self.at_most.min(*last)),
+            Some([only]) => (self.at_least.max(*only), self.at_most.min(*only)),
+            Some([]) => (1, 0),
+            None => (self.at_least, self.at_most),
+        }
+    }
+}
+
 /// Conditions that the kernel can evaluate.
 #[cfg(target_os = "linux")]
 impl NumberCondition {
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         *self == NumberCondition::default()
     }
 
     /// The ports from the lowest to the highest admitted one.
-    pub(super) fn ports(&self) -> std::ops::RangeInclusive<u16> {
+    pub(crate) fn ports(&self) -> std::ops::RangeInclusive<u16> {
         let listed = |end: fn(&[i64]) -> Option<&i64>, or| {
             self.any_of.as_deref().map_or(or, |list| end(list).copied().unwrap_or(or))
         };
@@ -89,13 +103,13 @@ impl NumberCondition {
 
 /// The texts that the constraints on a column admit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct TextCondition {
+pub(crate) struct TextCondition {
     any_of: Option<Vec<String>>,
     none_of: Vec<String>,
 }
 
 impl TextCondition {
-    pub(super) fn new<'a>(constraints: impl Iterator<Item = &'a Constraint>) -> Self {
+    pub(crate) fn new<'a>(constraints: impl Iterator<Item = &'a Constraint>) -> Self {
         let mut condition = TextCondition::default();
         for constraint in constraints {
             match constraint.operator {
@@ -111,11 +125,11 @@ impl TextCondition {
         condition
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.any_of.is_none() && self.none_of.is_empty()
     }
 
-    pub(super) fn admits(&self, text: &str) -> bool {
+    pub(crate) fn admits(&self, text: &str) -> bool {
         self.any_of.as_ref().is_none_or(|list| list.iter().any(|listed| may_be_equal(listed, text)))
             && !self.none_of.iter().any(|listed| listed == text)
     }
@@ -226,8 +240,14 @@ mod tests {
             let texts: Vec<_> =
                 constraints.iter().map(|(operator, bound)| (*operator, bound.to_string())).collect();
             let texts: Vec<_> = texts.iter().map(|(operator, text)| (*operator, &text[..])).collect();
+            let condition = numbers(&texts);
             if kept_by_sql {
-                prop_assert!(numbers(&texts).admits(number));
+                prop_assert!(condition.admits(number));
+            }
+            #[cfg(target_os = "linux")]
+            if condition.admits(number) {
+                let (least, greatest) = condition.range();
+                prop_assert!((least..=greatest).contains(&number));
             }
         }
     }

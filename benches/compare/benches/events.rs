@@ -1,0 +1,134 @@
+//! The cost of socket events: a connection with the program attached against one without, and the reader's CPU time.
+//!
+//! `cargo bench --manifest-path benches/compare/Cargo.toml --bench events`, as root. Pairs of slices alternate, each figure
+//! is a median. Ends with 1 if a figure is missed. Other processes on the host should be idle.
+
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+use tables::socket_events_bench::Events;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Pairs of slices, and connections in a slice.
+const PAIRS: usize = 201;
+const CONNECTIONS: u32 = 200;
+/// At most so much, with against without.
+const MAX_RATIO: f64 = 1.12;
+/// At most so many nanoseconds of CPU time an event.
+const MAX_READER: f64 = 300.0;
+/// Changes of a connection from connect(2) to the end of both sides, without those of its listener.
+const CHANGES: u64 = 7;
+
+fn main() -> Result<ExitCode, Failure> {
+    let listener = TcpListener::bind("0.0.0.0:0")?;
+    let mut events = Events::start()?;
+    let ratio = cost(&listener, &mut events)?;
+    let reader = reader(&listener, &events)?;
+    let is_met = ratio <= MAX_RATIO && reader <= MAX_READER;
+    Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The nanoseconds that a connection takes: connect, accept, close of both ends. It is the median of a slice, so that
+/// interruptions by other processes do not count. Every slice has an address of its own, so that sockets in TIME_WAIT do
+/// not use up the ports.
+fn slice(listener: &TcpListener, number: u32) -> Result<f64, Failure> {
+    let [_, b, c, d] = number.to_be_bytes();
+    let address = SocketAddrV4::new(Ipv4Addr::new(127, 1 + b, c, d), listener.local_addr()?.port());
+    let mut times = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let start = Instant::now();
+        let client = TcpStream::connect(address)?;
+        let server = listener.accept()?;
+        drop(client);
+        drop(server);
+        times.push(start.elapsed().as_secs_f64() * 1e9);
+    }
+    Ok(median(&mut times))
+}
+
+/// Prints the cost of a connection; returns the median of the ratios of the pairs.
+fn cost(listener: &TcpListener, events: &mut Events) -> Result<f64, Failure> {
+    let (mut without, mut with, mut ratios, mut differences) = (vec![], vec![], vec![], vec![]);
+    let mut number = 0;
+    let mut measure = |listener: &TcpListener| {
+        number += 1;
+        slice(listener, number)
+    };
+    events.detach();
+    for _ in 0..20 {
+        measure(listener)?;
+    }
+    for pair in 0..PAIRS {
+        let mut times = [0.0; 2];
+        // Each is the first of every other pair.
+        for is_attached in [pair % 2 == 0, pair % 2 != 0] {
+            if is_attached {
+                events.attach()?
+            } else {
+                events.detach()
+            }
+            let time = measure(listener)?;
+            let [off, on] = &mut times;
+            *if is_attached { on } else { off } = time;
+            // Not while it is measured: the reader works on another processor, a fifth of a microsecond an event.
+            events.drain(Duration::ZERO)?;
+        }
+        let [off, on] = times;
+        without.push(off);
+        with.push(on);
+        ratios.push(on / off);
+        differences.push(on - off);
+    }
+    let (lost, skipped) = events.lost();
+    let ratio = median(&mut ratios);
+    println!(
+        "connect, accept, close: {:.2} us without, {:.2} us with; pairs: {:+.2} us, {ratio:.3} (at most {MAX_RATIO}); \
+         {lost} lost, {skipped} skipped",
+        median(&mut without) / 1e3,
+        median(&mut with) / 1e3,
+        median(&mut differences) / 1e3,
+    );
+    events.attach()?;
+    Ok(ratio)
+}
+
+/// Prints the reader's CPU time an event, and returns it in nanoseconds.
+fn reader(listener: &TcpListener, events: &Events) -> Result<f64, Failure> {
+    const SLICES: u32 = 200;
+    events.drain(Duration::ZERO)?;
+    let is_over = AtomicBool::new(false);
+    let (states, time) = thread::scope(|scope| -> Result<(u64, f64), Failure> {
+        let reader = scope.spawn(|| -> Result<(u64, f64), String> {
+            let mut states = 0;
+            while !is_over.load(Ordering::Acquire) {
+                states += events.drain(Duration::from_secs(1))?.0;
+            }
+            states += events.drain(Duration::ZERO)?.0;
+            let time = clock_gettime(ClockId::ThreadCPUTime);
+            Ok((states, time.tv_sec as f64 * 1e9 + time.tv_nsec as f64))
+        });
+        let made = (0..SLICES).try_for_each(|number| slice(listener, 1 << 20 | number).map(drop));
+        is_over.store(true, Ordering::Release);
+        events.waker().wake();
+        made?;
+        Ok(reader.join().map_err(|_| "the reader ended")??)
+    })?;
+    let (lost, skipped) = events.lost();
+    let expected = CHANGES * u64::from(SLICES * CONNECTIONS);
+    let time = time / states as f64;
+    println!(
+        "reader: {time:.0} ns of CPU time an event (at most {MAX_READER}); {states} events of {expected}, {lost} lost, \
+         {skipped} skipped"
+    );
+    Ok(time)
+}
+
+fn median(numbers: &mut [f64]) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
+}

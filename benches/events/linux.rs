@@ -1,0 +1,290 @@
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use process_open_sockets::extension::requests::Requests;
+use process_open_sockets::extension::service::{Limits, Listening, Service};
+use support::{context, remote};
+use tables::process_open_sockets::ProcessOpenSockets;
+use tables::process_socket_events::ProcessSocketEvents;
+use tables::{
+    ColumnOptions, ColumnsUsed, Constraint, EventMode, Operator, Options, QueryContext, Source,
+    Table,
+};
+use thrift::protocol::{TBinaryInputProtocol, TInputProtocol, TType};
+
+/// Each connection is two sockets, and a connect and an accept.
+const CONNECTIONS: usize = 25_000;
+/// So many of them are made after a pause: 1 %.
+const LATE: usize = 250;
+/// The number of processes that hold the others: few hosts allow a process so many open files.
+const PROCESSES: usize = 6;
+const EVENTS: usize = 2 * CONNECTIONS;
+const ROUNDS: usize = 15;
+/// Refused connects of the flood; each is two changes of states.
+const REFUSED: u64 = 200_000;
+
+/// A process that serves the tables of events and of sockets.
+struct Serving {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Serving {
+    fn start(directory: &Path) -> Serving {
+        let socket = directory.join("tables");
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let child = command.arg("serve").arg(&socket).spawn().unwrap();
+        let start = Instant::now();
+        while remote::ping(&socket).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(10), "it does not serve");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Serving { child, socket }
+    }
+
+    /// Milliseconds from a request to the first and to the last byte of the answer.
+    fn time(&self, table: &str, context: &str) -> [f64; 2] {
+        let start = Instant::now();
+        let ms = || start.elapsed().as_secs_f64() * 1000.0;
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.write_all(&remote::request(table, context)).unwrap();
+        let mut first = [0];
+        stream.read_exact(&mut first).unwrap();
+        let until_first = ms();
+        let mut input = TBinaryInputProtocol::new(BufReader::new(first.chain(stream)), true);
+        input.read_message_begin().unwrap();
+        input.skip(TType::Struct).unwrap();
+        [until_first, ms()]
+    }
+
+    fn rows(&self, table: &str, context: &str) -> usize {
+        let request = [
+            ("action".to_owned(), "generate".to_owned()),
+            ("context".to_owned(), context.to_owned()),
+        ];
+        remote::call(&self.socket, table, request.into()).unwrap().len()
+    }
+
+    /// A number of the statistics.
+    fn statistic(&self, kind: &str) -> u64 {
+        let request = [("action".to_owned(), "generate".to_owned())];
+        let rows = remote::call(&self.socket, "statistics", request.into()).unwrap();
+        let row = rows.into_iter().find(|row| row["kind"] == kind);
+        row.map_or(0, |row| row["value"].parse().unwrap_or_default())
+    }
+
+    /// A field of the status of the process, in megabytes.
+    fn memory(&self, field: &str) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        let kilobytes: f64 =
+            line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap();
+        kilobytes * 1024.0 / 1e6
+    }
+
+    /// The time on a processor of the thread that reads events, in nanoseconds.
+    fn reader_ns(&self) -> u64 {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let mut tasks = std::fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path());
+        let is_reader =
+            |task: &PathBuf| std::fs::read_to_string(task.join("comm")).unwrap() == "events\n";
+        let reader = tasks.find(is_reader).unwrap();
+        let stat = std::fs::read_to_string(reader.join("schedstat")).unwrap();
+        stat.split(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn options() -> Options {
+    let events_max = EVENTS;
+    Options { source: Source::Bpf, events: EventMode::On, events_max, ..Options::default() }
+}
+
+/// Serves until it is killed.
+fn serve(socket: &str) {
+    let (send, _events) = channel();
+    let events = ProcessSocketEvents::new(&options());
+    events.start().unwrap();
+    let statistics: Arc<dyn Table> = Arc::new(events.statistics());
+    let sockets: Arc<dyn Table> = Arc::new(ProcessOpenSockets::new(options()));
+    let events: Arc<dyn Table> = Arc::new(events);
+    let named = [("events", events), ("sockets", sockets), ("statistics", statistics)];
+    let named = named.map(|(name, table)| (name.to_owned(), table)).into();
+    let service =
+        Arc::new(Service::new(Requests::new(named, Arc::default(), send), Limits::default()));
+    let _listening = Listening::start(Path::new(socket), service).unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+/// The request of `SELECT *` with these constraints.
+fn select_all(table: &dyn Table, constraints: &[(&str, Operator, String)]) -> String {
+    let index = |name: &str| table.columns().iter().position(|column| column.name == name).unwrap();
+    let is_shown =
+        |column: &usize| !table.columns()[*column].options.contains(ColumnOptions::HIDDEN);
+    let shown =
+        (0..table.columns().len()).filter(is_shown).fold(0, |bits, column| bits | 1 << column);
+    let constraint = |(name, operator, text): &(&str, Operator, String)| Constraint {
+        column: index(name),
+        operator: *operator,
+        text: text.clone(),
+    };
+    let constraints = constraints.iter().map(constraint).collect();
+    context::encode(
+        &QueryContext { constraints, columns_used: ColumnsUsed(shown) },
+        table.columns(),
+    )
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// A process with open connections to itself; dropping ends it.
+struct Holding(Child);
+
+impl Holding {
+    fn start(connections: usize) -> Holding {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg("hold").arg(connections.to_string());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Holding(child)
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// Holds so many connections until standard input ends.
+fn hold(connections: usize) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let connect = |_| (TcpStream::connect(address).unwrap(), listener.accept().unwrap());
+    let held: Vec<_> = (0..connections).map(connect).collect();
+    println!("ready");
+    let _ = std::io::stdin().read(&mut [0]);
+    drop(held);
+}
+
+/// Changes of states as fast as it goes; returns the nanoseconds of the reader for each, and how many were lost.
+fn flood(serving: &Serving) -> (f64, u64) {
+    let before = (serving.statistic("captured"), serving.reader_ns());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..REFUSED / 2 {
+                    let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, 1));
+                }
+            });
+        }
+    });
+    let captured = serving.statistic("captured") - before.0;
+    let ns = (serving.reader_ns() - before.1) as f64 / captured as f64;
+    (ns, serving.statistic("lost_events"))
+}
+
+pub(crate) fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, word, socket] = &arguments[..]
+        && word == "serve"
+    {
+        serve(socket);
+        return ExitCode::SUCCESS;
+    }
+    if let [_, word, connections] = &arguments[..]
+        && word == "hold"
+    {
+        hold(connections.parse().unwrap());
+        return ExitCode::SUCCESS;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let serving = Serving::start(directory.path());
+    if serving.statistic("running") == 0 {
+        println!("needs root and a kernel that accepts the programs");
+        return ExitCode::FAILURE;
+    }
+    let empty = serving.memory("VmRSS");
+    let (reader_ns, lost) = flood(&serving);
+    let flooded = serving.memory("VmHWM");
+
+    let mut holding: Vec<Holding> =
+        (0..PROCESSES).map(|_| Holding::start((CONNECTIONS - LATE) / PROCESSES)).collect();
+    std::thread::sleep(Duration::from_secs(3));
+    let late = now();
+    holding.push(Holding::start(LATE));
+    let events = ProcessSocketEvents::new(&options());
+    let all = select_all(&events, &[]);
+    let few = select_all(&events, &[("time", Operator::GreaterThanOrEquals, late.to_string())]);
+    let sockets = select_all(&ProcessOpenSockets::new(options()), &[]);
+    let stored = serving.statistic("stored");
+    let rows = serving.rows("events", &few);
+    let of_query = serving.memory("VmHWM");
+    let times: Vec<[[f64; 2]; 3]> = (0..ROUNDS)
+        .map(|_| {
+            [("events", &all), ("sockets", &sockets), ("events", &few)]
+                .map(|(table, context)| serving.time(table, context))
+        })
+        .collect();
+    let of = |query: usize, byte: usize| median(times.iter().map(|round| round[query][byte]));
+    let ratio = |query: usize, byte: usize, to: usize| {
+        median(times.iter().map(|round| round[query][byte] / round[to][byte]))
+    };
+
+    let mut reached = true;
+    let mut verdict = |is: bool| {
+        reached &= is;
+        if is { "reached" } else { "MISSED" }
+    };
+    println!(
+        "reader: {reader_ns:.0} ns a change of state (at most 300: {}), {lost} lost",
+        verdict(reader_ns <= 300.0)
+    );
+    println!(
+        "memory: {empty:.1} MB without events, {flooded:.1} MB after a flood, {of_query:.1} MB at the most with {stored} \
+         events and a query (at most 48: {})",
+        verdict(of_query <= 48.0)
+    );
+    println!("SELECT *                 | first byte | last byte");
+    for (query, name) in
+        ["50,000 events", "50,000 sockets", "1 % of the events by time"].iter().enumerate()
+    {
+        println!("{name:24} | {:7.2} ms | {:7.1} ms", of(query, 0), of(query, 1));
+    }
+    let first = ratio(0, 0, 1);
+    println!("events to sockets, first byte: {first:.3} (at most 0.5: {})", verdict(first <= 0.5));
+    let few = ratio(2, 1, 0);
+    println!(
+        "{rows} rows to {EVENTS}, last byte: {few:.3} (at most 0.02: {})",
+        verdict(few <= 0.02)
+    );
+    if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,267 @@
+//! The records of the BPF programs for socket events (`linux/bpf/socket_events`): changes of a socket's state and
+//! executables of processes from the ring buffer, and open sockets from the iterator.
+//!
+//! [`members`] is the only description of these bytes: the programs write them, and this module reads them.
+
+pub(crate) mod members;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use self::members::{
+    EXECUTABLE, EXECUTABLE_SIZE, ExecutableRecord, Field, NAMES_SIZE, OPEN_SOCKET_SIZE,
+    OpenSocketRecord, STATE, STATE_SIZE, StateRecord, Value, field,
+};
+use crate::model::tcp_event::{
+    Actor, Bytes, EventRecord, Executable, OpenSocket, SocketKey, StateChange,
+};
+use crate::model::{Endpoint, Family, NetNamespace, TcpState};
+
+/// Why the bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EventRecordError {
+    /// There is no such record; None if the bytes are too few for this number.
+    Record(Option<u32>),
+    /// The record has another size.
+    Size { expected: usize, size: usize },
+    /// The programs report IPv4 and IPv6 only.
+    Family(u16),
+    /// The names of a path are longer than their room, or the last one does not end.
+    Names { used: u64 },
+}
+
+impl fmt::Display for EventRecordError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the BPF program wrote a malformed record: ")?;
+        match self {
+            EventRecordError::Record(None) => write!(f, "it has less than 4 bytes"),
+            EventRecordError::Record(Some(number)) => write!(f, "its kind is {number}"),
+            EventRecordError::Size { expected, size } => {
+                write!(f, "its size is {size}, not {expected}")
+            }
+            EventRecordError::Family(family) => write!(f, "its address family is {family}"),
+            EventRecordError::Names { used } => {
+                write!(
+                    f,
+                    "the names of a path have {used} bytes, not {NAMES_SIZE} at most with NUL at the end"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for EventRecordError {}
+
+/// What the decoder has to know about the kernel that wrote the records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Decoder {
+    /// Whether sockets are identified by their cookies, not by addresses.
+    pub(crate) has_cookies: bool,
+    /// The numbers of system calls whose first argument is the descriptor of the socket.
+    pub(crate) calls_with_descriptor: &'static [u32],
+}
+
+impl Decoder {
+    /// Decodes a record of the ring buffer.
+    pub(crate) fn decode(&self, bytes: &[u8]) -> Result<EventRecord, EventRecordError> {
+        match u32::from_bytes(bytes) {
+            Some(STATE) => self.state(Record::new(bytes)?).map(EventRecord::State),
+            Some(EXECUTABLE) => executable(Record::new(bytes)?).map(EventRecord::Executable),
+            other => Err(EventRecordError::Record(other)),
+        }
+    }
+
+    fn state(
+        &self,
+        record: Record<'_, StateRecord, STATE_SIZE>,
+    ) -> Result<StateChange, EventRecordError> {
+        let family = record.get(field!(StateRecord.family));
+        let ports = Ports {
+            local: match record.get(field!(StateRecord.num)) {
+                0 => u16::from_be(record.get(field!(StateRecord.sport))),
+                num => num,
+            },
+            remote: u16::from_be(record.get(field!(StateRecord.dport))),
+        };
+        let addresses =
+            [record.get(field!(StateRecord.local)), record.get(field!(StateRecord.remote))];
+        let (local, remote) = endpoints(family, addresses, ports)?;
+        let number = record.get(field!(StateRecord.socket));
+        let has = |field| record.get(field) != 0;
+        Ok(StateChange {
+            boot_ns: record.get(field!(StateRecord.boot_ns)),
+            socket: if self.has_cookies {
+                SocketKey::Cookie(number)
+            } else {
+                SocketKey::Address(number)
+            },
+            inode: record.get(field!(StateRecord.inode)),
+            net_namespace: NetNamespace(record.get(field!(StateRecord.net)).into()),
+            family,
+            kind: record.get(field!(StateRecord.kind)),
+            protocol: record.get(field!(StateRecord.protocol)),
+            old: TcpState::from(record.get(field!(StateRecord.old))),
+            new: TcpState::from(record.get(field!(StateRecord.new))),
+            local,
+            remote,
+            errno: record.get(field!(StateRecord.error)).cast_signed(),
+            owner_uid: record.get(field!(StateRecord.owner_uid)),
+            bytes: has(field!(StateRecord.has_tcp)).then(|| payload(&record)),
+            actor: has(field!(StateRecord.has_actor)).then(|| self.actor(&record)),
+        })
+    }
+
+    fn actor(&self, record: &Record<'_, StateRecord, STATE_SIZE>) -> Actor {
+        let call = record.get(field!(StateRecord.call));
+        let argument = record.get(field!(StateRecord.argument));
+        let fd = self.calls_with_descriptor.contains(&call).then_some(argument);
+        Actor {
+            pid: record.get(field!(StateRecord.tgid)).cast_signed(),
+            tid: record.get(field!(StateRecord.tid)).cast_signed(),
+            parent: record.get(field!(StateRecord.parent)).cast_signed(),
+            uid: record.get(field!(StateRecord.uid)),
+            gid: record.get(field!(StateRecord.gid)),
+            start_ns: record.get(field!(StateRecord.start_ns)),
+            executable: record.get(field!(StateRecord.executable)),
+            cgroup: record.get(field!(StateRecord.cgroup)),
+            comm: record.get(field!(StateRecord.comm)),
+            // The kernel reads an int from the lower half.
+            fd: fd.map_or(-1, |argument| argument as u32 as i32),
+        }
+    }
+}
+
+/// `bytes_received` counts the FIN of the peer, which sets SOCK_DONE.
+fn payload(record: &Record<'_, StateRecord, STATE_SIZE>) -> Bytes {
+    const SOCK_DONE: u32 = 1;
+    let fin = record.get(field!(StateRecord.flags)) >> SOCK_DONE & 1;
+    let sent = record.get(field!(StateRecord.bytes_sent));
+    Bytes {
+        sent: sent.saturating_sub(record.get(field!(StateRecord.bytes_retrans))),
+        received: record.get(field!(StateRecord.bytes_received)).saturating_sub(fin),
+    }
+}
+
+fn executable(
+    record: Record<'_, ExecutableRecord, EXECUTABLE_SIZE>,
+) -> Result<Executable, EventRecordError> {
+    const NAMES: usize = EXECUTABLE_SIZE - NAMES_SIZE;
+    let used = record.get(field!(ExecutableRecord.used));
+    let names = usize::try_from(used).ok().and_then(|used| record.bytes.get(NAMES..)?.get(..used));
+    let names = names.ok_or(EventRecordError::Names { used })?;
+    let is_truncated = record.get(field!(ExecutableRecord.is_complete)) == 0;
+    Ok(Executable {
+        pid: record.get(field!(ExecutableRecord.tgid)).cast_signed(),
+        start_ns: record.get(field!(ExecutableRecord.start_ns)),
+        executable: record.get(field!(ExecutableRecord.executable)),
+        path: path(names, is_truncated).ok_or(EventRecordError::Names { used })?,
+        is_deleted: record.get(field!(ExecutableRecord.is_deleted)) != 0,
+        is_truncated,
+    })
+}
+
+/// The path with these names, the last one first; None if it does not end with NUL.
+fn path(names: &[u8], is_truncated: bool) -> Option<Vec<u8>> {
+    let mut path = Vec::with_capacity(names.len() + 1);
+    if !is_truncated && names.is_empty() {
+        path.push(b'/');
+    }
+    if let Some((last, names)) = names.split_last() {
+        if *last != 0 {
+            return None;
+        }
+        for name in names.rsplit(|&byte| byte == 0) {
+            if !is_truncated || !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+        }
+    }
+    Some(path)
+}
+
+/// Splits the first record of an open socket off the bytes, with the depth of the PID namespace of its task; None if
+/// it is incomplete.
+pub(crate) fn take_open_socket(
+    bytes: &mut &[u8],
+) -> Result<Option<(OpenSocket, u32)>, EventRecordError> {
+    let Some((record, rest)) = bytes.split_first_chunk() else { return Ok(None) };
+    *bytes = rest;
+    let record = Record::<OpenSocketRecord, OPEN_SOCKET_SIZE>::of(record);
+    let family = record.get(field!(OpenSocketRecord.family));
+    let ports = Ports {
+        local: record.get(field!(OpenSocketRecord.num)),
+        remote: u16::from_be(record.get(field!(OpenSocketRecord.dport))),
+    };
+    let addresses =
+        [record.get(field!(OpenSocketRecord.local)), record.get(field!(OpenSocketRecord.remote))];
+    let (local, remote) = endpoints(family, addresses, ports)?;
+    let open = OpenSocket {
+        socket: SocketKey::Cookie(record.get(field!(OpenSocketRecord.socket))),
+        pid: record.get(field!(OpenSocketRecord.tgid)).cast_signed(),
+        fd: record.get(field!(OpenSocketRecord.fd)).cast_signed(),
+        inode: record.get(field!(OpenSocketRecord.inode)),
+        start_ns: record.get(field!(OpenSocketRecord.start_ns)),
+        state: TcpState::from(record.get(field!(OpenSocketRecord.state))),
+        family,
+        net_namespace: NetNamespace(record.get(field!(OpenSocketRecord.net)).into()),
+        local,
+        remote,
+    };
+    Ok(Some((open, record.get(field!(OpenSocketRecord.level)))))
+}
+
+struct Ports {
+    local: u16,
+    remote: u16,
+}
+
+fn endpoints(
+    family: u16,
+    addresses: [[u8; 16]; 2],
+    ports: Ports,
+) -> Result<(Endpoint, Endpoint), EventRecordError> {
+    let address = |octets: [u8; 16]| -> Result<IpAddr, EventRecordError> {
+        if family == Family::Inet6 as u16 {
+            return Ok(Ipv6Addr::from(octets).into());
+        }
+        match octets {
+            [a, b, c, d, ..] if family == Family::Inet as u16 => {
+                Ok(Ipv4Addr::new(a, b, c, d).into())
+            }
+            _ => Err(EventRecordError::Family(family)),
+        }
+    };
+    let [local, remote] = addresses;
+    Ok((
+        Endpoint { address: address(local)?, port: ports.local },
+        Endpoint { address: address(remote)?, port: ports.remote },
+    ))
+}
+
+/// The bytes of a record R, which has the size N.
+struct Record<'a, R, const N: usize> {
+    bytes: &'a [u8; N],
+    of: std::marker::PhantomData<R>,
+}
+
+impl<'a, R, const N: usize> Record<'a, R, N> {
+    fn of(bytes: &'a [u8; N]) -> Record<'a, R, N> {
+        Record { bytes, of: std::marker::PhantomData }
+    }
+
+    fn new(bytes: &'a [u8]) -> Result<Record<'a, R, N>, EventRecordError> {
+        let size = bytes.len();
+        let bytes = bytes.try_into().map_err(|_| EventRecordError::Size { expected: N, size })?;
+        Ok(Record::of(bytes))
+    }
+
+    #[inline]
+    fn get<T: Value>(&self, field: Field<R, T>) -> T {
+        // A field lies within the record.
+        self.bytes.get(field.offset..).and_then(T::from_bytes).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

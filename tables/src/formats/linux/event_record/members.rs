@@ -1,0 +1,253 @@
+//! The bytes of the records, as C structures: the programs store each member at its `offset_of!`, and the decoder
+//! reads it there. Numbers are in the byte order of the machine, unless documented otherwise.
+
+use std::marker::PhantomData;
+use std::mem::offset_of;
+
+/// Declares a record, and asserts that it has no padding.
+macro_rules! record {
+    (
+        $(#[$about:meta])*
+        struct $name:ident {
+            $($(#[$doc:meta])* $member:ident: $type:ty,)*
+        }
+    ) => {
+        $(#[$about])*
+        #[cfg_attr(test, derive(Clone, Copy, Debug))]
+        #[repr(C)]
+        pub(crate) struct $name {
+            $($(#[$doc])* pub(crate) $member: $type,)*
+        }
+
+        const _: () = assert!(size_of::<$name>() == 0 $(+ size_of::<$type>())*);
+
+        #[cfg(test)]
+        impl $name {
+            /// The bytes as the program writes them.
+            pub(super) fn to_bytes(self) -> Vec<u8> {
+                let mut bytes = Vec::new();
+                $(
+                    assert_eq!(bytes.len(), offset_of!($name, $member));
+                    bytes.extend(Written::to_bytes(self.$member));
+                )*
+                bytes
+            }
+        }
+    };
+}
+
+/// [`StateRecord::record`].
+pub(crate) const STATE: u32 = 1;
+/// [`ExecutableRecord::record`].
+pub(crate) const EXECUTABLE: u32 = 2;
+
+record! {
+    /// A change of a socket's state.
+    struct StateRecord {
+        /// Which record this is.
+        record: u32,
+        old: u8,
+        new: u8,
+        /// 1 if the members of `struct tcp_sock` are filled in.
+        has_tcp: u8,
+        /// 1 if the members of the task are filled in.
+        has_actor: u8,
+        /// CLOCK_BOOTTIME.
+        boot_ns: u64,
+        /// The socket cookie, or before Linux 5.12 the address of the `struct sock`.
+        socket: u64,
+        inode: u64,
+        net: u32,
+        /// `sk_err`.
+        error: u32,
+        family: u16,
+        /// SOCK_*.
+        kind: u16,
+        protocol: u16,
+        /// 0 once the socket is closed.
+        num: u16,
+        /// In network byte order.
+        dport: u16,
+        /// Of `struct tcp_sock`, in network byte order. It keeps the port of a closed socket.
+        sport: u16,
+        /// `sk_uid`.
+        owner_uid: u32,
+        /// An IPv4 address is in the first four bytes.
+        local: [u8; 16],
+        remote: [u8; 16],
+        /// `skc_flags`.
+        flags: u64,
+        bytes_sent: u64,
+        bytes_retrans: u64,
+        bytes_received: u64,
+        tgid: u32,
+        tid: u32,
+        uid: u32,
+        gid: u32,
+        /// `start_boottime` of the process's first task.
+        start_ns: u64,
+        /// The address of the `struct file` of the executable.
+        executable: u64,
+        cgroup: u64,
+        comm: [u8; 16],
+        parent: u32,
+        /// The number of the system call that the task is in.
+        call: u32,
+        /// The first argument of the system call.
+        argument: u64,
+    }
+}
+
+record! {
+    /// The executable of a process.
+    struct ExecutableRecord {
+        /// Which record this is.
+        record: u32,
+        /// 1 if the file is deleted.
+        is_deleted: u8,
+        /// 1 if the names reach up to the root.
+        is_complete: u8,
+        _reserved: u16,
+        tgid: u32,
+        _reserved2: u32,
+        start_ns: u64,
+        executable: u64,
+        /// How many bytes of `names` are used.
+        used: u64,
+        /// The program's own variables while it walks up from the file to the root.
+        dentry: u64,
+        mount: u64,
+        scratch: u64,
+        parent: u64,
+        /// The names of the file and of its directories up to the root, each with NUL at the end. The bytes behind
+        /// `used` are undefined.
+        names: [u8; NAMES_SIZE],
+    }
+}
+
+record! {
+    /// A descriptor that refers to a TCP socket, from the iterator over the descriptors of all tasks.
+    struct OpenSocketRecord {
+        /// The socket cookie.
+        socket: u64,
+        inode: u64,
+        /// `start_boottime` of the process's first task.
+        start_ns: u64,
+        tgid: u32,
+        tid: u32,
+        fd: u32,
+        net: u32,
+        /// The depth of the task's PID namespace; the first one has 0.
+        level: u32,
+        family: u16,
+        num: u16,
+        /// In network byte order.
+        dport: u16,
+        state: u8,
+        _reserved: u8,
+        _reserved2: u32,
+        local: [u8; 16],
+        remote: [u8; 16],
+    }
+}
+
+/// Bytes for the names of a path. A name has up to [`NAME_SIZE`].
+pub(crate) const NAMES_SIZE: usize = 1280;
+/// `NAME_MAX` and a NUL.
+pub(crate) const NAME_SIZE: usize = 256;
+pub(super) const STATE_SIZE: usize = size_of::<StateRecord>();
+pub(super) const EXECUTABLE_SIZE: usize = size_of::<ExecutableRecord>();
+pub(super) const OPEN_SOCKET_SIZE: usize = size_of::<OpenSocketRecord>();
+
+// The ring buffer aligns its records to eight bytes, as the stack does.
+const _: () = assert!(STATE_SIZE == 192 && align_of::<StateRecord>() == 8);
+const _: () = assert!(EXECUTABLE_SIZE == 1352 && align_of::<ExecutableRecord>() == 8);
+const _: () = assert!(OPEN_SOCKET_SIZE == 88 && align_of::<OpenSocketRecord>() == 8);
+// The decoder reads first which record it is, and program and decoder find the names at the end.
+const _: () = assert!(offset_of!(StateRecord, record) == 0);
+const _: () = assert!(offset_of!(ExecutableRecord, record) == 0);
+const _: () = assert!(offset_of!(ExecutableRecord, names) + NAMES_SIZE == EXECUTABLE_SIZE);
+
+/// A member of a record R: its offset, and by its type T its width. Made by [`field!`].
+#[derive(Clone, Copy)]
+pub(crate) struct Field<R, T> {
+    pub(crate) offset: usize,
+    types: PhantomData<(R, T)>,
+}
+
+impl<R, T> Field<R, T> {
+    /// `member` gives the types.
+    pub(crate) const fn new(offset: usize, _member: fn(R) -> T) -> Field<R, T> {
+        Field { offset, types: PhantomData }
+    }
+}
+
+impl<R> Field<R, [u8; 16]> {
+    /// The first four bytes, for an IPv4 address.
+    pub(crate) const fn ipv4(self) -> Field<R, u32> {
+        Field { offset: self.offset, types: PhantomData }
+    }
+
+    /// The two halves of an IPv6 address.
+    pub(crate) const fn halves(self) -> [Field<R, u64>; 2] {
+        [
+            Field { offset: self.offset, types: PhantomData },
+            Field { offset: self.offset + size_of::<u64>(), types: PhantomData },
+        ]
+    }
+}
+
+/// The [`Field`] of a member of a record.
+macro_rules! field {
+    ($record:ident.$member:ident) => {
+        $crate::formats::linux::event_record::members::Field::new(
+            std::mem::offset_of!($record, $member),
+            |record: $record| record.$member,
+        )
+    };
+}
+pub(crate) use field;
+
+/// A type of a member that the decoder reads.
+pub(super) trait Value: Default {
+    fn from_bytes(bytes: &[u8]) -> Option<Self>;
+}
+
+/// A type of a member, as the programs write it.
+#[cfg(test)]
+pub(super) trait Written {
+    fn to_bytes(self) -> Vec<u8>;
+}
+
+macro_rules! numbers {
+    ($($type:ty)*) => {
+        $(
+            impl Value for $type {
+                fn from_bytes(bytes: &[u8]) -> Option<$type> {
+                    bytes.first_chunk().map(|bytes| <$type>::from_ne_bytes(*bytes))
+                }
+            }
+
+            #[cfg(test)]
+            impl Written for $type {
+                fn to_bytes(self) -> Vec<u8> {
+                    self.to_ne_bytes().into()
+                }
+            }
+        )*
+    };
+}
+numbers!(u8 u16 u32 u64);
+
+impl Value for [u8; 16] {
+    fn from_bytes(bytes: &[u8]) -> Option<[u8; 16]> {
+        bytes.first_chunk().copied()
+    }
+}
+
+#[cfg(test)]
+impl<const N: usize> Written for [u8; N] {
+    fn to_bytes(self) -> Vec<u8> {
+        self.into()
+    }
+}

@@ -1,0 +1,74 @@
+//! The cost of socket events, for the benchmarks. With the feature `bench` only.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::Duration;
+
+use super::super::calls;
+use super::{EventSource, Waker};
+use crate::linux::proc_root::ProcRoot;
+use crate::model::tcp_event::EventRecord;
+use std::os::fd::AsFd;
+
+/// The program at the tracepoint, attached or not.
+pub struct Events(EventSource);
+
+/// Ends a wait in [`Events::drain`].
+pub struct Wake(Waker);
+
+impl Wake {
+    /// Ends it.
+    pub fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+impl Events {
+    /// Loads the program and attaches it.
+    ///
+    /// # Errors
+    /// Why it cannot be loaded.
+    pub fn start() -> Result<Events, String> {
+        let root = ProcRoot::open(Path::new("/proc")).map_err(|error| error.to_string())?;
+        EventSource::start(&root).map(Events).map_err(|error| error.to_string())
+    }
+
+    /// Detaches the program; the maps stay.
+    pub fn detach(&mut self) {
+        self.0.link = None;
+    }
+
+    /// Attaches it again.
+    ///
+    /// # Errors
+    /// Why it cannot be attached.
+    pub fn attach(&mut self) -> Result<(), String> {
+        let link = calls::attach(self.0.program.as_fd()).map_err(|error| error.to_string())?;
+        self.0.link = Some(link);
+        Ok(())
+    }
+
+    /// Waits, and decodes what is in the ring buffer; returns the number of changes and executables.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn drain(&self, timeout: Duration) -> Result<(u64, u64), String> {
+        let (mut states, mut executables) = (0, 0);
+        let drained = self.0.drain(timeout, &mut |record| match black_box(record) {
+            EventRecord::State(_) => states += 1,
+            EventRecord::Executable(_) => executables += 1,
+        });
+        drained.map(|()| (states, executables)).map_err(|error| error.to_string())
+    }
+
+    /// Ends a wait of another thread.
+    pub fn waker(&self) -> Wake {
+        Wake(self.0.waker())
+    }
+
+    /// The number of lost and skipped changes.
+    pub fn lost(&self) -> (u64, u64) {
+        let losses = self.0.losses();
+        (losses.ring_events, losses.skipped)
+    }
+}

@@ -1,0 +1,86 @@
+//! The maps of the programs for socket events.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::super::assembler::MapFd;
+use super::super::calls::{CallError, Counters, MapCreate, create_map};
+use super::writer::{Maps, ProcessKey};
+
+/// The processes whose executables need no report. The least recently seen are evicted; they are reported again.
+const SEEN_PROCESSES: u32 = 4096;
+/// A cache line, so that no other data of the kernel shares it.
+const COUNTERS: usize = 8;
+
+/// The names of the objects in the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names {
+    pub(super) tracepoint: [u8; 16],
+    pub(super) iterator: [u8; 16],
+    pub(super) ring: [u8; 16],
+    pub(super) seen: [u8; 16],
+    pub(super) lost: [u8; 16],
+}
+
+/// The maps. The kernel frees them when they and the program are closed.
+#[derive(Debug)]
+pub(super) struct OwnedMaps {
+    pub(super) ring: OwnedFd,
+    ring_size: u32,
+    pub(super) seen: OwnedFd,
+    pub(super) lost: Counters<COUNTERS>,
+}
+
+impl OwnedMaps {
+    /// `ring_size` is the size of the ring buffer in bytes, a power of two and of whole pages.
+    pub(super) fn create(ring_size: u32, names: &Names) -> Result<OwnedMaps, CallError> {
+        const RINGBUF: u32 = 27;
+        const LRU_HASH: u32 = 9;
+        let ring = create(&MapCreate {
+            map_type: RINGBUF,
+            max_entries: ring_size,
+            map_name: names.ring,
+            ..MapCreate::default()
+        })?;
+        let seen = create(&MapCreate {
+            map_type: LRU_HASH,
+            key_size: size_of::<ProcessKey>() as u32,
+            value_size: size_of::<u64>() as u32,
+            max_entries: SEEN_PROCESSES,
+            map_name: names.seen,
+            ..MapCreate::default()
+        })?;
+        let lost = with_memory(|| Counters::create(names.lost))?;
+        Ok(OwnedMaps { ring, ring_size, seen, lost })
+    }
+
+    /// The maps as a program names them.
+    pub(super) fn of_program(&self) -> Maps {
+        Maps {
+            ring: MapFd(self.ring.as_raw_fd()),
+            ring_size: self.ring_size,
+            seen: MapFd(self.seen.as_raw_fd()),
+            lost: MapFd(self.lost.as_fd().as_raw_fd()),
+        }
+    }
+}
+
+fn create(attributes: &MapCreate) -> Result<OwnedFd, CallError> {
+    with_memory(|| create_map(attributes))
+}
+
+/// Before Linux 5.11, maps and programs count as locked memory. If the limit refuses one, it is raised.
+pub(super) fn with_memory<T>(make: impl Fn() -> Result<T, CallError>) -> Result<T, CallError> {
+    let made = make();
+    if !matches!(made, Err(CallError { errno: Errno::PERM, .. })) {
+        return made;
+    }
+    let unlimited = Rlimit { current: None, maximum: None };
+    let limit = getrlimit(Resource::Memlock);
+    if limit == unlimited || setrlimit(Resource::Memlock, unlimited).is_err() {
+        return made;
+    }
+    make()
+}

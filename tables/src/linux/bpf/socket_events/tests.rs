@@ -1,0 +1,159 @@
+//! The programs in the running kernel, against what the tests themselves do.
+
+mod child;
+mod failures;
+mod lifetime;
+mod load;
+mod losses;
+mod namespaces;
+mod processes;
+mod traffic;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::linux::fs::MetadataExt;
+use std::path::Path;
+use std::sync::mpsc;
+
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use super::*;
+use crate::linux::quiet::{loopback_up, report_skip, report_skip_without_bpf};
+use crate::model::tcp_event::{Actor, Executable, StateChange};
+use crate::model::{Endpoint, NetNamespace, TcpState};
+
+/// No test waits longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn proc_root() -> ProcRoot {
+    ProcRoot::open(Path::new("/proc")).unwrap()
+}
+
+/// All objects in the kernel have this name.
+fn settings_named(name: [u8; 16]) -> Settings {
+    let names = Names { tracepoint: name, iterator: name, ring: name, seen: name, lost: name };
+    Settings { names, ..Settings::default() }
+}
+
+/// Starts the collection; None, and a report, if the test cannot run.
+fn start(test: &str, settings: &Settings) -> Option<EventSource> {
+    match EventSource::start_with(&proc_root(), settings) {
+        Ok(source) => Some(source),
+        Err(error) => {
+            report_skip_without_bpf(test, &error.to_string());
+            None
+        }
+    }
+}
+
+/// The records that a test has drained, of all processes and namespaces of the host.
+struct Recorded {
+    source: EventSource,
+    states: Vec<StateChange>,
+    executables: HashMap<(i32, u64, u64), Executable>,
+}
+
+impl Recorded {
+    fn start(test: &str) -> Option<Recorded> {
+        let source = start(test, &Settings::default())?;
+        Some(Recorded { source, states: Vec::new(), executables: HashMap::new() })
+    }
+
+    fn drain(&mut self, timeout: Duration) {
+        let Recorded { source, states, executables } = self;
+        source
+            .drain(timeout, &mut |record| match record {
+                EventRecord::State(change) => states.push(change),
+                EventRecord::Executable(it) => {
+                    executables.insert((it.pid, it.start_ns, it.executable), it);
+                }
+            })
+            .unwrap();
+    }
+
+    /// The changes in a namespace, in their order, as soon as there are so many.
+    fn wait_for(&mut self, namespace: NetNamespace, count: usize) -> Vec<StateChange> {
+        self.wait_until(namespace, |changes| changes.len() >= count)
+    }
+
+    /// The changes in a namespace, as soon as the condition is met.
+    fn wait_until(
+        &mut self,
+        namespace: NetNamespace,
+        is_met: impl Fn(&[StateChange]) -> bool,
+    ) -> Vec<StateChange> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            self.drain(Duration::from_millis(10));
+            let mut changes = self.states.clone();
+            changes.retain(|change| change.net_namespace == namespace);
+            if is_met(&changes) {
+                assert_eq!(self.source.losses(), Losses { skipped: 0, ..self.source.losses() });
+                return changes;
+            }
+            assert!(Instant::now() < end, "{changes:#?}, {:?}", self.source.losses());
+        }
+    }
+
+    /// The path of the executable of an actor.
+    fn path(&self, actor: &Actor) -> Option<&Executable> {
+        self.executables.get(&(actor.pid, actor.start_ns, actor.executable))
+    }
+}
+
+/// Runs the body in a thread with a network namespace of its own, and hands over its number. Returns None, and reports
+/// it, without the capability.
+#[allow(unsafe_code)]
+fn in_own_netns<T: Send + 'static>(
+    test: &str,
+    body: impl FnOnce(NetNamespace) -> T + Send + 'static,
+) -> Option<T> {
+    let thread = thread::spawn(move || {
+        // SAFETY: no descriptors are unshared, only this thread's network namespace.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.ok()?;
+        loopback_up().unwrap();
+        Some(body(own_netns()))
+    });
+    let result = thread.join();
+    let result = result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    if result.is_none() {
+        report_skip(test, "needs root: namespaces need CAP_SYS_ADMIN");
+    }
+    result
+}
+
+/// The network namespace of this thread.
+fn own_netns() -> NetNamespace {
+    NetNamespace(std::fs::metadata("/proc/thread-self/ns/net").unwrap().st_ino())
+}
+
+fn own_pid() -> i32 {
+    std::process::id().cast_signed()
+}
+
+fn endpoint(address: std::net::SocketAddr) -> Endpoint {
+    Endpoint { address: address.ip(), port: address.port() }
+}
+
+/// The changes of each socket, in the order of their first ones. Before Linux 5.12, a later socket can have the key of one
+/// that is closed.
+fn by_socket<'a>(changes: impl IntoIterator<Item = &'a StateChange>) -> Vec<Vec<StateChange>> {
+    let mut sockets: Vec<Vec<StateChange>> = Vec::new();
+    let mut indexes = HashMap::new();
+    for change in changes {
+        let index = *indexes.entry(change.socket).or_insert(sockets.len());
+        match sockets.get_mut(index) {
+            Some(of) => of.push(*change),
+            None => sockets.push(vec![*change]),
+        }
+        if change.new == TcpState::Closed {
+            indexes.remove(&change.socket);
+        }
+    }
+    sockets
+}
+
+/// The old and the new states.
+fn states(changes: &[StateChange]) -> Vec<(TcpState, TcpState)> {
+    changes.iter().map(|change| (change.old, change.new)).collect()
+}

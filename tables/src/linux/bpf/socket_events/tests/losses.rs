@@ -1,0 +1,82 @@
+//! What is lost is counted, to the last record.
+
+use std::net::{TcpListener, TcpStream};
+
+use super::*;
+
+const CONNECTS: u64 = 1000;
+/// To SYN_SENT and to CLOSE.
+const CHANGES: u64 = 2 * CONNECTS;
+
+#[test]
+fn lost_and_read_changes_add_up_to_all() {
+    let test = "lost_and_read_changes_add_up_to_all";
+    in_own_netns(test, move |_| {
+        // It collects for longer than the other, and loses nothing.
+        let Some(mut all) = Recorded::start(test) else { return };
+        let small = Settings { ring_size: 64 * 1024, ..Settings::default() };
+        let Some(small) = start(test, &small) else { return };
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for _ in 0..CONNECTS {
+            TcpStream::connect(address).unwrap_err();
+        }
+        let (mut read, mut executables) = (0, 0);
+        let mut count = |source: &EventSource| {
+            source
+                .drain(Duration::ZERO, &mut |record| match record {
+                    EventRecord::State(_) => read += 1,
+                    EventRecord::Executable(_) => executables += 1,
+                })
+                .unwrap();
+        };
+        let lost = small.losses();
+        count(&small);
+        // Nothing is lost after that.
+        TcpStream::connect(address).unwrap_err();
+        count(&small);
+        assert_eq!(small.losses().ring_events, lost.ring_events);
+        drop(small);
+        all.drain(Duration::ZERO);
+        assert_eq!(all.source.losses().ring_events, 0);
+        let total = all.states.len() as u64;
+        // Equal, unless other processes change states meanwhile.
+        let sum = read + lost.ring_events;
+        assert!((CHANGES + 2..=total).contains(&sum), "{read} read, {lost:?}, {total} in all");
+        assert!(lost.ring_events > CHANGES / 2 && read > 250, "{read} read, {lost:?}");
+        assert!(executables >= 1);
+    });
+}
+
+#[test]
+fn the_waker_and_a_filled_eighth_end_a_wait() {
+    let test = "the_waker_and_a_filled_eighth_end_a_wait";
+    in_own_netns(test, move |_| {
+        let Some(source) = start(test, &Settings::default()) else { return };
+        let waker = source.waker();
+        waker.wake();
+        // Longer than any test may take.
+        let long = Duration::from_secs(3600);
+        let mut read = 0;
+        source.drain(long, &mut |_| read += 1).unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let connects = RING_SIZE / 8 / 200 / 2 + 1;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..connects {
+                    TcpStream::connect(address).unwrap_err();
+                }
+            });
+            let mut read = 0;
+            source.drain(long, &mut |_| read += 1).unwrap();
+            assert!(read >= 600, "{read}");
+        });
+        let later = waker.clone();
+        thread::scope(|scope| {
+            scope.spawn(move || later.wake());
+            source.drain(long, &mut drop).unwrap();
+        });
+        let start = Instant::now();
+        source.drain(Duration::from_millis(20), &mut drop).unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(20));
+    });
+}

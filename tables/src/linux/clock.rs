@@ -1,0 +1,52 @@
+//! The kernel's clocks (clock_gettime(2)).
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+const SECOND: i128 = 1_000_000_000;
+
+/// CLOCK_BOOTTIME in nanoseconds, and the UNIX time at that moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clocks {
+    pub(crate) boot_ns: u64,
+    /// UNIX time minus CLOCK_BOOTTIME, in nanoseconds. A step of the clock changes it.
+    offset_ns: i128,
+}
+
+impl Clocks {
+    pub(crate) fn now() -> Clocks {
+        let boot = nanoseconds(clock_gettime(ClockId::Boottime));
+        let unix = nanoseconds(clock_gettime(ClockId::Realtime));
+        Clocks { boot_ns: u64::try_from(boot).unwrap_or_default(), offset_ns: unix - boot }
+    }
+
+    /// The UNIX second of a boot time, by the clock as it is set now.
+    pub(crate) fn unix_seconds(self, boot_ns: u64) -> i64 {
+        let seconds = (i128::from(boot_ns) + self.offset_ns).div_euclid(SECOND);
+        i64::try_from(seconds).unwrap_or_default()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn at(boot_ns: u64, unix_ns: i128) -> Clocks {
+        Clocks { boot_ns, offset_ns: unix_ns - i128::from(boot_ns) }
+    }
+}
+
+fn nanoseconds(time: Timespec) -> i128 {
+    i128::from(time.tv_sec) * SECOND + i128::from(time.tv_nsec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_time_has_the_unix_second_of_the_clock_now() {
+        let second = 1_000_000_000u64;
+        let clocks = Clocks::at(100 * second, 1_700_000_000_500_000_000);
+        assert_eq!(clocks.unix_seconds(100 * second), 1_700_000_000);
+        assert_eq!(clocks.unix_seconds(100 * second + second / 2), 1_700_000_001);
+        assert_eq!(clocks.unix_seconds(0), 1_699_999_900);
+        // A clock that was never set.
+        assert_eq!(Clocks::at(100 * second, 0).unix_seconds(0), -100);
+    }
+}

@@ -1,0 +1,155 @@
+//! Changes of the states of TCP sockets, as the kernel reports them.
+
+use std::fmt;
+
+use super::endpoint::Endpoint;
+use super::net_namespace::NetNamespace;
+use super::tcp_state::TcpState;
+
+/// A socket's unique number while events are collected.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum SocketKey {
+    /// The socket cookie, which the kernel never uses again.
+    Cookie(u64),
+    /// Before Linux 5.12: the address of the kernel's structure. It is secret and never shown.
+    Address(u64),
+}
+
+impl SocketKey {
+    /// The socket cookie, if the kernel reports it.
+    pub(crate) fn cookie(self) -> Option<u64> {
+        match self {
+            SocketKey::Cookie(cookie) => Some(cookie),
+            SocketKey::Address(_) => None,
+        }
+    }
+}
+
+impl fmt::Debug for SocketKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SocketKey::Cookie(cookie) => write!(f, "Cookie({cookie})"),
+            SocketKey::Address(_) => write!(f, "Address(_)"),
+        }
+    }
+}
+
+/// A record of the kernel's programs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum EventRecord {
+    State(StateChange),
+    Executable(Executable),
+}
+
+/// A change of a TCP socket's state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct StateChange {
+    /// CLOCK_BOOTTIME.
+    pub(crate) boot_ns: u64,
+    pub(crate) socket: SocketKey,
+    /// 0: no file refers to the socket (orphaned, or not accepted yet).
+    pub(crate) inode: u64,
+    pub(crate) net_namespace: NetNamespace,
+    /// AF_INET or AF_INET6.
+    pub(crate) family: u16,
+    /// SOCK_*.
+    pub(crate) kind: u16,
+    /// IPPROTO_*.
+    pub(crate) protocol: u16,
+    pub(crate) old: TcpState,
+    pub(crate) new: TcpState,
+    /// At SYN_SENT the port is 0 unless the process has bound the socket.
+    pub(crate) local: Endpoint,
+    pub(crate) remote: Endpoint,
+    /// `sk_err`, positive; 0: none.
+    pub(crate) errno: i32,
+    /// `sk_uid`.
+    pub(crate) owner_uid: u32,
+    /// The payload, when the connection is closed. None: it is not closed, or the program could not read it.
+    pub(crate) bytes: Option<Bytes>,
+    /// None: the state changed in a softirq, where no process is known, or to ESTABLISHED.
+    pub(crate) actor: Option<Actor>,
+}
+
+/// Payload without retransmissions, SYN and FIN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Bytes {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
+
+/// The task that holds the socket lock at the change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Actor {
+    pub(crate) pid: i32,
+    pub(crate) tid: i32,
+    /// The pid of the parent process.
+    pub(crate) parent: i32,
+    /// In the first user namespace.
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// `start_boottime` of the thread group leader.
+    pub(crate) start_ns: u64,
+    /// The key of an [`Executable`]. 0: a kernel thread, or a process that is exiting.
+    pub(crate) executable: u64,
+    /// The cgroup id. 0: unknown.
+    pub(crate) cgroup: u64,
+    /// The name of the thread, with NUL at the end.
+    pub(crate) comm: [u8; 16],
+    /// The descriptor that connect(2) or listen(2) names. -1: unknown.
+    pub(crate) fd: i32,
+}
+
+/// The executable of a process. It is reported before the first event of the process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Executable {
+    pub(crate) pid: i32,
+    pub(crate) start_ns: u64,
+    /// With pid and start, the key. It is an address of the kernel: secret, never shown.
+    pub(crate) executable: u64,
+    /// As `/proc/<pid>/exe` shows it, without ` (deleted)`. It can contain any byte but NUL.
+    pub(crate) path: Vec<u8>,
+    pub(crate) is_deleted: bool,
+    /// The beginning of the path is missing: it is too long. Such a path does not start with a slash.
+    pub(crate) is_truncated: bool,
+}
+
+/// A socket that was open when the collection began, with a process that holds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct OpenSocket {
+    pub(crate) socket: SocketKey,
+    pub(crate) pid: i32,
+    pub(crate) fd: i32,
+    pub(crate) inode: u64,
+    /// `start_boottime` of the thread group leader.
+    pub(crate) start_ns: u64,
+    pub(crate) state: TcpState,
+    /// AF_INET or AF_INET6.
+    pub(crate) family: u16,
+    pub(crate) net_namespace: NetNamespace,
+    pub(crate) local: Endpoint,
+    pub(crate) remote: Endpoint,
+}
+
+/// Exact numbers of what was lost since the start.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Losses {
+    /// State changes for which the ring buffer had no room.
+    pub(crate) ring_events: u64,
+    /// Executables for which the ring buffer had no room. A later event of the process reports its executable.
+    pub(crate) ring_executables: u64,
+    /// Runs of the program that the kernel skipped (`recursion_misses`): at most that many events.
+    pub(crate) skipped: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_the_kernel_is_never_printed() {
+        let printed = format!("{:?} {:?}", SocketKey::Cookie(7), SocketKey::Address(0xffff_8881));
+        assert_eq!(printed, "Cookie(7) Address(_)");
+        assert_eq!(SocketKey::Address(1).cookie(), None);
+    }
+}

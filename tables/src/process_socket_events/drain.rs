@@ -1,0 +1,359 @@
+//! The thread that drains the ring buffer, and what it shares with queries.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::event::{Event, TextBytes};
+use super::join::{Join, MAX_SOCKETS};
+use super::settings::Settings;
+use super::store::{Limits, Store};
+use super::texts::Texts;
+use crate::linux::clock::Clocks;
+use crate::model::tcp_event::{EventRecord, Losses, OpenSocket};
+
+/// A source of records: the kernel, or a test.
+pub(super) trait Feed: Send {
+    /// Waits until there is much to read, the wait is ended or the timeout has passed; then hands over every record.
+    fn drain(&mut self, timeout: Duration, each: &mut dyn FnMut(EventRecord))
+    -> Result<(), String>;
+    /// What was lost since the start.
+    fn losses(&self) -> Losses;
+    /// The memory in the kernel, in bytes.
+    fn memory(&self) -> u64;
+}
+
+/// A program, and why it does not run, if so.
+pub(super) type Program = (&'static str, Result<(), String>);
+
+/// An open source of records.
+pub(super) struct Opened {
+    pub(super) feed: Box<dyn Feed>,
+    /// Ends a wait in [`Feed::drain`].
+    pub(super) wake: Box<dyn Fn() + Send + Sync>,
+    pub(super) programs: Vec<Program>,
+    /// The sockets that are open already.
+    pub(super) open_sockets: Vec<OpenSocket>,
+}
+
+/// The maximum bytes of texts.
+const TEXT_BYTES: usize = 12 << 20;
+/// So many events are stored at once: a query waits for no longer.
+const BATCH: usize = 512;
+/// After records, the thread looks for further ones without being woken: command lines must be read in time.
+const ACTIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest wait.
+const MAX_WAIT: Duration = Duration::from_secs(86_400);
+
+/// Selects events of the store.
+pub(super) type Select<'a> = &'a dyn Fn(&Store) -> Vec<Arc<Event>>;
+
+/// A running thread.
+pub(super) struct Drain {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+/// What the thread shares with queries.
+pub(super) struct Shared {
+    stored: Mutex<Stored>,
+    sync: Mutex<SyncState>,
+    /// Notified when the thread has drained, and when it ends.
+    drained: Condvar,
+    counts: Mutex<Counts>,
+    wake: Box<dyn Fn() + Send + Sync>,
+    texts: Arc<Texts>,
+    programs: Vec<Program>,
+    /// UNIX time of the start.
+    pub(super) since: i64,
+    pub(super) first_id: u64,
+}
+
+struct Stored {
+    store: Store,
+    /// The boot time of the last answer: later events get no earlier time.
+    answered_ns: u64,
+}
+
+/// Which requests to drain are done.
+struct SyncState {
+    requested: u64,
+    done: u64,
+    last_query: Instant,
+    is_over: bool,
+    has_ended: bool,
+}
+
+/// Numbers for the statistics.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) losses: Losses,
+    /// Changes of states that were read.
+    pub(super) captured: u64,
+    pub(super) kernel_bytes: u64,
+    pub(super) sockets: usize,
+    pub(super) socket_bytes: usize,
+    pub(super) evicted_sockets: u64,
+    pub(super) evicted_executables: u64,
+    /// Why the thread ended.
+    pub(super) failure: Option<String>,
+}
+
+impl Drain {
+    /// Starts the thread. With `idle` it ends after that time without a query.
+    pub(super) fn start(
+        opened: Opened,
+        settings: &Settings,
+        idle: Option<Duration>,
+        last_id: u64,
+    ) -> io::Result<Drain> {
+        let Opened { feed, wake, programs, open_sockets } = opened;
+        let text_bytes = TextBytes::default();
+        let limits = Limits {
+            events: settings.max,
+            age_ns: u64::try_from(settings.expiry.as_nanos()).unwrap_or(u64::MAX),
+            text_bytes: TEXT_BYTES,
+        };
+        let clocks = Clocks::now();
+        let since = clocks.unix_seconds(clocks.boot_ns);
+        // Ids grow over restarts, unless the clock is set back.
+        let first_id = (u64::try_from(since).unwrap_or_default() << 24).max(last_id + 1);
+        let store = Store::new(limits, first_id, Arc::clone(&text_bytes));
+        let shared = Arc::new(Shared {
+            stored: Mutex::new(Stored { store, answered_ns: 0 }),
+            sync: Mutex::new(SyncState {
+                requested: 0,
+                done: 0,
+                last_query: Instant::now(),
+                is_over: false,
+                has_ended: false,
+            }),
+            drained: Condvar::new(),
+            counts: Mutex::default(),
+            wake,
+            texts: Texts::new(settings.procfs.clone()),
+            programs,
+            since,
+            first_id,
+        });
+        let mut join = Join::new(MAX_SOCKETS, text_bytes);
+        for open in &open_sockets {
+            join.add_open(open);
+        }
+        let worker =
+            Worker { feed, join, shared: Arc::clone(&shared), batch: Vec::new(), captured: 0 };
+        let thread =
+            thread::Builder::new().name("events".into()).spawn(move || worker.run(idle))?;
+        Ok(Drain { shared, thread })
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Ends the thread, and waits for its end.
+    pub(super) fn stop(self) {
+        self.shared.sync_state().is_over = true;
+        (self.shared.wake)();
+        let _ = self.thread.join();
+    }
+}
+
+impl Shared {
+    fn stored(&self) -> MutexGuard<'_, Stored> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sync_state(&self) -> MutexGuard<'_, SyncState> {
+        self.sync.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn texts(&self) -> &Texts {
+        &self.texts
+    }
+
+    pub(super) fn programs(&self) -> &[Program] {
+        &self.programs
+    }
+
+    pub(super) fn last_id(&self) -> u64 {
+        self.stored().store.last_id()
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        !self.sync_state().has_ended
+    }
+
+    /// Notes a query; false if the thread has ended.
+    pub(super) fn begin_query(&self) -> bool {
+        let mut sync = self.sync_state();
+        sync.last_query = Instant::now();
+        !sync.has_ended
+    }
+
+    /// Waits until the records that were made before the call are read; not longer than that time.
+    pub(super) fn sync(&self, timeout: Duration) {
+        let request = {
+            let mut sync = self.sync_state();
+            if sync.has_ended {
+                return;
+            }
+            sync.requested += 1;
+            sync.requested
+        };
+        (self.wake)();
+        let is_pending = |sync: &mut SyncState| sync.done < request && !sync.has_ended;
+        drop(self.drained.wait_timeout_while(self.sync_state(), timeout, is_pending));
+    }
+
+    /// The events that `select` returns.
+    pub(super) fn select(&self, select: Select<'_>) -> Vec<Arc<Event>> {
+        let mut stored = self.stored();
+        let now = Clocks::now().boot_ns;
+        stored.store.expire(now);
+        stored.answered_ns = now;
+        select(&stored.store)
+    }
+
+    /// Notes an answer without events.
+    pub(super) fn answer_nothing(&self) {
+        self.stored().answered_ns = Clocks::now().boot_ns;
+    }
+
+    /// Reads the store without making an answer.
+    pub(super) fn inspect<T>(&self, read: impl FnOnce(&Store) -> T) -> T {
+        read(&self.stored().store)
+    }
+}
+
+/// Marks the end of the thread, and frees the events.
+struct End(Arc<Shared>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.sync_state().has_ended = true;
+        self.0.drained.notify_all();
+        self.0.texts.end();
+        self.0.stored().store.clear();
+    }
+}
+
+/// The thread.
+struct Worker {
+    feed: Box<dyn Feed>,
+    join: Join,
+    shared: Arc<Shared>,
+    batch: Vec<Event>,
+    captured: u64,
+}
+
+impl Worker {
+    fn run(mut self, idle: Option<Duration>) {
+        let _end = End(Arc::clone(&self.shared));
+        let mut is_active = true;
+        while let Some((request, timeout)) = self.next_wait(idle, is_active) {
+            let before = self.captured;
+            let outcome = self.drain(timeout).and_then(|()| {
+                let now = Clocks::now().boot_ns;
+                // What happened until `now` is in the ring buffer.
+                self.drain(Duration::ZERO)?;
+                self.join.expire(now, &mut |event| self.batch.push(event));
+                Ok(())
+            });
+            is_active = self.captured > before;
+            self.store_batch();
+            self.tidy();
+            if let Err(error) = outcome {
+                log::error!("the collection of socket events ends: {error}");
+                self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).failure =
+                    Some(error);
+                break;
+            }
+            self.shared.sync_state().done = request;
+            self.shared.drained.notify_all();
+        }
+    }
+
+    /// The requests that the next drain fulfils, and how long it may wait; None at the end.
+    fn next_wait(&self, idle: Option<Duration>, is_active: bool) -> Option<(u64, Duration)> {
+        let mut sync = self.shared.sync_state();
+        if sync.is_over {
+            return None;
+        }
+        let mut wait = if is_active { ACTIVE_INTERVAL } else { MAX_WAIT };
+        if let Some(idle) = idle {
+            let rest = idle.saturating_sub(sync.last_query.elapsed());
+            if rest.is_zero() && sync.requested == sync.done {
+                sync.has_ended = true;
+                log::warn!(
+                    "the collection of socket events ends: no query read an event table for {} s (--events-idle)",
+                    idle.as_secs()
+                );
+                return None;
+            }
+            wait = wait.min(rest);
+        }
+        if sync.requested > sync.done {
+            wait = Duration::ZERO;
+        }
+        Some((sync.requested, wait))
+    }
+
+    fn drain(&mut self, timeout: Duration) -> Result<(), String> {
+        let Worker { feed, join, shared, batch, captured } = self;
+        feed.drain(timeout, &mut |record| {
+            *captured += u64::from(matches!(record, EventRecord::State(_)));
+            join.apply(record, &mut |event| batch.push(event));
+            if batch.len() >= BATCH {
+                store(shared, batch);
+            }
+        })
+    }
+
+    fn store_batch(&mut self) {
+        store(&self.shared, &mut self.batch);
+    }
+
+    /// Drops what is too old or too much, and publishes the counts.
+    fn tidy(&mut self) {
+        self.shared.texts.read_soon(self.join.processes().take_unread());
+        {
+            let mut stored = self.shared.stored();
+            stored.store.expire(Clocks::now().boot_ns);
+            if stored.store.has_too_many_texts() {
+                self.join.processes().shrink();
+                stored.store.shrink();
+            }
+        }
+        let mut counts = self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts = Counts {
+            losses: self.feed.losses(),
+            captured: self.captured,
+            kernel_bytes: self.feed.memory(),
+            sockets: self.join.len(),
+            socket_bytes: self.join.bytes(),
+            evicted_sockets: self.join.evicted(),
+            evicted_executables: self.join.evicted_executables(),
+            failure: None,
+        };
+    }
+}
+
+fn store(shared: &Shared, batch: &mut Vec<Event>) {
+    if batch.is_empty() {
+        return;
+    }
+    let clocks = Clocks::now();
+    let mut stored = shared.stored();
+    let Stored { store, answered_ns } = &mut *stored;
+    for event in batch.drain(..) {
+        // A query that selects later times than the last one must find the event.
+        let time = clocks.unix_seconds(event.boot_ns.max(*answered_ns));
+        store.add(event, time);
+    }
+}

@@ -1,0 +1,372 @@
+//! An event, and the process that it names.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::model::tcp_event::{Bytes, SocketKey};
+use crate::model::{Container, Endpoint, NetNamespace, User};
+
+/// What happened to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Connect,
+    Accept,
+    Listen,
+    Close,
+}
+
+impl Action {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Action::Connect => "connect",
+            Action::Accept => "accept",
+            Action::Listen => "listen",
+            Action::Close => "close",
+        }
+    }
+}
+
+/// The result of an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    Succeeded,
+    Failed,
+    /// The result of a connect was not known after some seconds.
+    InProgress,
+}
+
+impl Status {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Status::Succeeded => "succeeded",
+            Status::Failed => "failed",
+            Status::InProgress => "in_progress",
+        }
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ClosedBy {
+    /// This host closed first.
+    Local,
+    /// The peer closed first.
+    Remote,
+    /// The peer reset the connection.
+    Reset,
+    /// The peer did not answer in time.
+    Timeout,
+}
+
+impl ClosedBy {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            ClosedBy::Local => "local",
+            ClosedBy::Remote => "remote",
+            ClosedBy::Reset => "reset",
+            ClosedBy::Timeout => "timeout",
+        }
+    }
+}
+
+/// How the process of an event was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attribution {
+    /// The kernel recorded it in the context of the process.
+    Exact,
+    /// The process that listens on the port: the kernel reports no process at the end of a handshake.
+    Listener,
+    /// A process that held the socket when the collection began.
+    Snapshot,
+    Unknown,
+}
+
+impl Attribution {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Attribution::Exact => "exact",
+            Attribution::Listener => "listener",
+            Attribution::Snapshot => "snapshot",
+            Attribution::Unknown => "unknown",
+        }
+    }
+}
+
+/// The number of bytes of texts that events and caches share.
+pub(super) type TextBytes = Arc<AtomicUsize>;
+
+/// What a process executes: texts that many events share.
+///
+/// A text is set at most once. A query that reads an unset text sets it to '', since a row must not change after it
+/// was read.
+pub(super) struct Image {
+    pub(super) pid: i32,
+    /// `start_boottime` of the process.
+    pub(super) start_ns: u64,
+    /// The kernel's key of the executable; 0: unknown. It is an address: secret, never shown.
+    pub(super) executable: u64,
+    path: OnceLock<Arc<[u8]>>,
+    cmdline: OnceLock<Box<[u8]>>,
+    /// The name of the process, if no event has it.
+    name: OnceLock<Box<[u8]>>,
+    container: OnceLock<Container>,
+    used: AtomicUsize,
+    total: TextBytes,
+}
+
+/// Longest command line in bytes; the rest is cut off.
+pub(super) const MAX_CMDLINE: usize = 1024;
+/// Longest path and name in bytes.
+const MAX_PATH: usize = 4096;
+
+impl Image {
+    /// The memory of an image without texts.
+    const SIZE: usize = size_of::<Image>() + 32;
+
+    pub(super) fn new(pid: i32, start_ns: u64, executable: u64, total: &TextBytes) -> Arc<Image> {
+        total.fetch_add(Image::SIZE, Ordering::Relaxed);
+        Arc::new(Image {
+            pid,
+            start_ns,
+            executable,
+            path: OnceLock::new(),
+            cmdline: OnceLock::new(),
+            name: OnceLock::new(),
+            container: OnceLock::new(),
+            used: AtomicUsize::new(Image::SIZE),
+            total: Arc::clone(total),
+        })
+    }
+
+    /// Whether both are of one process.
+    pub(super) fn is_of_same_process(&self, other: &Image) -> bool {
+        (self.pid, self.start_ns) == (other.pid, other.start_ns)
+    }
+
+    fn charge(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The memory of the texts.
+    pub(super) fn bytes(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_path(&self, path: Arc<[u8]>) {
+        let length = path.len();
+        if length <= MAX_PATH && self.path.set(path).is_ok() {
+            self.charge(length);
+        }
+    }
+
+    pub(super) fn set_cmdline(&self, cmdline: &[u8]) {
+        let cmdline = cmdline.get(..MAX_CMDLINE).unwrap_or(cmdline);
+        if self.cmdline.set(cmdline.into()).is_ok() {
+            self.charge(cmdline.len());
+        }
+    }
+
+    pub(super) fn set_name(&self, name: &[u8]) {
+        let name = name.get(..MAX_PATH).unwrap_or(name);
+        if self.name.set(name.into()).is_ok() {
+            self.charge(name.len());
+        }
+    }
+
+    pub(super) fn set_container(&self, container: Container) {
+        let texts = [&container.id, &container.pod_uid];
+        let length = texts.into_iter().flatten().map(|text| text.len()).sum();
+        if self.container.set(container).is_ok() {
+            self.charge(length);
+        }
+    }
+
+    /// The container of the process. From now on it does not change.
+    pub(super) fn container(&self) -> &Container {
+        self.container.get_or_init(Container::default)
+    }
+
+    /// Whether the path of the executable is known, or was read as ''.
+    pub(super) fn has_path(&self) -> bool {
+        self.path.get().is_some()
+    }
+
+    pub(super) fn known_path(&self) -> Option<&[u8]> {
+        self.path.get().map(|path| &**path)
+    }
+
+    /// The path of the executable. From now on it does not change.
+    pub(super) fn path(&self) -> &[u8] {
+        self.path.get_or_init(|| Arc::from(&b""[..]))
+    }
+
+    /// The command line, with blanks between the arguments. From now on it does not change.
+    pub(super) fn cmdline(&self) -> &[u8] {
+        self.cmdline.get_or_init(Box::default)
+    }
+
+    /// The name. From now on it does not change.
+    fn name(&self) -> &[u8] {
+        self.name.get_or_init(Box::default)
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Image of {}", self.pid)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes(), Ordering::Relaxed);
+    }
+}
+
+/// A control group (version 2) of processes.
+#[derive(Debug)]
+pub(super) struct Cgroup {
+    pub(super) id: u64,
+    path: OnceLock<Box<[u8]>>,
+}
+
+impl Cgroup {
+    pub(super) fn new(id: u64) -> Arc<Cgroup> {
+        Arc::new(Cgroup { id, path: OnceLock::new() })
+    }
+
+    pub(super) fn has_path(&self) -> bool {
+        self.path.get().is_some()
+    }
+
+    pub(super) fn set_path(&self, path: &[u8]) {
+        let _ = self.path.set(path.into());
+    }
+
+    /// The path. From now on it does not change.
+    pub(super) fn path(&self) -> &[u8] {
+        self.path.get_or_init(Box::default)
+    }
+}
+
+/// The process that an event names. Events of one connection share it.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) pid: i32,
+    /// None: no thread is known, as for a listener or a holder.
+    pub(super) tid: Option<i32>,
+    pub(super) parent: Option<i32>,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    /// The name of the thread, with NUL at the end; None: the name of the image.
+    pub(super) comm: Option<[u8; 16]>,
+    pub(super) image: Arc<Image>,
+    pub(super) cgroup: Option<Arc<Cgroup>>,
+}
+
+impl Process {
+    pub(super) fn name(&self) -> &[u8] {
+        match &self.comm {
+            Some(comm) => comm.split(|&byte| byte == 0).next().unwrap_or_default(),
+            None => self.image.name(),
+        }
+    }
+}
+
+/// What identifies a connection besides its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flow {
+    pub(super) local: Endpoint,
+    pub(super) remote: Endpoint,
+    pub(super) net_namespace: NetNamespace,
+    pub(super) family: u16,
+    pub(super) kind: u16,
+    pub(super) protocol: u16,
+}
+
+/// An event. It does not change once it is stored.
+#[derive(Debug)]
+pub(super) struct Event {
+    /// A number that only grows; 0 before the event is stored.
+    pub(super) id: u64,
+    /// UNIX seconds; 0 before the event is stored.
+    pub(super) time: i64,
+    /// CLOCK_BOOTTIME.
+    pub(super) boot_ns: u64,
+    pub(super) action: Action,
+    pub(super) status: Status,
+    pub(super) attribution: Attribution,
+    pub(super) closed_by: Option<ClosedBy>,
+    /// 0: none.
+    pub(super) errno: i32,
+    pub(super) process: Option<Arc<Process>>,
+    /// The owner of the socket.
+    pub(super) owner_uid: u32,
+    pub(super) fd: Option<i32>,
+    pub(super) inode: u64,
+    pub(super) socket: SocketKey,
+    pub(super) flow: Flow,
+    pub(super) duration_ns: Option<u64>,
+    pub(super) bytes: Option<Bytes>,
+}
+
+impl Event {
+    /// The user that the event is charged to.
+    pub(super) fn user(&self) -> User {
+        let of_process = self.process.as_ref().and_then(|process| process.uid);
+        User::of_uid(Some(of_process.unwrap_or(self.owner_uid)))
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.process.as_ref().map_or(UNKNOWN_PID, |process| process.pid)
+    }
+}
+
+/// The pid of an event whose process is unknown.
+pub(super) const UNKNOWN_PID: i32 = -1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_was_read_as_empty_stays_empty() {
+        let image = Image::new(7, 1, 0, &TextBytes::default());
+        image.set_path(Arc::from(&b"/bin/a"[..]));
+        assert_eq!(image.cmdline(), b"");
+        image.set_cmdline(b"a -x");
+        assert_eq!((image.path(), image.cmdline()), (&b"/bin/a"[..], &b""[..]));
+    }
+
+    #[test]
+    fn the_bytes_of_texts_are_given_back() {
+        let total = TextBytes::default();
+        let image = Image::new(7, 1, 0, &total);
+        image.set_cmdline(&[b'x'; 5000]);
+        image.set_cmdline(b"again");
+        assert_eq!(total.load(Ordering::Relaxed), Image::SIZE + MAX_CMDLINE);
+        drop(image);
+        assert_eq!(total.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_name_ends_at_the_first_nul() {
+        let image = Image::new(7, 1, 0, &TextBytes::default());
+        let process = |comm| Process {
+            pid: 7,
+            tid: None,
+            parent: None,
+            uid: None,
+            gid: None,
+            comm,
+            image: Arc::clone(&image),
+            cgroup: None,
+        };
+        assert_eq!(process(Some(*b"curl\0\0ld garbage")).name(), b"curl");
+        assert_eq!(process(Some([b'x'; 16])).name(), [b'x'; 16]);
+        image.set_name(b"sshd");
+        assert_eq!(process(None).name(), b"sshd");
+    }
+}

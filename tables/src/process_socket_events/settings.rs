@@ -1,0 +1,44 @@
+//! The settings of the collection of events.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::Options;
+use crate::options::EventMode;
+
+/// Settings of the collection.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) mode: EventMode,
+    pub(super) max: usize,
+    pub(super) expiry: Duration,
+    pub(super) idle: Duration,
+    pub(super) procfs: PathBuf,
+    /// Why no collection can start, if so.
+    pub(super) forbidden: Option<&'static str>,
+}
+
+impl Settings {
+    pub(super) fn new(options: &Options) -> Settings {
+        let forbidden = if options.is_one_query {
+            Some(
+                "a single query has no events, since none were collected before it; use the subcommand \
+                 'events', or osquery with this extension",
+            )
+        } else if options.bpf_from_files.is_none() {
+            Some("no events are collected, since BPF is disabled by --no-bpf")
+        } else if options.events == EventMode::Off {
+            Some("no events are collected, since --events is off")
+        } else {
+            None
+        };
+        Settings {
+            mode: options.events,
+            max: options.events_max,
+            expiry: options.events_expiry,
+            idle: options.events_idle,
+            procfs: options.procfs.clone(),
+            forbidden,
+        }
+    }
+}
