@@ -171,6 +171,11 @@ pub(crate) fn main() -> ExitCode {
     if arguments.iter().any(|argument| argument == "processes") {
         return super::processes::main();
     }
+    if compare_sources() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints the figures; returns whether all are reached.
+fn compare_sources() -> bool {
     let load = Load::start(6, LOOKUPS);
     let directory = tempfile::tempdir().unwrap();
     let table = table("walk");
@@ -247,5 +252,5 @@ pub(crate) fn main() -> ExitCode {
     println!("| {what} | {bpf:.1} | {walk:.1} | {ratio:.3} | 0.1 of the other | {is} |");
     let reached = joins::compare() && reached;
     drop(load);
-    if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    reached
 }
