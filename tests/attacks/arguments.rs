@@ -14,7 +14,7 @@ use super::attacker::{
     wait_until,
 };
 use super::blocking::{Bystander, TIME, is_alive, prepare};
-use super::fuse::{self, Device};
+use super::fuse;
 use super::namespaces::mount;
 use super::scan::{BPF, NETLINK, NamedSource, PROCFS, answer, table};
 use super::{Attack, Test};
@@ -42,7 +42,7 @@ fn hide_only_themselves((name, source): NamedSource) {
     let directory = TempDir::new().unwrap();
     let arguments = [&*device.path(), directory.path().to_str().unwrap()];
     let attacker = Attacker::start_as(NOBODY, "arguments", &arguments);
-    let [server, pids @ ..] = attacker.facts() else { panic!() };
+    let [server, pids @ ..] = attacker.reported() else { panic!() };
     let server = server.parse().unwrap();
     assert_read_blocks(&pids[0]);
     for what in ["SELECT *", "SELECT * again"] {
@@ -76,10 +76,10 @@ fn assert_read_blocks(pid: &str) {
         // The kernel waits for a page in D state.
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'))
     };
-    let mut waiting = 0;
+    let waiting = std::cell::Cell::new(0);
     wait_until("a read blocks", || {
-        waiting = if is_waiting() { waiting + 1 } else { 0 };
-        reader.is_finished() || waiting > 10
+        waiting.set(if is_waiting() { waiting.get() + 1 } else { 0 });
+        reader.is_finished() || waiting.get() > 10
     });
     assert!(!reader.is_finished(), "the attack does not work: the read returns");
 }
@@ -90,7 +90,7 @@ fn arguments(arguments: &[String]) -> ! {
     enter_user_namespace(libc::CLONE_NEWNS);
     mount(&["--make-rprivate", "/"]);
     let server = fuse::mount(device, directory, "");
-    let mut facts = server.pid.to_string();
+    let mut reported = server.pid.to_string();
     for port in FIRST_PORT..FIRST_PORT + PROCESSES {
         let (mut ready, report) = std::io::pipe().unwrap();
         let pid = fork();
@@ -99,9 +99,9 @@ fn arguments(arguments: &[String]) -> ! {
         }
         drop(report);
         std::io::Read::read_exact(&mut ready, &mut [0]).unwrap();
-        facts += &format!(" {pid}");
+        reported += &format!(" {pid}");
     }
-    report_ready(&facts);
+    report_ready(&reported);
     park()
 }
 
