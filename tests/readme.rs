@@ -229,7 +229,7 @@ fn expected(host: &Host) -> Vec<Expected> {
         ),
         ("SELECT process_name, process_path,", vec![("local_port", port.clone())]),
         ("SELECT process_uid, process_euid,", vec![("process_uid", uid())]),
-        ("SELECT pid, process_parent,", of_me(&[("local_port", &port)])),
+        ("SELECT pid, process_parent,", of_me(&[("local_port", port)])),
         // A host has sockets outside containers, and a container in one.
         ("SELECT container_runtime,", vec![]),
         ("SELECT process_cgroup_path,", vec![("process_cgroup_path", cgroup())]),
