@@ -200,10 +200,7 @@ fn expected(host: &Host) -> Vec<Expected> {
             "rx_queue > tx_queue / 2",
             of_me(&[("local_port", full_port), ("rx_queue", "1"), ("tx_queue", "1")]),
         ),
-        (
-            "printf('%x', socket_cookie)",
-            of_me(&[("local_port", client_port), ("remote_port", port)]),
-        ),
+        ("AS sk, pid", of_me(&[("local_port", client_port), ("remote_port", port)])),
         ("GROUP BY socket_cgroup_path", Vec::new()),
         (
             "HAVING descriptors",

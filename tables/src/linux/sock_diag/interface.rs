@@ -18,6 +18,7 @@ pub(super) fn name_of(socket: BorrowedFd<'_>, index: u32) -> io::Result<Vec<u8>>
     if done != 0 {
         return Err(io::Error::last_os_error());
     }
-    let bytes = request.ifr_name.iter().map(|&byte| byte.cast_unsigned());
+    // c_char is signed on x86_64, and unsigned on arm64.
+    let bytes = request.ifr_name.iter().map(|&byte| u8::from_ne_bytes(byte.to_ne_bytes()));
     Ok(bytes.take_while(|&byte| byte != 0).collect())
 }
