@@ -14,7 +14,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let directory = PathBuf::from(directory);
     fs::create_dir_all(&directory)?;
     // The version alone: the page of a release must not depend on the features of this example.
-    let mut command = Cli::command().version(env!("CARGO_PKG_VERSION"));
+    let command = Cli::command().version(env!("CARGO_PKG_VERSION"));
+    // Without pages about pages.
+    let mut command = command.disable_help_subcommand(true);
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut command, env!("CARGO_PKG_NAME"), &directory)?;
     }
