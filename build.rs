@@ -18,9 +18,11 @@ fn of_package() -> Option<String> {
     shortened(rest.split_once('"')?.0)
 }
 
-/// The commit of this clone. Another repository around an unpacked archive does not count.
+/// The commit of this clone, for a release: each commit would rebuild the tests. Another repository around an unpacked
+/// archive does not count.
 fn of_clone() -> Option<String> {
-    if !Path::new(".git").exists() {
+    let is_release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    if !is_release || !Path::new(".git").exists() {
         return None;
     }
     for file in ["HEAD", "logs/HEAD"] {

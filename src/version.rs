@@ -12,7 +12,8 @@ pub fn version() -> &'static str {
         let built_in = features.iter().filter(|(_, is_built_in)| *is_built_in);
         let names: Vec<&str> = built_in.map(|(name, _)| *name).collect();
         let features = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("COMMIT"));
+        let (version, commit) =
+            (env!("CARGO_PKG_VERSION"), option_env!("COMMIT").unwrap_or("unknown"));
         format!("{version} (commit {commit}; features: {features}{})", sqlite())
     });
     &VERSION

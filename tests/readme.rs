@@ -200,7 +200,7 @@ fn expected(host: &Host) -> Vec<Expected> {
             "rx_queue > tx_queue / 2",
             of_me(&[("local_port", full_port), ("rx_queue", "1"), ("tx_queue", "1")]),
         ),
-        ("socket_cookie", of_me(&[("local_port", client_port), ("remote_port", port)])),
+        ("AS sk, pid", of_me(&[("local_port", client_port), ("remote_port", port)])),
         ("GROUP BY socket_cgroup_path", Vec::new()),
         (
             "HAVING descriptors",
@@ -226,7 +226,7 @@ fn expected(host: &Host) -> Vec<Expected> {
         ),
         ("SELECT process_name, process_path,", vec![("local_port", port.clone())]),
         ("SELECT process_uid, process_euid,", vec![("process_uid", uid())]),
-        ("SELECT pid, process_parent,", of_me(&[("local_port", &port)])),
+        ("SELECT pid, process_parent,", of_me(&[("local_port", port)])),
         // A host has sockets outside containers, and a container in one.
         ("SELECT container_runtime,", vec![]),
         ("SELECT process_cgroup_path,", vec![("process_cgroup_path", cgroup())]),

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(unsafe_code)]
 
-mod arguments;
 pub(crate) mod attacker;
 mod blocked_extension;
 mod blocking;
@@ -30,7 +29,6 @@ pub(crate) type Test = (&'static str, fn());
 
 fn attacks() -> Vec<Attack> {
     [
-        arguments::ATTACKS,
         blocked_extension::ATTACKS,
         blocking::ATTACKS,
         constraints::ATTACKS,
@@ -50,7 +48,6 @@ fn attacks() -> Vec<Attack> {
 
 pub(crate) fn tests() -> Vec<Test> {
     [
-        arguments::TESTS,
         blocked_extension::TESTS,
         blocking::TESTS,
         constraints::TESTS,

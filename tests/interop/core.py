@@ -26,6 +26,8 @@ from thrift.transport import TSocket, TTransport
 BINARY = os.path.abspath(sys.argv.pop())
 NAME = "process_open_sockets"
 ALTERNATIVE = "alt_process_open_sockets"
+# The tables of events, on Linux.
+EVENTS = ("process_socket_events", "socket_event_stats")
 
 
 def stated_columns():
@@ -197,7 +199,7 @@ class Interop(unittest.TestCase):
         info, registry = self.core.registered[1]
         version = subprocess.run([BINARY, "--version"], capture_output=True, text=True).stdout.split()[1]
         self.assertEqual((info.name, info.version, info.sdk_version), (NAME, version, "5.23.0"))
-        self.assertEqual(list(registry["table"]), [ALTERNATIVE])
+        self.assertEqual(set(registry["table"]), {ALTERNATIVE, *EVENTS})
         routes = [(r["name"], r["type"], r["op"], r["id"]) for r in registry["table"][ALTERNATIVE]]
         self.assertEqual(routes, [(*column, "column") for column in COLUMNS])
 
@@ -294,7 +296,7 @@ class Interop(unittest.TestCase):
         self.addCleanup(core.folder.cleanup)
         self.start(core)
         core.extension_socket()
-        self.assertEqual(list(core.registered[1][1]["table"]), [ALTERNATIVE])
+        self.assertEqual(set(core.registered[1][1]["table"]), {ALTERNATIVE, *EVENTS})
 
     def test_a_refusal(self):
         core = Core(refuse={None: "Incompatible extension SDK version"})

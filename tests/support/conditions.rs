@@ -18,7 +18,7 @@ pub(crate) fn database(table: ProcessOpenSockets) -> Connection {
     vtab::mount(&connection, "mounted", table).unwrap();
     connection
         .execute_batch(&format!(
-            "{columns}; INSERT INTO plain SELECT {} FROM mounted",
+            "{columns}; INSERT INTO plain ({0}) SELECT {0} FROM mounted",
             COLUMNS.join(", ")
         ))
         .unwrap();
@@ -47,10 +47,14 @@ pub(crate) fn answer(
     answer
 }
 
-/// The table's columns, the hidden ones too.
+/// These change while nothing happens.
+const AGES: [&str; 2] = ["last_sent_ms", "last_received_ms"];
+
+/// The table's columns, the hidden ones too, without ages.
 pub(crate) static COLUMNS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     let table = super::rows::table(Path::new("/proc"));
-    table.columns().iter().map(|column| column.name).collect()
+    let names = table.columns().iter().map(|column| column.name);
+    names.filter(|name| !AGES.contains(name)).collect()
 });
 
 const UNRELATED_VALUES: [&str; 26] = [

@@ -16,9 +16,14 @@ pub(crate) const TABLE: &str = "alt_process_open_sockets";
 pub(crate) const EVENT_TABLES: &[&str] =
     if cfg!(target_os = "linux") { &["process_socket_events", "socket_event_stats"] } else { &[] };
 
+/// The names of all tables, with this name of the table of open sockets.
+pub(crate) fn names(table: &str) -> Vec<&str> {
+    [table].iter().chain(EVENT_TABLES).copied().collect()
+}
+
 /// The message that the extension is registered, with this name of the table of open sockets.
 pub(crate) fn registered_message(table: &str) -> String {
-    let names: Vec<&str> = [table].iter().chain(EVENT_TABLES).copied().collect();
+    let names = names(table);
     let are = if names.len() == 1 { "table is" } else { "tables are" };
     let names = names.join(", ");
     format!("process_open_sockets: registered with osquery; the {are} named {names}\n")

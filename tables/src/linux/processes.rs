@@ -126,6 +126,7 @@ impl ProcessReader {
 /// Makes the reads of a process that it can block, to find out whether it does.
 pub(crate) fn probe(root: &ProcRoot, pid: i32) {
     if let Ok(process) = root.process(pid) {
+        // It blocks `stat` too.
         let _ = process.executable();
         let _ = process.arguments(&mut [0]);
     }
@@ -172,7 +173,7 @@ impl<'a> OneProcess<'a> {
     fn read(&mut self, start_ticks: u64, room: usize, buffer: &mut [u8]) -> Option<Process> {
         let directory = self.noted("", self.root.process(self.pid))?;
         let mut line = [0; 1024];
-        let text = self.noted("stat", directory.read_start("stat", &mut line))?;
+        let text = self.noted("stat", directory.stat_line(&mut line))?;
         let stat = Stat::parse(text).filter(|stat| stat.start_ticks == start_ticks)?;
         let thread = if stat.has_ended_leader() { running_thread(&directory) } else { None };
         let of_memory = thread.as_ref().unwrap_or(&directory);
@@ -272,7 +273,7 @@ fn running_thread<'a>(process: &Directory<'a>) -> Option<Directory<'a>> {
     let mut threads = threads.filter_map(|tid| tasks.thread(tid).ok());
     threads.find(|thread| {
         let mut buffer = [0; 1024];
-        let stat = thread.read_start("stat", &mut buffer).ok().and_then(Stat::parse);
+        let stat = thread.stat_line(&mut buffer).ok().and_then(Stat::parse);
         stat.is_some_and(|stat| !matches!(stat.state, b'Z' | b'X'))
     })
 }

@@ -63,7 +63,7 @@ impl StartTimes {
 }
 
 fn stat(process: &Process) -> Option<Stat> {
-    Stat::parse(process.read_start("stat", &mut [0; 1024]).ok()?)
+    Stat::parse(process.stat_line(&mut [0; 1024]).ok()?)
 }
 
 #[cfg(test)]

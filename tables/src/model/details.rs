@@ -38,6 +38,7 @@ impl Details {
         self.extended.as_deref()?.interface.as_ref()
     }
 
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux reads names later"))]
     pub(crate) fn interface_mut(&mut self) -> Option<&mut Interface> {
         self.extended.as_deref_mut()?.interface.as_mut()
     }

@@ -101,11 +101,11 @@ enum_table! {
                 "their process or container columns are NULL; grant CAP_SYS_PTRACE"
             },
         ),
-        /// A process that holds a socket and blocks a read of its arguments or its executable, or is expected to.
+        /// A process that holds a socket and blocks a read of its files, or is expected to.
         ProcessBlocked = omission(
-            "reads of cmdline or exe skipped since processes block them, most likely by memory that is mapped from \
-             a FUSE or network file system",
-            "their process_cmdline or process_path is NULL",
+            "reads of stat, exe or cmdline skipped since processes block them, most likely by an execve that waits for \
+             a FUSE or network file system, or by memory that is mapped from one",
+            "their process or container columns are NULL",
         ),
         /// The arguments of a process, beyond a limit.
         CommandLine = omission(

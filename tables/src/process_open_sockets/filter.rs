@@ -24,6 +24,7 @@ pub(crate) struct Filter {
     pub(super) net_namespace_name: TextCondition,
     net_namespace_names: NetNamespaceNames,
     columns_used: ColumnsUsed,
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux asks for them"))]
     extended_fields: ExtendedFields,
     pub(super) families: Families,
     is_lookup: bool,
@@ -93,6 +94,7 @@ impl Filter {
     }
 
     /// The extended details of sockets that the query reads.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux asks for them"))]
     pub(crate) fn extended_fields(&self) -> ExtendedFields {
         self.extended_fields
     }

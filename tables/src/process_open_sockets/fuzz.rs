@@ -246,7 +246,7 @@ pub fn mountinfo(bytes: &[u8]) {
 /// A record of the ring buffer of socket events; and records of the iterator over open sockets.
 ///
 /// # Panics
-/// If a rule is broken.
+/// If an invariant is violated.
 pub fn event_record(bytes: &[u8]) {
     let decoder = Decoder { has_cookies: true, calls_with_descriptor: &[42, 50] };
     let whole = decoder.decode(bytes);
@@ -263,11 +263,11 @@ pub fn event_record(bytes: &[u8]) {
     let taken = |mut rest: &[u8]| {
         std::iter::from_fn(move || take_open_socket(&mut rest).ok().flatten()).collect::<Vec<_>>()
     };
-    let (whole, cut) = (taken(bytes), taken(beginning(bytes)));
-    assert!(whole.starts_with(&cut), "cut records are others");
+    let (whole, cut) = (taken(bytes), taken(prefix(bytes)));
+    assert!(whole.starts_with(&cut), "truncated records differ");
     for (open, _) in whole {
         assert!([2, 10].contains(&open.family), "family {}", open.family);
-        assert!(contains(bytes, &open.inode.to_ne_bytes()), "{} is invented", open.inode);
+        assert!(contains(bytes, &open.inode.to_ne_bytes()), "{} is not in the input", open.inode);
     }
 }
 

@@ -304,6 +304,8 @@ impl Join {
     }
 
     fn insert(&mut self, key: SocketKey, socket: Socket) {
+        // A record can be missing, and an address can be used again: the shares count each socket once.
+        self.remove(key);
         let user = socket.user;
         if socket.phase == Phase::Listening
             && let Some(process) = &socket.process

@@ -86,6 +86,12 @@ impl<'a> Process<'a> {
         Ok(buffer.get(..filled).unwrap_or_default())
     }
 
+    /// Reads `stat`. An execve in progress blocks this as it blocks links (seen on Linux 6.18: `do_task_stat`).
+    pub(crate) fn stat_line<'b>(&self, buffer: &'b mut [u8]) -> rustix::io::Result<&'b [u8]> {
+        let _step = self.mount.step(self.pid)?;
+        self.read_start("stat", buffer)
+    }
+
     /// Reads the beginning of the arguments, each with a NUL at its end. The kernel reads them from the memory of the
     /// process, which can block the read: by a long change of its memory map (`mmap_lock`), or with arguments in a
     /// mapped file of its own file server.
