@@ -11,10 +11,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU32, NonZeroU64};
 
 use self::record_members::{
-    EXTENDED_RECORD_SIZE, EXTENDED_UNIX_RECORD_SIZE, EXTENSION_SIZE, Field, NAME_SIZE, RECORD_SIZE,
-    UNIX_RECORD_SIZE, Value, extension, field,
+    EXTENDED_RECORD_SIZE, EXTENDED_UNIX_RECORD_SIZE, EXTENSION_SIZE, Extension as ExtensionRecord,
+    NAME_SIZE, RECORD_SIZE, SocketRecord, UNIX_RECORD_SIZE, extension, field,
 };
 use crate::formats::linux::device;
+use crate::formats::linux::record_layout::{Field, Value};
 use crate::formats::linux::sock_diag::unix_name;
 use crate::formats::linux::tcp_info::{self, Chrono, TcpInfo};
 use crate::model::socket_table::{
@@ -112,7 +113,7 @@ impl<'a> Record<'a> {
     }
 
     #[inline]
-    fn get<T: Value>(&self, field: Field<T>) -> T {
+    fn get<T: Value>(&self, field: Field<SocketRecord, T>) -> T {
         // A field lies within the record.
         self.socket.get(field.offset..).and_then(T::from_bytes).unwrap_or_default()
     }
@@ -345,7 +346,7 @@ struct Extension<'a>(&'a [u8; EXTENSION_SIZE]);
 
 impl Extension<'_> {
     #[inline]
-    fn get<T: Value>(self, field: Field<T>) -> T {
+    fn get<T: Value>(self, field: Field<ExtensionRecord, T>) -> T {
         // A field lies within the extension, which follows the socket.
         let bytes = field.offset.checked_sub(RECORD_SIZE).and_then(|offset| self.0.get(offset..));
         bytes.and_then(T::from_bytes).unwrap_or_default()

@@ -9,9 +9,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use self::members::{
-    EXECUTABLE, EXECUTABLE_SIZE, ExecutableRecord, Field, NAMES_SIZE, OPEN_SOCKET_SIZE,
-    OpenSocketRecord, STATE, STATE_SIZE, StateRecord, Value, field,
+    EXECUTABLE, EXECUTABLE_SIZE, ExecutableRecord, NAMES_SIZE, OPEN_SOCKET_SIZE, OpenSocketRecord,
+    STATE, STATE_SIZE, StateRecord, field,
 };
+use crate::formats::linux::record_layout::{Field, Value};
 use crate::model::tcp_event::{
     Actor, Bytes, EventRecord, Executable, OpenSocket, SocketKey, StateChange,
 };

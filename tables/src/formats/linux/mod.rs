@@ -16,6 +16,7 @@ pub(crate) mod proc_pid_stat;
 pub(crate) mod proc_stat;
 pub(crate) mod proc_status;
 pub(crate) mod proto_name;
+pub(crate) mod record_layout;
 pub(crate) mod schedstat;
 pub(crate) mod sock_diag;
 pub(crate) mod sockstat;

@@ -13,8 +13,9 @@ use super::assembler::Width::{W8, W16, W32, W64};
 use super::assembler::{AssembleError, Assembler, Instruction, Label, Register, Width};
 use super::kernel_members::Layout;
 use crate::formats::linux::bpf_record::record_members::{
-    EXTENSION_SIZE, Field, NAME_SIZE, SocketRecord, UnixSocketRecord, extension, field,
+    EXTENSION_SIZE, NAME_SIZE, SocketRecord, UnixSocketRecord, extension, field,
 };
+use crate::formats::linux::record_layout::Field;
 use crate::model::socket_table::{IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 use crate::model::{Family, SOCK_DGRAM, SOCK_STREAM};
 
@@ -41,7 +42,7 @@ impl Stack {
     const EXTENDED: Stack = Stack { record: Stack::BASIC.record - EXTENSION_SIZE as i16 };
 
     /// Where a member of the record is.
-    const fn at<T>(self, field: &Field<T>) -> i16 {
+    const fn at<R, T>(self, field: &Field<R, T>) -> i16 {
         self.record + field.offset as i16
     }
 
@@ -435,23 +436,23 @@ impl Writer<'_> {
         code.call(SEQ_WRITE);
     }
 
-    fn store_number<T: Stored>(&mut self, field: Field<T>, number: i32) {
+    fn store_number<R, T: Stored>(&mut self, field: Field<R, T>, number: i32) {
         self.code.store_number(T::WIDTH, R10, self.stack.at(&field), number);
     }
 
     /// Stores a member of the structure that a register points to, by way of R1.
-    fn load_and_store<T: Stored>(&mut self, from: Register, offset: i16, field: Field<T>) {
+    fn load_and_store<R, T: Stored>(&mut self, from: Register, offset: i16, field: Field<R, T>) {
         self.code.load(T::WIDTH, R1, from, offset);
         self.code.store(T::WIDTH, R10, self.stack.at(&field), R1);
     }
 
     /// The same with a member of the structure that a member points to.
-    fn follow_and_store<T: Stored>(
+    fn follow_and_store<R, T: Stored>(
         &mut self,
         from: Register,
         pointer: i16,
         offset: i16,
-        field: Field<T>,
+        field: Field<R, T>,
     ) {
         self.code.load(W64, R1, from, pointer);
         self.load_and_store(R1, offset, field);
@@ -468,7 +469,7 @@ impl Writer<'_> {
         code.call(PROBE_READ_KERNEL);
     }
 
-    fn probe_and_store<T>(&mut self, from: Register, offset: i16, field: Field<T>) {
+    fn probe_and_store<R, T>(&mut self, from: Register, offset: i16, field: Field<R, T>) {
         self.probe(size_of::<T>(), from, offset, self.stack.at(&field));
     }
 

@@ -1,40 +1,8 @@
-//! The bytes of a record, as a C structure: the program stores each member at its `offset_of!`, and the decoder
-//! reads it there.
+//! The bytes of a record.
 
-use std::marker::PhantomData;
 use std::mem::offset_of;
 
-/// Declares the record, and asserts that it has no padding.
-macro_rules! record {
-    (
-        $(#[$about:meta])*
-        struct $name:ident {
-            $($(#[$doc:meta])* $member:ident: $type:ty,)*
-        }
-    ) => {
-        $(#[$about])*
-        #[cfg_attr(test, derive(Clone, Copy, Debug))]
-        #[repr(C)]
-        pub(crate) struct $name {
-            $($(#[$doc])* pub(crate) $member: $type,)*
-        }
-
-        const _: () = assert!(size_of::<$name>() == 0 $(+ size_of::<$type>())*);
-
-        #[cfg(test)]
-        impl $name {
-            /// The bytes as the program writes them.
-            pub(super) fn to_bytes(self) -> Vec<u8> {
-                let mut bytes = Vec::new();
-                $(
-                    assert_eq!(bytes.len(), offset_of!($name, $member));
-                    bytes.extend(self.$member.to_bytes());
-                )*
-                bytes
-            }
-        }
-    };
-}
+use crate::formats::linux::record_layout::record;
 
 record! {
     /// The record of a socket and a descriptor that refers to it.
@@ -169,90 +137,27 @@ const _: () = assert!(EXTENSION_SIZE != NAME_SIZE && EXTENSION_SIZE.is_multiple_
 const _: () = assert!(offset_of!(SocketRecord, size) == 0);
 const _: () = assert!(offset_of!(UnixSocketRecord, socket) == 0);
 
-/// A member of [`SocketRecord`] or [`Extension`]: its offset in the record, and by its type its width. Made by
-/// [`field!`] and [`extension!`].
-#[derive(Clone, Copy)]
-pub(crate) struct Field<T> {
-    pub(crate) offset: usize,
-    width: PhantomData<T>,
-}
-
-impl<T> Field<T> {
-    /// `member` gives the type.
-    pub(crate) const fn new(offset: usize, _member: fn(SocketRecord) -> T) -> Field<T> {
-        Field { offset, width: PhantomData }
-    }
-
-    /// The same for a member of the extension, which follows the socket.
-    pub(crate) const fn in_extension(offset: usize, _member: fn(Extension) -> T) -> Field<T> {
-        Field { offset: RECORD_SIZE + offset, width: PhantomData }
-    }
-}
-
-impl Field<[u8; 16]> {
-    /// The first four bytes, for an IPv4 address.
-    pub(crate) const fn ipv4(self) -> Field<u32> {
-        Field { offset: self.offset, width: PhantomData }
-    }
-
-    /// The two halves of an IPv6 address.
-    pub(crate) const fn halves(self) -> [Field<u64>; 2] {
-        [
-            Field { offset: self.offset, width: PhantomData },
-            Field { offset: self.offset + size_of::<u64>(), width: PhantomData },
-        ]
-    }
-}
-
-/// The [`Field`] of that member.
+/// The field of that member of a [`SocketRecord`].
 macro_rules! field {
     ($member:ident) => {{
-        use $crate::formats::linux::bpf_record::record_members::{Field, SocketRecord};
-        Field::new(std::mem::offset_of!(SocketRecord, $member), |record| record.$member)
+        use $crate::formats::linux::bpf_record::record_members::SocketRecord;
+        $crate::formats::linux::record_layout::Field::new(
+            std::mem::offset_of!(SocketRecord, $member),
+            |record: SocketRecord| record.$member,
+        )
     }};
 }
 pub(crate) use field;
 
-/// The [`Field`] of that member of the [`Extension`].
+/// The field of that member of the [`Extension`], which follows the socket.
 macro_rules! extension {
     ($member:ident) => {{
-        use $crate::formats::linux::bpf_record::record_members::{Extension, Field};
-        Field::in_extension(std::mem::offset_of!(Extension, $member), |extension| extension.$member)
+        use $crate::formats::linux::bpf_record::record_members::{Extension, RECORD_SIZE};
+        let field = $crate::formats::linux::record_layout::Field::new(
+            std::mem::offset_of!(Extension, $member),
+            |extension: Extension| extension.$member,
+        );
+        field.after(RECORD_SIZE)
     }};
 }
 pub(crate) use extension;
-
-/// A type of a member.
-pub(super) trait Value: Default {
-    fn from_bytes(bytes: &[u8]) -> Option<Self>;
-
-    #[cfg(test)]
-    fn to_bytes(self) -> Vec<u8>;
-}
-
-macro_rules! numbers {
-    ($($type:ty)*) => {
-        $(impl Value for $type {
-            fn from_bytes(bytes: &[u8]) -> Option<$type> {
-                bytes.first_chunk().map(|bytes| <$type>::from_ne_bytes(*bytes))
-            }
-
-            #[cfg(test)]
-            fn to_bytes(self) -> Vec<u8> {
-                self.to_ne_bytes().into()
-            }
-        })*
-    };
-}
-numbers!(u8 u16 u32 u64);
-
-impl Value for [u8; 16] {
-    fn from_bytes(bytes: &[u8]) -> Option<[u8; 16]> {
-        bytes.first_chunk().copied()
-    }
-
-    #[cfg(test)]
-    fn to_bytes(self) -> Vec<u8> {
-        self.into()
-    }
-}

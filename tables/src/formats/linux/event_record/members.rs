@@ -1,40 +1,8 @@
-//! The bytes of the records, as C structures: the programs store each member at its `offset_of!`, and the decoder
-//! reads it there. Numbers are in the byte order of the machine, unless documented otherwise.
+//! The bytes of the records. Numbers are in the byte order of the machine, unless documented otherwise.
 
-use std::marker::PhantomData;
 use std::mem::offset_of;
 
-/// Declares a record, and asserts that it has no padding.
-macro_rules! record {
-    (
-        $(#[$about:meta])*
-        struct $name:ident {
-            $($(#[$doc:meta])* $member:ident: $type:ty,)*
-        }
-    ) => {
-        $(#[$about])*
-        #[cfg_attr(test, derive(Clone, Copy, Debug))]
-        #[repr(C)]
-        pub(crate) struct $name {
-            $($(#[$doc])* pub(crate) $member: $type,)*
-        }
-
-        const _: () = assert!(size_of::<$name>() == 0 $(+ size_of::<$type>())*);
-
-        #[cfg(test)]
-        impl $name {
-            /// The bytes as the program writes them.
-            pub(super) fn to_bytes(self) -> Vec<u8> {
-                let mut bytes = Vec::new();
-                $(
-                    assert_eq!(bytes.len(), offset_of!($name, $member));
-                    bytes.extend(Written::to_bytes(self.$member));
-                )*
-                bytes
-            }
-        }
-    };
-}
+use crate::formats::linux::record_layout::record;
 
 /// [`StateRecord::record`].
 pub(crate) const STATE: u32 = 1;
@@ -168,86 +136,13 @@ const _: () = assert!(offset_of!(StateRecord, record) == 0);
 const _: () = assert!(offset_of!(ExecutableRecord, record) == 0);
 const _: () = assert!(offset_of!(ExecutableRecord, names) + NAMES_SIZE == EXECUTABLE_SIZE);
 
-/// A member of a record R: its offset, and by its type T its width. Made by [`field!`].
-#[derive(Clone, Copy)]
-pub(crate) struct Field<R, T> {
-    pub(crate) offset: usize,
-    types: PhantomData<(R, T)>,
-}
-
-impl<R, T> Field<R, T> {
-    /// `member` gives the types.
-    pub(crate) const fn new(offset: usize, _member: fn(R) -> T) -> Field<R, T> {
-        Field { offset, types: PhantomData }
-    }
-}
-
-impl<R> Field<R, [u8; 16]> {
-    /// The first four bytes, for an IPv4 address.
-    pub(crate) const fn ipv4(self) -> Field<R, u32> {
-        Field { offset: self.offset, types: PhantomData }
-    }
-
-    /// The two halves of an IPv6 address.
-    pub(crate) const fn halves(self) -> [Field<R, u64>; 2] {
-        [
-            Field { offset: self.offset, types: PhantomData },
-            Field { offset: self.offset + size_of::<u64>(), types: PhantomData },
-        ]
-    }
-}
-
-/// The [`Field`] of a member of a record.
+/// The field of a member of a record.
 macro_rules! field {
     ($record:ident.$member:ident) => {
-        $crate::formats::linux::event_record::members::Field::new(
+        $crate::formats::linux::record_layout::Field::new(
             std::mem::offset_of!($record, $member),
             |record: $record| record.$member,
         )
     };
 }
 pub(crate) use field;
-
-/// A type of a member that the decoder reads.
-pub(super) trait Value: Default {
-    fn from_bytes(bytes: &[u8]) -> Option<Self>;
-}
-
-/// A type of a member, as the programs write it.
-#[cfg(test)]
-pub(super) trait Written {
-    fn to_bytes(self) -> Vec<u8>;
-}
-
-macro_rules! numbers {
-    ($($type:ty)*) => {
-        $(
-            impl Value for $type {
-                fn from_bytes(bytes: &[u8]) -> Option<$type> {
-                    bytes.first_chunk().map(|bytes| <$type>::from_ne_bytes(*bytes))
-                }
-            }
-
-            #[cfg(test)]
-            impl Written for $type {
-                fn to_bytes(self) -> Vec<u8> {
-                    self.to_ne_bytes().into()
-                }
-            }
-        )*
-    };
-}
-numbers!(u8 u16 u32 u64);
-
-impl Value for [u8; 16] {
-    fn from_bytes(bytes: &[u8]) -> Option<[u8; 16]> {
-        bytes.first_chunk().copied()
-    }
-}
-
-#[cfg(test)]
-impl<const N: usize> Written for [u8; N] {
-    fn to_bytes(self) -> Vec<u8> {
-        self.into()
-    }
-}

@@ -17,8 +17,9 @@ use super::writer::{
     address, store_pid,
 };
 use crate::formats::linux::event_record::members::{
-    EXECUTABLE, ExecutableRecord, Field, NAME_SIZE, NAMES_SIZE, field,
+    EXECUTABLE, ExecutableRecord, NAME_SIZE, NAMES_SIZE, field,
 };
+use crate::formats::linux::record_layout::Field;
 
 /// The maximum number of directories and mounts between a file and the root.
 const ROUNDS: i32 = 40;

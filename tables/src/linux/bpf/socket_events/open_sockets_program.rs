@@ -12,7 +12,8 @@ use super::writer::{
     GET_SOCKET_COOKIE, PidNamespace, Place, SEQ_WRITE, SOCK_FROM_FILE, STACK_END, Stored, address,
     store_pid,
 };
-use crate::formats::linux::event_record::members::{Field, OpenSocketRecord, field};
+use crate::formats::linux::event_record::members::{OpenSocketRecord, field};
+use crate::formats::linux::record_layout::Field;
 use crate::model::socket_table::{IPPROTO_MPTCP, IPPROTO_TCP};
 use crate::model::{Family, SOCK_STREAM};
 

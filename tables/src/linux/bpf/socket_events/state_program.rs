@@ -19,7 +19,8 @@ use super::writer::{
     PidNamespace, Place, RINGBUF_QUERY, RINGBUF_SUBMIT, SKC_TO_TCP_SOCK, Stored, TASK_PT_REGS,
     Variant, Writer, address, store_pid,
 };
-use crate::formats::linux::event_record::members::{Field, STATE, StateRecord, field};
+use crate::formats::linux::event_record::members::{STATE, StateRecord, field};
+use crate::formats::linux::record_layout::Field;
 use crate::model::socket_table::{IPPROTO_MPTCP, IPPROTO_TCP};
 use crate::model::{Family, SOCK_STREAM};
 

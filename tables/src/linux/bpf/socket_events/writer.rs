@@ -5,7 +5,7 @@ use super::super::assembler::Register::{R1, R2, R3, R10};
 use super::super::assembler::Width::{W8, W16, W32, W64};
 use super::super::assembler::{Assembler, Label, MapFd, Register, Width};
 use super::members::{Layout, Pid};
-use crate::formats::linux::event_record::members::Field;
+use crate::formats::linux::record_layout::Field;
 
 // From `enum bpf_func_id` in `include/uapi/linux/bpf.h`.
 pub(super) const MAP_LOOKUP_ELEM: i32 = 1;
