@@ -38,11 +38,19 @@ macro_rules! record {
 pub(super) use record;
 
 /// A member of a record R: its offset, and by its type T its width.
-#[derive(Clone, Copy)]
 pub(crate) struct Field<R, T> {
     pub(crate) offset: usize,
     types: PhantomData<(R, T)>,
 }
+
+// A derived implementation would need R and T to be Copy.
+impl<R, T> Clone for Field<R, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R, T> Copy for Field<R, T> {}
 
 impl<R, T> Field<R, T> {
     /// `member` gives the types.

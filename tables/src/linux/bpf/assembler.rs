@@ -28,6 +28,27 @@ pub(super) enum Width {
     W64,
 }
 
+/// An integer that one instruction loads or stores.
+pub(super) trait Stored {
+    const WIDTH: Width;
+}
+
+impl Stored for u8 {
+    const WIDTH: Width = Width::W8;
+}
+
+impl Stored for u16 {
+    const WIDTH: Width = Width::W16;
+}
+
+impl Stored for u32 {
+    const WIDTH: Width = Width::W32;
+}
+
+impl Stored for u64 {
+    const WIDTH: Width = Width::W64;
+}
+
 /// How a register is compared with a number, both without a sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {

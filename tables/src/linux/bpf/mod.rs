@@ -11,6 +11,8 @@ mod assembler;
 mod calls;
 mod descriptor_tables;
 mod error;
+mod helper_ids;
+mod iterator;
 mod kernel_members;
 mod load_once;
 mod program;

@@ -10,7 +10,10 @@ use std::mem::offset_of;
 use super::assembler::Condition::{Equal, Greater, NotEqual};
 use super::assembler::Register::{R0, R1, R2, R3, R6, R7, R8, R9, R10};
 use super::assembler::Width::{W8, W16, W32, W64};
-use super::assembler::{AssembleError, Assembler, Instruction, Label, Register, Width};
+use super::assembler::{AssembleError, Assembler, Instruction, Label, Register, Stored};
+use super::helper_ids::{
+    GET_SOCKET_COOKIE, JIFFIES64, PROBE_READ_KERNEL, SEQ_WRITE, SKC_TO_TCP_SOCK, SOCK_FROM_FILE,
+};
 use super::kernel_members::Layout;
 use crate::formats::linux::bpf_record::record_members::{
     EXTENSION_SIZE, NAME_SIZE, SocketRecord, UnixSocketRecord, extension, field,
@@ -18,14 +21,6 @@ use crate::formats::linux::bpf_record::record_members::{
 use crate::formats::linux::record_layout::Field;
 use crate::model::socket_table::{IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 use crate::model::{Family, SOCK_DGRAM, SOCK_STREAM};
-
-// From `enum bpf_func_id` in `include/uapi/linux/bpf.h`.
-const GET_SOCKET_COOKIE: i32 = 46;
-const JIFFIES64: i32 = 118;
-const PROBE_READ_KERNEL: i32 = 113;
-const SEQ_WRITE: i32 = 127;
-const SKC_TO_TCP_SOCK: i32 = 137;
-const SOCK_FROM_FILE: i32 = 162;
 
 /// Where the name of a UNIX socket is on the stack: at its end.
 const NAME: i16 = -(NAME_SIZE as i16);
@@ -67,27 +62,6 @@ pub(super) struct Helpers {
     /// `bpf_jiffies64`, with the number of ticks that it counts in a second. Without it, the record has no fields of
     /// TCP.
     pub(super) jiffies: Option<u32>,
-}
-
-/// A member of the record that one instruction stores.
-trait Stored {
-    const WIDTH: Width;
-}
-
-impl Stored for u8 {
-    const WIDTH: Width = W8;
-}
-
-impl Stored for u16 {
-    const WIDTH: Width = W16;
-}
-
-impl Stored for u32 {
-    const WIDTH: Width = W32;
-}
-
-impl Stored for u64 {
-    const WIDTH: Width = W64;
 }
 
 struct Writer<'a> {

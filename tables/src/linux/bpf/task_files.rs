@@ -3,13 +3,12 @@
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::fstat;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, SocketType};
 
 use super::calls;
 use super::descriptor_tables::DescriptorTables;
 use super::error::{FALLBACK, LoadError, PassError};
+use super::iterator::{own_level, read_records};
 use super::kernel_members::Layout;
 use super::program::{Helpers, program};
 use super::types::{TYPES, read_layout};
@@ -145,19 +144,13 @@ impl TaskFiles {
 
     /// The depth of the PID namespace of this process.
     fn own_level(&self) -> Result<u32, LoadError> {
-        let own = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
-        let inode = own.and_then(|own| Ok((fstat(&own)?.st_ino, own)));
-        let (inode, _own) = inode.map_err(LoadError::OwnSocket)?;
-        let mut level = None;
-        let pass = self.read(None, Deadline::NEVER, |record| {
-            let descriptor = record.descriptor();
-            if descriptor.inode == inode {
-                level = Some(descriptor.level);
-            }
-            Ok(())
-        });
-        pass.map_err(LoadError::OwnLevel)?;
-        level.ok_or(LoadError::OwnSocketMissed)
+        own_level((AddressFamily::UNIX, SocketType::DGRAM), |each| {
+            self.read(None, Deadline::NEVER, |record| {
+                let descriptor = record.descriptor();
+                each(descriptor.inode, descriptor.level);
+                Ok(())
+            })
+        })
     }
 
     fn read(
@@ -167,28 +160,11 @@ impl TaskFiles {
         mut each: impl FnMut(Record) -> Result<(), RecordError>,
     ) -> Result<(), PassError> {
         let link = pid.map(|pid| calls::link(self.program.as_fd(), Some(pid))).transpose()?;
-        let file = calls::iterator(link.as_ref().unwrap_or(&self.of_all).as_fd())?;
-        // The kernel fills half of it at a time.
-        let mut buffer = vec![0; 64 * 1024];
-        let mut filled = 0;
-        while !deadline.has_passed() {
-            let room = buffer.get_mut(filled..).unwrap_or_default();
-            match rustix::io::read(&file, room) {
-                Ok(0) => return Ok(()),
-                Ok(length) => filled += length,
-                // The kernel has visited a million files without a record.
-                Err(Errno::AGAIN | Errno::INTR) => continue,
-                Err(errno) => return Err(PassError::Read(errno)),
-            }
-            let mut rest = buffer.get(..filled).unwrap_or_default();
-            while let Some(record) = Record::take(&mut rest)? {
-                each(record)?;
-            }
-            let left = rest.len();
-            buffer.copy_within(filled - left..filled, 0);
-            filled = left;
-        }
-        Ok(())
+        let link = link.as_ref().unwrap_or(&self.of_all).as_fd();
+        read_records(link, deadline, |bytes| {
+            let Some(record) = Record::take(bytes)? else { return Ok(false) };
+            each(record).map(|()| true)
+        })
     }
 }
 

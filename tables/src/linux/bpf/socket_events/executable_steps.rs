@@ -11,9 +11,11 @@ use super::super::assembler::Condition::{Equal, Greater, NotEqual};
 use super::super::assembler::Register::{R0, R1, R2, R3, R4, R7, R8, R10};
 use super::super::assembler::Width::{W32, W64};
 use super::super::assembler::{Assembler, Label, Register};
+use super::super::helper_ids::{
+    GET_CURRENT_PID_TGID, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, PROBE_READ_KERNEL_STR, RINGBUF_SUBMIT,
+};
 use super::writer::{
-    ACTOR, GET_CURRENT_PID_TGID, KEY, LOST_EXECUTABLES, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM,
-    NO_WAKEUP, PID, PROBE_READ_KERNEL_STR, Place, ProcessKey, RINGBUF_SUBMIT, SEEN_VALUE, Writer,
+    ACTOR, KEY, LOST_EXECUTABLES, NO_WAKEUP, PID, ProcessKey, RecordAddress, SEEN_VALUE, Writer,
     address, store_pid,
 };
 use crate::formats::linux::event_record::members::{
@@ -24,7 +26,7 @@ use crate::formats::linux::record_layout::Field;
 /// The maximum number of directories and mounts between a file and the root.
 const ROUNDS: i32 = 40;
 
-const RECORD: Place = Place { register: R7, start: 0 };
+const RECORD: RecordAddress = RecordAddress { register: R7, start: 0 };
 const NAMES: i16 = offset_of!(ExecutableRecord, names) as i16;
 
 const fn in_key(offset: usize) -> i16 {

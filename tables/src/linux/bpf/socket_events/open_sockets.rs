@@ -3,17 +3,17 @@
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::fstat;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, SocketType};
 
 use super::super::calls::{self, Program};
 use super::super::error::{LoadError, PassError};
+use super::super::iterator::{own_level, read_records};
 use super::maps::with_memory;
 use super::members::Layout;
 use super::open_sockets_program::program;
 use super::writer::PidNamespace;
-use crate::formats::linux::event_record::take_open_socket;
+use crate::deadline::Deadline;
+use crate::formats::linux::event_record::{EventRecordError, take_open_socket};
 use crate::model::tcp_event::OpenSocket;
 
 /// The loaded program.
@@ -52,40 +52,19 @@ impl OpenSockets {
 
     /// The depth of the PID namespace of this process.
     pub(super) fn own_level(&self) -> Result<u32, LoadError> {
-        let own = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None);
-        let inode = own.and_then(|own| Ok((fstat(&own)?.st_ino, own)));
-        let (inode, _own) = inode.map_err(LoadError::OwnSocket)?;
-        let mut own_level = None;
-        let pass = self.read(&mut |open, level| {
-            if open.inode == inode {
-                own_level = Some(level);
-            }
-        });
-        pass.map_err(LoadError::OwnLevel)?;
-        own_level.ok_or(LoadError::OwnSocketMissed)
+        own_level((AddressFamily::INET, SocketType::STREAM), |each| {
+            self.read(&mut |open, level| each(open.inode, level))
+        })
     }
 
     fn read(&self, each: &mut dyn FnMut(OpenSocket, u32)) -> Result<(), PassError> {
-        let file = calls::iterator(self.link.as_fd())?;
-        // The kernel fills half of it at a time.
-        let mut buffer = vec![0; 64 * 1024];
-        let mut filled = 0;
-        loop {
-            let room = buffer.get_mut(filled..).unwrap_or_default();
-            match rustix::io::read(&file, room) {
-                Ok(0) => return Ok(()),
-                Ok(length) => filled += length,
-                // The kernel has visited a million files without a record.
-                Err(Errno::AGAIN | Errno::INTR) => continue,
-                Err(errno) => return Err(PassError::Read(errno)),
-            }
-            let mut rest = buffer.get(..filled).unwrap_or_default();
-            while let Some((open, level)) = take_open_socket(&mut rest)? {
+        read_records(self.link.as_fd(), Deadline::NEVER, |bytes| {
+            let taken = take_open_socket(bytes)?;
+            let is_complete = taken.is_some();
+            if let Some((open, level)) = taken {
                 each(open, level);
             }
-            let left = rest.len();
-            buffer.copy_within(filled - left..filled, 0);
-            filled = left;
-        }
+            Ok::<_, EventRecordError>(is_complete)
+        })
     }
 }

@@ -6,19 +6,17 @@ use std::mem::offset_of;
 use super::super::assembler::Condition::{Equal, NotEqual};
 use super::super::assembler::Register::{R0, R1, R2, R3, R6, R7, R8, R9, R10};
 use super::super::assembler::Width::{W16, W64};
-use super::super::assembler::{AssembleError, Assembler, Instruction, Label};
+use super::super::assembler::{AssembleError, Assembler, Instruction, Label, Stored};
+use super::super::helper_ids::{GET_SOCKET_COOKIE, SEQ_WRITE, SOCK_FROM_FILE};
 use super::members::{Context, Layout};
-use super::writer::{
-    GET_SOCKET_COOKIE, PidNamespace, Place, SEQ_WRITE, SOCK_FROM_FILE, STACK_END, Stored, address,
-    store_pid,
-};
+use super::writer::{PidNamespace, RecordAddress, STACK_END, address, store_pid};
 use crate::formats::linux::event_record::members::{OpenSocketRecord, field};
 use crate::formats::linux::record_layout::Field;
 use crate::model::socket_table::{IPPROTO_MPTCP, IPPROTO_TCP};
 use crate::model::{Family, SOCK_STREAM};
 
 const SIZE: usize = size_of::<OpenSocketRecord>();
-const RECORD: Place = Place { register: R10, start: STACK_END - SIZE as i16 };
+const RECORD: RecordAddress = RecordAddress { register: R10, start: STACK_END - SIZE as i16 };
 const _: () = assert!(offset_of!(OpenSocketRecord, socket) == 0 && SIZE < 256);
 
 /// R6 holds the context, R7 the file, later other pointers, R8 the task, and R9 the socket.
@@ -74,7 +72,7 @@ impl Writer<'_> {
     }
 
     fn store_socket(&mut self) {
-        let Layout { sock, inet6, .. } = self.layout;
+        let sock = self.layout.sock;
         let code = &mut self.code;
         code.copy(R1, R9);
         code.call(GET_SOCKET_COOKIE);
@@ -87,21 +85,8 @@ impl Writer<'_> {
         self.load_and_store(sock.dport, field!(OpenSocketRecord.dport));
         self.load_and_store(sock.state, field!(OpenSocketRecord.state));
         self.load_and_store(sock.family, field!(OpenSocketRecord.family));
-        let [inet, end] = [(); 2].map(|()| self.code.label());
-        self.code.jump_if(R1, Equal, Family::Inet as i32, inet);
-        if let Some(inet6) = inet6 {
-            let local = field!(OpenSocketRecord.local).halves();
-            let remote = field!(OpenSocketRecord.remote).halves();
-            for (offset, (local, remote)) in [0, 8].into_iter().zip(local.into_iter().zip(remote)) {
-                self.load_and_store(inet6.rcv_saddr + offset, local);
-                self.load_and_store(inet6.daddr + offset, remote);
-            }
-        }
-        self.code.jump(end);
-        self.code.put(inet);
-        self.load_and_store(sock.rcv_saddr, field!(OpenSocketRecord.local).ipv4());
-        self.load_and_store(sock.daddr, field!(OpenSocketRecord.remote).ipv4());
-        self.code.put(end);
+        let [local, remote] = [field!(OpenSocketRecord.local), field!(OpenSocketRecord.remote)];
+        RECORD.store_endpoints(&mut self.code, self.layout, R9, local, remote);
     }
 
     fn store_task(&mut self, namespace: Option<&PidNamespace>, end: Label) {

@@ -10,14 +10,17 @@
 use super::super::assembler::Condition::{Equal, Greater, NotEqual};
 use super::super::assembler::Register::{R0, R1, R2, R6, R7, R8, R9, R10};
 use super::super::assembler::Width::{W16, W32, W64};
-use super::super::assembler::{AssembleError, Assembler, Instruction, Label};
+use super::super::assembler::{AssembleError, Assembler, Instruction, Label, Stored};
+use super::super::helper_ids::{
+    GET_CURRENT_CGROUP_ID, GET_CURRENT_COMM, GET_CURRENT_PID_TGID, GET_CURRENT_UID_GID,
+    GET_SOCKET_COOKIE, KTIME_GET_BOOT_NS, RINGBUF_QUERY, RINGBUF_SUBMIT, SKC_TO_TCP_SOCK,
+    TASK_PT_REGS,
+};
 use super::executable_steps::{KEY_EXECUTABLE, KEY_START, KEY_TGID};
 use super::members::Layout;
 use super::writer::{
-    FORCE_WAKEUP, GET_CURRENT_CGROUP_ID, GET_CURRENT_COMM, GET_CURRENT_PID_TGID,
-    GET_CURRENT_UID_GID, GET_SOCKET_COOKIE, KTIME_GET_BOOT_NS, LOST_STATES, NO_WAKEUP, PID,
-    PidNamespace, Place, RINGBUF_QUERY, RINGBUF_SUBMIT, SKC_TO_TCP_SOCK, Stored, TASK_PT_REGS,
-    Variant, Writer, address, store_pid,
+    FORCE_WAKEUP, LOST_STATES, NO_WAKEUP, PID, PidNamespace, RecordAddress, Variant, Writer,
+    address, store_pid,
 };
 use crate::formats::linux::event_record::members::{STATE, StateRecord, field};
 use crate::formats::linux::record_layout::Field;
@@ -37,7 +40,7 @@ const SOCK: i16 = 0;
 const OLD_STATE: i16 = 8;
 const NEW_STATE: i16 = 16;
 
-const RECORD: Place = Place { register: R7, start: 0 };
+const RECORD: RecordAddress = RecordAddress { register: R7, start: 0 };
 
 /// The program for this kernel.
 ///
@@ -60,7 +63,9 @@ pub(super) fn program(
     RECORD.clear(&mut writer.code, 0, size_of::<StateRecord>());
     writer.store_change();
     writer.store_socket();
-    writer.store_endpoints();
+    // The family is in R1 still.
+    let [local, remote] = [field!(StateRecord.local), field!(StateRecord.remote)];
+    RECORD.store_endpoints(&mut writer.code, layout, R6, local, remote);
     writer.store_tcp_if_closed();
     writer.code.jump_if(R8, Equal, 0, submit);
     writer.store_actor();
@@ -151,26 +156,6 @@ impl Writer<'_> {
         self.load_and_store(sock.uid, field!(StateRecord.owner_uid));
         self.load_and_store(sock.flags, field!(StateRecord.flags));
         self.load_and_store(sock.family, field!(StateRecord.family));
-    }
-
-    /// The family is in R1 still.
-    fn store_endpoints(&mut self) {
-        let sock = self.layout.sock;
-        let [inet, end] = [(); 2].map(|()| self.code.label());
-        self.code.jump_if(R1, Equal, Family::Inet as i32, inet);
-        if let Some(inet6) = self.layout.inet6 {
-            let local = field!(StateRecord.local).halves();
-            let remote = field!(StateRecord.remote).halves();
-            for (offset, (local, remote)) in [0, 8].into_iter().zip(local.into_iter().zip(remote)) {
-                self.load_and_store(inet6.rcv_saddr + offset, local);
-                self.load_and_store(inet6.daddr + offset, remote);
-            }
-        }
-        self.code.jump(end);
-        self.code.put(inet);
-        self.load_and_store(sock.rcv_saddr, field!(StateRecord.local).ipv4());
-        self.load_and_store(sock.daddr, field!(StateRecord.remote).ipv4());
-        self.code.put(end);
     }
 
     /// The counters, and the port, which the socket itself has no more when it is closed.

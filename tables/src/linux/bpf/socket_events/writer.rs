@@ -1,53 +1,15 @@
 //! Steps that the programs for socket events share.
 
-use super::super::assembler::Condition::{Less, NotEqual};
+use super::super::assembler::Condition::{Equal, Less, NotEqual};
 use super::super::assembler::Register::{R1, R2, R3, R10};
-use super::super::assembler::Width::{W8, W16, W32, W64};
-use super::super::assembler::{Assembler, Label, MapFd, Register, Width};
+use super::super::assembler::Width::{W32, W64};
+use super::super::assembler::{Assembler, Label, MapFd, Register, Stored};
+use super::super::helper_ids::{
+    GET_CURRENT_TASK, GET_CURRENT_TASK_BTF, PROBE_READ_KERNEL, RINGBUF_RESERVE,
+};
 use super::members::{Layout, Pid};
 use crate::formats::linux::record_layout::Field;
-
-// From `enum bpf_func_id` in `include/uapi/linux/bpf.h`.
-pub(super) const MAP_LOOKUP_ELEM: i32 = 1;
-pub(super) const MAP_UPDATE_ELEM: i32 = 2;
-pub(super) const GET_CURRENT_PID_TGID: i32 = 14;
-pub(super) const GET_CURRENT_UID_GID: i32 = 15;
-pub(super) const GET_CURRENT_COMM: i32 = 16;
-pub(super) const GET_CURRENT_TASK: i32 = 35;
-pub(super) const GET_SOCKET_COOKIE: i32 = 46;
-pub(super) const GET_CURRENT_CGROUP_ID: i32 = 80;
-pub(super) const PROBE_READ_KERNEL: i32 = 113;
-pub(super) const PROBE_READ_KERNEL_STR: i32 = 115;
-pub(super) const KTIME_GET_BOOT_NS: i32 = 125;
-pub(super) const SEQ_WRITE: i32 = 127;
-pub(super) const RINGBUF_RESERVE: i32 = 131;
-pub(super) const RINGBUF_SUBMIT: i32 = 132;
-pub(super) const RINGBUF_QUERY: i32 = 134;
-pub(super) const SKC_TO_TCP_SOCK: i32 = 137;
-pub(super) const GET_CURRENT_TASK_BTF: i32 = 158;
-pub(super) const SOCK_FROM_FILE: i32 = 162;
-pub(super) const TASK_PT_REGS: i32 = 175;
-
-/// A member of a record that one instruction stores.
-pub(super) trait Stored {
-    const WIDTH: Width;
-}
-
-impl Stored for u8 {
-    const WIDTH: Width = W8;
-}
-
-impl Stored for u16 {
-    const WIDTH: Width = W16;
-}
-
-impl Stored for u32 {
-    const WIDTH: Width = W32;
-}
-
-impl Stored for u64 {
-    const WIDTH: Width = W64;
-}
+use crate::model::Family;
 
 /// The maps of a program.
 #[derive(Clone, Copy, Debug)]
@@ -171,12 +133,12 @@ pub(super) fn store_pid(
 
 /// Where a record is: a register that points to it, and the distance from there.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct RecordAddress {
     pub(super) register: Register,
     pub(super) start: i16,
 }
 
-impl Place {
+impl RecordAddress {
     pub(super) fn offset<R, T>(&self, field: Field<R, T>) -> i16 {
         self.start + field.offset as i16
     }
@@ -209,6 +171,32 @@ impl Place {
     ) {
         code.load(T::WIDTH, R1, from, offset);
         self.store(code, field, R1);
+    }
+
+    /// Stores the addresses of a socket, by way of R1, which has its family.
+    pub(super) fn store_endpoints<R>(
+        &self,
+        code: &mut Assembler,
+        layout: &Layout,
+        socket: Register,
+        local: Field<R, [u8; 16]>,
+        remote: Field<R, [u8; 16]>,
+    ) {
+        let [ipv4, end] = [(); 2].map(|()| code.label());
+        code.jump_if(R1, Equal, Family::Inet as i32, ipv4);
+        if let Some(inet6) = &layout.inet6 {
+            let offsets = [0, 8].into_iter();
+            let halves = local.halves().into_iter().zip(remote.halves());
+            for (offset, (local, remote)) in offsets.zip(halves) {
+                self.load_and_store(code, socket, inet6.rcv_saddr + offset, local);
+                self.load_and_store(code, socket, inet6.daddr + offset, remote);
+            }
+        }
+        code.jump(end);
+        code.put(ipv4);
+        self.load_and_store(code, socket, layout.sock.rcv_saddr, local.ipv4());
+        self.load_and_store(code, socket, layout.sock.daddr, remote.ipv4());
+        code.put(end);
     }
 
     /// Fills the record with zeros from this offset to that.

@@ -4,6 +4,8 @@ use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 
 use super::super::calls::{CallError, Command};
+use rustix::io::Errno;
+
 use super::*;
 use crate::formats::linux::bpf_record::Description;
 use crate::linux::quiet::{report_skip, report_skip_without_bpf};
