@@ -52,8 +52,7 @@ fn to(changes: &[StateChange], address: SocketAddr) -> Vec<StateChange> {
 #[test]
 fn a_refused_connect_has_its_process_and_errno() {
     let test = "a_refused_connect_has_its_process_and_errno";
-    in_own_netns(test, move |namespace| {
-        let Some(mut recorded) = Recorded::start(test) else { return };
+    record_in_own_netns(test, move |namespace, recorded| {
         for at in ["127.0.0.1:0", "[::1]:0"] {
             let address = closed(at);
             TcpStream::connect(address).unwrap_err();
@@ -75,8 +74,7 @@ fn a_refused_connect_has_its_process_and_errno() {
 #[test]
 fn a_connect_without_answer_times_out_or_is_given_up() {
     let test = "a_connect_without_answer_times_out_or_is_given_up";
-    in_own_netns(test, move |namespace| {
-        let Some(mut recorded) = Recorded::start(test) else { return };
+    record_in_own_netns(test, move |namespace, recorded| {
         let (listener, address, first) = full_listener();
         let times_out = non_blocking(address);
         sockopt::set_tcp_user_timeout(&times_out, 500).unwrap();
@@ -104,8 +102,7 @@ fn a_connect_without_answer_times_out_or_is_given_up() {
 #[test]
 fn a_connect_that_does_not_block_is_established_later() {
     let test = "a_connect_that_does_not_block_is_established_later";
-    in_own_netns(test, move |namespace| {
-        let Some(mut recorded) = Recorded::start(test) else { return };
+    record_in_own_netns(test, move |namespace, recorded| {
         let listener = TcpListener::bind("[::1]:0").unwrap();
         let address = listener.local_addr().unwrap();
         let socket = non_blocking(address);
@@ -122,8 +119,7 @@ fn a_connect_that_does_not_block_is_established_later() {
 #[test]
 fn a_connect_without_route_changes_no_state() {
     let test = "a_connect_without_route_changes_no_state";
-    in_own_netns(test, move |namespace| {
-        let Some(mut recorded) = Recorded::start(test) else { return };
+    record_in_own_netns(test, move |namespace, recorded| {
         let unreachable = TcpStream::connect("192.0.2.1:9").unwrap_err();
         assert_eq!(Errno::from_io_error(&unreachable), Some(Errno::NETUNREACH));
         let last = closed("127.0.0.1:0");

@@ -118,8 +118,8 @@ fn run(test: &'static str, recorded: &mut Recorded) -> Option<(Vec<Listening>, V
 /// The changes of each socket.
 type Sockets = Vec<Vec<StateChange>>;
 
-/// On a busy host, the kernel at times passes one or a few changes to CLOSE to no program, and does not always count
-/// them as skipped. The cause is unknown: `.ci/release events` runs this test.
+/// On a host with a load of 30 and more, some changes to CLOSE were missing at times. The cause is unknown:
+/// `.ci/release events` runs this test.
 #[test]
 #[ignore = "fails at times on a busy host: .ci/release events runs it"]
 fn every_connection_of_short_processes_is_recorded() {

@@ -11,9 +11,8 @@ const CHANGES: u64 = 2 * CONNECTS;
 #[test]
 fn lost_and_read_changes_add_up_to_all() {
     let test = "lost_and_read_changes_add_up_to_all";
-    in_own_netns(test, move |_| {
-        // It collects for longer than the other, and loses nothing.
-        let Some(mut all) = Recorded::start(test) else { return };
+    // The large one collects for longer, and loses nothing.
+    record_in_own_netns(test, move |_, all| {
         let small = Settings { ring_size: 64 * 1024, ..Settings::default() };
         let Some(small) = start(test, &small) else { return };
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -29,8 +28,8 @@ fn lost_and_read_changes_add_up_to_all() {
                 })
                 .unwrap();
         };
-        let lost = small.losses();
         count(&small);
+        let lost = small.losses();
         // Nothing is lost after that.
         TcpStream::connect(address).unwrap_err();
         count(&small);
@@ -75,8 +74,11 @@ fn the_waker_and_a_filled_eighth_end_a_wait() {
             scope.spawn(move || later.wake());
             source.drain(long, &mut drop).unwrap();
         });
-        let start = Instant::now();
-        source.drain(Duration::from_millis(20), &mut drop).unwrap();
-        assert!(start.elapsed() >= Duration::from_millis(20));
+        // The ring buffer can have ended that wait.
+        source.drain(Duration::ZERO, &mut drop).unwrap();
+        let (start, mut read) = (Instant::now(), 0);
+        source.drain(Duration::from_millis(20), &mut |_| read += 1).unwrap();
+        // Other processes can fill an eighth, too.
+        assert!(read > 0 || start.elapsed() >= Duration::from_millis(20));
     });
 }

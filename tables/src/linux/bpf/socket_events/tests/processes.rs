@@ -22,8 +22,7 @@ fn connects(changes: &[StateChange], pid: i32) -> Vec<Actor> {
 #[test]
 fn processes_that_exit_at_once_have_their_paths() {
     let test = "processes_that_exit_at_once_have_their_paths";
-    in_own_netns(test, move |namespace| {
-        let Some(mut recorded) = Recorded::start(test) else { return };
+    record_in_own_netns(test, move |namespace, recorded| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let command = format!("connect {}", listener.local_addr().unwrap());
         let pids: Vec<i32> = (0..200)
@@ -60,11 +59,10 @@ impl Drop for Removed {
 /// Makes an executable, runs `change` while its process waits, then lets it connect; returns its path and its record.
 fn executable_of(
     test: &'static str,
-    make: impl FnOnce() -> (Removed, PathBuf) + Send + 'static,
-    change: impl FnOnce(&Path) + Send + 'static,
+    make: impl Fn() -> (Removed, PathBuf) + Send + 'static,
+    change: impl Fn(&Path) + Send + 'static,
 ) -> Option<(PathBuf, Executable)> {
-    in_own_netns(test, move |namespace| {
-        let mut recorded = Recorded::start(test)?;
+    record_in_own_netns(test, move |namespace, recorded| {
         let (_removed, executable) = make();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let command = format!("wait {}", listener.local_addr().unwrap());
@@ -116,8 +114,7 @@ fn a_path_that_is_too_long_keeps_its_end() {
 #[test]
 fn the_end_of_an_inherited_socket_has_the_last_holder() {
     let test = "the_end_of_an_inherited_socket_has_the_last_holder";
-    in_own_netns(test, move |namespace| {
-        let Some(mut recorded) = Recorded::start(test) else { return };
+    record_in_own_netns(test, move |namespace, recorded| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut server, _) = listener.accept().unwrap();

@@ -105,24 +105,18 @@ impl Layout {
 #[test]
 fn a_connection_is_recorded_with_process_ends_and_bytes() {
     let test = "a_connection_is_recorded_with_process_ends_and_bytes";
-    in_own_netns(test, |namespace| {
-        let Some(mut recorded) =
-            Recorded::start("a_connection_is_recorded_with_process_ends_and_bytes")
-        else {
-            return;
-        };
-        check_connection(&mut recorded, namespace, "127.0.0.1:0", "127.0.0.1");
-        check_connection(&mut recorded, namespace, "[::1]:0", "::1");
+    record_in_own_netns(test, |namespace, recorded| {
+        check_connection(recorded, namespace, "127.0.0.1:0", "127.0.0.1");
+        check_connection(recorded, namespace, "[::1]:0", "::1");
         // IPv4 on a listener of IPv6.
-        check_connection(&mut recorded, namespace, "[::]:0", "127.0.0.1");
+        check_connection(recorded, namespace, "[::]:0", "127.0.0.1");
     });
 }
 
 #[test]
 fn a_connection_that_is_reset_has_the_errno() {
     let test = "a_connection_that_is_reset_has_the_errno";
-    in_own_netns(test, move |namespace| {
-        let Some(mut recorded) = Recorded::start(test) else { return };
+    record_in_own_netns(test, move |namespace, recorded| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
@@ -152,8 +146,7 @@ fn a_connection_that_is_reset_has_the_errno() {
 #[test]
 fn open_sockets_have_the_cookies_of_their_events() {
     let test = "open_sockets_have_the_cookies_of_their_events";
-    in_own_netns(test, move |namespace| {
-        let Some(mut recorded) = Recorded::start(test) else { return };
+    record_in_own_netns(test, move |namespace, recorded| {
         let listener = TcpListener::bind("[::1]:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut open = Vec::new();
