@@ -322,44 +322,76 @@ fn tcp_cells_are_those_of_ss_and_of_the_bytes_counted() {
         if other.is_none() {
             report_left_out(TCP_TEST, "a veth pair cannot be made: only loopback is compared");
         }
-        let all = connections(other.as_ref());
-        let all_printed = || {
-            let there = other.as_ref().map(|other| other.inside(printed));
-            [Some(printed()), there].into_iter().flatten().collect::<Vec<_>>()
-        };
-        let is_quiet = || {
-            let words = all_printed();
-            let mut words = words.iter().flat_map(BTreeMap::values);
-            words.all(|words| value(words, "unacked").is_none() && count(words, "lastsnd") > 100)
-        };
-        wait_for("silence", is_quiet);
-        with_each_source(TCP_TEST, |source, full| {
-            let before = all_printed();
-            let rows = rows(from(source), full, TCP);
-            let after = all_printed();
-            for (index, socket) in all.iter().enumerate() {
-                let row = row_of(&rows, &socket.stream);
-                let key = ["local_port", "remote_port"].map(|port| match row[port] {
-                    Value::Integer(port) => port,
-                    _ => 0,
-                });
-                let words = |all: &[BTreeMap<(i64, i64), Vec<String>>]| {
-                    all.iter().find_map(|of| of.get(&key.into())).cloned().unwrap()
-                };
-                assert_eq!(row["bytes_sent"], Value::Integer(socket.sent), "{index}: {row:?}");
-                assert_eq!(row["bytes_received"], Value::Integer(socket.received), "{index}");
-                compare_with_ss(row, &words(&before), &words(&after));
-            }
-            if other.is_none() {
-                return;
-            }
-            let lost = row_of(&rows, &all[all.len() - 2].stream);
-            let Value::Integer(again @ 1..) = lost["bytes_retransmitted"] else {
-                unreachable!("{lost:?}");
-            };
-            // At least one segment, or all of them several times.
-            assert!(again <= 5000 * 20, "{again}");
+        compare_all_with_ss(TCP_TEST, other.as_ref());
+    });
+}
+
+const NETEM_TEST: &str = "tcp_cells_are_those_of_ss_under_delay_and_loss";
+
+#[test]
+fn tcp_cells_are_those_of_ss_under_delay_and_loss() {
+    in_own_namespaces(NETEM_TEST, || {
+        let netem = "qdisc add dev here root netem delay 20ms loss 2%".split(' ');
+        let other = OtherEnd::new().filter(|_| {
+            let added = Command::new("tc").args(netem).output();
+            added.is_ok_and(|added| added.status.success())
         });
+        let Some(other) = other else {
+            return report_left_out(NETEM_TEST, "needs ss, tc and a kernel with veth and netem");
+        };
+        let [mut client, mut server] = other.connect();
+        client.send(&mut server, 5);
+        server.send(&mut client, 5);
+        compare_all_with_ss(NETEM_TEST, Some(&other));
+        let rows = rows(from(Source::Netlink), false, TCP);
+        for end in [client, server] {
+            let Value::Integer(least) = row_of(&rows, &end.stream)["min_rtt_us"] else {
+                unreachable!("{rows:?}");
+            };
+            assert!(least >= 20_000, "{least}");
+        }
+    });
+}
+
+/// Compares the cells of many connections with what ss prints, and with the bytes that they transferred.
+fn compare_all_with_ss(test: &str, other: Option<&OtherEnd>) {
+    let all = connections(other);
+    let all_printed = || {
+        let there = other.map(|other| other.inside(printed));
+        [Some(printed()), there].into_iter().flatten().collect::<Vec<_>>()
+    };
+    let is_quiet = || {
+        let words = all_printed();
+        let mut words = words.iter().flat_map(BTreeMap::values);
+        words.all(|words| value(words, "unacked").is_none() && count(words, "lastsnd") > 100)
+    };
+    wait_for("silence", is_quiet);
+    with_each_source(test, |source, full| {
+        let before = all_printed();
+        let rows = rows(from(source), full, TCP);
+        let after = all_printed();
+        for (index, socket) in all.iter().enumerate() {
+            let row = row_of(&rows, &socket.stream);
+            let key = ["local_port", "remote_port"].map(|port| match row[port] {
+                Value::Integer(port) => port,
+                _ => 0,
+            });
+            let words = |all: &[BTreeMap<(i64, i64), Vec<String>>]| {
+                all.iter().find_map(|of| of.get(&key.into())).cloned().unwrap()
+            };
+            assert_eq!(row["bytes_sent"], Value::Integer(socket.sent), "{index}: {row:?}");
+            assert_eq!(row["bytes_received"], Value::Integer(socket.received), "{index}");
+            compare_with_ss(row, &words(&before), &words(&after));
+        }
+        if other.is_none() {
+            return;
+        }
+        let lost = row_of(&rows, &all[all.len() - 2].stream);
+        let Value::Integer(again @ 1..) = lost["bytes_retransmitted"] else {
+            unreachable!("{lost:?}");
+        };
+        // At least one segment, or all of them several times.
+        assert!(again <= 5000 * 20, "{again}");
     });
 }
 

@@ -4,6 +4,7 @@ mod support;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -29,8 +30,13 @@ const LATE: usize = 250;
 const PROCESSES: usize = 6;
 const EVENTS: usize = 2 * CONNECTIONS;
 const ROUNDS: usize = 15;
-/// Refused connects of the flood; each is two changes of states.
-const REFUSED: u64 = 200_000;
+/// How long two processes of one user flood.
+const FLOOD: Duration = Duration::from_secs(10);
+/// The connects of another user meanwhile.
+const QUIET: u64 = 100;
+/// Nothing listens there: each connect is refused, which is two changes of states and one event.
+const FLOOD_PORT: u16 = 1;
+const QUIET_PORT: u16 = 2;
 
 /// A process that serves the tables of events and of sockets.
 struct Serving {
@@ -195,21 +201,69 @@ fn hold(connections: usize) {
     drop(held);
 }
 
-/// Changes of states as fast as it goes; returns the nanoseconds of the reader for each, and how many were lost.
-fn flood(serving: &Serving) -> (f64, u64) {
-    let before = (serving.statistic("captured"), serving.reader_ns());
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                for _ in 0..REFUSED / 2 {
-                    let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, 1));
-                }
-            });
+/// A process of another user that connects; dropping ends it.
+struct Connecting(Child);
+
+impl Connecting {
+    fn start(uid: u32, port: u16, times: &str) -> Connecting {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["connect", &port.to_string(), times]).uid(uid);
+        Connecting(command.stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// How often it connected.
+    fn end(mut self) -> u64 {
+        let mut count = String::new();
+        self.0.stdout.take().unwrap().read_to_string(&mut count).unwrap();
+        assert!(self.0.wait().unwrap().success());
+        count.trim().parse().unwrap()
+    }
+}
+
+/// Connects so often, or as long as the flood lasts; prints how often it was.
+fn connect(port: u16, times: Option<u64>) {
+    let start = Instant::now();
+    let mut count = 0;
+    while times.map_or(start.elapsed() < FLOOD, |times| count < times) {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap_err();
+        count += 1;
+        if times.is_some() {
+            std::thread::sleep(FLOOD / (2 * QUIET as u32));
         }
-    });
-    let captured = serving.statistic("captured") - before.0;
-    let ns = (serving.reader_ns() - before.1) as f64 / captured as f64;
-    (ns, serving.statistic("lost_events"))
+    }
+    println!("{count}");
+}
+
+struct Flood {
+    /// Changes of states.
+    produced: u64,
+    captured: u64,
+    lost: u64,
+    skipped: u64,
+    /// The events of the other user that are stored.
+    quiet: u64,
+    /// Nanoseconds of the reader for each change.
+    reader_ns: f64,
+}
+
+/// One user connects as fast as it goes, another one now and then.
+fn flood(serving: &Serving) -> Flood {
+    const KINDS: [&str; 3] = ["captured", "lost_events", "skipped"];
+    let before = KINDS.map(|kind| serving.statistic(kind));
+    let reader_before = serving.reader_ns();
+    let flooding = [(); 2].map(|()| Connecting::start(2_000_001, FLOOD_PORT, "flood"));
+    let quiet = Connecting::start(1_001, QUIET_PORT, &QUIET.to_string()).end();
+    assert_eq!(quiet, QUIET);
+    let connects: u64 = flooding.into_iter().map(Connecting::end).sum::<u64>() + quiet;
+    let events = ProcessSocketEvents::new(&options());
+    let of_quiet = [("remote_port", Operator::Equals, QUIET_PORT.to_string())];
+    // The query also reads what is left in the ring buffer.
+    let quiet = serving.rows("events", &select_all(&events, &of_quiet)) as u64;
+    let reader_ns = serving.reader_ns() - reader_before;
+    let after = KINDS.map(|kind| serving.statistic(kind));
+    let [captured, lost, skipped] = [0, 1, 2].map(|index: usize| after[index] - before[index]);
+    let reader_ns = reader_ns as f64 / captured as f64;
+    Flood { produced: 2 * connects, captured, lost, skipped, quiet, reader_ns }
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -226,6 +280,12 @@ pub(crate) fn main() -> ExitCode {
         hold(connections.parse().unwrap());
         return ExitCode::SUCCESS;
     }
+    if let [_, word, port, times] = &arguments[..]
+        && word == "connect"
+    {
+        connect(port.parse().unwrap(), times.parse().ok());
+        return ExitCode::SUCCESS;
+    }
     let directory = tempfile::tempdir().unwrap();
     let serving = Serving::start(directory.path());
     if serving.statistic("running") == 0 {
@@ -233,7 +293,7 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let empty = serving.memory("VmRSS");
-    let (reader_ns, lost) = flood(&serving);
+    let flooded_by = flood(&serving);
     let flooded = serving.memory("VmHWM");
 
     let mut holding: Vec<Holding> =
@@ -264,8 +324,18 @@ pub(crate) fn main() -> ExitCode {
         reached &= is;
         if is { "reached" } else { "MISSED" }
     };
+    let Flood { produced, captured, lost, skipped, quiet, reader_ns } = flooded_by;
+    // Other processes of the host can add some.
+    let is_complete = captured + lost + skipped >= produced;
     println!(
-        "reader: {reader_ns:.0} ns a change of state (at most 300: {}), {lost} lost",
+        "flood: {:.0} changes of states a second, {produced} produced, {captured} captured, {lost} lost, {skipped} \
+         skipped ({}); {quiet} events of {QUIET} of another user stored ({})",
+        produced as f64 / FLOOD.as_secs_f64(),
+        verdict(is_complete && lost + skipped == 0),
+        verdict(quiet == QUIET)
+    );
+    println!(
+        "reader: {reader_ns:.0} ns a change of state (at most 300: {})",
         verdict(reader_ns <= 300.0)
     );
     println!(

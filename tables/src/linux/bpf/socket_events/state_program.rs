@@ -246,7 +246,7 @@ impl Writer<'_> {
         code.put(no_parent);
     }
 
-    /// The effective user and group, in the first user namespace.
+    /// The real user and group, in the first user namespace.
     fn store_user(&mut self) {
         let task = self.layout.task;
         let code = &mut self.code;
