@@ -163,10 +163,17 @@ pub(crate) fn main() -> ExitCode {
         serve(how, socket);
         return ExitCode::SUCCESS;
     }
+    if matches!(&arguments[..], [_, word] if word == "listen") {
+        joins::listen();
+        return ExitCode::SUCCESS;
+    }
     if arguments.iter().any(|argument| argument == "processes") {
         return super::processes::main();
     }
     let load = Load::start(6, LOOKUPS);
+    if arguments.iter().any(|argument| argument == "joins") {
+        return if joins::compare() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let directory = tempfile::tempdir().unwrap();
     let table = table("walk");
     let context_with = |constraints: Vec<Constraint>, columns_used| {

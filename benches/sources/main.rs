@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench sources`, as root
 //!
-//! `cargo bench --bench sources -- processes` measures the columns about processes and containers instead.
+//! `cargo bench --bench sources -- processes` measures the columns about processes and containers instead, and
+//! `-- joins` only compares joins with these columns.
 //!
 //! 100,000 TCP sockets in a few processes, and 500 processes with three sockets each. Both services run
 //! all the time and get alternating requests; each figure is the median of several rounds. The time of a scan

@@ -7,19 +7,17 @@ use bitflags::bitflags;
 use super::tcp_details::TcpDetails;
 
 bitflags! {
-    /// The [`ExtendedDetails`] that a query uses, and other data that only the extended BPF program writes.
+    /// The [`ExtendedDetails`] that a query uses.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(crate) struct ExtendedFields: u8 {
         /// The socket cookie.
         const COOKIE = 1;
-        /// When the process that holds a descriptor started.
-        const PROCESS_START = 2;
         /// Counters and estimates of TCP connections.
-        const TCP = 4;
+        const TCP = 2;
         /// The process at the other end of a UNIX socket.
-        const PEER = 8;
+        const PEER = 4;
         /// The file to which a UNIX socket is bound.
-        const BOUND_FILE = 16;
+        const BOUND_FILE = 8;
     }
 }
 

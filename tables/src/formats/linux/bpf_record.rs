@@ -118,11 +118,9 @@ impl<'a> Record<'a> {
         self.socket.get(field.offset..).and_then(T::from_bytes).unwrap_or_default()
     }
 
-    /// The time from boot to the start of the process in nanoseconds (`start_boottime` of its first thread). None
-    /// unless the extended program wrote the record.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for columns of the process"))]
+    /// The time from boot to the start of the process in nanoseconds (`start_boottime` of its first thread).
     pub(crate) fn start_boottime(&self) -> Option<NonZeroU64> {
-        NonZeroU64::new(Extension(self.extension?).get(extension!(start_boottime)))
+        NonZeroU64::new(self.get(field!(start_boottime)))
     }
 
     /// The network namespace of the socket.

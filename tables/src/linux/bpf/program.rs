@@ -119,7 +119,7 @@ impl Writer<'_> {
     }
 
     fn store_descriptor(&mut self) {
-        let Layout { context, task, file, .. } = self.layout;
+        let Layout { context, task, file, start, .. } = self.layout;
         self.follow_and_store(R7, file.inode, file.inode_number, field!(inode));
         match self.pid_number {
             None => {
@@ -138,16 +138,15 @@ impl Writer<'_> {
         self.load_and_store(R6, context.fd, field!(fd));
         self.load_and_store(R8, task.files, field!(files));
         self.follow_and_store(R8, task.group_leader, task.files, field!(leader_files));
+        if let Some(start) = start {
+            let field = field!(start_boottime);
+            self.follow_and_store(R8, task.group_leader, start.start_boottime, field);
+        }
     }
 
     /// Stores the fields that every extended record has.
     fn store_extension(&mut self) {
         let Some(helpers) = self.extended else { return };
-        let Layout { task, start, .. } = self.layout;
-        if let Some(start) = start {
-            let field = extension!(start_boottime);
-            self.follow_and_store(R8, task.group_leader, start.start_boottime, field);
-        }
         if helpers.socket_cookie {
             self.code.copy(R1, R9);
             self.code.call(GET_SOCKET_COOKIE);

@@ -119,9 +119,7 @@ impl Collector {
 
 /// The BPF records that the query uses.
 fn records(filter: &Filter) -> Records {
-    // Extended records have the start time of the process.
-    let is_basic = filter.extended_fields().is_empty() && filter.process_fields().is_empty();
-    if is_basic { Records::Basic } else { Records::Extended }
+    if filter.extended_fields().is_empty() { Records::Basic } else { Records::Extended }
 }
 
 impl Scanner {

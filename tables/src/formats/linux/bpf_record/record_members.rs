@@ -18,6 +18,8 @@ record! {
         files: u64,
         /// That of the table of the process's first task; 0 if that task has ended.
         leader_files: u64,
+        /// Nanoseconds from boot to the start of the process; 0 if the kernel does not report it.
+        start_boottime: u64,
         net: u32,
         uid: u32,
         family: u16,
@@ -64,8 +66,6 @@ record! {
     struct Extension {
         /// The socket cookie; 0 if the kernel does not report it.
         cookie: u64,
-        /// Nanoseconds from boot to the start of the process.
-        start_boottime: u64,
         /// Ticks of the kernel since boot, at the time of the record.
         ticks: u64,
         bytes_sent: u64,
@@ -129,7 +129,7 @@ pub(super) const EXTENDED_RECORD_SIZE: usize = RECORD_SIZE + EXTENSION_SIZE;
 pub(super) const EXTENDED_UNIX_RECORD_SIZE: usize = UNIX_RECORD_SIZE + EXTENSION_SIZE;
 
 // The kernel writes the record from the program's stack, which is aligned to eight bytes.
-const _: () = assert!(RECORD_SIZE == 152 && align_of::<SocketRecord>() == 8);
+const _: () = assert!(RECORD_SIZE == 160 && align_of::<SocketRecord>() == 8);
 const _: () = assert!(UNIX_RECORD_SIZE == RECORD_SIZE + NAME_SIZE);
 // The size of a record shows which parts it has.
 const _: () = assert!(EXTENSION_SIZE != NAME_SIZE && EXTENSION_SIZE.is_multiple_of(8));

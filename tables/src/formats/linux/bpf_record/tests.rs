@@ -15,6 +15,7 @@ fn tcp() -> SocketRecord {
         inode: 99,
         files: 0xffff_8880_0000_1000,
         leader_files: 0xffff_8880_0000_2000,
+        start_boottime: 5_000_000_000,
         net: 4_026_531_840,
         uid: 1000,
         family: 2,
@@ -59,7 +60,6 @@ fn unix(socket: SocketRecord, name: &[u8]) -> Vec<u8> {
 fn extension() -> Extension {
     Extension {
         cookie: 0x8000_0000_0000_0007,
-        start_boottime: 5_000_000_000,
         ticks: 0x1_0000_0010,
         bytes_sent: 1100,
         bytes_retransmitted: 100,
@@ -126,14 +126,15 @@ fn details(bytes: &[u8]) -> Details {
 #[cfg(target_endian = "little")]
 fn a_record_has_the_bytes_that_the_program_writes() {
     #[rustfmt::skip]
-    let bytes: [&[u8]; 31] = [
-        &[152, 0, 0, 0],                         // size
+    let bytes: [&[u8]; 32] = [
+        &[160, 0, 0, 0],                         // size
         &[7, 0, 0, 0],                           // tgid
         &[8, 0, 0, 0],                           // tid
         &[3, 0, 0, 0],                           // fd
         &[99, 0, 0, 0, 0, 0, 0, 0],              // inode
         &[0, 0x10, 0, 0, 0x80, 0x88, 0xff, 0xff], // files
         &[0, 0x20, 0, 0, 0x80, 0x88, 0xff, 0xff], // leader_files
+        &[0, 0xf2, 5, 0x2a, 1, 0, 0, 0],         // start_boottime
         &[0, 0, 0, 0xf0],                        // net
         &[0xe8, 3, 0, 0],                        // uid
         &[2, 0],                                 // family
@@ -196,6 +197,7 @@ fn a_record_shows_the_descriptor_of_its_socket() {
     let expected = Descriptor { pid: 7, tid: 8, fd: 3, inode: 99, level: 2, files, leader_files };
     assert_eq!(record.descriptor(), expected);
     assert_eq!(record.net_namespace(), NetNamespace(4_026_531_840));
+    assert_eq!(record.start_boottime(), NonZeroU64::new(5_000_000_000));
 }
 
 #[test]
@@ -205,7 +207,6 @@ fn an_extended_record_shows_more_of_the_same_socket() {
         (unix(tcp(), &[1, 0, b'/']), extended_unix(tcp(), extension(), &[1, 0, b'/'])),
     ] {
         let record = Record::take(&mut &*extended).unwrap().unwrap();
-        assert_eq!(record.start_boottime(), NonZeroU64::new(5_000_000_000));
         let Ok(Description::Complete { table, mut socket }) = record.describe() else {
             panic!("{record:?}");
         };
@@ -214,7 +215,7 @@ fn an_extended_record_shows_more_of_the_same_socket() {
         assert_eq!(*shown, ExtendedDetails { cookie, ..Default::default() });
         assert_eq!(describe(&basic), Ok(Description::Complete { table, socket }));
         let basic = Record::take(&mut &*basic).unwrap().unwrap();
-        assert_eq!((basic.start_boottime(), basic.extended_details()), (None, None));
+        assert_eq!(basic.extended_details(), None);
     }
 }
 
