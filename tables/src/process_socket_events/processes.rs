@@ -20,12 +20,21 @@ const MAX_UNREAD: usize = 4_096;
 /// The images of processes and the control groups that records have named lately.
 #[derive(Debug)]
 pub(super) struct Processes {
-    images: Recent<(i32, u64), (u64, Arc<Image>)>,
+    images: Recent<(i32, u64), Known>,
     cgroups: Recent<u64, Arc<Cgroup>>,
     paths: Vec<Option<Arc<[u8]>>>,
     hash: RandomState,
     texts: TextBytes,
     unread: Vec<Arc<Image>>,
+}
+
+/// A process whose executable is known.
+#[derive(Debug)]
+struct Known {
+    executable: u64,
+    image: Arc<Image>,
+    /// The process of its last event, which the next ones usually share.
+    last: Option<Arc<Process>>,
 }
 
 impl Processes {
@@ -46,11 +55,13 @@ impl Processes {
         let key = (pid, start_ns);
         // A process that replaces its executable keeps its pid and start.
         let image = match self.images.get(&key) {
-            Some((known, image)) if *known == executable && !image.has_path() => Arc::clone(image),
+            Some(known) if known.executable == executable && !known.image.has_path() => {
+                Arc::clone(&known.image)
+            }
             _ => self.new_image(pid, start_ns, executable),
         };
         image.set_path(self.shared(&path));
-        self.images.insert(key, (executable, image));
+        self.images.insert(key, Known { executable, image, last: None });
     }
 
     fn new_image(&mut self, pid: i32, start_ns: u64, executable: u64) -> Arc<Image> {
@@ -76,15 +87,16 @@ impl Processes {
     /// The image of a process that executes `executable`; 0 if it is exiting.
     pub(super) fn image(&mut self, pid: i32, start_ns: u64, executable: u64) -> Arc<Image> {
         let key = (pid, start_ns);
-        if let Some((known, image)) = self.images.get(&key)
-            && (executable == 0 || *known == executable)
+        if let Some(known) = self.images.get(&key)
+            && (executable == 0 || known.executable == executable)
         {
-            return Arc::clone(image);
+            return Arc::clone(&known.image);
         }
         let image = self.new_image(pid, start_ns, executable);
         // Without its executable, another event of the process has nothing to share.
         if executable != 0 {
-            self.images.insert(key, (executable, Arc::clone(&image)));
+            let known = Known { executable, image: Arc::clone(&image), last: None };
+            self.images.insert(key, known);
         }
         image
     }
@@ -106,7 +118,12 @@ impl Processes {
         if let Some(process) = same.filter(|process| is_same(process, actor)) {
             return Arc::clone(process);
         }
-        Arc::new(Process {
+        let key = (actor.pid, actor.start_ns);
+        let last = self.images.get(&key).and_then(|known| known.last.as_ref());
+        if let Some(process) = last.filter(|process| is_same(process, actor)) {
+            return Arc::clone(process);
+        }
+        let process = Arc::new(Process {
             pid: actor.pid,
             tid: Some(actor.tid),
             parent: Some(actor.parent),
@@ -115,7 +132,11 @@ impl Processes {
             comm: Some(actor.comm),
             image: self.image(actor.pid, actor.start_ns, actor.executable),
             cgroup: self.cgroup(actor.cgroup),
-        })
+        });
+        if let Some(known) = self.images.get_mut(&key) {
+            known.last = Some(Arc::clone(&process));
+        }
+        process
     }
 
     /// The images whose texts are not read yet, once.
@@ -165,6 +186,10 @@ impl<K: Copy + Eq + std::hash::Hash, V> Recent<K, V> {
         let (value, is_used) = self.entries.get_mut(key)?;
         *is_used = true;
         Some(value)
+    }
+
+    fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.entries.get_mut(key).map(|(value, _)| value)
     }
 
     fn insert(&mut self, key: K, value: V) {

@@ -45,9 +45,11 @@ const BLOCK: usize = 256;
 /// Events that follow each other.
 #[derive(Debug)]
 struct Block {
-    events: Vec<Arc<Event>>,
-    /// The least and the greatest time of the events. Evictions leave them as they are.
+    events: VecDeque<Arc<Event>>,
+    /// The least and the greatest time of the events. Evictions leave them as they are,
     times: (i64, i64),
+    /// and the greatest id.
+    last_id: u64,
 }
 
 /// The events, by number, age and memory bounded.
@@ -97,12 +99,14 @@ impl Store {
         match self.blocks.back_mut().filter(|block| block.events.len() < BLOCK) {
             Some(block) => {
                 block.times = (block.times.0.min(time), block.times.1.max(time));
-                block.events.push(event);
+                block.last_id = self.last_id;
+                block.events.push_back(event);
             }
             None => {
-                let mut events = Vec::with_capacity(BLOCK);
-                events.push(event);
-                self.blocks.push_back(Block { events, times: (time, time) });
+                let mut events = VecDeque::with_capacity(BLOCK);
+                events.push_back(event);
+                let (times, last_id) = ((time, time), self.last_id);
+                self.blocks.push_back(Block { events, times, last_id });
             }
         }
         if self.count > self.limits.events {
@@ -183,11 +187,16 @@ impl Store {
 
     /// Removes the event with this id from its block.
     fn take(&mut self, id: u64) {
-        let is_before = |block: &Block| block.events.last().is_some_and(|event| event.id < id);
-        let index = self.blocks.partition_point(is_before);
+        let index = self.blocks.partition_point(|block| block.last_id < id);
         let Some(block) = self.blocks.get_mut(index) else { return };
-        let Ok(place) = block.events.binary_search_by_key(&id, |event| event.id) else { return };
-        block.events.remove(place);
+        // Usually the oldest one: a search reads further events, which are in no cache.
+        if block.events.front().is_some_and(|event| event.id == id) {
+            block.events.pop_front();
+        } else {
+            let found = block.events.binary_search_by_key(&id, |event| event.id);
+            let Ok(index) = found else { return };
+            block.events.remove(index);
+        }
         self.count -= 1;
         if block.events.is_empty() {
             self.blocks.remove(index);
@@ -210,6 +219,7 @@ impl Store {
         let Some(block) = self.blocks.get_mut(index) else { return };
         block.events.extend(next.events);
         block.times = (block.times.0.min(next.times.0), block.times.1.max(next.times.1));
+        block.last_id = next.last_id;
     }
 
     /// Removes all events, and counts none of them as evicted.
@@ -236,17 +246,16 @@ impl Store {
 
     /// The events with a greater id, oldest first.
     pub(super) fn after(&self, id: u64) -> Vec<Arc<Event>> {
-        let is_before = |block: &Block| block.events.last().is_some_and(|event| event.id <= id);
-        let blocks = self.blocks.range(self.blocks.partition_point(is_before)..);
+        let blocks = self.blocks.range(self.blocks.partition_point(|block| block.last_id <= id)..);
         blocks.flat_map(|block| &block.events).filter(|event| event.id > id).cloned().collect()
     }
 
     pub(super) fn oldest(&self) -> Option<&Event> {
-        self.blocks.front()?.events.first().map(|event| &**event)
+        self.blocks.front()?.events.front().map(|event| &**event)
     }
 
     pub(super) fn newest(&self) -> Option<&Event> {
-        self.blocks.back()?.events.last().map(|event| &**event)
+        self.blocks.back()?.events.back().map(|event| &**event)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -186,7 +186,7 @@ impl EventSource {
         ]
     }
 
-    /// Waits until an eighth of the ring buffer is full, the waker is used, or the time is over. Then hands over all
+    /// Waits until another eighth of the ring buffer is full, the waker is used, or the time is over. Then hands over all
     /// records that are there. One thread at a time can do this.
     ///
     /// # Errors

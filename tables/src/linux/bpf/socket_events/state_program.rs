@@ -7,7 +7,7 @@
 //! The program has no functions of its own: on Linux 5.10, a load through a null pointer panics in a program that has
 //! them (fixed by 0108a4e9f358 in Linux 6.5).
 
-use super::super::assembler::Condition::{Equal, Greater, NotEqual};
+use super::super::assembler::Condition::{Equal, Greater, Less, NotEqual};
 use super::super::assembler::Register::{R0, R1, R2, R6, R7, R8, R9, R10};
 use super::super::assembler::Width::{W16, W32, W64};
 use super::super::assembler::{AssembleError, Assembler, Instruction, Label, Stored};
@@ -22,7 +22,7 @@ use super::writer::{
     FORCE_WAKEUP, LOST_STATES, NO_WAKEUP, PID, PidNamespace, RecordAddress, Variant, Writer,
     address, store_pid,
 };
-use crate::formats::linux::event_record::members::{STATE, StateRecord, field};
+use crate::formats::linux::event_record::members::{ExecutableRecord, STATE, StateRecord, field};
 use crate::formats::linux::record_layout::Field;
 use crate::model::socket_table::{IPPROTO_MPTCP, IPPROTO_TCP};
 use crate::model::{Family, SOCK_STREAM};
@@ -41,6 +41,9 @@ const OLD_STATE: i16 = 8;
 const NEW_STATE: i16 = 16;
 
 const RECORD: RecordAddress = RecordAddress { register: R7, start: 0 };
+
+/// The most bytes that one run of the program adds to the ring buffer: both records with their headers.
+const LARGEST_STEP: i32 = (size_of::<StateRecord>() + size_of::<ExecutableRecord>() + 16) as i32;
 
 /// The program for this kernel.
 ///
@@ -278,18 +281,22 @@ impl Writer<'_> {
         code.put(end);
     }
 
-    /// Wakes the reader only if an eighth of the ring buffer is full: a wake-up for each record costs ten times as much.
+    /// Wakes the reader whenever another eighth of the ring buffer is full: a wake-up takes longer than all the rest.
     fn submit(&mut self) {
         let maps = self.variant.maps;
+        let eighth = (maps.ring_size / 8).cast_signed();
         let code = &mut self.code;
-        let wake = code.label();
+        let submit = code.label();
         code.load_map(R1, maps.ring);
         code.set(R2, 0); // BPF_RB_AVAIL_DATA
         code.call(RINGBUF_QUERY);
-        code.set(R2, FORCE_WAKEUP);
-        code.jump_if(R0, Greater, (maps.ring_size / 8).cast_signed(), wake);
         code.set(R2, NO_WAKEUP);
-        code.put(wake);
+        code.jump_if(R0, Less, eighth, submit);
+        // The size of an eighth is a power of two.
+        code.mask(R0, eighth - 1);
+        code.jump_if(R0, Greater, LARGEST_STEP, submit);
+        code.set(R2, FORCE_WAKEUP);
+        code.put(submit);
         code.copy(R1, R7);
         code.call(RINGBUF_SUBMIT);
     }
