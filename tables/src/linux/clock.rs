@@ -2,37 +2,39 @@
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-const SECOND: i128 = 1_000_000_000;
+const SECOND: i64 = 1_000_000_000;
 
 /// CLOCK_BOOTTIME in nanoseconds, and the UNIX time at that moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clocks {
     pub(crate) boot_ns: u64,
     /// UNIX time minus CLOCK_BOOTTIME, in nanoseconds. A step of the clock changes it.
-    offset_ns: i128,
+    offset_ns: i64,
 }
 
 impl Clocks {
     pub(crate) fn now() -> Clocks {
         let boot = nanoseconds(clock_gettime(ClockId::Boottime));
         let unix = nanoseconds(clock_gettime(ClockId::Realtime));
-        Clocks { boot_ns: u64::try_from(boot).unwrap_or_default(), offset_ns: unix - boot }
+        let offset_ns = unix.saturating_sub(boot);
+        Clocks { boot_ns: u64::try_from(boot).unwrap_or_default(), offset_ns }
     }
 
     /// The UNIX second of a boot time, by the clock as it is set now.
     pub(crate) fn unix_seconds(self, boot_ns: u64) -> i64 {
-        let seconds = (i128::from(boot_ns) + self.offset_ns).div_euclid(SECOND);
-        i64::try_from(seconds).unwrap_or_default()
+        let boot_ns = i64::try_from(boot_ns).unwrap_or(i64::MAX);
+        boot_ns.saturating_add(self.offset_ns).div_euclid(SECOND)
     }
 
     #[cfg(test)]
-    pub(crate) fn at(boot_ns: u64, unix_ns: i128) -> Clocks {
-        Clocks { boot_ns, offset_ns: unix_ns - i128::from(boot_ns) }
+    pub(crate) fn at(boot_ns: u64, unix_ns: i64) -> Clocks {
+        Clocks { boot_ns, offset_ns: unix_ns - boot_ns.cast_signed() }
     }
 }
 
-fn nanoseconds(time: Timespec) -> i128 {
-    i128::from(time.tv_sec) * SECOND + i128::from(time.tv_nsec)
+/// The kernel has no later times than these 64 bits, either (`ktime_t`).
+fn nanoseconds(time: Timespec) -> i64 {
+    time.tv_sec.saturating_mul(SECOND).saturating_add(time.tv_nsec)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::event::{Event, TextBytes};
+use super::number_hash::NumberMap;
 use super::shares::Shares;
 use crate::model::User;
 
@@ -66,7 +67,7 @@ pub(super) struct Store {
     added: u64,
     evicted: Evicted,
     /// How many events of a user were evicted while others kept older ones; the users with the first such.
-    evicted_of: HashMap<User, u64>,
+    evicted_of: NumberMap<User, u64>,
 }
 
 /// The memory of a stored event without its texts.
@@ -84,7 +85,7 @@ impl Store {
             last_id: first_id.saturating_sub(1),
             added: 0,
             evicted: Evicted::default(),
-            evicted_of: HashMap::new(),
+            evicted_of: NumberMap::default(),
         }
     }
 
