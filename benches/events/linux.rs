@@ -266,24 +266,21 @@ fn flood(serving: &Serving) -> Flood {
     Flood { produced: 2 * connects, captured, lost, skipped, quiet, reader_ns }
 }
 
-pub(crate) fn main() -> ExitCode {
+/// Does what the arguments say; returns false if they are those of the benchmark itself.
+fn run_child() -> bool {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, word, socket] = &arguments[..]
-        && word == "serve"
-    {
-        serve(socket);
-        return ExitCode::SUCCESS;
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        [_, "serve", socket] => serve(socket),
+        [_, "hold", connections] => hold(connections.parse().unwrap()),
+        [_, "connect", port, times] => connect(port.parse().unwrap(), times.parse().ok()),
+        _ => return false,
     }
-    if let [_, word, connections] = &arguments[..]
-        && word == "hold"
-    {
-        hold(connections.parse().unwrap());
-        return ExitCode::SUCCESS;
-    }
-    if let [_, word, port, times] = &arguments[..]
-        && word == "connect"
-    {
-        connect(port.parse().unwrap(), times.parse().ok());
+    true
+}
+
+pub(crate) fn main() -> ExitCode {
+    if run_child() {
         return ExitCode::SUCCESS;
     }
     let directory = tempfile::tempdir().unwrap();
