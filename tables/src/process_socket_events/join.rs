@@ -151,6 +151,8 @@ impl Join {
             EventRecord::Executable(executable) => self.processes.add(executable),
             EventRecord::State(change) => match change.new {
                 TcpState::SynSent => self.begin(&change, Phase::Connecting, each),
+                // An MPTCP socket begins to listen twice.
+                TcpState::Listen if change.old == TcpState::Listen => {}
                 TcpState::Listen => self.begin(&change, Phase::Listening, each),
                 TcpState::Established => self.establish(&change, each),
                 TcpState::FinWait1 => self.close_first(&change, ClosedBy::Local),
