@@ -181,7 +181,6 @@ impl Join {
 
     /// A process begins to connect or to listen.
     fn begin(&mut self, change: &StateChange, phase: Phase, each: &mut impl FnMut(Event)) {
-        self.remove(change.socket);
         let socket = self.new_socket(change, phase);
         if phase == Phase::Listening {
             each(socket.event(change, Action::Listen, Status::Succeeded));
@@ -254,7 +253,6 @@ impl Join {
             closed_first: None,
         };
         each(socket.event(change, Action::Accept, Status::Succeeded));
-        self.remove(change.socket);
         self.insert(change.socket, socket);
     }
 

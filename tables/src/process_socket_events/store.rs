@@ -188,7 +188,7 @@ impl Store {
 
     /// Removes the event with this id from its block.
     fn take(&mut self, id: u64) {
-        let index = self.blocks.partition_point(|block| block.last_id < id);
+        let index = self.block_of(id);
         let Some(block) = self.blocks.get_mut(index) else { return };
         // Usually the oldest one: a search reads further events, which are in no cache.
         if block.events.front().is_some_and(|event| event.id == id) {
@@ -207,6 +207,12 @@ impl Store {
                 self.merge(previous);
             }
         }
+    }
+
+    /// The index of the block that has the event with this id, usually one of the first.
+    fn block_of(&self, id: u64) -> usize {
+        let first = self.blocks.iter().take(4).position(|block| id <= block.last_id);
+        first.unwrap_or_else(|| self.blocks.partition_point(|block| block.last_id < id))
     }
 
     /// Moves the events of the next block to this one if they are few.
