@@ -212,11 +212,18 @@ impl Connecting {
     }
 
     /// How often it connected.
-    fn end(mut self) -> u64 {
+    fn end(&mut self) -> u64 {
         let mut count = String::new();
         self.0.stdout.take().unwrap().read_to_string(&mut count).unwrap();
         assert!(self.0.wait().unwrap().success());
         count.trim().parse().unwrap()
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -251,10 +258,10 @@ fn flood(serving: &Serving) -> Flood {
     const KINDS: [&str; 3] = ["captured", "lost_events", "skipped"];
     let before = KINDS.map(|kind| serving.statistic(kind));
     let reader_before = serving.reader_ns();
-    let flooding = [(); 2].map(|()| Connecting::start(2_000_001, FLOOD_PORT, "flood"));
+    let mut flooding = [(); 2].map(|()| Connecting::start(2_000_001, FLOOD_PORT, "flood"));
     let quiet = Connecting::start(1_001, QUIET_PORT, &QUIET.to_string()).end();
     assert_eq!(quiet, QUIET);
-    let connects: u64 = flooding.into_iter().map(Connecting::end).sum::<u64>() + quiet;
+    let connects: u64 = flooding.iter_mut().map(Connecting::end).sum::<u64>() + quiet;
     let events = ProcessSocketEvents::new(&options());
     let of_quiet = [("remote_port", Operator::Equals, QUIET_PORT.to_string())];
     // The query also reads what is left in the ring buffer.

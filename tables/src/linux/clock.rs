@@ -32,7 +32,7 @@ impl Clocks {
     }
 }
 
-/// The kernel has no later times than these 64 bits, either (`ktime_t`).
+/// `ktime_t` has 64 bits, too: the kernel has no later time.
 fn nanoseconds(time: Timespec) -> i64 {
     time.tv_sec.saturating_mul(SECOND).saturating_add(time.tv_nsec)
 }

@@ -126,6 +126,8 @@ pub(crate) struct OpenSocket {
     pub(crate) state: TcpState,
     /// AF_INET or AF_INET6.
     pub(crate) family: u16,
+    /// IPPROTO_*.
+    pub(crate) protocol: u16,
     pub(crate) net_namespace: NetNamespace,
     pub(crate) local: Endpoint,
     pub(crate) remote: Endpoint,

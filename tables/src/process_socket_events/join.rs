@@ -111,7 +111,7 @@ impl Join {
             net_namespace: open.net_namespace,
             family: open.family,
             kind: SOCK_STREAM,
-            protocol: IPPROTO_TCP,
+            protocol: open.protocol,
         };
         let process = Arc::new(Process {
             pid: open.pid,
@@ -152,7 +152,9 @@ impl Join {
             EventRecord::State(change) => match change.new {
                 TcpState::SynSent => self.begin(&change, Phase::Connecting, each),
                 // An MPTCP socket begins to listen twice.
-                TcpState::Listen if change.old == TcpState::Listen => {}
+                TcpState::Listen
+                    if change.old == TcpState::Listen
+                        && self.sockets.contains_key(&change.socket) => {}
                 TcpState::Listen => self.begin(&change, Phase::Listening, each),
                 TcpState::Established => self.establish(&change, each),
                 TcpState::FinWait1 => self.close_first(&change, ClosedBy::Local),
@@ -492,7 +494,6 @@ fn flow(change: &StateChange) -> Flow {
 }
 
 const SOCK_STREAM: u16 = crate::model::SOCK_STREAM as u16;
-const IPPROTO_TCP: u16 = crate::model::protocol::IPPROTO_TCP;
 /// Not a uid (`(uid_t) -1`).
 const NO_UID: u32 = u32::MAX;
 

@@ -74,8 +74,8 @@ impl Processes {
 
     /// The path, shared with others if it was seen lately.
     fn shared(&mut self, path: &[u8]) -> Arc<[u8]> {
-        let place = usize::try_from(self.hash.hash_one(path) % SHARED_PATHS as u64);
-        let Some(slot) = place.ok().and_then(|place| self.paths.get_mut(place)) else {
+        let index = usize::try_from(self.hash.hash_one(path) % SHARED_PATHS as u64);
+        let Some(slot) = index.ok().and_then(|index| self.paths.get_mut(index)) else {
             return path.into();
         };
         match slot {
@@ -113,7 +113,7 @@ impl Processes {
         Some(cgroup)
     }
 
-    /// The process of this actor: `same` if it is that one.
+    /// The process of this actor: `same`, or that of its last event, if it is equal.
     pub(super) fn process(&mut self, actor: &Actor, same: Option<&Arc<Process>>) -> Arc<Process> {
         if let Some(process) = same.filter(|process| is_same(process, actor)) {
             return Arc::clone(process);
@@ -144,9 +144,10 @@ impl Processes {
         std::mem::take(&mut self.unread)
     }
 
-    /// Forgets half of the images.
+    /// Forgets half of the images, and the last process of the others.
     pub(super) fn shrink(&mut self) {
         self.images.shrink(MAX_IMAGES / 2);
+        self.images.entries.values_mut().for_each(|(known, _)| known.last = None);
     }
 
     /// The number of images that were evicted.

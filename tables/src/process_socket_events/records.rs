@@ -81,6 +81,7 @@ pub(super) fn open(cookie: u64, pid: i32, state: TcpState) -> OpenSocket {
         inode: 1_000 + cookie,
         start_ns: 1,
         state,
+        protocol: 6,
         family: if matches!(local.address, IpAddr::V4(_)) { 2 } else { 10 },
         net_namespace: NetNamespace(4_026_531_840),
         local,

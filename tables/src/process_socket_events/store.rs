@@ -47,9 +47,9 @@ const BLOCK: usize = 256;
 #[derive(Debug)]
 struct Block {
     events: VecDeque<Arc<Event>>,
-    /// The least and the greatest time of the events. Evictions leave them as they are,
+    /// The least and the greatest time of the events. Evictions do not change it.
     times: (i64, i64),
-    /// and the greatest id.
+    /// The greatest id of the events. Evictions do not change it.
     last_id: u64,
 }
 

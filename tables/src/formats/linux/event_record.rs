@@ -205,6 +205,7 @@ pub(crate) fn take_open_socket(
         start_ns: record.get(field!(OpenSocketRecord.start_ns)),
         state: TcpState::from(record.get(field!(OpenSocketRecord.state))),
         family,
+        protocol: record.get(field!(OpenSocketRecord.protocol)),
         net_namespace: NetNamespace(record.get(field!(OpenSocketRecord.net)).into()),
         local,
         remote,

@@ -204,9 +204,11 @@ fn an_accept_without_a_known_listener_names_no_process() {
 #[test]
 fn a_socket_that_listens_twice_has_one_event() {
     let again = by(actor(7, 1000), change(1, Listen, Listen, SECOND + 1));
-    let found = events(&mut join(), [listen(1, 7), again]);
     let expected = (Action::Listen, Status::Succeeded, 7, Attribution::Exact, None, 0);
-    assert_eq!(summaries(&found), [expected]);
+    // The first record can be lost.
+    for records in [vec![listen(1, 7), again], vec![again]] {
+        assert_eq!(summaries(&events(&mut join(), records)), [expected]);
+    }
 }
 
 #[test]

@@ -113,7 +113,8 @@ record! {
         dport: u16,
         state: u8,
         _reserved: u8,
-        _reserved2: u32,
+        protocol: u16,
+        _reserved2: u16,
         local: [u8; 16],
         remote: [u8; 16],
     }

@@ -84,6 +84,7 @@ impl Writer<'_> {
         self.load_and_store(sock.num, field!(OpenSocketRecord.num));
         self.load_and_store(sock.dport, field!(OpenSocketRecord.dport));
         self.load_and_store(sock.state, field!(OpenSocketRecord.state));
+        self.load_and_store(sock.protocol, field!(OpenSocketRecord.protocol));
         self.load_and_store(sock.family, field!(OpenSocketRecord.family));
         let [local, remote] = [field!(OpenSocketRecord.local), field!(OpenSocketRecord.remote)];
         RECORD.store_endpoints(&mut self.code, self.layout, R9, local, remote);

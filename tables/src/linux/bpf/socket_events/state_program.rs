@@ -281,20 +281,23 @@ impl Writer<'_> {
         code.put(end);
     }
 
-    /// Wakes the reader whenever another eighth of the ring buffer is full: a wake-up takes longer than all the rest.
+    /// Wakes the reader with the first records of each further eighth of the ring buffer: a wake-up takes longer than
+    /// all the rest. Several processors together can pass these records, so those of the last eighth all wake it.
     fn submit(&mut self) {
         let maps = self.variant.maps;
         let eighth = (maps.ring_size / 8).cast_signed();
         let code = &mut self.code;
-        let submit = code.label();
+        let [submit, wake] = [(); 2].map(|()| code.label());
         code.load_map(R1, maps.ring);
         code.set(R2, 0); // BPF_RB_AVAIL_DATA
         code.call(RINGBUF_QUERY);
         code.set(R2, NO_WAKEUP);
         code.jump_if(R0, Less, eighth, submit);
+        code.jump_if(R0, Greater, 7 * eighth, wake);
         // The size of an eighth is a power of two.
         code.mask(R0, eighth - 1);
         code.jump_if(R0, Greater, LARGEST_STEP, submit);
+        code.put(wake);
         code.set(R2, FORCE_WAKEUP);
         code.put(submit);
         code.copy(R1, R7);

@@ -64,7 +64,7 @@ impl Scan<'_> {
         };
         match record.start_boottime() {
             Some(start) => start_times.note_boottime(pid, start.get()),
-            // This kernel does not report it: what the pid has a moment later.
+            // 0, which no process has: what the pid has a moment later.
             None => {
                 if let Ok(process) = self.root.process(pid) {
                     start_times.note_process(pid, &process);
