@@ -15,11 +15,13 @@ impl Sleeper {
     }
 
     /// Waits until the process is `sleep`. Linux closes the other descriptors before it sets the name
-    /// (`begin_new_exec` in fs/exec.c); until then the process holds all descriptors of its parent.
+    /// (`begin_new_exec` in fs/exec.c); until then the process holds all descriptors of its parent. It sets the
+    /// arguments last.
     fn started(self) -> Sleeper {
-        let comm = format!("/proc/{}/comm", self.pid());
+        let directory = format!("/proc/{}", self.pid());
         let end = Instant::now() + Duration::from_secs(60);
-        let is_sleep = || std::fs::read_to_string(&comm).is_ok_and(|name| name == "sleep\n");
+        let read = |file: &str| std::fs::read(format!("{directory}/{file}")).unwrap_or_default();
+        let is_sleep = || read("comm") == b"sleep\n" && read("cmdline").ends_with(b"600\0");
         while cfg!(target_os = "linux") && !is_sleep() {
             assert!(Instant::now() < end, "the child did not become sleep(1)");
             std::thread::sleep(Duration::from_millis(1));

@@ -40,7 +40,10 @@ fn full_listener() -> (OwnedFd, SocketAddr, TcpStream) {
     rustix::net::listen(&listener, 0).unwrap();
     let listener = TcpListener::from(listener);
     let address = listener.local_addr().unwrap();
-    (listener.into(), address, TcpStream::connect(address).unwrap())
+    let first = TcpStream::connect(address).unwrap();
+    // The connection enters the queue a moment after connect(2).
+    poll(&mut [PollFd::new(&listener, PollFlags::IN)], None).unwrap();
+    (listener.into(), address, first)
 }
 
 /// The changes of connects to an address.
