@@ -118,9 +118,10 @@ fn run(test: &'static str, recorded: &mut Recorded) -> Option<(Vec<Listening>, V
 /// The changes of each socket.
 type Sockets = Vec<Vec<StateChange>>;
 
-/// Alone, since other tests start processes that have its sockets for a moment.
+/// Alone, since other tests start processes that have its sockets for a moment. At times some changes to CLOSE are
+/// missing, and the cause is unknown.
 #[test]
-#[ignore = "runs alone: the gate has a step for it"]
+#[ignore = "fails at times: .ci/release events runs it, alone"]
 fn every_connection_of_short_processes_is_recorded() {
     let test = "every_connection_of_short_processes_is_recorded";
     record(|| Recorded::start(test), |recorded| check_all(test, recorded));
