@@ -61,9 +61,9 @@ fn row(pid: u32, inode: u64) -> Row {
         let by_socket = rows_where(options.clone(), &[("socket", inode.to_string())]);
         let by_pid = rows_where(options, &[("pid", pid.to_string())]);
         let pick = |rows: Vec<Row>| {
-            let is_it =
+            let is_match =
                 |row: &Row| row["pid"] == pid.to_string() && row["socket"] == inode.to_string();
-            let mut row = rows.into_iter().find(is_it).unwrap();
+            let mut row = rows.into_iter().find(is_match).unwrap();
             row.retain(|name, _| columns.iter().any(|prefix| name.starts_with(prefix)));
             row
         };

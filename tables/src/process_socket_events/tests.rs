@@ -298,7 +298,7 @@ fn the_statistics_count_what_was_lost() {
 }
 
 #[test]
-fn a_failure_of_the_ring_buffer_ends_the_collection_with_its_reason() {
+fn a_failure_of_the_ring_buffer_ends_it_with_its_reason() {
     let (table, ring) = running();
     ring.state.lock().unwrap().failure = Some("damaged".to_owned());
     all(&table);

@@ -172,7 +172,7 @@ fn an_accept_names_the_listener_and_its_end_the_process() {
 }
 
 #[test]
-fn an_accepted_connection_that_the_peer_resets_names_the_listener() {
+fn an_accept_that_the_peer_resets_names_the_listener() {
     let found = events(
         &mut join(),
         [

@@ -87,6 +87,15 @@ fn run_namespace(
         }
     });
     drop(listeners);
+    // When the thread ends, so does the namespace, and its last sockets with it.
+    let has_sockets = || {
+        let statistics = std::fs::read_to_string("/proc/thread-self/net/sockstat").unwrap();
+        !statistics.contains("TCP: inuse 0 orphan 0 ")
+    };
+    let end = Instant::now() + PATIENCE;
+    while has_sockets() && Instant::now() < end {
+        thread::sleep(Duration::from_millis(1));
+    }
     (Listening { namespace, addresses }, truth.into_inner().unwrap())
 }
 
@@ -189,12 +198,12 @@ fn of_namespaces(recorded: &Recorded, namespaces: &[NetNamespace]) -> Sockets {
 fn check_listeners(listening: &[Listening], sockets: &[Vec<StateChange>]) {
     for of in listening {
         for address in &of.addresses {
-            let is_it = |changes: &&Vec<StateChange>| {
+            let is_match = |changes: &&Vec<StateChange>| {
                 changes[0].new == Listen
                     && changes[0].net_namespace == of.namespace
                     && changes[0].local == endpoint(*address)
             };
-            let found: Vec<_> = sockets.iter().filter(is_it).collect();
+            let found: Vec<_> = sockets.iter().filter(is_match).collect();
             let [changes] = found[..] else { panic!("{address}: {found:#?}") };
             assert_eq!(states(changes), [(Closed, Listen), (Listen, Closed)]);
             assert_eq!(changes[0].actor.map(|actor| actor.pid), Some(own_pid()));
@@ -236,10 +245,10 @@ fn check_connections(recorded: &Recorded, truths: &[Truth], sockets: &[Vec<State
         let ends = (*namespace, endpoint(*server), endpoint(*client));
         let received = Bytes { sent: header.down.into(), received: up };
         let of_server = by_ends.get(&ends).into_iter().flatten();
-        let is_it = |changes: &&&Vec<StateChange>| {
+        let is_match = |changes: &&&Vec<StateChange>| {
             changes[0].new == Established && changes.last().unwrap().bytes == Some(received)
         };
-        let found: Vec<_> = of_server.filter(is_it).collect();
+        let found: Vec<_> = of_server.filter(is_match).collect();
         assert!(!found.is_empty(), "{header:?}, {received:?}: {:#?}", by_ends.get(&ends));
         // Until its exec, a process that was started meanwhile has the socket, too.
         let closing = found[0].iter().find_map(|change| change.actor).unwrap();
