@@ -105,7 +105,7 @@ impl Serving {
     fn own(directory: &Path, rows: usize) -> Serving {
         let socket = directory.join(format!("own.{rows}"));
         let serving = Serving::start("own", &socket, rows, socket.clone());
-        serving.wait();
+        remote::wait_for_service(&serving.socket);
         serving
     }
 
@@ -119,14 +119,6 @@ impl Serving {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["serve", how]).arg(at).arg(rows.to_string()).stdin(Stdio::piped());
         Serving { child: command.spawn().unwrap(), socket }
-    }
-
-    fn wait(&self) {
-        let start = Instant::now();
-        while remote::ping(&self.socket).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(10), "it does not serve");
-            std::thread::sleep(Duration::from_millis(10));
-        }
     }
 
     /// In kilobytes.

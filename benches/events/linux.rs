@@ -1,9 +1,8 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -13,6 +12,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use process_open_sockets::extension::requests::Requests;
 use process_open_sockets::extension::service::{Limits, Listening, Service};
+use support::serving::Serving;
+use support::waiting::{Waiting, wait_for_end};
 use support::{context, remote};
 use tables::process_open_sockets::ProcessOpenSockets;
 use tables::process_socket_events::ProcessSocketEvents;
@@ -20,7 +21,6 @@ use tables::{
     ColumnOptions, ColumnsUsed, Constraint, EventMode, Operator, Options, QueryContext, Source,
     Table,
 };
-use thrift::protocol::{TBinaryInputProtocol, TInputProtocol, TType};
 
 /// Each connection is two sockets, and a connect and an accept.
 const CONNECTIONS: usize = 25_000;
@@ -38,40 +38,7 @@ const QUIET: u64 = 100;
 const FLOOD_PORT: u16 = 1;
 const QUIET_PORT: u16 = 2;
 
-/// A process that serves the tables of events and of sockets.
-struct Serving {
-    child: Child,
-    socket: PathBuf,
-}
-
 impl Serving {
-    fn start(directory: &Path) -> Serving {
-        let socket = directory.join("tables");
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        let child = command.arg("serve").arg(&socket).spawn().unwrap();
-        let start = Instant::now();
-        while remote::ping(&socket).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(10), "it does not serve");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Serving { child, socket }
-    }
-
-    /// Milliseconds from a request to the first and to the last byte of the answer.
-    fn time(&self, table: &str, context: &str) -> [f64; 2] {
-        let start = Instant::now();
-        let ms = || start.elapsed().as_secs_f64() * 1000.0;
-        let mut stream = UnixStream::connect(&self.socket).unwrap();
-        stream.write_all(&remote::request(table, context)).unwrap();
-        let mut first = [0];
-        stream.read_exact(&mut first).unwrap();
-        let until_first = ms();
-        let mut input = TBinaryInputProtocol::new(BufReader::new(first.chain(stream)), true);
-        input.read_message_begin().unwrap();
-        input.skip(TType::Struct).unwrap();
-        [until_first, ms()]
-    }
-
     fn rows(&self, table: &str, context: &str) -> usize {
         let request = [
             ("action".to_owned(), "generate".to_owned()),
@@ -106,13 +73,6 @@ impl Serving {
         let reader = tasks.find(is_reader).unwrap();
         let stat = std::fs::read_to_string(reader.join("schedstat")).unwrap();
         stat.split(' ').next().unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -168,26 +128,9 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// A process with open connections to itself; dropping ends it.
-struct Holding(Child);
-
-impl Holding {
-    fn start(connections: usize) -> Holding {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg("hold").arg(connections.to_string());
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Holding(child)
-    }
-}
-
-impl Drop for Holding {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
+/// Starts a process with open connections to itself.
+fn start_holding(connections: usize) -> Waiting {
+    Waiting::start(&["hold", &connections.to_string()])
 }
 
 /// Holds so many connections until standard input ends.
@@ -196,8 +139,7 @@ fn hold(connections: usize) {
     let address = listener.local_addr().unwrap();
     let connect = |_| (TcpStream::connect(address).unwrap(), listener.accept().unwrap());
     let held: Vec<_> = (0..connections).map(connect).collect();
-    println!("ready");
-    let _ = std::io::stdin().read(&mut [0]);
+    wait_for_end();
     drop(held);
 }
 
@@ -291,7 +233,7 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let directory = tempfile::tempdir().unwrap();
-    let serving = Serving::start(directory.path());
+    let serving = Serving::start(&["serve"], directory.path().join("tables"));
     if serving.statistic("running") == 0 {
         println!("needs root and a kernel that accepts the programs");
         return ExitCode::FAILURE;
@@ -300,11 +242,11 @@ pub(crate) fn main() -> ExitCode {
     let flooded_by = flood(&serving);
     let flooded = serving.memory("VmHWM");
 
-    let mut holding: Vec<Holding> =
-        (0..PROCESSES).map(|_| Holding::start((CONNECTIONS - LATE) / PROCESSES)).collect();
+    let mut holding: Vec<Waiting> =
+        (0..PROCESSES).map(|_| start_holding((CONNECTIONS - LATE) / PROCESSES)).collect();
     std::thread::sleep(Duration::from_secs(3));
     let late = now();
-    holding.push(Holding::start(LATE));
+    holding.push(start_holding(LATE));
     let events = ProcessSocketEvents::new(&options());
     let all = select_all(&events, &[]);
     let few = select_all(&events, &[("time", Operator::GreaterThanOrEquals, late.to_string())]);

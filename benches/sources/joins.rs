@@ -2,14 +2,13 @@
 //!
 //! Both run through the stand-in core, whose `processes` reads the same files as osquery's.
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use super::median;
 use super::support::core::Core;
 use super::support::process::Extension;
+use super::support::waiting::{Waiting, wait_for_end};
 
 /// The rounds of each query: a join can take long.
 const ROUNDS: usize = 3;
@@ -46,38 +45,15 @@ const QUERIES: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// A process that listens; dropping ends it.
-struct Listening(Child);
-
-impl Listening {
-    fn start() -> Listening {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg("listen").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Listening(child)
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
-}
-
 /// Listens until standard input ends.
 pub(super) fn listen() {
     let _listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    println!("ready");
-    let _ = std::io::stdin().read(&mut [0]);
+    wait_for_end();
 }
 
 /// Prints a row for each query; returns whether both forms have equal rows and no join is faster.
 pub(super) fn compare() -> bool {
-    let _listening: Vec<Listening> = (0..LISTENERS).map(|_| Listening::start()).collect();
+    let _listening: Vec<Waiting> = (0..LISTENERS).map(|_| Waiting::start(&["listen"])).collect();
     let core = Core::stock();
     let _extension = Extension::launch(core.socket(), &["--source=bpf"]);
     core.wait_for(NAME);

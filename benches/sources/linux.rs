@@ -3,22 +3,21 @@ mod joins;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use process_open_sockets::extension::requests::Requests;
 use process_open_sockets::extension::service::{Limits, Listening, Service};
-use support::{context, remote};
+use support::context;
+use support::serving::Serving;
 use tables::process_open_sockets::ProcessOpenSockets;
 use tables::{
     ColumnOptions, ColumnsUsed, Constraint, Operator, Options, QueryContext, Source, Table,
 };
-use thrift::protocol::{TBinaryInputProtocol, TInputProtocol, TType};
 
 const NAME: &str = "sockets";
 const SOCKETS: &str = "100000";
@@ -62,48 +61,6 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         drop(self.input.take());
-        let _ = self.child.wait();
-    }
-}
-
-/// A process that serves the table.
-struct Serving {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Serving {
-    fn start(how: &str, directory: &Path) -> Serving {
-        let socket = directory.join(how);
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        let child = command.args(["serve", how]).arg(&socket).spawn().unwrap();
-        let start = Instant::now();
-        while remote::ping(&socket).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(10), "it does not serve");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Serving { child, socket }
-    }
-
-    /// Returns the milliseconds from a request to the first and to the last byte of the answer.
-    fn time_request(&self, context: &str) -> [f64; 2] {
-        let start = Instant::now();
-        let ms = || start.elapsed().as_secs_f64() * 1000.0;
-        let mut stream = UnixStream::connect(&self.socket).unwrap();
-        stream.write_all(&remote::request(NAME, context)).unwrap();
-        let mut first = [0];
-        stream.read_exact(&mut first).unwrap();
-        let until_first = ms();
-        let mut input = TBinaryInputProtocol::new(BufReader::new(first.chain(stream)), true);
-        input.read_message_begin().unwrap();
-        input.skip(TType::Struct).unwrap();
-        [until_first, ms()]
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -157,15 +114,17 @@ fn slab() -> f64 {
 
 pub(crate) fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, word, how, socket] = &arguments[..]
-        && word == "serve"
-    {
-        serve(how, socket);
-        return ExitCode::SUCCESS;
-    }
-    if matches!(&arguments[..], [_, word] if word == "listen") {
-        joins::listen();
-        return ExitCode::SUCCESS;
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        [_, "serve", how, socket] => {
+            serve(how, socket);
+            return ExitCode::SUCCESS;
+        }
+        [_, "listen"] => {
+            joins::listen();
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
     }
     if arguments.iter().any(|argument| argument == "processes") {
         return super::processes::main();
@@ -189,14 +148,16 @@ pub(crate) fn main() -> ExitCode {
     let (all, one) = (context(vec![]), by_pid(&load.idle[0]));
     let lookups: Vec<String> = load.idle.iter().map(by_pid).collect();
 
-    let bpf = Serving::start("bpf", directory.path());
-    bpf.time_request(&one);
+    let start = |how| Serving::start(&["serve", how], directory.path().join(how));
+    let time = |service: &Serving, context: &str| service.time(NAME, context);
+    let bpf = start("bpf");
+    time(&bpf, &one);
     // Measure BPF before the first walk: a walk fills the kernel's caches.
     let mut kept = [slab(); 3];
-    bpf.time_request(&all);
+    time(&bpf, &all);
     kept[1] = slab();
-    let walk = Serving::start("walk", directory.path());
-    walk.time_request(&all);
+    let walk = start("walk");
+    time(&walk, &all);
     kept[2] = slab();
 
     let services = [bpf, walk];
@@ -204,12 +165,12 @@ pub(crate) fn main() -> ExitCode {
     let mut tcp_times = [const { Vec::new() }; 2];
     for _ in 0..ROUNDS {
         for (index, service) in services.iter().enumerate() {
-            times[0][index].push(service.time_request(&all)[0]);
-            tcp_times[index].push(service.time_request(&tcp)[0]);
-            times[1][index].extend((0..20).map(|_| service.time_request(&one)[1]));
+            times[0][index].push(time(service, &all)[0]);
+            tcp_times[index].push(time(service, &tcp)[0]);
+            times[1][index].extend((0..20).map(|_| time(service, &one)[1]));
             let start = Instant::now();
             for context in &lookups {
-                service.time_request(context);
+                time(service, context);
             }
             times[2][index].push(start.elapsed().as_secs_f64() * 1000.0);
         }

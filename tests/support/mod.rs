@@ -31,8 +31,11 @@ pub(crate) mod process;
 pub(crate) mod remote;
 pub(crate) mod rows;
 pub(crate) mod served;
+#[cfg(feature = "shell")]
+pub(crate) mod serving;
 pub(crate) mod set_on_drop;
 pub(crate) mod sleeper;
 #[cfg(feature = "shell")]
 pub(crate) mod sql;
+pub(crate) mod waiting;
 pub(crate) mod wire;

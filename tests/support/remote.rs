@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use process_open_sockets::extension::osquery::{
     ExtensionPluginRequest, ExtensionPluginResponse, ExtensionSyncClient, TExtensionSyncClient,
@@ -40,6 +40,15 @@ pub(crate) fn ping(socket: &Path) -> Result<(), String> {
     match status.code {
         None | Some(0) => Ok(()),
         Some(code) => Err(format!("code {code}")),
+    }
+}
+
+/// Waits until the extension answers.
+pub(crate) fn wait_for_service(socket: &Path) {
+    let start = Instant::now();
+    while ping(socket).is_err() {
+        assert!(start.elapsed() < Duration::from_secs(10), "it does not serve");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
