@@ -113,6 +113,11 @@ fn wait_for(what: &str, is_true: impl Fn() -> bool) {
     }
 }
 
+/// Whether this program of iproute2 is there.
+fn is_installed(program: &str) -> bool {
+    Command::new(program).arg("-V").output().is_ok()
+}
+
 fn ip(arguments: &[&str]) {
     let status = Command::new("ip").args(arguments).status();
     assert!(status.unwrap().success(), "ip {arguments:?}");
@@ -314,7 +319,7 @@ const TCP_TEST: &str = "tcp_cells_are_those_of_ss_and_of_the_bytes_counted";
 
 #[test]
 fn tcp_cells_are_those_of_ss_and_of_the_bytes_counted() {
-    if Command::new("ss").arg("-V").output().is_err() {
+    if !is_installed("ss") {
         return report_left_out(TCP_TEST, "needs ss (iproute2)");
     }
     in_own_namespaces(TCP_TEST, || {
@@ -331,9 +336,7 @@ const NETEM_TEST: &str = "tcp_cells_are_those_of_ss_under_delay_and_loss";
 #[test]
 fn tcp_cells_are_those_of_ss_under_delay_and_loss() {
     in_own_namespaces(NETEM_TEST, || {
-        if Command::new("tc").arg("-V").output().is_err()
-            || Command::new("ss").arg("-V").output().is_err()
-        {
+        if !is_installed("tc") || !is_installed("ss") {
             return report_left_out(NETEM_TEST, "needs ss and tc (iproute2)");
         }
         let netem = "qdisc add dev here root netem delay 20ms loss 2%".split(' ');
