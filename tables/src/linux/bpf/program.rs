@@ -137,10 +137,10 @@ impl Writer<'_> {
         self.follow_and_store(R8, task.thread_pid, task.pid_level, field!(level));
         self.load_and_store(R6, context.fd, field!(fd));
         self.load_and_store(R8, task.files, field!(files));
-        self.follow_and_store(R8, task.group_leader, task.files, field!(leader_files));
+        self.code.load(W64, R7, R8, task.group_leader);
+        self.load_and_store(R7, task.files, field!(leader_files));
         if let Some(start) = start {
-            let field = field!(start_boottime);
-            self.follow_and_store(R8, task.group_leader, start.start_boottime, field);
+            self.load_and_store(R7, start.start_boottime, field!(start_boottime));
         }
     }
 
