@@ -374,6 +374,11 @@ fn compare_all_with_ss(test: &str, other: Option<&OtherEnd>) {
         words.all(|words| value(words, "unacked").is_none() && count(words, "lastsnd") > 100)
     };
     wait_for("silence", is_quiet);
+    let [files, dumps] = [Source::Procfs, Source::Netlink].map(|it| rows(from(it), true, TCP));
+    for socket in &all {
+        let window = |rows| row_of(rows, &socket.stream)["congestion_window"].clone();
+        assert_eq!(window(&files), window(&dumps));
+    }
     with_each_source(test, |source, full| {
         let before = all_printed();
         let rows = rows(from(source), full, TCP);
@@ -434,7 +439,11 @@ fn tcp_cells_without_a_value_are_null() {
         });
         let files = rows(from(Source::Procfs), true, TCP);
         let listening = row_of(&files, &listener);
-        assert!(TCP.iter().all(|name| listening[name] == Value::Null), "{listening:?}");
+        for name in TCP {
+            assert_eq!(listening[name] != Value::Null, *name == "congestion_window", "{name}");
+        }
+        let time_wait = files.iter().find(|row| row["state"] == Value::Text("TIME_WAIT".into()));
+        assert!(TCP.iter().all(|name| time_wait.unwrap()[name] == Value::Null), "{time_wait:?}");
     });
 }
 

@@ -20,18 +20,28 @@ use super::sock_diag::ReadControl;
 use crate::deadline::Deadline;
 use crate::model::omission::{OmissionKind, Omissions};
 use crate::model::socket_table::{SharedChains, SocketTable};
-use crate::model::{Binding, Socket, TcpState};
+use crate::model::{Binding, ExtendedFields, Socket, TcpState};
+
+/// A file in `/proc/<pid>/net`.
+#[derive(Clone, Copy)]
+pub(crate) struct SocketFile<'a> {
+    pub(crate) table: SocketTable,
+    /// From `/proc/<pid>` on: `net/tcp`.
+    pub(crate) path: &'a str,
+    /// The extended details to read, as far as the file has them.
+    pub(crate) extended: ExtendedFields,
+}
 
 /// Passes every socket that a file of the namespace lists to `each`, once, until `each` stops the read.
 pub(crate) fn for_each_socket(
     root: &ProcRoot,
     namespace: &Namespace,
-    table: SocketTable,
-    path: &str,
+    file: SocketFile<'_>,
     deadline: Deadline<'_>,
     omissions: &mut Omissions,
     each: impl FnMut(Socket) -> ReadControl,
 ) {
+    let SocketFile { table, path, .. } = file;
     let opened = match namespace.open(root, path) {
         Ok(Some(opened)) => Ok(BufReader::with_capacity(64 * 1024, opened)),
         Ok(None) => return,
@@ -42,7 +52,7 @@ pub(crate) fn for_each_socket(
     };
     let mut reader = Reader {
         namespace,
-        table,
+        file,
         only_listeners_again: table.shared_chains() == SharedChains::Listeners,
         seen: Seen::default(),
         retry: DumpRetry::new(deadline),
@@ -61,7 +71,7 @@ pub(crate) fn for_each_socket(
 /// Reads a file, several times if needed.
 struct Reader<'a> {
     namespace: &'a Namespace,
-    table: SocketTable,
+    file: SocketFile<'a>,
     /// Whether the reads after the first one end after the listeners.
     only_listeners_again: bool,
     seen: Seen,
@@ -102,10 +112,10 @@ impl Reader<'_> {
         let mut lines = 0u64;
         let end = for_each_line(text, |line| {
             lines += 1;
-            if lines == 1 && self.table.is_header(line.unwrap_or_default()) {
+            if lines == 1 && self.file.table.is_header(line.unwrap_or_default()) {
                 return ControlFlow::Continue(());
             }
-            match line.map(|line| self.table.parse(line)) {
+            match line.map(|line| self.file.table.parse(line, self.file.extended)) {
                 Some(Ok(socket))
                     if !is_first && self.only_listeners_again && socket.state() != LISTEN =>
                 {

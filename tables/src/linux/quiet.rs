@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RawProtocol, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 
-use crate::model::Socket;
 use crate::model::socket_table::SocketTable;
+use crate::model::{ExtendedFields, Socket};
 
 /// Reports on standard error, past the test runner's capture, that a test is left out and why:
 /// `LEFT OUT: <test>: <reason>`. Lists of expected skips are compared with these lines: `why` has nothing in it
@@ -90,7 +90,7 @@ pub(crate) fn loopback_up() -> rustix::io::Result<()> {
 pub(crate) fn listed_sockets(file: SocketTable) -> Vec<Socket> {
     let text = std::fs::read(format!("/proc/thread-self/net/{}", file.name())).unwrap();
     let lines = text.strip_suffix(b"\n").unwrap().split(|&byte| byte == b'\n').skip(1);
-    lines.map(|line| file.parse(line).unwrap()).collect()
+    lines.map(|line| file.parse(line, ExtendedFields::empty()).unwrap()).collect()
 }
 
 /// Opens sockets of many kinds; they are open until the result is dropped.

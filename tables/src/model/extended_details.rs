@@ -65,11 +65,23 @@ impl ExtendedDetails {
         Box::new(ExtendedDetails { interface: Some(interface), ..ExtendedDetails::default() })
     }
 
+    #[cfg_attr(
+        not(target_os = "linux"),
+        allow(dead_code, reason = "only /proc/net/tcp has no more")
+    )]
+    pub(crate) fn with_tcp(tcp: TcpDetails) -> Box<ExtendedDetails> {
+        Box::new(ExtendedDetails { tcp: Some(tcp), ..ExtendedDetails::default() })
+    }
+
     /// Takes from the details that BPF reports what is missing here; and the file, of which netlink reports only a
-    /// part of the inode number.
+    /// part of the inode number; and the numbers of a TCP connection, of which `/proc/net/tcp` has only one.
     pub(crate) fn complete_from(&mut self, bpf: ExtendedDetails) {
         self.cookie = self.cookie.or(bpf.cookie);
-        self.tcp = self.tcp.take().or(bpf.tcp);
+        let own = self.tcp.take();
+        self.tcp = match (own, bpf.tcp) {
+            (Some(own), Some(bpf)) if own.has_only_window() => Some(bpf),
+            (own, bpf) => own.or(bpf),
+        };
         self.peer_pid = self.peer_pid.or(bpf.peer_pid);
         self.peer_uid = self.peer_uid.or(bpf.peer_uid);
         self.bound_file = bpf.bound_file.or(self.bound_file);

@@ -34,6 +34,17 @@ pub(crate) struct TcpDetails {
     pub(crate) busy_time_us: Option<u64>,
 }
 
+impl TcpDetails {
+    /// What `/proc/net/tcp` has.
+    pub(crate) fn with_window(segments: u32) -> TcpDetails {
+        TcpDetails { congestion_window: Some(segments), ..TcpDetails::default() }
+    }
+
+    pub(crate) fn has_only_window(&self) -> bool {
+        self.congestion_window.map(TcpDetails::with_window).as_ref() == Some(self)
+    }
+}
+
 /// The name of a congestion control algorithm, filled up with NUL: `TCP_CA_NAME_MAX` of Linux.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CongestionAlgorithm([u8; 16]);

@@ -8,7 +8,9 @@ use super::filter::Filter;
 use crate::formats::linux::sock_diag::{Message, Messages, Request};
 use crate::model::holders::{Holder, Holders};
 use crate::model::socket_table::SocketTable;
-use crate::model::{Binding, Details, Endpoint, Families, Snapshot, Socket, TcpState};
+use crate::model::{
+    Binding, Details, Endpoint, ExtendedFields, Families, Snapshot, Socket, TcpState,
+};
 use crate::{QueryContext, Rows};
 
 #[cfg(target_os = "linux")]
@@ -17,7 +19,9 @@ pub use super::sys::bench::{dump_tcp, walk};
 /// Parses the lines of `/proc/net/tcp`; returns how many are sockets.
 pub fn parse_proc_net(text: &[u8]) -> usize {
     let lines = text.split(|&byte| byte == b'\n');
-    lines.filter(|line| black_box(SocketTable::Tcp.parse(line)).is_ok()).count()
+    lines
+        .filter(|line| black_box(SocketTable::Tcp.parse(line, ExtendedFields::empty())).is_ok())
+        .count()
 }
 
 /// Parses the messages of a dump of TCP sockets with the sequence number 1; returns how many are

@@ -141,7 +141,7 @@ fn check_macos_socket(bytes: &[u8], socket: &Socket) {
 pub fn proc_net(text: &[u8]) {
     for table in SocketTable::ALL {
         for line in text.split(|&byte| byte == b'\n') {
-            let Ok(socket) = table.parse(line) else { continue };
+            let Ok(socket) = table.parse(line, ExtendedFields::all()) else { continue };
             check_table(table, &socket);
             let inode = socket.inode.to_string();
             assert!(contains(line, inode.as_bytes()), "{inode} is not in the input");

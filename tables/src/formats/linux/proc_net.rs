@@ -16,7 +16,8 @@ use nom::{IResult, Parser};
 use crate::model::protocol::IPPROTO_TCP;
 use crate::model::socket_table::SocketTable;
 use crate::model::{
-    Binding, Details, Endpoint, ExtendedDetails, Family, Socket, TcpState, socket_type,
+    Binding, Details, Endpoint, ExtendedDetails, ExtendedFields, Family, Socket, TcpDetails,
+    TcpState, socket_type,
 };
 
 /// A line without the format of its file.
@@ -34,11 +35,12 @@ impl SocketTable {
         line.trim_ascii_start().starts_with(title)
     }
 
-    /// Reads a line, without its newline. The namespace of the socket is not set.
-    pub(crate) fn parse(self, line: &[u8]) -> Result<Socket, Malformed> {
+    /// Reads a line, without its newline. The namespace of the socket is not set. Of the extended details, a file
+    /// has only the interface and the congestion window.
+    pub(crate) fn parse(self, line: &[u8], extended: ExtendedFields) -> Result<Socket, Malformed> {
         let parsed = match (self.family(), self.protocol()) {
-            (Family::Inet, Some(protocol)) => inet(line, protocol, ipv4_address),
-            (Family::Inet6, Some(protocol)) => inet(line, protocol, ipv6_address),
+            (Family::Inet, Some(protocol)) => inet(line, protocol, extended, ipv4_address),
+            (Family::Inet6, Some(protocol)) => inet(line, protocol, extended, ipv6_address),
             (Family::Unix, _) => unix(line),
             (Family::Packet, _) => packet(line),
             (Family::Netlink, _) => netlink(line),
@@ -54,6 +56,7 @@ impl SocketTable {
 fn inet(
     line: &[u8],
     protocol: u16,
+    extended: ExtendedFields,
     address: fn(&[u8]) -> IResult<&[u8], IpAddr>,
 ) -> IResult<&[u8], Socket> {
     let (line, _) = (space0, decimal, tag(&b":"[..]), space1).parse(line)?;
@@ -69,16 +72,26 @@ fn inet(
         (terminated(decimal, space1), terminated(decimal, space1)).parse(line)?;
     let (line, inode) = last_number(line)?;
     let state = (protocol == IPPROTO_TCP).then(|| TcpState::from(state));
+    let has_window = state.is_some() && extended.contains(ExtendedFields::TCP);
+    let window = has_window.then(|| congestion_window(line)).flatten();
     let details = Details {
         kind: socket_type(protocol),
         uid: owner(inode, uid),
         receive_queue: Some(receive_queue),
         // The limit of the accept queue is not in the line.
         send_queue: (state != Some(TcpState::Listen)).then_some(send_queue),
+        extended: window.map(|it| ExtendedDetails::with_tcp(TcpDetails::with_window(it))),
         ..Details::default()
     };
     let binding = Binding::Inet { v6: local.address.is_ipv6(), protocol, local, remote, state };
     Ok((line, Socket { inode, net_namespace: None, binding, details }))
+}
+
+/// The rest of a line after the inode: ` references pointer rto ato quick|pingpong cwnd ssthresh`. Lines of TIME_WAIT
+/// and SYN_RECV end after the pointer.
+fn congestion_window(rest: &[u8]) -> Option<u32> {
+    let mut fields = rest.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
+    str::from_utf8(fields.nth(5)?).ok()?.parse().ok()
 }
 
 /// `Num: RefCount Protocol Flags Type St Inode[ Path]`, the path being all the rest of the line.

@@ -9,7 +9,7 @@ use std::thread;
 use rustix::io::Errno;
 
 use super::super::cores;
-use super::super::proc_net;
+use super::super::proc_net::{self, SocketFile};
 use super::super::proc_root::ProcRoot;
 use super::super::sock_diag::{Dump, ReadControl, SockDiag};
 use super::key::NetnsKey;
@@ -193,15 +193,11 @@ impl NetnsSession<'_> {
             }
             Some(path) => {
                 let (deadline, omissions) = (self.deadline, &mut report.omissions);
-                proc_net::for_each_socket(
-                    root,
-                    namespace,
-                    table,
-                    &path,
-                    deadline,
-                    omissions,
-                    |socket| take(socket, sockets, |socket| select(socket, SocketSource::ProcNet)),
-                );
+                let extended = request.map(Request::extended).unwrap_or_default();
+                let file = SocketFile { table, path: &path, extended };
+                proc_net::for_each_socket(root, namespace, file, deadline, omissions, |socket| {
+                    take(socket, sockets, |socket| select(socket, SocketSource::ProcNet))
+                });
             }
             // A kernel without this table has no such sockets, or does not list them.
             None => {}

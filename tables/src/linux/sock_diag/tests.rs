@@ -14,15 +14,15 @@ use std::time::Instant;
 
 use super::super::netns::Namespaces;
 use super::super::netns::in_net_namespace;
-use super::super::proc_net;
+use super::super::proc_net::{self, SocketFile};
 use super::super::proc_root::ProcRoot;
 use super::super::quiet::{in_quiet_namespace, listed_sockets, open_many_kinds, report_skip};
 use super::*;
 use crate::formats::linux::sock_diag::States;
-use crate::model::TcpState;
 use crate::model::omission::Omissions;
 use crate::model::report::Report;
 use crate::model::socket_table::SocketTable;
+use crate::model::{ExtendedFields, TcpState};
 
 fn dumped(request: &Request) -> (Vec<Socket>, Dump) {
     let mut sockets = Vec::new();
@@ -51,8 +51,7 @@ fn listed() -> HashSet<u64> {
     proc_net::for_each_socket(
         &root,
         namespace,
-        unix,
-        "net/unix",
+        SocketFile { table: unix, path: "net/unix", extended: ExtendedFields::empty() },
         Deadline::NEVER,
         &mut Omissions::default(),
         |socket| {

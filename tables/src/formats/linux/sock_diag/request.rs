@@ -126,6 +126,10 @@ impl Request {
         Request { extended, ..self }
     }
 
+    pub(crate) fn extended(&self) -> ExtendedFields {
+        self.extended
+    }
+
     /// Two requests for the halves of this one. Each socket is in one half only, since ports do not change. None if
     /// it is not for TCP.
     pub(crate) fn halves(&self) -> Option<[Request; 2]> {

@@ -560,7 +560,7 @@ fn columns(sockets: impl IntoIterator<Item = Socket>) -> Vec<String> {
 
 fn parse_file(file: SocketTable, text: &[u8]) -> Vec<Socket> {
     let lines = text.split(|&byte| byte == b'\n').skip(1);
-    lines.filter_map(|line| file.parse(line).ok()).collect()
+    lines.filter_map(|line| file.parse(line, ExtendedFields::empty()).ok()).collect()
 }
 
 #[test]
