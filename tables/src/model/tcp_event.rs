@@ -11,7 +11,8 @@ use super::tcp_state::TcpState;
 pub(crate) enum SocketKey {
     /// The socket cookie, which the kernel never uses again.
     Cookie(u64),
-    /// Before Linux 5.12: the address of the kernel's structure. It is secret and never shown.
+    /// Before Linux 5.12, and for MPTCP, whose accepted sockets have the cookie of the listener: the address of the
+    /// kernel's structure. It is secret and never shown.
     Address(u64),
 }
 
@@ -69,6 +70,16 @@ pub(crate) struct StateChange {
     pub(crate) bytes: Option<Bytes>,
     /// None: the state changed in a softirq, where no process is known, or to ESTABLISHED.
     pub(crate) actor: Option<Actor>,
+}
+
+impl Actor {
+    /// Whether it is a thread of the kernel, such as the worker that closes MPTCP sockets later. Extensions in other PID
+    /// namespaces see none of them.
+    pub(crate) fn is_kernel_thread(&self) -> bool {
+        /// `kthreadd`
+        const PARENT_OF_ALL: i32 = 2;
+        self.executable == 0 && self.parent == PARENT_OF_ALL
+    }
 }
 
 /// Payload without retransmissions, SYN and FIN.

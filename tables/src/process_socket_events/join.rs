@@ -268,11 +268,7 @@ impl Join {
         let Some(socket) = self.sockets.get_mut(&change.socket) else { return };
         socket.update(change);
         socket.closed_first.get_or_insert(by);
-        if let Some(actor) = &change.actor
-            && socket.ender.is_none()
-        {
-            socket.ender = Some(self.processes.process(actor, socket.process.as_ref()));
-        }
+        socket.note_ender(change, &mut self.processes);
     }
 
     fn close(&mut self, change: &StateChange, each: &mut impl FnMut(Event)) {
@@ -299,9 +295,7 @@ impl Join {
             }
             socket.phase = Phase::InProgress;
         }
-        if let Some(actor) = change.actor.as_ref().filter(|_| socket.ender.is_none()) {
-            socket.ender = Some(self.processes.process(actor, socket.process.as_ref()));
-        }
+        socket.note_ender(change, &mut self.processes);
         each(socket.close_event(change));
     }
 
@@ -381,6 +375,15 @@ impl Socket {
         }
         if self.owner_uid == NO_UID {
             self.owner_uid = change.owner_uid;
+        }
+    }
+
+    /// Takes the process that closes the local end. The kernel's own threads finish what a process has closed.
+    fn note_ender(&mut self, change: &StateChange, processes: &mut Processes) {
+        if let Some(actor) = change.actor.as_ref().filter(|actor| !actor.is_kernel_thread())
+            && self.ender.is_none()
+        {
+            self.ender = Some(processes.process(actor, self.process.as_ref()));
         }
     }
 

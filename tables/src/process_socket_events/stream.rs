@@ -68,7 +68,7 @@ impl EventStream {
             newest.set(store.last_id());
             store.after(last)
         });
-        // Ids have no gaps.
+        // Ids are consecutive.
         let added = newest.get().saturating_sub(last);
         self.evicted += added.saturating_sub(events.len() as u64);
         self.last = newest.get();

@@ -13,6 +13,7 @@ use self::members::{
     STATE, STATE_SIZE, StateRecord, field,
 };
 use crate::formats::linux::record_layout::{Field, Value};
+use crate::model::socket_table::IPPROTO_MPTCP;
 use crate::model::tcp_event::{
     Actor, Bytes, EventRecord, Executable, OpenSocket, SocketKey, StateChange,
 };
@@ -88,19 +89,16 @@ impl Decoder {
             [record.get(field!(StateRecord.local)), record.get(field!(StateRecord.remote))];
         let (local, remote) = endpoints(family, addresses, ports)?;
         let number = record.get(field!(StateRecord.socket));
+        let protocol = record.get(field!(StateRecord.protocol));
         let has = |field| record.get(field) != 0;
         Ok(StateChange {
             boot_ns: record.get(field!(StateRecord.boot_ns)),
-            socket: if self.has_cookies {
-                SocketKey::Cookie(number)
-            } else {
-                SocketKey::Address(number)
-            },
+            socket: socket_key(number, protocol, self.has_cookies),
             inode: record.get(field!(StateRecord.inode)),
             net_namespace: NetNamespace(record.get(field!(StateRecord.net)).into()),
             family,
             kind: record.get(field!(StateRecord.kind)),
-            protocol: record.get(field!(StateRecord.protocol)),
+            protocol,
             old: TcpState::from(record.get(field!(StateRecord.old))),
             new: TcpState::from(record.get(field!(StateRecord.new))),
             local,
@@ -197,20 +195,30 @@ pub(crate) fn take_open_socket(
     let addresses =
         [record.get(field!(OpenSocketRecord.local)), record.get(field!(OpenSocketRecord.remote))];
     let (local, remote) = endpoints(family, addresses, ports)?;
+    let protocol = record.get(field!(OpenSocketRecord.protocol));
     let open = OpenSocket {
-        socket: SocketKey::Cookie(record.get(field!(OpenSocketRecord.socket))),
+        socket: socket_key(record.get(field!(OpenSocketRecord.socket)), protocol, true),
         pid: record.get(field!(OpenSocketRecord.tgid)).cast_signed(),
         fd: record.get(field!(OpenSocketRecord.fd)).cast_signed(),
         inode: record.get(field!(OpenSocketRecord.inode)),
         start_ns: record.get(field!(OpenSocketRecord.start_ns)),
         state: TcpState::from(record.get(field!(OpenSocketRecord.state))),
         family,
-        protocol: record.get(field!(OpenSocketRecord.protocol)),
+        protocol,
         net_namespace: NetNamespace(record.get(field!(OpenSocketRecord.net)).into()),
         local,
         remote,
     };
     Ok(Some((open, record.get(field!(OpenSocketRecord.level)))))
+}
+
+/// The programs write the address of an MPTCP socket, whose cookie is not unique.
+fn socket_key(number: u64, protocol: u16, has_cookies: bool) -> SocketKey {
+    if has_cookies && protocol != IPPROTO_MPTCP {
+        SocketKey::Cookie(number)
+    } else {
+        SocketKey::Address(number)
+    }
 }
 
 struct Ports {

@@ -284,6 +284,23 @@ fn the_end_of_an_unknown_connection_names_who_closed_it() {
 }
 
 #[test]
+fn a_worker_of_the_kernel_is_not_who_closed() {
+    let worker = Actor { parent: 2, executable: 0, ..actor(21, 0) };
+    let found = events(
+        &mut join(),
+        [
+            by(actor(7, 1000), change(1, Closed, SynSent, SECOND)),
+            change(1, SynSent, Established, SECOND),
+            by(worker, change(1, FinWait1, FinWait1, SECOND)),
+            by(worker, change(1, FinWait2, Closed, SECOND)),
+        ],
+    );
+    let (exact, local) = (Attribution::Exact, Some(ClosedBy::Local));
+    assert_eq!(summary(&found[1]), (Action::Close, Status::Succeeded, 7, exact, local, 0));
+    assert_eq!(found[1].fd, Some(3));
+}
+
+#[test]
 fn a_flood_of_one_user_evicts_no_socket_of_another() {
     let mut join = join();
     let connect = |cookie, uid| by(actor(7, uid), change(cookie, Closed, SynSent, cookie));

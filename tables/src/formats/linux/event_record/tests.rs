@@ -186,6 +186,12 @@ fn before_linux_5_12_a_socket_has_an_address() {
 }
 
 #[test]
+fn an_mptcp_socket_has_an_address() {
+    let socket = state(StateRecord { protocol: 262, ..closed() }).socket;
+    assert_eq!(socket, SocketKey::Address(4711));
+}
+
+#[test]
 fn a_path_has_the_names_from_the_root_to_the_file() {
     assert_eq!(path_of(b"sh\0bin\0usr\0", true), b"/usr/bin/sh");
     assert_eq!(path_of(b"memfd:a\0", true), b"/memfd:a");
@@ -252,7 +258,7 @@ fn open_sockets_are_taken_one_after_the_other() {
         remote: Ipv6Addr::UNSPECIFIED.octets(),
     };
     let expected = OpenSocket {
-        socket: SocketKey::Cookie(4711),
+        socket: SocketKey::Address(4711),
         pid: 7,
         fd: 3,
         inode: 99,
@@ -264,10 +270,14 @@ fn open_sockets_are_taken_one_after_the_other() {
         local: Endpoint { address: Ipv6Addr::LOCALHOST.into(), port: 22 },
         remote: Endpoint { address: Ipv6Addr::UNSPECIFIED.into(), port: 443 },
     };
+    let tcp = OpenSocketRecord { protocol: 6, ..record };
+    let of_tcp = OpenSocket { protocol: 6, socket: SocketKey::Cookie(4711), ..expected };
     let other = OpenSocketRecord { family: 7, ..record };
-    let bytes = [record.to_bytes(), other.to_bytes(), vec![0; OPEN_SOCKET_SIZE - 1]].concat();
+    let incomplete = vec![0; OPEN_SOCKET_SIZE - 1];
+    let bytes = [record.to_bytes(), tcp.to_bytes(), other.to_bytes(), incomplete].concat();
     let rest = &mut &bytes[..];
     assert_eq!(take_open_socket(rest), Ok(Some((expected, 2))));
+    assert_eq!(take_open_socket(rest), Ok(Some((of_tcp, 2))));
     assert_eq!(take_open_socket(rest), Err(EventRecordError::Family(7)));
     assert_eq!(take_open_socket(rest), Ok(None));
     assert_eq!(rest.len(), OPEN_SOCKET_SIZE - 1);

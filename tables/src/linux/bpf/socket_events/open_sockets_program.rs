@@ -7,7 +7,7 @@ use super::super::assembler::Condition::{Equal, NotEqual};
 use super::super::assembler::Register::{R0, R1, R2, R3, R6, R7, R8, R9, R10};
 use super::super::assembler::Width::{W16, W64};
 use super::super::assembler::{AssembleError, Assembler, Instruction, Label, Stored};
-use super::super::helper_ids::{GET_SOCKET_COOKIE, SEQ_WRITE, SOCK_FROM_FILE};
+use super::super::helper_ids::{SEQ_WRITE, SOCK_FROM_FILE};
 use super::members::{Context, Layout};
 use super::writer::{PidNamespace, RecordAddress, STACK_END, address, store_pid};
 use crate::formats::linux::event_record::members::{OpenSocketRecord, field};
@@ -74,9 +74,7 @@ impl Writer<'_> {
     fn store_socket(&mut self) {
         let sock = self.layout.sock;
         let code = &mut self.code;
-        code.copy(R1, R9);
-        code.call(GET_SOCKET_COOKIE);
-        RECORD.store(code, field!(OpenSocketRecord.socket), R0);
+        RECORD.store_key(code, self.layout, R9, field!(OpenSocketRecord.socket));
         code.load(W64, R1, R7, sock.inode);
         RECORD.load_and_store(code, R1, sock.inode_number, field!(OpenSocketRecord.inode));
         code.load(W64, R1, R9, sock.net);

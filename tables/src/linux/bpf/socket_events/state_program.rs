@@ -13,8 +13,7 @@ use super::super::assembler::Width::{W16, W32, W64};
 use super::super::assembler::{AssembleError, Assembler, Instruction, Label, Stored};
 use super::super::helper_ids::{
     GET_CURRENT_CGROUP_ID, GET_CURRENT_COMM, GET_CURRENT_PID_TGID, GET_CURRENT_UID_GID,
-    GET_SOCKET_COOKIE, KTIME_GET_BOOT_NS, RINGBUF_QUERY, RINGBUF_SUBMIT, SKC_TO_TCP_SOCK,
-    TASK_PT_REGS,
+    KTIME_GET_BOOT_NS, RINGBUF_QUERY, RINGBUF_SUBMIT, SKC_TO_TCP_SOCK, TASK_PT_REGS,
 };
 use super::executable_steps::{KEY_EXECUTABLE, KEY_START, KEY_TGID};
 use super::members::Layout;
@@ -137,13 +136,7 @@ impl Writer<'_> {
 
     fn store_socket(&mut self) {
         let sock = self.layout.sock;
-        if self.layout.has_cookies {
-            self.code.copy(R1, R6);
-            self.code.call(GET_SOCKET_COOKIE);
-            RECORD.store(&mut self.code, field!(StateRecord.socket), R0);
-        } else {
-            RECORD.store(&mut self.code, field!(StateRecord.socket), R6);
-        }
+        RECORD.store_key(&mut self.code, self.layout, R6, field!(StateRecord.socket));
         let code = &mut self.code;
         code.load(W64, R1, R6, sock.socket);
         code.load(W64, R1, R1, sock.file);

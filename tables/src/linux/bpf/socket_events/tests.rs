@@ -23,7 +23,7 @@ use crate::model::tcp_event::{Actor, Executable, StateChange};
 use crate::model::{Endpoint, NetNamespace, TcpState};
 
 /// No test waits longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 fn proc_root() -> ProcRoot {
     ProcRoot::open(Path::new("/proc")).unwrap()
@@ -85,7 +85,7 @@ impl Recorded {
         namespace: NetNamespace,
         is_met: impl Fn(&[StateChange]) -> bool,
     ) -> Vec<StateChange> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + MAX_WAIT;
         loop {
             self.drain(Duration::from_millis(10));
             let mut changes = self.states.clone();

@@ -1,15 +1,16 @@
 //! Steps that the programs for socket events share.
 
 use super::super::assembler::Condition::{Equal, Less, NotEqual};
-use super::super::assembler::Register::{R1, R2, R3, R10};
-use super::super::assembler::Width::{W32, W64};
+use super::super::assembler::Register::{R0, R1, R2, R3, R10};
+use super::super::assembler::Width::{W16, W32, W64};
 use super::super::assembler::{Assembler, Label, MapFd, Register, Stored};
 use super::super::helper_ids::{
-    GET_CURRENT_TASK, GET_CURRENT_TASK_BTF, PROBE_READ_KERNEL, RINGBUF_RESERVE,
+    GET_CURRENT_TASK, GET_CURRENT_TASK_BTF, GET_SOCKET_COOKIE, PROBE_READ_KERNEL, RINGBUF_RESERVE,
 };
 use super::members::{Layout, Pid};
 use crate::formats::linux::record_layout::Field;
 use crate::model::Family;
+use crate::model::socket_table::IPPROTO_MPTCP;
 
 /// The maps of a program.
 #[derive(Clone, Copy, Debug)]
@@ -171,6 +172,30 @@ impl RecordAddress {
     ) {
         code.load(T::WIDTH, R1, from, offset);
         self.store(code, field, R1);
+    }
+
+    /// Stores what identifies a socket: its cookie, or where that is missing or not unique, its address.
+    pub(super) fn store_key<R>(
+        &self,
+        code: &mut Assembler,
+        layout: &Layout,
+        socket: Register,
+        field: Field<R, u64>,
+    ) {
+        if !layout.has_cookies {
+            return self.store(code, field, socket);
+        }
+        let [address, end] = [(); 2].map(|()| code.label());
+        // An accepted MPTCP socket has the cookie of its listener.
+        code.load(W16, R1, socket, layout.sock.protocol);
+        code.jump_if(R1, Equal, IPPROTO_MPTCP.into(), address);
+        code.copy(R1, socket);
+        code.call(GET_SOCKET_COOKIE);
+        self.store(code, field, R0);
+        code.jump(end);
+        code.put(address);
+        self.store(code, field, socket);
+        code.put(end);
     }
 
     /// Stores the addresses of a socket, by way of R1, which has its family.

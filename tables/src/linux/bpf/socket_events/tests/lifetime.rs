@@ -31,7 +31,7 @@ fn links(programs: &[u32]) -> usize {
 
 /// The kernel frees objects some time after their descriptors are closed.
 fn wait_until_gone(name: &str, programs: &[u32]) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + MAX_WAIT;
     while named(name) != (vec![], 0) || links(programs) != 0 {
         assert!(Instant::now() < end, "{:?}, {} links", named(name), links(programs));
         thread::yield_now();

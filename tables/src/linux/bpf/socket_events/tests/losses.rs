@@ -54,7 +54,7 @@ fn the_waker_and_a_filled_eighth_end_a_wait() {
         let waker = source.waker();
         waker.wake();
         let mut read = 0;
-        source.drain(PATIENCE, &mut |_| read += 1).unwrap();
+        source.drain(MAX_WAIT, &mut |_| read += 1).unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let connects = RING_SIZE / 8 / 200;
         thread::scope(|scope| {
@@ -64,13 +64,13 @@ fn the_waker_and_a_filled_eighth_end_a_wait() {
                 }
             });
             let mut read = 0;
-            source.drain(PATIENCE, &mut |_| read += 1).unwrap();
+            source.drain(MAX_WAIT, &mut |_| read += 1).unwrap();
             assert!(read >= 600, "{read}");
         });
         let later = waker.clone();
         thread::scope(|scope| {
             scope.spawn(move || later.wake());
-            source.drain(PATIENCE, &mut drop).unwrap();
+            source.drain(MAX_WAIT, &mut drop).unwrap();
         });
         // The ring buffer can have ended that wait.
         source.drain(Duration::ZERO, &mut drop).unwrap();
@@ -78,5 +78,30 @@ fn the_waker_and_a_filled_eighth_end_a_wait() {
         source.drain(Duration::from_millis(20), &mut |_| read += 1).unwrap();
         // Other processes can fill an eighth, too.
         assert!(read > 0 || start.elapsed() >= Duration::from_millis(20));
+    });
+}
+
+#[test]
+fn each_further_eighth_ends_a_wait_without_a_drain() {
+    let test = "each_further_eighth_ends_a_wait_without_a_drain";
+    in_own_netns(test, move |_| {
+        let Some(source) = start(test, &Settings::default()) else { return };
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Two records of 200 bytes each; a bit more than an eighth.
+        let fill = || {
+            for _ in 0..RING_SIZE / 8 / 380 {
+                TcpStream::connect(address).unwrap_err();
+            }
+        };
+        for eighth in 1..4 {
+            let begin = Instant::now();
+            thread::scope(|scope| {
+                scope.spawn(fill);
+                source.wait(MAX_WAIT).unwrap();
+            });
+            assert!(begin.elapsed() < MAX_WAIT, "{eighth}");
+            // Wake-ups after that wait and before the next one.
+            source.wait(Duration::ZERO).unwrap();
+        }
     });
 }

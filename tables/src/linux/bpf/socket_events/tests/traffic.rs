@@ -178,3 +178,64 @@ fn open_sockets_have_the_cookies_of_their_events() {
         assert_eq!(first.local, endpoint(listener.local_addr().unwrap()));
     });
 }
+
+#[test]
+fn an_mptcp_connection_and_its_subflow_are_recorded() {
+    let test = "an_mptcp_connection_and_its_subflow_are_recorded";
+    record_in_own_netns(test, move |namespace, recorded| {
+        let mptcp = rustix::net::Protocol::from_raw(262.try_into().unwrap());
+        let socket = || {
+            let (family, kind) =
+                (rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM);
+            rustix::net::socket(family, kind, Some(mptcp))
+        };
+        let (Ok(listener), Ok(client)) = (socket(), socket()) else {
+            return report_skip(test, "the kernel has no MPTCP");
+        };
+        let local = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        rustix::net::bind(&listener, &local).unwrap();
+        rustix::net::listen(&listener, 1).unwrap();
+        let listener = TcpListener::from(listener);
+        let address = listener.local_addr().unwrap();
+        rustix::net::connect(&client, &address).unwrap();
+        let mut client = TcpStream::from(client);
+        let (mut server, _) = listener.accept().unwrap();
+        client.write_all(&[1; 1000]).unwrap();
+        server.read_exact(&mut [0; 1000]).unwrap();
+        server.write_all(&[1; 3000]).unwrap();
+        client.read_exact(&mut [0; 3000]).unwrap();
+        let local = client.local_addr().unwrap();
+        drop((client, server, listener));
+        let changes = recorded.wait_until(namespace, |changes| {
+            changes.iter().filter(|change| change.new == Closed).count() == 6
+        });
+        // Listener, client and server, each as MPTCP and as TCP.
+        let sockets = by_socket(&changes);
+        let of = |protocol, first: (TcpState, TcpState)| {
+            let is_match = |it: &&Vec<StateChange>| {
+                it[0].protocol == protocol && (it[0].old, it[0].new) == first
+            };
+            let found: Vec<_> = sockets.iter().filter(is_match).collect();
+            assert_eq!(found.len(), 1, "{protocol} {first:?}: {changes:#?}");
+            found[0].clone()
+        };
+        assert_eq!(sockets.len(), 6, "{sockets:#?}");
+        let ends = |of: &[StateChange]| of.last().map(|it| (it.local, it.remote)).unwrap();
+        let of_client = (endpoint(local), endpoint(address));
+        for protocol in [6, 262] {
+            let connecting = of(protocol, (Closed, SynSent));
+            assert_eq!(connecting[0].actor.map(|actor| actor.pid), Some(own_pid()));
+            assert_eq!(ends(&connecting), of_client);
+            assert_eq!(of(protocol, (Closed, Listen)).last().unwrap().old, Listen);
+        }
+        let bytes = |of: &[StateChange]| of.last().unwrap().bytes;
+        let sent = Bytes { sent: 1000, received: 3000 };
+        assert_eq!(bytes(&of(6, (Closed, SynSent))), Some(sent));
+        let received = Bytes { sent: 3000, received: 1000 };
+        assert_eq!(bytes(&of(6, (TcpState::SynRecv, Established))), Some(received));
+        let accepted = of(262, (Listen, Established));
+        assert_eq!(ends(&accepted), (of_client.1, of_client.0));
+        let closing = accepted.iter().find_map(|change| change.actor).unwrap();
+        assert_eq!(closing.pid, own_pid());
+    });
+}
