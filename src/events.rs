@@ -205,7 +205,11 @@ fn text(value: Value<'_>) -> String {
     }
 }
 
+/// Packet sockets have no address.
 fn endpoint(address: &str, port: &str) -> String {
+    if address.is_empty() {
+        return String::new();
+    }
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
@@ -230,5 +234,6 @@ mod tests {
     fn an_ipv6_address_is_in_brackets() {
         assert_eq!(endpoint("::1", "80"), "[::1]:80");
         assert_eq!(endpoint("127.0.0.1", "80"), "127.0.0.1:80");
+        assert_eq!(endpoint("", "0"), "");
     }
 }

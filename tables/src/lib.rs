@@ -25,7 +25,7 @@ mod water_level;
 #[cfg(all(feature = "bench", target_os = "linux"))]
 pub use linux::bpf::socket_events::bench as socket_events_bench;
 pub use model::{Families, Source, User};
-pub use options::{EventMode, Options, TableOption, Threads};
+pub use options::{EventDatagrams, EventMode, Options, TableOption, Threads};
 pub use registry::tables;
 pub use table::{
     Column, ColumnOptions, ColumnType, ColumnsUsed, Constraint, Error, Explanation, Operator,

@@ -41,6 +41,8 @@ pub struct Options {
     pub events_expiry: Duration,
     /// How long events are collected without a query of them, with [`EventMode::OnDemand`].
     pub events_idle: Duration,
+    /// Which events of datagram sockets are collected.
+    pub event_datagrams: EventDatagrams,
     /// Whether the process ends after few queries: then it collects no events.
     pub is_one_query: bool,
 }
@@ -53,6 +55,15 @@ pub enum EventMode {
     /// From the start of the extension on.
     On,
     /// Never.
+    Off,
+}
+
+/// Which events of UDP, raw, ping and packet sockets are collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventDatagrams {
+    /// The first send of each socket.
+    FirstSend,
+    /// None.
     Off,
 }
 
@@ -91,6 +102,7 @@ impl Default for Options {
             events_max: DEFAULT_EVENTS,
             events_expiry: Duration::from_secs(3_600),
             events_idle: Duration::from_secs(86_400),
+            event_datagrams: EventDatagrams::FirstSend,
             is_one_query: false,
         }
     }
@@ -351,6 +363,19 @@ pub(crate) const SOCKET_EVENTS: &[TableOption] = &[
             set: set_events_idle,
         },
     },
+    TableOption {
+        flag: "events-datagrams",
+        variable: "PROCESS_OPEN_SOCKETS_EVENTS_DATAGRAMS",
+        help: "Which events of UDP, raw, ping and packet sockets are collected, on Linux 6.3 and later. first-use: the \
+               first send of each socket. off: none",
+        value: OptionValue::Text {
+            name: "WHICH",
+            default: "first-use",
+            alone: None,
+            choices: &["first-use", "off"],
+            set: set_event_datagrams,
+        },
+    },
 ];
 
 #[cfg(target_os = "linux")]
@@ -381,6 +406,17 @@ fn set_events_expiry(options: &mut Options, text: &str) -> Result<(), OptionErro
 #[cfg(target_os = "linux")]
 fn set_events_idle(options: &mut Options, text: &str) -> Result<(), OptionError> {
     options.events_idle = Duration::from_secs(number(text, 1, 2_592_000)?);
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn set_event_datagrams(options: &mut Options, name: &str) -> Result<(), OptionError> {
+    const NAMES: &[&str] = &["first-use", "off"];
+    options.event_datagrams = match name {
+        "first-use" => EventDatagrams::FirstSend,
+        "off" => EventDatagrams::Off,
+        _ => return Err(OptionError::UnknownName { name: name.to_owned(), allowed: NAMES }),
+    };
     Ok(())
 }
 

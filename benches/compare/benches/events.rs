@@ -1,9 +1,12 @@
-//! The cost of socket events: a connection with the program attached against one without, and the reader's CPU time.
+//! The cost of socket events: a connection and a message with the programs attached against without, and the reader's CPU
+//! time.
 //!
 //! `cargo bench --manifest-path benches/compare/Cargo.toml --bench events`, as root. Pairs of slices alternate, each figure
 //! is a median. Ends with 1 if a figure is missed. Other processes on the host should be idle.
 
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,6 +22,10 @@ const PAIRS: usize = 201;
 const CONNECTIONS: u32 = 200;
 /// At most so much, with against without.
 const MAX_RATIO: f64 = 1.12;
+/// The same for a message of 16 bytes of a socket that has sent before. The call of the program takes some 50 ns.
+const MAX_DATAGRAM: f64 = 1.05;
+const MAX_TCP: f64 = 1.02;
+const MAX_UNIX: f64 = 1.08;
 /// At most so many nanoseconds of CPU time an event.
 const MAX_READER: f64 = 300.0;
 /// Changes of a connection from connect(2) to the end of both sides, without those of its listener.
@@ -28,8 +35,9 @@ fn main() -> Result<ExitCode, Failure> {
     let listener = TcpListener::bind("0.0.0.0:0")?;
     let mut events = Events::start()?;
     let ratio = cost(&listener, &mut events)?;
+    let are_messages_cheap = messages(&mut events)?;
     let reader = reader(&listener, &events)?;
-    let is_met = ratio <= MAX_RATIO && reader <= MAX_READER;
+    let is_met = ratio <= MAX_RATIO && are_messages_cheap && reader <= MAX_READER;
     Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -72,6 +80,7 @@ fn cost(listener: &TcpListener, events: &mut Events) -> Result<f64, Failure> {
             } else {
                 events.detach()
             }
+            events.set_datagrams(is_attached)?;
             let time = measure(listener)?;
             let [off, on] = &mut times;
             *if is_attached { on } else { off } = time;
@@ -95,6 +104,79 @@ fn cost(listener: &TcpListener, events: &mut Events) -> Result<f64, Failure> {
     );
     events.attach()?;
     Ok(ratio)
+}
+
+/// A message that one end sends and the other one receives.
+type Exchange<'a> = &'a dyn Fn() -> io::Result<()>;
+
+/// The nanoseconds that a message takes to send and to receive: the median of some hundred in a row.
+fn message_slice(exchange: Exchange<'_>) -> Result<f64, Failure> {
+    const ROWS: u32 = 40;
+    const IN_ROW: u32 = 50;
+    let mut times = Vec::new();
+    for _ in 0..ROWS {
+        let start = Instant::now();
+        for _ in 0..IN_ROW {
+            exchange()?;
+        }
+        times.push(start.elapsed().as_secs_f64() * 1e9 / f64::from(IN_ROW));
+    }
+    Ok(median(&mut times))
+}
+
+/// Prints the cost of a message of a socket that has sent before; returns whether it is at most that ratio.
+fn message(
+    what: &str,
+    at_most: f64,
+    events: &mut Events,
+    exchange: Exchange<'_>,
+) -> Result<bool, Failure> {
+    let (mut without, mut with, mut ratios) = (vec![], vec![], vec![]);
+    for _ in 0..20 {
+        message_slice(exchange)?;
+    }
+    for pair in 0..PAIRS {
+        let mut times = [0.0; 2];
+        for is_attached in [pair % 2 == 0, pair % 2 != 0] {
+            events.set_datagrams(is_attached)?;
+            let time = message_slice(exchange)?;
+            let [off, on] = &mut times;
+            *if is_attached { on } else { off } = time;
+            events.drain(Duration::ZERO)?;
+        }
+        let [off, on] = times;
+        without.push(off);
+        with.push(on);
+        ratios.push(on / off);
+    }
+    let ratio = median(&mut ratios);
+    println!(
+        "send and receive, {what}: {:.0} ns without, {:.0} ns with; pairs: {ratio:.3} (at most {at_most})",
+        median(&mut without),
+        median(&mut with),
+    );
+    Ok(ratio <= at_most)
+}
+
+/// The cost of messages of UDP, TCP and UNIX sockets; returns whether each is small enough.
+fn messages(events: &mut Events) -> Result<bool, Failure> {
+    let receiver = UdpSocket::bind("127.0.0.1:0")?;
+    let sender = UdpSocket::bind("127.0.0.1:0")?;
+    sender.connect(receiver.local_addr()?)?;
+    let udp = || sender.send(&[1; 16]).and_then(|_| receiver.recv(&mut [0; 16])).map(drop);
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let client = TcpStream::connect(listener.local_addr()?)?;
+    client.set_nodelay(true)?;
+    let server = listener.accept()?.0;
+    let tcp = || (&client).write_all(&[1; 16]).and_then(|()| (&server).read_exact(&mut [0; 16]));
+    let (a, b) = UnixStream::pair()?;
+    let unix = || (&a).write_all(&[1; 16]).and_then(|()| (&b).read_exact(&mut [0; 16]));
+    let results = [
+        message("UDP", MAX_DATAGRAM, events, &udp)?,
+        message("TCP", MAX_TCP, events, &tcp)?,
+        message("UNIX stream", MAX_UNIX, events, &unix)?,
+    ];
+    Ok(results.into_iter().all(|is_met| is_met))
 }
 
 /// Prints the reader's CPU time an event, and returns it in nanoseconds.

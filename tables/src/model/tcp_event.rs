@@ -39,7 +39,34 @@ impl fmt::Debug for SocketKey {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum EventRecord {
     State(StateChange),
+    FirstSend(FirstSend),
     Executable(Executable),
+}
+
+/// The first send of a UDP, raw, ping or packet socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FirstSend {
+    /// CLOCK_BOOTTIME.
+    pub(crate) boot_ns: u64,
+    pub(crate) socket: SocketKey,
+    pub(crate) inode: u64,
+    pub(crate) net_namespace: NetNamespace,
+    /// AF_INET, AF_INET6 or AF_PACKET.
+    pub(crate) family: u16,
+    /// SOCK_*.
+    pub(crate) kind: u16,
+    /// IPPROTO_*.
+    pub(crate) protocol: u16,
+    /// A raw socket has no port, and a packet socket no address.
+    pub(crate) local: Endpoint,
+    /// As the process wrote it for this call, otherwise that of connect(2). Unspecified if neither is known.
+    pub(crate) remote: Endpoint,
+    /// Why the datagram was not sent, positive; 0: it was sent.
+    pub(crate) errno: i32,
+    /// `sk_uid`.
+    pub(crate) owner_uid: u32,
+    /// The process that sends. None: it is outside the PID namespace.
+    pub(crate) actor: Option<Actor>,
 }
 
 /// A change of a TCP socket's state.
@@ -151,7 +178,9 @@ pub(crate) struct Losses {
     pub(crate) ring_events: u64,
     /// Executables for which the ring buffer had no room. A later event of the process reports its executable.
     pub(crate) ring_executables: u64,
-    /// Runs of the program that the kernel skipped (`recursion_misses`): at most that many events.
+    /// First sends for which the ring buffer had no room.
+    pub(crate) ring_first_sends: u64,
+    /// Runs of the programs that the kernel skipped (`recursion_misses`): at most that many events.
     pub(crate) skipped: u64,
 }
 

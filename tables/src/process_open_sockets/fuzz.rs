@@ -11,7 +11,7 @@ use crate::formats::linux::sock_diag::{Message, Messages, Request};
 use crate::formats::macos::pcblist_n::{End, Listing, PcbList};
 use crate::formats::macos::socket_fdinfo;
 use crate::model::socket_table::SocketTable;
-use crate::model::tcp_event::{EventRecord, Executable, StateChange};
+use crate::model::tcp_event::{Actor, EventRecord, Executable, FirstSend, StateChange};
 use crate::model::{Binding, CongestionAlgorithm, Details, ExtendedFields, Socket};
 
 /// The value of a sysctl list of macOS. Each parser of a list gets it.
@@ -257,6 +257,7 @@ pub fn event_record(bytes: &[u8]) {
         assert!(decoder.decode(&longer).is_err(), "a record with a byte behind it is decoded");
         match record {
             EventRecord::State(change) => state_change(bytes, change),
+            EventRecord::FirstSend(first) => first_send(bytes, first),
             EventRecord::Executable(executable) => the_names_are_there(bytes, executable),
         }
     }
@@ -285,13 +286,32 @@ fn state_change(bytes: &[u8], change: &StateChange) {
         assert!(is_there, "port {port} is invented");
     }
     if let Some(actor) = change.actor {
-        assert!(contains(bytes, &actor.comm), "{:?} is invented", actor.comm);
-        for number in [actor.pid, actor.tid, actor.parent] {
-            assert!(contains(bytes, &number.to_ne_bytes()), "{number} is invented");
-        }
-        let is_there = actor.fd == -1 || contains(bytes, &actor.fd.to_ne_bytes());
-        assert!(is_there, "descriptor {} is invented", actor.fd);
+        actor_is_there(bytes, &actor);
     }
+}
+
+fn first_send(bytes: &[u8], first: &FirstSend) {
+    assert!([2, 10, 17].contains(&first.family), "family {}", first.family);
+    for end in [first.local, first.remote] {
+        assert_eq!(end.address.is_ipv6(), first.family == 10, "an address of another family");
+        assert!(
+            contains(bytes, &end.port.to_ne_bytes()) || contains(bytes, &end.port.to_be_bytes())
+        );
+    }
+    assert!(first.errno >= 0, "errno {}", first.errno);
+    assert!(contains(bytes, &first.inode.to_ne_bytes()), "{} is invented", first.inode);
+    if let Some(actor) = first.actor {
+        actor_is_there(bytes, &actor);
+    }
+}
+
+fn actor_is_there(bytes: &[u8], actor: &Actor) {
+    assert!(contains(bytes, &actor.comm), "{:?} is invented", actor.comm);
+    for number in [actor.pid, actor.tid, actor.parent] {
+        assert!(contains(bytes, &number.to_ne_bytes()), "{number} is invented");
+    }
+    let is_there = actor.fd == -1 || contains(bytes, &actor.fd.to_ne_bytes());
+    assert!(is_there, "descriptor {} is invented", actor.fd);
 }
 
 fn the_names_are_there(bytes: &[u8], executable: &Executable) {

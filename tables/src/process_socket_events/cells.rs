@@ -7,7 +7,7 @@ use crate::Value;
 use crate::formats::linux::container_cgroup;
 use crate::formats::linux::errno_name::errno_name;
 use crate::inet_ntop::inet_ntop;
-use crate::model::{Container, Endpoint};
+use crate::model::{Container, Endpoint, Family};
 
 /// The function that makes the cells of a column.
 pub(super) type Cell = fn(&Event) -> Value<'_>;
@@ -81,7 +81,7 @@ pub(super) fn protocol(event: &Event) -> Value<'_> {
 }
 
 pub(super) fn local_address(event: &Event) -> Value<'_> {
-    address(event.flow.local)
+    address(event, event.flow.local)
 }
 
 pub(super) fn local_port(event: &Event) -> Value<'_> {
@@ -89,7 +89,7 @@ pub(super) fn local_port(event: &Event) -> Value<'_> {
 }
 
 pub(super) fn remote_address(event: &Event) -> Value<'_> {
-    address(event.flow.remote)
+    address(event, event.flow.remote)
 }
 
 pub(super) fn remote_port(event: &Event) -> Value<'_> {
@@ -189,6 +189,10 @@ fn number(number: Option<impl Into<i64>>) -> Value<'static> {
     number.map_or(Value::Null, |number| Value::Integer(number.into()))
 }
 
-fn address(endpoint: Endpoint) -> Value<'static> {
+/// The address of an IP socket. A packet socket has none.
+fn address(event: &Event, endpoint: Endpoint) -> Value<'static> {
+    if event.flow.family == Family::Packet as u16 {
+        return EMPTY;
+    }
     text(inet_ntop(endpoint.address))
 }

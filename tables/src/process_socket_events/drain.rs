@@ -89,7 +89,7 @@ struct SyncState {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counts {
     pub(super) losses: Losses,
-    /// Changes of states that were read.
+    /// Changes of states, and first sends, that were read.
     pub(super) captured: u64,
     pub(super) kernel_bytes: u64,
     pub(super) sockets: usize,
@@ -307,7 +307,7 @@ impl Worker {
     fn drain(&mut self, timeout: Duration) -> Result<(), String> {
         let Worker { feed, join, shared, batch, captured } = self;
         feed.drain(timeout, &mut |record| {
-            *captured += u64::from(matches!(record, EventRecord::State(_)));
+            *captured += u64::from(!matches!(record, EventRecord::Executable(_)));
             join.apply(record, &mut |event| batch.push(event));
             if batch.len() >= BATCH {
                 store(shared, batch);

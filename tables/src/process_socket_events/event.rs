@@ -13,6 +13,8 @@ pub(super) enum Action {
     Connect,
     Accept,
     Listen,
+    /// The first send of a socket without connections.
+    Send,
     Close,
 }
 
@@ -22,6 +24,7 @@ impl Action {
             Action::Connect => "connect",
             Action::Accept => "accept",
             Action::Listen => "listen",
+            Action::Send => "send",
             Action::Close => "close",
         }
     }

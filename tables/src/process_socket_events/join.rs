@@ -1,6 +1,6 @@
-//! Changes of states → events.
+//! Changes of states and first sends → events.
 //!
-//! A socket has an entry from its first record to CLOSE. The changes of one socket arrive in their order.
+//! A TCP socket has an entry from its first record to CLOSE. The changes of one socket arrive in their order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::listeners::Listeners;
 use super::number_hash::NumberMap;
 use super::processes::Processes;
 use super::shares::Shares;
-use crate::model::tcp_event::{EventRecord, OpenSocket, SocketKey, StateChange};
+use crate::model::tcp_event::{EventRecord, FirstSend, OpenSocket, SocketKey, StateChange};
 use crate::model::{TcpState, User};
 
 /// The time after which a connect without a result is in progress.
@@ -149,6 +149,7 @@ impl Join {
     pub(super) fn apply(&mut self, record: EventRecord, each: &mut impl FnMut(Event)) {
         match record {
             EventRecord::Executable(executable) => self.processes.add(executable),
+            EventRecord::FirstSend(first) => each(self.send(&first)),
             EventRecord::State(change) => match change.new {
                 TcpState::SynSent => self.begin(&change, Phase::Connecting, each),
                 // An MPTCP socket begins to listen twice.
@@ -210,6 +211,30 @@ impl Join {
             attribution: known,
             ender: None,
             closed_first: None,
+        }
+    }
+
+    /// The first send of a socket. Its end is not known, so that it has no entry.
+    fn send(&mut self, first: &FirstSend) -> Event {
+        let &FirstSend { local, remote, net_namespace, family, kind, protocol, errno, .. } = first;
+        let process = first.actor.as_ref().map(|actor| self.processes.process(actor, None));
+        Event {
+            id: 0,
+            time: 0,
+            boot_ns: first.boot_ns,
+            action: Action::Send,
+            status: if errno == 0 { Status::Succeeded } else { Status::Failed },
+            attribution: if process.is_some() { Attribution::Exact } else { Attribution::Unknown },
+            closed_by: None,
+            errno,
+            process,
+            owner_uid: first.owner_uid,
+            fd: first.actor.as_ref().map(|actor| actor.fd).filter(|fd| *fd >= 0),
+            inode: first.inode,
+            socket: first.socket,
+            flow: Flow { local, remote, net_namespace, family, kind, protocol },
+            duration_ns: None,
+            bytes: None,
         }
     }
 

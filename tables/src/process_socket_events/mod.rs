@@ -1,6 +1,6 @@
-//! The table `process_socket_events`: what happened to TCP sockets, with the process that did it.
+//! The table `process_socket_events`: what happened to sockets, with the process that did it.
 //!
-//! The kernel's program reports changes of states. The thread of `drain` reads them, `join` makes events of them,
+//! The kernel's programs report changes of states and first sends. The thread of `drain` reads them, `join` makes events of them,
 //! and `store` keeps these for the queries. `collection` starts and ends that.
 
 mod answer;
@@ -66,7 +66,8 @@ impl Table for ProcessSocketEvents {
     }
 
     fn description(&self) -> &str {
-        "TCP connections and listening sockets since the collection of events began, one row for each event"
+        "TCP connections, listening sockets and first sends of other sockets since the collection of events began, one row for \
+         each event"
     }
 
     fn options(&self) -> &'static [TableOption] {

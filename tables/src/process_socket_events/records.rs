@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::model::tcp_event::{
-    Actor, Bytes, EventRecord, Executable, OpenSocket, SocketKey, StateChange,
+    Actor, Bytes, EventRecord, Executable, FirstSend, OpenSocket, SocketKey, StateChange,
 };
 use crate::model::{Endpoint, NetNamespace, TcpState};
 
@@ -66,6 +66,24 @@ pub(super) fn change(cookie: u64, old: TcpState, new: TcpState, boot_ns: u64) ->
 
 pub(super) fn by(actor: Actor, change: StateChange) -> StateChange {
     StateChange { actor: Some(actor), ..change }
+}
+
+/// The first send of a UDP socket, of a process, at a time in nanoseconds.
+pub(super) fn first_send(cookie: u64, of: Actor, boot_ns: u64) -> FirstSend {
+    FirstSend {
+        boot_ns,
+        socket: SocketKey::Cookie(cookie),
+        inode: 1_000 + cookie,
+        net_namespace: NetNamespace(4_026_531_840),
+        family: 2,
+        kind: 2,
+        protocol: 17,
+        local: end("0.0.0.0", 50_000),
+        remote: end("192.0.2.53", 53),
+        errno: 0,
+        owner_uid: of.uid,
+        actor: Some(of),
+    }
 }
 
 /// An open socket of a process, local port 80 or to port 80.

@@ -12,10 +12,10 @@ use crate::model::tcp_event::{EventRecord, Losses};
 
 /// Loads the programs of the kernel.
 pub(super) fn open(options: &Options) -> Open {
-    let procfs = options.procfs.clone();
+    let (procfs, datagrams) = (options.procfs.clone(), options.event_datagrams);
     Box::new(move || {
         let root = ProcRoot::open(&procfs).map_err(|error| error.to_string())?;
-        let source = EventSource::start(&root).map_err(|error| error.to_string())?;
+        let source = EventSource::start(&root, datagrams).map_err(|error| error.to_string())?;
         let mut open_sockets = Vec::new();
         let pass = source.open_sockets(&mut |open| {
             if open_sockets.len() < MAX_SOCKETS {

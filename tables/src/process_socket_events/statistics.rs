@@ -106,13 +106,19 @@ impl Statistics {
             self.add("program", runs, format!("{name}{why}"));
         }
         let losses = counts.losses;
-        self.add("captured", counts.captured, "changes of states that were read".to_owned());
+        self.add(
+            "captured",
+            counts.captured,
+            "changes of states, and first sends, that were read".to_owned(),
+        );
         let detail = "changes of states: the ring buffer was full".to_owned();
         self.add("lost_events", losses.ring_events, detail);
+        let detail = "first sends: the ring buffer was full".to_owned();
+        self.add("lost_sends", losses.ring_first_sends, detail);
         let detail = "executables: the ring buffer was full".to_owned();
         self.add("lost_executables", losses.ring_executables, detail);
         let detail =
-            "runs of the program that the kernel skipped: at most that many events".to_owned();
+            "runs of the programs that the kernel skipped: at most that many events".to_owned();
         self.add("skipped", losses.skipped, detail);
         shared.inspect(|store| {
             let evicted = store.evicted();

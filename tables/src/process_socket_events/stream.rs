@@ -25,7 +25,7 @@ pub struct EventStream {
 /// What a stream has lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// Changes of states for which the ring buffer had no room.
+    /// Changes of states, and first sends, for which the ring buffer had no room.
     pub ring_buffer: u64,
     /// Runs of the program that the kernel skipped: at most that many changes.
     pub skipped: u64,
@@ -83,6 +83,7 @@ impl EventStream {
         };
         shared.sync(SYNC_TIMEOUT);
         let losses = shared.counts().losses;
-        Losses { ring_buffer: losses.ring_events, skipped: losses.skipped, evicted: self.evicted }
+        let ring_buffer = losses.ring_events + losses.ring_first_sends;
+        Losses { ring_buffer, skipped: losses.skipped, evicted: self.evicted }
     }
 }

@@ -286,10 +286,19 @@ fn a_failed_start_is_in_the_statistics_and_not_repeated_at_once() {
 fn the_statistics_count_what_was_lost() {
     let (table, ring) = running();
     ring.put(connection(1, actor(7, 1000), now()));
-    ring.state.lock().unwrap().losses = Losses { ring_events: 3, ring_executables: 2, skipped: 1 };
-    let values = ["captured", "events", "stored", "lost_events", "lost_executables", "skipped"]
-        .map(|kind| value(&table, kind));
-    assert_eq!(values, ["4", "2", "2", "3", "2", "1"]);
+    ring.state.lock().unwrap().losses =
+        Losses { ring_events: 3, ring_executables: 2, ring_first_sends: 5, skipped: 1 };
+    let values = [
+        "captured",
+        "events",
+        "stored",
+        "lost_events",
+        "lost_sends",
+        "lost_executables",
+        "skipped",
+    ]
+    .map(|kind| value(&table, kind));
+    assert_eq!(values, ["4", "2", "2", "3", "5", "2", "1"]);
     assert_eq!(
         statistic(&table, "program"),
         [("1".to_owned(), "a".to_owned()), ("0".to_owned(), "b: refused".to_owned())]

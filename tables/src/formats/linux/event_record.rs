@@ -9,15 +9,15 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use self::members::{
-    EXECUTABLE, EXECUTABLE_SIZE, ExecutableRecord, NAMES_SIZE, OPEN_SOCKET_SIZE, OpenSocketRecord,
-    STATE, STATE_SIZE, StateRecord, field,
+    EXECUTABLE, EXECUTABLE_SIZE, ExecutableRecord, FIRST_SEND, FIRST_SEND_SIZE, FirstSendRecord,
+    NAMES_SIZE, OPEN_SOCKET_SIZE, OpenSocketRecord, STATE, STATE_SIZE, StateRecord, field,
 };
 use crate::formats::linux::record_layout::{Field, Value};
-use crate::model::socket_table::IPPROTO_MPTCP;
+use crate::model::socket_table::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_MPTCP};
 use crate::model::tcp_event::{
-    Actor, Bytes, EventRecord, Executable, OpenSocket, SocketKey, StateChange,
+    Actor, Bytes, EventRecord, Executable, FirstSend, OpenSocket, SocketKey, StateChange,
 };
-use crate::model::{Endpoint, Family, NetNamespace, TcpState};
+use crate::model::{Endpoint, Family, NetNamespace, SOCK_DGRAM, SOCK_RAW, TcpState};
 
 /// Why the bytes are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(crate) enum EventRecordError {
     Record(Option<u32>),
     /// The record has another size.
     Size { expected: usize, size: usize },
-    /// The programs report IPv4 and IPv6 only.
+    /// The programs report IPv4 and IPv6, and packet sockets.
     Family(u16),
     /// The names of a path are longer than their room, or the last one does not end.
     Names { used: u64 },
@@ -68,6 +68,7 @@ impl Decoder {
     pub(crate) fn decode(&self, bytes: &[u8]) -> Result<EventRecord, EventRecordError> {
         match u32::from_bytes(bytes) {
             Some(STATE) => self.state(Record::new(bytes)?).map(EventRecord::State),
+            Some(FIRST_SEND) => self.first_send(Record::new(bytes)?).map(EventRecord::FirstSend),
             Some(EXECUTABLE) => executable(Record::new(bytes)?).map(EventRecord::Executable),
             other => Err(EventRecordError::Record(other)),
         }
@@ -107,6 +108,52 @@ impl Decoder {
             owner_uid: record.get(field!(StateRecord.owner_uid)),
             bytes: has(field!(StateRecord.has_tcp)).then(|| payload(&record)),
             actor: has(field!(StateRecord.has_actor)).then(|| self.actor(&record)),
+        })
+    }
+
+    fn first_send(
+        &self,
+        record: Record<'_, FirstSendRecord, FIRST_SEND_SIZE>,
+    ) -> Result<FirstSend, EventRecordError> {
+        let Some(state) = record.bytes.first_chunk() else {
+            return Err(EventRecordError::Record(None));
+        };
+        let state = Record::<StateRecord, STATE_SIZE>::of(state);
+        let family = state.get(field!(StateRecord.family));
+        let kind = state.get(field!(StateRecord.kind));
+        let protocol = state.get(field!(StateRecord.protocol));
+        let (local, remote) = if family == Family::Packet as u16 {
+            (NOWHERE, NOWHERE)
+        } else {
+            let ports = Ports {
+                // Of a raw socket it is the protocol.
+                local: if kind == SOCK_RAW.into() { 0 } else { state.get(field!(StateRecord.num)) },
+                remote: u16::from_be(state.get(field!(StateRecord.dport))),
+            };
+            let addresses =
+                [state.get(field!(StateRecord.local)), state.get(field!(StateRecord.remote))];
+            endpoints(family, addresses, ports)?
+        };
+        let length = record.get(field!(FirstSendRecord.peer_length));
+        let named = peer(record.get(field!(FirstSendRecord.peer)), length, family);
+        let has_ports =
+            kind == SOCK_DGRAM.into() && ![IPPROTO_ICMP, IPPROTO_ICMPV6].contains(&protocol);
+        let remote = named.unwrap_or(remote);
+        let remote = Endpoint { port: if has_ports { remote.port } else { 0 }, ..remote };
+        let result = record.get(field!(FirstSendRecord.result)).cast_signed();
+        Ok(FirstSend {
+            boot_ns: state.get(field!(StateRecord.boot_ns)),
+            socket: socket_key(state.get(field!(StateRecord.socket)), protocol, self.has_cookies),
+            inode: state.get(field!(StateRecord.inode)),
+            net_namespace: NetNamespace(state.get(field!(StateRecord.net)).into()),
+            family,
+            kind,
+            protocol,
+            local,
+            remote,
+            errno: result.min(0).saturating_neg(),
+            owner_uid: state.get(field!(StateRecord.owner_uid)),
+            actor: (state.get(field!(StateRecord.has_actor)) != 0).then(|| self.actor(&state)),
         })
     }
 
@@ -178,6 +225,34 @@ fn path(names: &[u8], is_truncated: bool) -> Option<Vec<u8>> {
     }
     Some(path)
 }
+
+/// The peer that a process names for a socket of this family; None if it names none.
+fn peer(bytes: [u8; 32], length: u32, family: u16) -> Option<Endpoint> {
+    /// The kernel refuses shorter addresses: `struct sockaddr_in`, and `SIN6_LEN_RFC2133`.
+    const LEAST: u32 = 16;
+    const LEAST_INET6: u32 = 24;
+    const INET: u16 = Family::Inet as u16;
+    const INET6: u16 = Family::Inet6 as u16;
+    const UNSPECIFIED: u16 = 0;
+    let [f0, f1, p0, p1, a, b, c, d, in6 @ ..] = bytes;
+    let port = u16::from_be_bytes([p0, p1]);
+    let ipv4 = Ipv4Addr::new(a, b, c, d);
+    if length < LEAST {
+        return None;
+    }
+    let address = match (family, u16::from_ne_bytes([f0, f1])) {
+        (INET, INET) => ipv4.into(),
+        // The kernel takes it as an IPv4 address. Without an address, none is named.
+        (INET, UNSPECIFIED) if (port, ipv4) != (0, Ipv4Addr::UNSPECIFIED) => ipv4.into(),
+        (INET6, INET) => ipv4.to_ipv6_mapped().into(),
+        (INET6, INET6) if length >= LEAST_INET6 => IpAddr::from(*in6.first_chunk::<16>()?),
+        _ => return None,
+    };
+    Some(Endpoint { address, port })
+}
+
+/// The end of a socket that has no address.
+const NOWHERE: Endpoint = Endpoint { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 0 };
 
 /// Splits the first record of an open socket off the bytes, with the depth of the PID namespace of its task; None if
 /// it is incomplete.

@@ -110,11 +110,18 @@ macro_rules! numbers {
 }
 numbers!(u8 u16 u32 u64);
 
-impl Value for [u8; 16] {
-    fn from_bytes(bytes: &[u8]) -> Option<[u8; 16]> {
-        bytes.first_chunk().copied()
-    }
+macro_rules! arrays {
+    ($($length:literal)*) => {
+        $(
+            impl Value for [u8; $length] {
+                fn from_bytes(bytes: &[u8]) -> Option<[u8; $length]> {
+                    bytes.first_chunk().copied()
+                }
+            }
+        )*
+    };
 }
+arrays!(16 32);
 
 #[cfg(test)]
 impl<const N: usize> Written for [u8; N] {

@@ -126,7 +126,7 @@ const AND64_IMM: u8 = 0x57;
 const ADD64_REG: u8 = 0x0f;
 const RSH64_IMM: u8 = 0x77;
 const LD_IMM64: u8 = 0x18;
-const ATOMIC_ADD64: u8 = 0xdb;
+const ATOMIC64: u8 = 0xdb;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 const JA: u8 = 0x05;
@@ -140,6 +140,9 @@ const JLT_IMM: u8 = 0xa5;
 const JMP: u8 = 0x05;
 const JMP32: u8 = 0x06;
 const CLASS: u8 = 0x07;
+
+/// The number of an atomic operation: `BPF_XCHG`. That of `BPF_ADD` is 0.
+const XCHG: i32 = 0xe1;
 
 /// The source register of `LD_IMM64`: the number is a map's file descriptor, and the map or its only value is loaded.
 const PSEUDO_MAP_FD: u8 = 1;
@@ -231,7 +234,12 @@ impl Assembler {
 
     /// `*(to + offset) += from`, atomically.
     pub(super) fn atomic_add(&mut self, to: Register, offset: i16, from: Register) {
-        self.add(ATOMIC_ADD64, to, from, offset, 0);
+        self.add(ATOMIC64, to, from, offset, 0);
+    }
+
+    /// `from = *(to + offset)` and `*(to + offset) = from`, atomically: since Linux 5.12.
+    pub(super) fn exchange(&mut self, to: Register, offset: i16, from: Register) {
+        self.add(ATOMIC64, to, from, offset, XCHG);
     }
 
     /// `r0 = helper(r1, r2, r3, r4)`
@@ -358,7 +366,10 @@ impl fmt::Display for Instruction {
             LD_IMM64 if from == PSEUDO_MAP_FD => write!(f, "r{to} = map {immediate}"),
             LD_IMM64 if from == PSEUDO_MAP_VALUE => write!(f, "r{to} = value of map {immediate}"),
             0 => write!(f, "  + {immediate}"),
-            ATOMIC_ADD64 => write!(f, "lock *(u64 *)(r{to} {offset:+}) += r{from}"),
+            ATOMIC64 if immediate == XCHG => {
+                write!(f, "r{from} = xchg(*(u64 *)(r{to} {offset:+}), r{from})")
+            }
+            ATOMIC64 => write!(f, "lock *(u64 *)(r{to} {offset:+}) += r{from}"),
             CALL => write!(f, "call #{immediate}"),
             EXIT => write!(f, "exit"),
             JA => write!(f, "goto pc{offset:+}"),
@@ -401,6 +412,7 @@ mod tests {
         code.jump_if(R1, Condition::Greater, 112, end);
         code.jump_if(R1, Condition::NotEqual, 1, end);
         code.jump_if_different(R1, R9, end);
+        code.exchange(R9, 8, R1);
         code.jump(end);
         code.put(end);
         code.set(R0, 0);
@@ -420,7 +432,7 @@ mod tests {
             [
                 [0xbf, 0x19, 0, 0, 0, 0, 0, 0],             // r9 = r1
                 [0x79, 0x91, 0x18, 0, 0, 0, 0, 0],          // r1 = *(u64 *)(r9 +24)
-                [0x15, 0x01, 11, 0, 0, 0, 0, 0],            // if r1 == 0 goto pc+11
+                [0x15, 0x01, 12, 0, 0, 0, 0, 0],            // if r1 == 0 goto pc+12
                 [0x69, 0x91, 0xfe, 0xff, 0, 0, 0, 0],       // r1 = *(u16 *)(r9 -2)
                 [0x73, 0x1a, 0xf0, 0xff, 0, 0, 0, 0],       // *(u8 *)(r10 -16) = r1
                 [0x62, 0x0a, 0xf4, 0xff, 7, 0, 0, 0],       // *(u32 *)(r10 -12) = 7
@@ -428,9 +440,10 @@ mod tests {
                 [0x57, 0x01, 0, 0, 3, 0, 0, 0],             // r1 &= 3
                 [0x77, 0x01, 0, 0, 2, 0, 0, 0],             // r1 >>= 2
                 [0x85, 0x00, 0, 0, 127, 0, 0, 0],           // call #127
-                [0x25, 0x01, 3, 0, 112, 0, 0, 0],           // if r1 > 112 goto pc+3
-                [0x55, 0x01, 2, 0, 1, 0, 0, 0],             // if r1 != 1 goto pc+2
-                [0x5d, 0x91, 1, 0, 0, 0, 0, 0],             // if r1 != r9 goto pc+1
+                [0x25, 0x01, 4, 0, 112, 0, 0, 0],           // if r1 > 112 goto pc+4
+                [0x55, 0x01, 3, 0, 1, 0, 0, 0],             // if r1 != 1 goto pc+3
+                [0x5d, 0x91, 2, 0, 0, 0, 0, 0],             // if r1 != r9 goto pc+2
+                [0xdb, 0x19, 8, 0, 0xe1, 0, 0, 0],          // r1 = xchg(*(u64 *)(r9 +8), r1)
                 [0x05, 0x00, 0, 0, 0, 0, 0, 0],             // goto pc+0
                 [0xb7, 0x00, 0, 0, 0, 0, 0, 0],             // r0 = 0
                 [0x95, 0x00, 0, 0, 0, 0, 0, 0],             // exit

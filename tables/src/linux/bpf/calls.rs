@@ -25,6 +25,7 @@ pub(crate) enum Command {
     MapGetFdById = 14,
     ObjGetInfoByFd = 15,
     RawTracepointOpen = 17,
+    BtfLoad = 18,
     LinkCreate = 28,
     #[cfg(test)]
     LinkGetFdById = 30,
@@ -48,6 +49,7 @@ impl fmt::Display for Command {
             Command::ProgLoad => "BPF_PROG_LOAD",
             Command::ObjGetInfoByFd => "BPF_OBJ_GET_INFO_BY_FD",
             Command::RawTracepointOpen => "BPF_RAW_TRACEPOINT_OPEN",
+            Command::BtfLoad => "BPF_BTF_LOAD",
             Command::LinkCreate => "BPF_LINK_CREATE",
             Command::IterCreate => "BPF_ITER_CREATE",
             #[cfg(test)]
@@ -170,9 +172,27 @@ pub(super) struct MapCreate {
     pub(super) inner_map_fd: u32,
     pub(super) numa_node: u32,
     pub(super) map_name: [u8; 16],
+    pub(super) map_ifindex: u32,
+    /// The types of keys and values, which maps of socket storage need.
+    pub(super) btf_fd: u32,
+    pub(super) btf_key_type_id: u32,
+    pub(super) btf_value_type_id: u32,
 }
 const _: () = assert!(std::mem::offset_of!(MapCreate, map_name) == 28);
-const _: () = assert!(size_of::<MapCreate>() == 44);
+const _: () = assert!(std::mem::offset_of!(MapCreate, btf_fd) == 48);
+const _: () = assert!(size_of::<MapCreate>() == 60);
+
+/// The part that `BPF_BTF_LOAD` takes.
+#[repr(C)]
+struct BtfLoad {
+    btf: u64,
+    log: u64,
+    btf_size: u32,
+    log_size: u32,
+    log_level: u32,
+    padding: u32,
+}
+const _: () = assert!(std::mem::offset_of!(BtfLoad, btf_size) == 16);
 
 /// The part that `BPF_MAP_LOOKUP_ELEM` takes.
 #[repr(C)]
@@ -329,6 +349,84 @@ pub(super) fn attach(program: BorrowedFd<'_>) -> Result<OwnedFd, CallError> {
 /// Makes a map.
 pub(super) fn create_map(attributes: &MapCreate) -> Result<OwnedFd, CallError> {
     call(Command::MapCreate, attributes)
+}
+
+/// Makes a map of values that belong to sockets: the kernel frees a value with its socket. Values are numbers of 64 bits.
+pub(super) fn create_socket_storage(map_name: [u8; 16]) -> Result<OwnedFd, CallError> {
+    const SK_STORAGE: u32 = 24;
+    const NO_PREALLOC: u32 = 1;
+    let types = load_types(&StorageTypes::new())?;
+    create_map(&MapCreate {
+        map_type: SK_STORAGE,
+        key_size: size_of::<u32>() as u32,
+        value_size: size_of::<u64>() as u32,
+        map_flags: NO_PREALLOC,
+        map_name,
+        btf_fd: number(types.as_fd()),
+        btf_key_type_id: StorageTypes::KEY,
+        btf_value_type_id: StorageTypes::VALUE,
+        ..MapCreate::default()
+    })
+}
+
+/// Two integers in BTF (`include/uapi/linux/btf.h`): the types of the keys and values.
+#[repr(C)]
+struct StorageTypes {
+    magic: u16,
+    version: u8,
+    flags: u8,
+    header_length: u32,
+    types_offset: u32,
+    types_length: u32,
+    names_offset: u32,
+    names_length: u32,
+    types: [IntegerType; 2],
+    names: [u8; 4],
+}
+
+/// `struct btf_type`, and the number of bits that follows it.
+#[repr(C)]
+struct IntegerType {
+    name: u32,
+    info: u32,
+    bytes: u32,
+    bits: u32,
+}
+
+impl StorageTypes {
+    // Types are counted from 1.
+    const KEY: u32 = 1;
+    const VALUE: u32 = 2;
+
+    fn new() -> StorageTypes {
+        const INTEGER: u32 = 1 << 24;
+        // The name is at 1.
+        let integer = |bytes| IntegerType { name: 1, info: INTEGER, bytes, bits: 8 * bytes };
+        StorageTypes {
+            magic: 0xeb9f,
+            version: 1,
+            flags: 0,
+            header_length: std::mem::offset_of!(StorageTypes, types) as u32,
+            types_offset: 0,
+            types_length: size_of::<[IntegerType; 2]>() as u32,
+            names_offset: size_of::<[IntegerType; 2]>() as u32,
+            names_length: 4,
+            types: [integer(4), integer(8)],
+            names: *b"\0u\0\0",
+        }
+    }
+}
+
+fn load_types(types: &StorageTypes) -> Result<OwnedFd, CallError> {
+    let attributes = BtfLoad {
+        btf: std::ptr::from_ref(types).expose_provenance() as u64,
+        log: 0,
+        btf_size: size_of::<StorageTypes>() as u32,
+        log_size: 0,
+        log_level: 0,
+        padding: 0,
+    };
+    call(Command::BtfLoad, &attributes)
 }
 
 /// A map with one value of N numbers, which programs add to.

@@ -32,15 +32,15 @@ pub(super) const fn start(structure: &'static str, path: &'static str) -> Member
     Member::Start { structure, path }
 }
 
-const fn byte(structure: &'static str, path: &'static str) -> Member {
+pub(super) const fn byte(structure: &'static str, path: &'static str) -> Member {
     Member::Byte { structure, path }
 }
 
-const fn shift(structure: &'static str, path: &'static str) -> Member {
+pub(super) const fn shift(structure: &'static str, path: &'static str) -> Member {
     Member::Shift { structure, path }
 }
 
-const fn mask(structure: &'static str, path: &'static str) -> Member {
+pub(super) const fn mask(structure: &'static str, path: &'static str) -> Member {
     Member::Mask { structure, path }
 }
 

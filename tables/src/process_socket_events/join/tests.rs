@@ -3,9 +3,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::tcp_event::{Actor, Bytes};
+use crate::model::tcp_event::{Actor, Bytes, FirstSend};
 use crate::process_socket_events::records::{
-    SECOND, actor, by, change, connection, end, executable, open,
+    SECOND, actor, by, change, connection, end, executable, first_send, open,
 };
 use TcpState::*;
 
@@ -298,6 +298,33 @@ fn a_worker_of_the_kernel_is_not_who_closed() {
     let (exact, local) = (Attribution::Exact, Some(ClosedBy::Local));
     assert_eq!(summary(&found[1]), (Action::Close, Status::Succeeded, 7, exact, local, 0));
     assert_eq!(found[1].fd, Some(3));
+}
+
+#[test]
+fn a_first_send_is_an_event_of_its_process_and_nothing_more() {
+    let mut join = join();
+    let mut found = Vec::new();
+    let records = [
+        executable(7, "/bin/dig"),
+        EventRecord::FirstSend(first_send(1, actor(7, 1000), SECOND)),
+        EventRecord::FirstSend(FirstSend { errno: 13, ..first_send(2, actor(7, 1000), SECOND) }),
+        EventRecord::FirstSend(FirstSend { actor: None, ..first_send(3, actor(7, 1000), SECOND) }),
+    ];
+    for record in records {
+        join.apply(record, &mut |event| found.push(event));
+    }
+    let send = Action::Send;
+    assert_eq!(
+        summaries(&found),
+        [
+            (send, Status::Succeeded, 7, Attribution::Exact, None, 0),
+            (send, Status::Failed, 7, Attribution::Exact, None, 13),
+            (send, Status::Succeeded, -1, Attribution::Unknown, None, 0),
+        ]
+    );
+    assert_eq!(found[0].process.as_ref().unwrap().image.path(), b"/bin/dig");
+    assert_eq!((found[0].flow.remote, found[0].fd), (end("192.0.2.53", 53), Some(3)));
+    assert_eq!((found[2].user(), join.len()), (User::of_uid(Some(1000)), 0));
 }
 
 #[test]

@@ -6,6 +6,8 @@ use crate::formats::linux::record_layout::record;
 
 /// [`StateRecord::record`].
 pub(crate) const STATE: u32 = 1;
+/// [`StateRecord::record`] at the start of a [`FirstSendRecord`].
+pub(crate) const FIRST_SEND: u32 = 3;
 /// [`ExecutableRecord::record`].
 pub(crate) const EXECUTABLE: u32 = 2;
 
@@ -67,6 +69,21 @@ record! {
 }
 
 record! {
+    /// The first datagram that a socket sends.
+    struct FirstSendRecord {
+        /// Without states and counters.
+        state: [u8; size_of::<StateRecord>()],
+        /// The peer's address as the caller wrote it (`struct sockaddr_in` or `sockaddr_in6`), as far as its length goes;
+        /// 0 if the caller names none.
+        peer: [u8; 32],
+        /// What the system call returns: a length, or a negative errno.
+        result: u32,
+        /// The length of the address that the caller names; 0 if it names none.
+        peer_length: u32,
+    }
+}
+
+record! {
     /// The executable of a process.
     struct ExecutableRecord {
         /// Which record this is.
@@ -124,12 +141,16 @@ record! {
 pub(crate) const NAMES_SIZE: usize = 1280;
 /// `NAME_MAX` and a NUL.
 pub(crate) const NAME_SIZE: usize = 256;
+/// `struct sockaddr_in6`
+pub(crate) const SOCKADDR_IN6_SIZE: usize = 28;
+pub(super) const FIRST_SEND_SIZE: usize = size_of::<FirstSendRecord>();
 pub(super) const STATE_SIZE: usize = size_of::<StateRecord>();
 pub(super) const EXECUTABLE_SIZE: usize = size_of::<ExecutableRecord>();
 pub(super) const OPEN_SOCKET_SIZE: usize = size_of::<OpenSocketRecord>();
 
 // The ring buffer aligns its records to eight bytes, as the stack does.
 const _: () = assert!(STATE_SIZE == 192 && align_of::<StateRecord>() == 8);
+const _: () = assert!(FIRST_SEND_SIZE == 232 && align_of::<FirstSendRecord>() == 4);
 const _: () = assert!(EXECUTABLE_SIZE == 1352 && align_of::<ExecutableRecord>() == 8);
 const _: () = assert!(OPEN_SOCKET_SIZE == 88 && align_of::<OpenSocketRecord>() == 8);
 // The decoder reads first which record it is, and program and decoder find the names at the end.

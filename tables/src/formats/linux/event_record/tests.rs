@@ -74,14 +74,14 @@ fn executable_with(names: &[u8], is_complete: bool) -> ExecutableRecord {
 fn state(record: StateRecord) -> StateChange {
     match DECODER.decode(&record.to_bytes()).unwrap() {
         EventRecord::State(change) => change,
-        EventRecord::Executable(_) => panic!("an executable"),
+        other => panic!("{other:?}"),
     }
 }
 
 fn path_of(names: &[u8], is_complete: bool) -> Vec<u8> {
     match DECODER.decode(&executable_with(names, is_complete).to_bytes()).unwrap() {
         EventRecord::Executable(executable) => executable.path,
-        EventRecord::State(_) => panic!("a state"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -150,6 +150,94 @@ fn a_state_record_has_the_bytes_that_the_program_writes() {
         }),
     };
     assert_eq!(DECODER.decode(&bytes.concat()), Ok(EventRecord::State(expected)));
+}
+
+/// The first datagram of process 7, from 192.0.2.1:1111 to what the process names.
+fn first_send(peer: &[u8]) -> FirstSend {
+    first_send_of(StateRecord { num: 1111, dport: 0, remote: [0; 16], ..of_datagram() }, peer, 100)
+}
+
+fn of_datagram() -> StateRecord {
+    StateRecord {
+        record: FIRST_SEND,
+        old: 0,
+        new: 0,
+        has_tcp: 0,
+        kind: 2,
+        protocol: 17,
+        error: 0,
+        ..closed()
+    }
+}
+
+fn first_send_of(state: StateRecord, peer: &[u8], result: i32) -> FirstSend {
+    let mut room = [0; 32];
+    room[..peer.len()].copy_from_slice(peer);
+    let state = state.to_bytes().try_into().unwrap();
+    let result = result.cast_unsigned();
+    let peer_length = peer.len() as u32;
+    let bytes = FirstSendRecord { state, peer: room, result, peer_length }.to_bytes();
+    match DECODER.decode(&bytes).unwrap() {
+        EventRecord::FirstSend(first) => first,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn sockaddr(family: u16, rest: &[u8]) -> Vec<u8> {
+    [&family.to_ne_bytes()[..], rest].concat()
+}
+
+#[test]
+fn a_first_send_has_the_ends_and_the_process() {
+    let peer = sockaddr(2, &[0, 53, 198, 51, 100, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let first = first_send(&peer);
+    let end = |octets: [u8; 4], port| Endpoint { address: octets.into(), port };
+    assert_eq!(
+        (first.local, first.remote),
+        (end([192, 0, 2, 1], 1111), end([198, 51, 100, 2], 53))
+    );
+    assert_eq!((first.family, first.kind, first.protocol, first.errno), (2, 2, 17, 0));
+    assert_eq!(first.socket, SocketKey::Cookie(4711));
+    assert_eq!((first.inode, first.boot_ns), (99, 1_000_000_007));
+    let actor = first.actor.unwrap();
+    assert_eq!((actor.pid, actor.tid, actor.fd), (7, 8, 3));
+    assert_eq!(first_send_of(StateRecord { has_actor: 0, ..of_datagram() }, &[], 0).actor, None);
+}
+
+#[test]
+fn a_first_send_that_failed_has_the_errno() {
+    assert_eq!(first_send_of(of_datagram(), &[], -13).errno, 13);
+    assert_eq!(first_send_of(of_datagram(), &[], i32::MIN).errno, i32::MAX);
+}
+
+#[test]
+fn a_peer_is_read_as_the_kernel_reads_it() {
+    let ipv6 = [&[0, 53, 0, 0, 0, 0][..], &Ipv6Addr::LOCALHOST.octets(), &[0; 4]].concat();
+    let ipv4 = [0, 53, 198, 51, 100, 2, 0, 0, 0, 0, 0, 0, 0, 0];
+    let remote = |family, peer: Vec<u8>| {
+        first_send_of(StateRecord { family, ..of_datagram() }, &peer, 1).remote
+    };
+    let to = |text: &str, port| Endpoint { address: text.parse().unwrap(), port };
+    let connected = to("198.51.100.2", 443);
+    assert_eq!(remote(2, vec![]), connected);
+    assert_eq!(remote(2, sockaddr(2, &ipv4)), to("198.51.100.2", 53));
+    // AF_UNSPEC
+    assert_eq!(remote(2, sockaddr(0, &ipv4)), to("198.51.100.2", 53));
+    assert_eq!(remote(2, sockaddr(10, &ipv6)), connected);
+    assert_eq!(remote(10, sockaddr(10, &ipv6)), to("::1", 53));
+    assert_eq!(remote(10, sockaddr(2, &ipv4)), to("::ffff:198.51.100.2", 53));
+    // Addresses that are too short are none.
+    assert_eq!(remote(2, sockaddr(2, &ipv4[..13])), connected);
+    assert_eq!(remote(10, sockaddr(10, &ipv6[..21])).port, 443);
+    assert_eq!(remote(10, sockaddr(10, &ipv6[..22])).port, 53);
+}
+
+#[test]
+fn a_raw_socket_has_no_port_and_a_packet_socket_no_address() {
+    let raw = first_send_of(StateRecord { kind: 3, protocol: 1, num: 1, ..of_datagram() }, &[], 1);
+    assert_eq!((raw.local.port, raw.remote.port), (0, 0));
+    let packet = first_send_of(StateRecord { family: 17, kind: 3, ..of_datagram() }, &[7; 28], 1);
+    assert_eq!((packet.local, packet.remote), (NOWHERE, NOWHERE));
 }
 
 #[test]
@@ -222,8 +310,8 @@ fn names_beyond_their_room_or_without_end_are_refused() {
 #[test]
 fn a_record_of_another_kind_size_or_family_is_refused() {
     assert_eq!(DECODER.decode(&[1, 0, 0]), Err(EventRecordError::Record(None)));
-    let other = StateRecord { record: 3, ..closed() };
-    assert_eq!(DECODER.decode(&other.to_bytes()), Err(EventRecordError::Record(Some(3))));
+    let other = StateRecord { record: 4, ..closed() };
+    assert_eq!(DECODER.decode(&other.to_bytes()), Err(EventRecordError::Record(Some(4))));
     let mut long = closed().to_bytes();
     long.push(0);
     let error = EventRecordError::Size { expected: 192, size: 193 };

@@ -8,6 +8,7 @@ use super::super::calls;
 use super::{EventSource, Waker};
 use crate::linux::proc_root::ProcRoot;
 use crate::model::tcp_event::EventRecord;
+use crate::options::EventDatagrams;
 use std::os::fd::AsFd;
 
 /// The program at the tracepoint, attached or not.
@@ -30,7 +31,9 @@ impl Events {
     /// Why it cannot be loaded.
     pub fn start() -> Result<Events, String> {
         let root = ProcRoot::open(Path::new("/proc")).map_err(|error| error.to_string())?;
-        EventSource::start(&root).map(Events).map_err(|error| error.to_string())
+        EventSource::start(&root, EventDatagrams::FirstSend)
+            .map(Events)
+            .map_err(|error| error.to_string())
     }
 
     /// Detaches the program; the maps stay.
@@ -48,6 +51,15 @@ impl Events {
         Ok(())
     }
 
+    /// Attaches the program for first sends, or detaches it.
+    ///
+    /// # Errors
+    /// Why it cannot be attached.
+    pub fn set_datagrams(&mut self, is_attached: bool) -> Result<(), String> {
+        let datagrams = self.0.datagrams.as_mut().map_err(|reason| reason.clone())?;
+        datagrams.set_attached(is_attached).map_err(|error| error.to_string())
+    }
+
     /// Waits, and decodes what is in the ring buffer; returns the number of changes and executables.
     ///
     /// # Errors
@@ -55,7 +67,7 @@ impl Events {
     pub fn drain(&self, timeout: Duration) -> Result<(u64, u64), String> {
         let (mut states, mut executables) = (0, 0);
         let drained = self.0.drain(timeout, &mut |record| match black_box(record) {
-            EventRecord::State(_) => states += 1,
+            EventRecord::State(_) | EventRecord::FirstSend(_) => states += 1,
             EventRecord::Executable(_) => executables += 1,
         });
         drained.map(|()| (states, executables)).map_err(|error| error.to_string())

@@ -22,6 +22,9 @@ pub(super) struct Names {
     pub(super) ring: [u8; 16],
     pub(super) seen: [u8; 16],
     pub(super) lost: [u8; 16],
+    pub(super) send: [u8; 16],
+    pub(super) marks: [u8; 16],
+    pub(super) unmarked: [u8; 16],
 }
 
 /// The maps. The kernel frees them when they and the program are closed.
@@ -37,7 +40,6 @@ impl OwnedMaps {
     /// `ring_size` is the size of the ring buffer in bytes, a power of two and of whole pages.
     pub(super) fn create(ring_size: u32, names: &Names) -> Result<OwnedMaps, CallError> {
         const RINGBUF: u32 = 27;
-        const LRU_HASH: u32 = 9;
         let ring = create(&MapCreate {
             map_type: RINGBUF,
             max_entries: ring_size,
@@ -66,6 +68,20 @@ impl OwnedMaps {
         }
     }
 }
+
+/// A set of 64-bit numbers that forgets the least recently used.
+pub(super) fn create_set(map_name: [u8; 16]) -> Result<OwnedFd, CallError> {
+    create(&MapCreate {
+        map_type: LRU_HASH,
+        key_size: size_of::<u64>() as u32,
+        value_size: size_of::<u64>() as u32,
+        max_entries: SEEN_PROCESSES,
+        map_name,
+        ..MapCreate::default()
+    })
+}
+
+const LRU_HASH: u32 = 9;
 
 fn create(attributes: &MapCreate) -> Result<OwnedFd, CallError> {
     with_memory(|| create_map(attributes))

@@ -1,7 +1,7 @@
 //! The offsets of structure members of the running kernel that the programs for socket events read.
 
 use super::super::kernel_members::{
-    LayoutError, Member, encodable, kernel_members, sized, start, structure_size,
+    LayoutError, Member, byte, encodable, kernel_members, mask, shift, sized, start, structure_size,
 };
 use crate::formats::linux::btf::Btf;
 
@@ -93,10 +93,22 @@ kernel_members! {
         hashed: sized("dentry", "d_hash.pprev", 8),
     }
 
-    /// The registers of a task when it began its system call: the call's number and its first argument.
+    /// The registers of a task when it began its system call: the call's number, some arguments, and where the result
+    /// will be. See [`Registers::arguments`] for the later ones.
     struct Registers {
         call: start("pt_regs", CALL),
         argument: sized("pt_regs", ARGUMENT, 8),
+        second: start("pt_regs", SECOND),
+        fifth: start("pt_regs", FIFTH),
+        sixth: start("pt_regs", SIXTH),
+        result: start("pt_regs", RESULT),
+    }
+
+    /// Whether a socket belongs to the kernel: a bit in a byte.
+    struct KernelSocket {
+        byte: byte("sock", "sk_kern_sock"),
+        shift: shift("sock", "sk_kern_sock"),
+        mask: mask("sock", "sk_kern_sock"),
     }
 
     /// The context of the iterator: where the descriptor comes from, and where the record goes to.
@@ -114,13 +126,40 @@ kernel_members! {
 const CALL: &str = "syscallno";
 #[cfg(target_arch = "aarch64")]
 const ARGUMENT: &str = "orig_x0";
+#[cfg(target_arch = "aarch64")]
+const SECOND: &str = "regs";
+#[cfg(target_arch = "aarch64")]
+const FIFTH: &str = "regs";
+#[cfg(target_arch = "aarch64")]
+const SIXTH: &str = "regs";
+#[cfg(target_arch = "aarch64")]
+const RESULT: &str = "regs";
 #[cfg(not(target_arch = "aarch64"))]
 const CALL: &str = "orig_ax";
 #[cfg(not(target_arch = "aarch64"))]
 const ARGUMENT: &str = "di";
+#[cfg(not(target_arch = "aarch64"))]
+const SECOND: &str = "si";
+#[cfg(not(target_arch = "aarch64"))]
+const FIFTH: &str = "r8";
+#[cfg(not(target_arch = "aarch64"))]
+const SIXTH: &str = "r9";
+#[cfg(not(target_arch = "aarch64"))]
+const RESULT: &str = "ax";
+
+impl Registers {
+    /// Where the second, the fifth and the sixth argument are: on arm64 in an array of all registers.
+    pub(super) fn arguments(&self) -> [i16; 3] {
+        let indexes = if cfg!(target_arch = "aarch64") { [1, 4, 5] } else { [0; 3] };
+        let [second, fifth, sixth] = indexes.map(|index| index * size_of::<u64>() as i16);
+        [self.second + second, self.fifth + fifth, self.sixth + sixth]
+    }
+}
 
 /// The tracepoint's type: the program gets its arguments `sk`, `oldstate` and `newstate`.
 const TRACEPOINT: &str = "btf_trace_inet_sock_set_state";
+/// The same of the tracepoint after a send, with `sk`, `ret` and `flags`: since Linux 6.3.
+const SEND: &str = "btf_trace_sock_send_length";
 /// The function that the iterator's program replaces.
 const ITERATOR: &str = "bpf_iter_task_file";
 /// Helpers that not every kernel has: of Linux 5.11,
@@ -138,6 +177,9 @@ const CGROUP_ID: &str = "bpf_get_current_cgroup_id";
 pub(super) struct Layout {
     /// The BTF number of the tracepoint's type.
     pub(super) tracepoint: u32,
+    /// The same of the tracepoint after a send; None before Linux 6.3.
+    pub(super) send: Option<u32>,
+    pub(super) kernel_socket: Option<KernelSocket>,
     pub(super) sock: Sock,
     pub(super) inet6: Option<Inet6>,
     pub(super) tcp: Tcp,
@@ -181,7 +223,7 @@ impl Layout {
     /// The structures, functions and typedefs that the layout needs.
     pub(super) fn names() -> Vec<&'static str> {
         let mut names: Vec<&str> = MEMBERS.iter().map(Member::structure).collect();
-        names.extend([TRACEPOINT, ITERATOR, CURRENT_TASK, SOCK_FROM_FILE]);
+        names.extend([TRACEPOINT, SEND, ITERATOR, CURRENT_TASK, SOCK_FROM_FILE]);
         names.extend([SOCKET_COOKIE, TASK_REGISTERS, CGROUP_ID]);
         names
     }
@@ -200,6 +242,8 @@ impl Layout {
         let has_typed_task = has(CURRENT_TASK);
         Ok(Layout {
             tracepoint: btf.typedef(TRACEPOINT)?,
+            send: btf.typedef(SEND).ok(),
+            kernel_socket: KernelSocket::of(btf).ok(),
             sock: Sock::of(btf)?,
             inet6: Inet6::of(btf).ok(),
             tcp: Tcp::of(btf)?,
@@ -228,6 +272,8 @@ impl Layout {
         };
         Layout {
             tracepoint: 4242,
+            send: Some(4244),
+            kernel_socket: Some(KernelSocket::made_up(next)),
             sock: Sock::made_up(next),
             inet6: Some(Inet6::made_up(next)),
             tcp: Tcp::made_up(next),

@@ -1,16 +1,20 @@
-//! Events of TCP sockets: a BPF program at the tracepoint `inet_sock_set_state` writes each change of a socket's state into
-//! a ring buffer, with the process and its executable.
+//! Events of sockets: a BPF program at the tracepoint `inet_sock_set_state` writes each change of a TCP socket's state into
+//! a ring buffer, with the process and its executable. Another one at `sock_send_length` writes the first send of each UDP,
+//! raw, ping and packet socket.
 //!
 //! It needs Linux 5.10, a BPF JIT, CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN. Everything ends with the process: nothing is
 //! pinned.
 
 #[cfg(feature = "bench")]
 pub mod bench;
+mod datagram_program;
+mod datagrams;
 mod executable_steps;
 mod maps;
 mod members;
 mod open_sockets;
 mod open_sockets_program;
+mod record_steps;
 mod ring_buffer;
 mod state_program;
 #[cfg(test)]
@@ -26,12 +30,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
+use self::datagrams::{DatagramError, Datagrams, SEND};
 use self::maps::{Names, OwnedMaps, with_memory};
 use self::members::Layout;
 use self::open_sockets::OpenSockets;
 pub(crate) use self::ring_buffer::DamagedRing;
 use self::ring_buffer::{Consumed, RingBuffer};
-use self::writer::{LOST_EXECUTABLES, LOST_STATES, PidNamespace, Variant};
+use self::writer::{LOST_EXECUTABLES, LOST_FIRST_SENDS, LOST_STATES, PidNamespace, Variant};
 use super::super::proc_root::ProcRoot;
 use super::calls::{self, Counters, Program};
 use super::error::{LoadError, PassError};
@@ -39,6 +44,7 @@ use super::types::{TYPES, read_layout};
 use crate::formats::linux::event_record::{Decoder, EventRecordError};
 use crate::formats::linux::proc_link;
 use crate::model::tcp_event::{EventRecord, Losses, OpenSocket};
+use crate::options::EventDatagrams;
 
 /// The size of the ring buffer: 5,242 changes of states, 20 ms at 250,000 a second.
 const RING_SIZE: u32 = 1 << 20;
@@ -97,6 +103,7 @@ pub(crate) struct EventSource {
     /// Why executables have no paths.
     paths: Result<(), String>,
     open_sockets: Result<OpenSockets, String>,
+    datagrams: Result<Datagrams, String>,
     memory: u64,
 }
 
@@ -121,8 +128,11 @@ impl EventSource {
     ///
     /// # Errors
     /// The program at the tracepoint could not be loaded. Whether others run is in [`EventSource::programs`].
-    pub(crate) fn start(root: &ProcRoot) -> Result<EventSource, LoadError> {
-        EventSource::start_with(root, &Settings::default())
+    pub(crate) fn start(
+        root: &ProcRoot,
+        datagrams: EventDatagrams,
+    ) -> Result<EventSource, LoadError> {
+        EventSource::start_with(root, &Settings { datagrams, ..Settings::default() })
     }
 
     fn start_with(root: &ProcRoot, settings: &Settings) -> Result<EventSource, LoadError> {
@@ -147,6 +157,11 @@ impl EventSource {
         let maps = OwnedMaps::create(settings.ring_size, &settings.names)?;
         let variant = Variant { maps: maps.of_program(), namespace, has_paths: true };
         let (program, paths) = load_with_or_without_paths(&layout, variant, settings)?;
+        let variant = Variant { has_paths: paths.is_ok(), ..variant };
+        let datagrams = match settings.datagrams {
+            EventDatagrams::Off => Err(DatagramError::Disabled),
+            EventDatagrams::FirstSend => Datagrams::start(&layout, &variant, &settings.names),
+        };
         let waker = Waker(Arc::new(
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(LoadError::Ring)?,
         ));
@@ -155,7 +170,8 @@ impl EventSource {
         let memory = memory(maps.ring.as_fd()).max(settings.ring_size.into())
             + memory(maps.seen.as_fd())
             + memory(maps.lost.as_fd())
-            + memory(program.as_fd());
+            + memory(program.as_fd())
+            + datagrams.iter().flat_map(Datagrams::objects).map(memory).sum::<u64>();
         let OwnedMaps { ring, lost, .. } = maps;
         let ring = RingBuffer::map(ring, settings.ring_size as usize).map_err(LoadError::Ring)?;
         let epoll = wait_for(&ring, &waker).map_err(LoadError::Ring)?;
@@ -173,6 +189,7 @@ impl EventSource {
             },
             paths,
             open_sockets: open_sockets.map_err(|error| error.to_string()),
+            datagrams: datagrams.map_err(|error| error.to_string()),
             memory,
         })
     }
@@ -181,6 +198,7 @@ impl EventSource {
     pub(crate) fn programs(&self) -> Vec<(&'static str, Result<(), String>)> {
         vec![
             (TRACEPOINT, Ok(())),
+            (SEND, self.datagrams.as_ref().map(drop).map_err(Clone::clone)),
             (PATHS, self.paths.clone()),
             (ITERATOR, self.open_sockets.as_ref().map(drop).map_err(Clone::clone)),
         ]
@@ -242,10 +260,12 @@ impl EventSource {
         let lost = self.lost.get().unwrap_or_default();
         let skipped = calls::program_info(self.program.as_fd()).map(|info| info.recursion_misses);
         let count = |index| lost.get(index).copied().unwrap_or_default();
+        let skipped_sends = self.datagrams.as_ref().map_or(0, Datagrams::skipped);
         Losses {
             ring_events: count(LOST_STATES),
             ring_executables: count(LOST_EXECUTABLES),
-            skipped: skipped.unwrap_or_default(),
+            ring_first_sends: count(LOST_FIRST_SENDS),
+            skipped: skipped.unwrap_or_default() + skipped_sends,
         }
     }
 
@@ -268,6 +288,7 @@ impl EventSource {
 struct Settings {
     ring_size: u32,
     names: Names,
+    datagrams: EventDatagrams,
 }
 
 impl Default for Settings {
@@ -280,7 +301,11 @@ impl Default for Settings {
                 ring: *b"tcp_events\0\0\0\0\0\0",
                 seen: *b"tcp_seen\0\0\0\0\0\0\0\0",
                 lost: *b"tcp_lost\0\0\0\0\0\0\0\0",
+                send: *b"first_sends\0\0\0\0\0",
+                marks: *b"sent_sockets\0\0\0\0",
+                unmarked: *b"sent_cookies\0\0\0\0",
             },
+            datagrams: EventDatagrams::FirstSend,
         }
     }
 }
@@ -346,11 +371,13 @@ fn memory_of(root: &ProcRoot, object: BorrowedFd<'_>) -> Option<u64> {
     memory.trim().parse().ok()
 }
 
-/// System calls that connect a socket, or let it listen, and whose first argument is its descriptor.
+/// System calls that connect a socket, let it listen, or send, and whose first argument is its descriptor.
 const CALLS_WITH_DESCRIPTOR: &[u32] = &[
     libc::SYS_connect as u32,
     libc::SYS_listen as u32,
     libc::SYS_sendto as u32,
     libc::SYS_sendmsg as u32,
     libc::SYS_sendmmsg as u32,
+    libc::SYS_write as u32,
+    libc::SYS_writev as u32,
 ];

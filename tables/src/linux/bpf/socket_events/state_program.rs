@@ -7,22 +7,15 @@
 //! The program has no functions of its own: on Linux 5.10, a load through a null pointer panics in a program that has
 //! them (fixed by 0108a4e9f358 in Linux 6.5).
 
-use super::super::assembler::Condition::{Equal, Greater, Less, NotEqual};
-use super::super::assembler::Register::{R0, R1, R2, R6, R7, R8, R9, R10};
+use super::super::assembler::Condition::{Equal, NotEqual};
+use super::super::assembler::Register::{R0, R1, R6, R7, R8, R9};
 use super::super::assembler::Width::{W16, W32, W64};
-use super::super::assembler::{AssembleError, Assembler, Instruction, Label, Stored};
-use super::super::helper_ids::{
-    GET_CURRENT_CGROUP_ID, GET_CURRENT_COMM, GET_CURRENT_PID_TGID, GET_CURRENT_UID_GID,
-    KTIME_GET_BOOT_NS, RINGBUF_QUERY, RINGBUF_SUBMIT, SKC_TO_TCP_SOCK, TASK_PT_REGS,
-};
-use super::executable_steps::{KEY_EXECUTABLE, KEY_START, KEY_TGID};
+use super::super::assembler::{AssembleError, Assembler, Instruction, Label};
+use super::super::helper_ids::SKC_TO_TCP_SOCK;
 use super::members::Layout;
-use super::writer::{
-    FORCE_WAKEUP, LOST_STATES, NO_WAKEUP, PID, PidNamespace, RecordAddress, Variant, Writer,
-    address, store_pid,
-};
-use crate::formats::linux::event_record::members::{ExecutableRecord, STATE, StateRecord, field};
-use crate::formats::linux::record_layout::Field;
+use super::record_steps::RECORD;
+use super::writer::{LOST_STATES, Variant, Writer};
+use crate::formats::linux::event_record::members::{STATE, StateRecord, field};
 use crate::model::socket_table::{IPPROTO_MPTCP, IPPROTO_TCP};
 use crate::model::{Family, SOCK_STREAM};
 
@@ -38,11 +31,6 @@ const LISTEN: i32 = 10;
 const SOCK: i16 = 0;
 const OLD_STATE: i16 = 8;
 const NEW_STATE: i16 = 16;
-
-const RECORD: RecordAddress = RecordAddress { register: R7, start: 0 };
-
-/// The most bytes that one run of the program adds to the ring buffer: both records with their headers.
-const LARGEST_STEP: i32 = (size_of::<StateRecord>() + size_of::<ExecutableRecord>() + 16) as i32;
 
 /// The program for this kernel.
 ///
@@ -71,6 +59,7 @@ pub(super) fn program(
     writer.store_tcp_if_closed();
     writer.code.jump_if(R8, Equal, 0, submit);
     writer.store_actor();
+    writer.store_call();
     writer.code.put(submit);
     writer.submit();
     writer.code.jump(end);
@@ -124,34 +113,12 @@ impl Writer<'_> {
     }
 
     fn store_change(&mut self) {
+        self.begin_record(STATE);
         let code = &mut self.code;
-        RECORD.store_number(code, field!(StateRecord.record), STATE as i32);
         code.load(W64, R1, R9, OLD_STATE);
         RECORD.store(code, field!(StateRecord.old), R1);
         code.load(W64, R1, R9, NEW_STATE);
         RECORD.store(code, field!(StateRecord.new), R1);
-        code.call(KTIME_GET_BOOT_NS);
-        RECORD.store(code, field!(StateRecord.boot_ns), R0);
-    }
-
-    fn store_socket(&mut self) {
-        let sock = self.layout.sock;
-        RECORD.store_key(&mut self.code, self.layout, R6, field!(StateRecord.socket));
-        let code = &mut self.code;
-        code.load(W64, R1, R6, sock.socket);
-        code.load(W64, R1, R1, sock.file);
-        code.load(W64, R1, R1, sock.inode);
-        RECORD.load_and_store(code, R1, sock.inode_number, field!(StateRecord.inode));
-        code.load(W64, R1, R6, sock.net);
-        RECORD.load_and_store(code, R1, sock.net_inum, field!(StateRecord.net));
-        self.load_and_store(sock.error, field!(StateRecord.error));
-        self.load_and_store(sock.kind, field!(StateRecord.kind));
-        self.load_and_store(sock.protocol, field!(StateRecord.protocol));
-        self.load_and_store(sock.num, field!(StateRecord.num));
-        self.load_and_store(sock.dport, field!(StateRecord.dport));
-        self.load_and_store(sock.uid, field!(StateRecord.owner_uid));
-        self.load_and_store(sock.flags, field!(StateRecord.flags));
-        self.load_and_store(sock.family, field!(StateRecord.family));
     }
 
     /// The counters, and the port, which the socket itself has no more when it is closed.
@@ -175,89 +142,6 @@ impl Writer<'_> {
         code.put(end);
     }
 
-    /// R8 holds the task.
-    fn store_actor(&mut self) {
-        RECORD.store_number(&mut self.code, field!(StateRecord.has_actor), 1);
-        match self.variant.namespace {
-            None => self.store_first_pids(),
-            Some(namespace) => self.store_pids_in(&namespace),
-        }
-        self.store_user();
-        let code = &mut self.code;
-        code.load(W64, R1, R10, KEY_START);
-        RECORD.store(code, field!(StateRecord.start_ns), R1);
-        code.load(W64, R1, R10, KEY_EXECUTABLE);
-        RECORD.store(code, field!(StateRecord.executable), R1);
-        if let Some(cgroup) = self.layout.cgroup {
-            code.load(W64, R1, R8, cgroup.set);
-            code.load(W64, R1, R1, cgroup.cgroup);
-            code.load(W64, R1, R1, cgroup.node);
-            RECORD.load_and_store(code, R1, cgroup.id, field!(StateRecord.cgroup));
-        } else if self.layout.has_cgroup_ids {
-            code.call(GET_CURRENT_CGROUP_ID);
-            RECORD.store(code, field!(StateRecord.cgroup), R0);
-        }
-        let comm = field!(StateRecord.comm);
-        address(code, R1, R7, RECORD.offset(comm));
-        code.set(R2, size_of::<[u8; 16]>() as i32);
-        code.call(GET_CURRENT_COMM);
-        self.store_call();
-    }
-
-    /// The pids of the first PID namespace.
-    fn store_first_pids(&mut self) {
-        let task = self.layout.task;
-        let parent = field!(StateRecord.parent);
-        self.code.load(W64, R1, R10, KEY_TGID);
-        RECORD.store(&mut self.code, field!(StateRecord.tgid), R1);
-        if self.layout.has_typed_task {
-            let code = &mut self.code;
-            RECORD.load_and_store(code, R8, task.tid, field!(StateRecord.tid));
-            code.load(W64, R1, R8, task.parent);
-            RECORD.load_and_store(code, R1, task.tgid, parent);
-        } else {
-            self.code.call(GET_CURRENT_PID_TGID);
-            RECORD.store(&mut self.code, field!(StateRecord.tid), R0);
-            self.follow(R2, R8, task.parent);
-            RECORD.probe(&mut self.code, parent, R2, task.tgid);
-        }
-    }
-
-    /// The pids of another PID namespace. A task and its process are in the same one; the parent can be outside.
-    fn store_pids_in(&mut self, namespace: &PidNamespace) {
-        let Layout { task, pid: pids, .. } = self.layout;
-        let code = &mut self.code;
-        let [no_tid, no_parent] = [(); 2].map(|()| code.label());
-        code.load(W64, R1, R10, PID);
-        RECORD.store(code, field!(StateRecord.tgid), R1);
-        code.load(W64, R6, R8, pids.pid);
-        let tid = RECORD.offset(field!(StateRecord.tid));
-        store_pid(code, pids, namespace, R6, (R7, tid), no_tid);
-        code.put(no_tid);
-        code.load(W64, R1, R8, task.parent);
-        code.load(W64, R1, R1, task.leader);
-        code.load(W64, R6, R1, pids.pid);
-        let parent = RECORD.offset(field!(StateRecord.parent));
-        store_pid(code, pids, namespace, R6, (R7, parent), no_parent);
-        code.put(no_parent);
-    }
-
-    /// The real user and group, in the first user namespace.
-    fn store_user(&mut self) {
-        let task = self.layout.task;
-        let code = &mut self.code;
-        if self.layout.has_typed_task {
-            code.load(W64, R2, R8, task.cred);
-            RECORD.load_and_store(code, R2, task.uid, field!(StateRecord.uid));
-            RECORD.load_and_store(code, R2, task.gid, field!(StateRecord.gid));
-        } else {
-            code.call(GET_CURRENT_UID_GID);
-            RECORD.store(code, field!(StateRecord.uid), R0);
-            code.shift_right(R0, 32);
-            RECORD.store(code, field!(StateRecord.gid), R0);
-        }
-    }
-
     /// The system call, if it is one that names the socket's descriptor: of connect(2) and listen(2).
     fn store_call(&mut self) {
         let Some(registers) = self.layout.registers else { return };
@@ -267,46 +151,15 @@ impl Writer<'_> {
         code.jump_if_int(R1, Equal, SYN_SENT, names_it);
         code.jump_if_int(R1, NotEqual, LISTEN, end);
         code.put(names_it);
-        code.copy(R1, R8);
-        code.call(TASK_PT_REGS);
-        RECORD.load_and_store(code, R0, registers.call, field!(StateRecord.call));
-        RECORD.load_and_store(code, R0, registers.argument, field!(StateRecord.argument));
-        code.put(end);
-    }
-
-    /// Wakes the reader with the first records of each further eighth of the ring buffer: a wake-up takes longer than
-    /// all the rest. Several processors together can pass these records, so those of the last eighth all wake it.
-    fn submit(&mut self) {
-        let maps = self.variant.maps;
-        let eighth = (maps.ring_size / 8).cast_signed();
-        let code = &mut self.code;
-        let [submit, wake] = [(); 2].map(|()| code.label());
-        code.load_map(R1, maps.ring);
-        code.set(R2, 0); // BPF_RB_AVAIL_DATA
-        code.call(RINGBUF_QUERY);
-        code.set(R2, NO_WAKEUP);
-        code.jump_if(R0, Less, eighth, submit);
-        code.jump_if(R0, Greater, 7 * eighth, wake);
-        // The size of an eighth is a power of two.
-        code.mask(R0, eighth - 1);
-        code.jump_if(R0, Greater, LARGEST_STEP, submit);
-        code.put(wake);
-        code.set(R2, FORCE_WAKEUP);
-        code.put(submit);
-        code.copy(R1, R7);
-        code.call(RINGBUF_SUBMIT);
-    }
-
-    /// Stores a member of the socket, by way of R1.
-    fn load_and_store<T: Stored>(&mut self, offset: i16, field: Field<StateRecord, T>) {
-        RECORD.load_and_store(&mut self.code, R6, offset, field);
+        self.store_registers(&registers, end);
+        self.code.put(end);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::super::assembler::MapFd;
-    use super::super::writer::Maps;
+    use super::super::writer::{Maps, PidNamespace};
     use super::*;
 
     fn variant() -> Variant {

@@ -1,6 +1,7 @@
 //! The programs in the running kernel, against what the tests themselves do.
 
 mod child;
+mod datagrams;
 mod failures;
 mod lifetime;
 mod load;
@@ -19,7 +20,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::*;
 use crate::linux::quiet::{loopback_up, report_skip, report_skip_without_bpf};
-use crate::model::tcp_event::{Actor, Executable, StateChange};
+use crate::model::tcp_event::{Actor, Executable, FirstSend, StateChange};
 use crate::model::{Endpoint, NetNamespace, TcpState};
 
 /// No test waits longer.
@@ -31,7 +32,8 @@ fn proc_root() -> ProcRoot {
 
 /// All objects in the kernel have this name.
 fn settings_named(name: [u8; 16]) -> Settings {
-    let names = Names { tracepoint: name, iterator: name, ring: name, seen: name, lost: name };
+    let [tracepoint, iterator, ring, seen, lost, send, marks, unmarked] = [name; 8];
+    let names = Names { tracepoint, iterator, ring, seen, lost, send, marks, unmarked };
     Settings { names, ..Settings::default() }
 }
 
@@ -50,6 +52,7 @@ fn start(test: &str, settings: &Settings) -> Option<EventSource> {
 struct Recorded {
     source: EventSource,
     states: Vec<StateChange>,
+    first_sends: Vec<FirstSend>,
     executables: HashMap<(i32, u64, u64), Executable>,
 }
 
@@ -59,14 +62,20 @@ impl Recorded {
     }
 
     fn new(source: EventSource) -> Recorded {
-        Recorded { source, states: Vec::new(), executables: HashMap::new() }
+        Recorded {
+            source,
+            states: Vec::new(),
+            first_sends: Vec::new(),
+            executables: HashMap::new(),
+        }
     }
 
     fn drain(&mut self, timeout: Duration) {
-        let Recorded { source, states, executables } = self;
+        let Recorded { source, states, first_sends, executables } = self;
         source
             .drain(timeout, &mut |record| match record {
                 EventRecord::State(change) => states.push(change),
+                EventRecord::FirstSend(first) => first_sends.push(first),
                 EventRecord::Executable(it) => {
                     executables.insert((it.pid, it.start_ns, it.executable), it);
                 }

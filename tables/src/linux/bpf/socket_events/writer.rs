@@ -20,7 +20,7 @@ pub(super) struct Maps {
     pub(super) ring_size: u32,
     /// The processes whose executables are reported: the key is a [`ProcessKey`].
     pub(super) seen: MapFd,
-    /// Counters: [`LOST_STATES`] and [`LOST_EXECUTABLES`].
+    /// Counters: [`LOST_STATES`] and those behind it.
     pub(super) lost: MapFd,
 }
 
@@ -31,6 +31,7 @@ pub(super) const FORCE_WAKEUP: i32 = 2;
 /// Indexes of the counters.
 pub(super) const LOST_STATES: usize = 0;
 pub(super) const LOST_EXECUTABLES: usize = 1;
+pub(super) const LOST_FIRST_SENDS: usize = 2;
 
 /// A key of the map `seen`.
 #[repr(C)]

@@ -1,7 +1,7 @@
 //! Processes that the tests start: this test binary again, with a command in a variable.
 
 use std::io::{BufRead, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,6 +14,7 @@ const COMMAND: &str = "SOCKET_EVENTS_CHILD";
 ///
 /// - `connect ADDRESS`: connects, and exits at once;
 /// - `wait ADDRESS`: the same after a byte on stdin;
+/// - `send ADDRESS`: sends a datagram from a new UDP socket, and exits at once;
 /// - `exchange COUNT ADDRESS…`: connects so often, to one address after the other, and exchanges bytes: see
 ///   [`exchange`];
 /// - `observe NAMESPACE`: prints a line when it has begun, and after a byte on stdin checks that the connects in this network
@@ -48,6 +49,9 @@ fn child() {
     let words: Vec<&str> = command.split(' ').collect();
     match words[..] {
         ["connect", address] => connect(address),
+        ["send", address] => {
+            UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"a", address).unwrap();
+        }
         ["wait", address] => {
             std::io::stdin().read_exact(&mut [0]).unwrap();
             connect(address)

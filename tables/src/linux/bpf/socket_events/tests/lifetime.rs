@@ -47,11 +47,16 @@ fn a_dropped_source_leaves_nothing_in_the_kernel() {
     let Some(source) = start(test, &settings_named(name)) else { return };
     let (programs, maps) = named(&text);
     let has_iterator = source.open_sockets.is_ok();
-    assert_eq!((programs.len(), maps), (1 + usize::from(has_iterator), 3));
+    let has_datagrams = Layout::of_running_kernel().send.is_some();
+    let count = 1 + usize::from(has_iterator) + usize::from(has_datagrams);
+    assert_eq!((programs.len(), maps), (count, 3 + 2 * usize::from(has_datagrams)));
     assert_eq!(links(&programs), programs.len());
     assert!((1_000_000..3_000_000).contains(&source.memory()), "{}", source.memory());
     let programs_that_run = source.programs();
-    assert!(programs_that_run[..2].iter().all(|(_, runs)| runs.is_ok()), "{programs_that_run:?}");
+    let expected =
+        [(TRACEPOINT, true), (SEND, has_datagrams), (PATHS, true), (ITERATOR, has_iterator)];
+    let runs = |(name, runs): &(_, Result<(), String>)| (*name, runs.is_ok());
+    assert!(programs_that_run.iter().map(runs).eq(expected), "{programs_that_run:?}");
     drop(source);
     wait_until_gone(&text, &programs);
 }
@@ -71,6 +76,9 @@ fn the_program_loads_without_paths() {
     // Before Linux 5.11 members of the task are copied.
     assert_eq!(calls == 0, layout.has_typed_task);
     Program::tracepoint(*b"without_paths\0\0\0", &code, layout.tracepoint).load(&mut []).unwrap();
+    if layout.send.is_some() {
+        Datagrams::start(&layout, &variant, &Settings::default().names).unwrap();
+    }
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn in_a_pid_namespace_events_have_its_pids() {
     in_quiet_namespace(module_path!(), test, || {
         let test = "in_a_pid_namespace_events_have_its_pids";
         let here = own_netns();
-        let start = || match EventSource::start(&proc_root()) {
+        let start = || match EventSource::start(&proc_root(), EventDatagrams::FirstSend) {
             Ok(source) => Some(Recorded::new(source)),
             Err(error) => {
                 report_skip_in_pid_namespace(test, &error);
@@ -67,6 +67,13 @@ fn check_pids(recorded: &mut Recorded, here: NetNamespace) {
     assert_eq!(Path::new(std::str::from_utf8(&executable.path).unwrap()), own_executable());
     let listen = changes[0].actor.unwrap();
     assert_eq!((listen.pid, listen.parent), (own_pid(), 0));
+    if Layout::of_running_kernel().send.is_some() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(b"a", "127.0.0.1:9").unwrap();
+        let first = recorded.wait_for_first_sends(here, 1)[0];
+        assert_eq!(first.actor.map(|actor| (actor.pid, actor.parent)), Some((own_pid(), 0)));
+        assert_eq!(first.remote.port, 9);
+    }
     let mut open = Vec::new();
     recorded.source.open_sockets(&mut |socket| open.push(socket)).unwrap();
     let own: Vec<&OpenSocket> = open.iter().filter(|socket| socket.net_namespace == here).collect();
@@ -79,7 +86,7 @@ fn processes_outside_the_pid_namespace_are_not_shown() {
     let test = "processes_outside_the_pid_namespace_are_not_shown";
     in_quiet_namespace(module_path!(), test, || {
         let test = "processes_outside_the_pid_namespace_are_not_shown";
-        if let Err(error) = EventSource::start(&proc_root()) {
+        if let Err(error) = EventSource::start(&proc_root(), EventDatagrams::FirstSend) {
             return report_skip_in_pid_namespace(test, &error);
         }
         let mut unshare = Command::new("unshare");

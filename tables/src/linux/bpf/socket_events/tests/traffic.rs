@@ -97,7 +97,7 @@ fn check_actors(recorded: &Recorded, changes: &[&StateChange], fds: [i32; 2]) {
 }
 
 impl Layout {
-    fn of_running_kernel() -> Layout {
+    pub(super) fn of_running_kernel() -> Layout {
         read_layout(&Layout::names(), Layout::of).unwrap()
     }
 }

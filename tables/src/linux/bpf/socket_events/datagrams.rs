@@ -1,0 +1,98 @@
+//! The first sends of UDP, raw, ping and packet sockets: a program of its own, which older kernels lack.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use super::super::assembler::MapFd;
+use super::super::calls::{self, Program};
+use super::super::error::LoadError;
+use super::datagram_program;
+use super::datagram_program::SendMaps;
+use super::maps::{Names, create_set, with_memory};
+use super::members::Layout;
+use super::writer::Variant;
+
+/// The tracepoint after a send.
+pub(super) const SEND: &str = "sock_send_length";
+
+/// The program in the kernel.
+#[derive(Debug)]
+pub(super) struct Datagrams {
+    program: OwnedFd,
+    /// The sockets that were reported.
+    marks: OwnedFd,
+    /// The cookies of those that could not be marked.
+    unmarked: OwnedFd,
+    /// The program runs until this is closed.
+    #[cfg_attr(
+        not(feature = "bench"),
+        allow(dead_code, reason = "only benches detach the program")
+    )]
+    link: Option<OwnedFd>,
+}
+
+/// Why the program does not run.
+#[derive(Debug)]
+pub(super) enum DatagramError {
+    Disabled,
+    NoTracepoint,
+    Load(LoadError),
+}
+
+impl fmt::Display for DatagramError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DatagramError::Disabled => f.write_str("disabled by --events-datagrams off"),
+            DatagramError::NoTracepoint => {
+                write!(f, "the kernel has no tracepoint {SEND}: it needs Linux 6.3 or later")
+            }
+            DatagramError::Load(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl From<LoadError> for DatagramError {
+    fn from(error: LoadError) -> DatagramError {
+        DatagramError::Load(error)
+    }
+}
+
+impl Datagrams {
+    /// Loads and attaches the program.
+    pub(super) fn start(
+        layout: &Layout,
+        variant: &Variant,
+        names: &Names,
+    ) -> Result<Datagrams, DatagramError> {
+        let typedef = layout.send.ok_or(DatagramError::NoTracepoint)?;
+        let load = || -> Result<Datagrams, LoadError> {
+            let marks = with_memory(|| calls::create_socket_storage(names.marks))?;
+            let unmarked = create_set(names.unmarked)?;
+            let maps =
+                SendMaps { marks: MapFd(marks.as_raw_fd()), unmarked: MapFd(unmarked.as_raw_fd()) };
+            let code = datagram_program::program(layout, variant, maps)?;
+            let program = Program::tracepoint(names.send, &code, typedef);
+            let program = with_memory(|| program.load_or_log())?;
+            let link = calls::attach(program.as_fd())?;
+            Ok(Datagrams { program, marks, unmarked, link: Some(link) })
+        };
+        Ok(load()?)
+    }
+
+    /// Attaches the program again, or detaches it; the marks stay.
+    #[cfg(feature = "bench")]
+    pub(super) fn set_attached(&mut self, is_attached: bool) -> Result<(), calls::CallError> {
+        self.link = is_attached.then(|| calls::attach(self.program.as_fd())).transpose()?;
+        Ok(())
+    }
+
+    /// The runs that the kernel skipped.
+    pub(super) fn skipped(&self) -> u64 {
+        calls::program_info(self.program.as_fd()).map_or(0, |info| info.recursion_misses)
+    }
+
+    /// What takes memory in the kernel, besides the mark of each socket.
+    pub(super) fn objects(&self) -> [BorrowedFd<'_>; 3] {
+        [self.program.as_fd(), self.marks.as_fd(), self.unmarked.as_fd()]
+    }
+}
