@@ -10,7 +10,7 @@ use crate::formats::linux::mountinfo::{Mount, mounts_of};
 use crate::formats::linux::sock_diag::{Message, Messages, Request};
 use crate::formats::macos::pcblist_n::{End, Listing, PcbList};
 use crate::formats::macos::socket_fdinfo;
-use crate::model::socket_table::SocketTable;
+use crate::model::socket_table::{IPPROTO_MPTCP, SocketTable};
 use crate::model::tcp_event::{Actor, EventRecord, Executable, FirstSend, StateChange};
 use crate::model::{Binding, CongestionAlgorithm, Details, ExtendedFields, Socket};
 
@@ -277,8 +277,8 @@ fn state_change(bytes: &[u8], change: &StateChange) {
     assert_eq!(change.local.address.is_ipv4(), change.family == 2, "an address of another family");
     assert_eq!(change.remote.address.is_ipv4(), change.family == 2, "an address of another family");
     let cookie = change.socket.cookie();
-    assert!(cookie.is_some(), "an address for a cookie");
-    for number in [change.boot_ns, change.inode, cookie.unwrap_or_default()] {
+    assert_eq!(cookie.is_none(), change.protocol == IPPROTO_MPTCP, "an address for a cookie");
+    for number in [change.boot_ns, change.inode].into_iter().chain(cookie) {
         assert!(contains(bytes, &number.to_ne_bytes()), "{number} is invented");
     }
     for port in [change.local.port, change.remote.port] {
