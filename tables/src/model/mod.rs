@@ -39,7 +39,9 @@ pub(crate) use self::family::Family;
 pub(crate) use self::holder_unknown::HolderUnknown;
 pub(crate) use self::net_namespace::{NetNamespace, NetNamespaceNames};
 pub(crate) use self::process::{Process, ProcessFields, Processes};
-pub(crate) use self::protocol::{SOCK_DGRAM, SOCK_PACKET, SOCK_RAW, SOCK_STREAM, socket_type};
+#[cfg_attr(not(target_os = "linux"), allow(unused_imports, reason = "only Linux has it"))]
+pub(crate) use self::protocol::SOCK_PACKET;
+pub(crate) use self::protocol::{SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, socket_type};
 pub(crate) use self::sctp_state::SctpState;
 pub(crate) use self::snapshot::Snapshot;
 pub(crate) use self::socket::Socket;
