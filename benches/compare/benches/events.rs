@@ -61,49 +61,70 @@ fn slice(listener: &TcpListener, number: u32) -> Result<f64, Failure> {
 
 /// Prints the cost of a connection; returns the median of the ratios of the pairs.
 fn cost(listener: &TcpListener, events: &mut Events) -> Result<f64, Failure> {
-    let (mut without, mut with, mut ratios, mut differences) = (vec![], vec![], vec![], vec![]);
     let mut number = 0;
-    let mut measure = |listener: &TcpListener| {
+    let attach = |events: &mut Events, is_attached| {
+        if is_attached {
+            events.attach()?
+        } else {
+            events.detach()
+        }
+        events.set_datagrams(is_attached)
+    };
+    let mut pairs = measure_pairs(events, attach, || {
         number += 1;
         slice(listener, number)
-    };
-    events.detach();
+    })?;
+    let (lost, skipped) = events.lost();
+    let ratio = median(&mut pairs.ratios);
+    println!(
+        "connect, accept, close: {:.2} us without, {:.2} us with; pairs: {:+.2} us, {ratio:.3} (at most {MAX_RATIO}); \
+         {lost} lost, {skipped} skipped",
+        median(&mut pairs.without) / 1e3,
+        median(&mut pairs.with) / 1e3,
+        median(&mut pairs.differences) / 1e3,
+    );
+    events.attach()?;
+    Ok(ratio)
+}
+
+/// The times of pairs of slices in nanoseconds, and how each pair compares.
+#[derive(Default)]
+struct Pairs {
+    without: Vec<f64>,
+    with: Vec<f64>,
+    ratios: Vec<f64>,
+    differences: Vec<f64>,
+}
+
+/// Measures slices with programs attached and without, in turn.
+fn measure_pairs(
+    events: &mut Events,
+    attach: impl Fn(&mut Events, bool) -> Result<(), String>,
+    mut measure: impl FnMut() -> Result<f64, Failure>,
+) -> Result<Pairs, Failure> {
+    let mut pairs = Pairs::default();
+    attach(events, false)?;
     for _ in 0..20 {
-        measure(listener)?;
+        measure()?;
     }
     for pair in 0..PAIRS {
         let mut times = [0.0; 2];
         // Each is the first of every other pair.
         for is_attached in [pair % 2 == 0, pair % 2 != 0] {
-            if is_attached {
-                events.attach()?
-            } else {
-                events.detach()
-            }
-            events.set_datagrams(is_attached)?;
-            let time = measure(listener)?;
+            attach(events, is_attached)?;
+            let time = measure()?;
             let [off, on] = &mut times;
             *if is_attached { on } else { off } = time;
             // Not while it is measured: the reader works on another processor, a fifth of a microsecond an event.
             events.drain(Duration::ZERO)?;
         }
         let [off, on] = times;
-        without.push(off);
-        with.push(on);
-        ratios.push(on / off);
-        differences.push(on - off);
+        pairs.without.push(off);
+        pairs.with.push(on);
+        pairs.ratios.push(on / off);
+        pairs.differences.push(on - off);
     }
-    let (lost, skipped) = events.lost();
-    let ratio = median(&mut ratios);
-    println!(
-        "connect, accept, close: {:.2} us without, {:.2} us with; pairs: {:+.2} us, {ratio:.3} (at most {MAX_RATIO}); \
-         {lost} lost, {skipped} skipped",
-        median(&mut without) / 1e3,
-        median(&mut with) / 1e3,
-        median(&mut differences) / 1e3,
-    );
-    events.attach()?;
-    Ok(ratio)
+    Ok(pairs)
 }
 
 /// A message that one end sends and the other one receives.
@@ -131,29 +152,12 @@ fn message(
     events: &mut Events,
     exchange: Exchange<'_>,
 ) -> Result<bool, Failure> {
-    let (mut without, mut with, mut ratios) = (vec![], vec![], vec![]);
-    for _ in 0..20 {
-        message_slice(exchange)?;
-    }
-    for pair in 0..PAIRS {
-        let mut times = [0.0; 2];
-        for is_attached in [pair % 2 == 0, pair % 2 != 0] {
-            events.set_datagrams(is_attached)?;
-            let time = message_slice(exchange)?;
-            let [off, on] = &mut times;
-            *if is_attached { on } else { off } = time;
-            events.drain(Duration::ZERO)?;
-        }
-        let [off, on] = times;
-        without.push(off);
-        with.push(on);
-        ratios.push(on / off);
-    }
-    let ratio = median(&mut ratios);
+    let mut pairs = measure_pairs(events, Events::set_datagrams, || message_slice(exchange))?;
+    let ratio = median(&mut pairs.ratios);
     println!(
         "send and receive, {what}: {:.0} ns without, {:.0} ns with; pairs: {ratio:.3} (at most {at_most})",
-        median(&mut without),
-        median(&mut with),
+        median(&mut pairs.without),
+        median(&mut pairs.with),
     );
     Ok(ratio <= at_most)
 }

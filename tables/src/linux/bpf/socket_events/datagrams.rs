@@ -6,8 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use super::super::assembler::MapFd;
 use super::super::calls::{self, Program};
 use super::super::error::LoadError;
-use super::datagram_program;
-use super::datagram_program::SendMaps;
+use super::datagram_program::{self, SendMaps};
 use super::maps::{Names, create_set, with_memory};
 use super::members::Layout;
 use super::writer::Variant;
@@ -67,7 +66,7 @@ impl Datagrams {
         let typedef = layout.send.ok_or(DatagramError::NoTracepoint)?;
         let load = || -> Result<Datagrams, LoadError> {
             let marks = with_memory(|| calls::create_socket_storage(names.marks))?;
-            let unmarked = create_set(names.unmarked)?;
+            let unmarked = create_set::<u64>(names.unmarked)?;
             let maps =
                 SendMaps { marks: MapFd(marks.as_raw_fd()), unmarked: MapFd(unmarked.as_raw_fd()) };
             let code = datagram_program::program(layout, variant, maps)?;

@@ -9,8 +9,8 @@ use super::super::assembler::MapFd;
 use super::super::calls::{CallError, Counters, MapCreate, create_map};
 use super::writer::{Maps, ProcessKey};
 
-/// The processes whose executables need no report. The least recently seen are evicted; they are reported again.
-const SEEN_PROCESSES: u32 = 4096;
+/// What is not reported again, of processes or of sockets. The least recently seen are evicted; they are reported again.
+const SEEN: u32 = 4096;
 /// A cache line, so that no other data of the kernel shares it.
 const COUNTERS: usize = 8;
 
@@ -46,14 +46,7 @@ impl OwnedMaps {
             map_name: names.ring,
             ..MapCreate::default()
         })?;
-        let seen = create(&MapCreate {
-            map_type: LRU_HASH,
-            key_size: size_of::<ProcessKey>() as u32,
-            value_size: size_of::<u64>() as u32,
-            max_entries: SEEN_PROCESSES,
-            map_name: names.seen,
-            ..MapCreate::default()
-        })?;
+        let seen = create_set::<ProcessKey>(names.seen)?;
         let lost = with_memory(|| Counters::create(names.lost))?;
         Ok(OwnedMaps { ring, ring_size, seen, lost })
     }
@@ -69,19 +62,18 @@ impl OwnedMaps {
     }
 }
 
-/// A set of 64-bit numbers that forgets the least recently used.
-pub(super) fn create_set(map_name: [u8; 16]) -> Result<OwnedFd, CallError> {
+/// A set of keys that evicts the least recently used. Its values have no meaning.
+pub(super) fn create_set<Key>(map_name: [u8; 16]) -> Result<OwnedFd, CallError> {
+    const LRU_HASH: u32 = 9;
     create(&MapCreate {
         map_type: LRU_HASH,
-        key_size: size_of::<u64>() as u32,
+        key_size: size_of::<Key>() as u32,
         value_size: size_of::<u64>() as u32,
-        max_entries: SEEN_PROCESSES,
+        max_entries: SEEN,
         map_name,
         ..MapCreate::default()
     })
 }
-
-const LRU_HASH: u32 = 9;
 
 fn create(attributes: &MapCreate) -> Result<OwnedFd, CallError> {
     with_memory(|| create_map(attributes))

@@ -94,17 +94,26 @@ impl Recorded {
         namespace: NetNamespace,
         is_met: impl Fn(&[StateChange]) -> bool,
     ) -> Vec<StateChange> {
+        let is_there = |change: &&StateChange| change.net_namespace == namespace;
+        self.wait(|it| it.states.iter().filter(is_there).copied().collect(), is_met)
+    }
+
+    /// What is selected of the records, as soon as the condition is met.
+    fn wait<T: fmt::Debug>(
+        &mut self,
+        select: impl Fn(&Recorded) -> Vec<T>,
+        is_met: impl Fn(&[T]) -> bool,
+    ) -> Vec<T> {
         let end = Instant::now() + MAX_WAIT;
         loop {
             self.drain(Duration::from_millis(10));
-            let mut changes = self.states.clone();
-            changes.retain(|change| change.net_namespace == namespace);
-            if is_met(&changes) {
-                return changes;
+            let selected = select(self);
+            if is_met(&selected) {
+                return selected;
             }
             let losses = self.source.losses();
             let is_in_time = Instant::now() < end && losses == Losses::default();
-            assert!(is_in_time, "{changes:#?}, {losses:?}");
+            assert!(is_in_time, "{selected:#?}, {losses:?}");
         }
     }
 

@@ -21,18 +21,11 @@ impl Recorded {
         namespace: NetNamespace,
         count: usize,
     ) -> Vec<FirstSend> {
-        let end = Instant::now() + MAX_WAIT;
-        loop {
-            self.drain(Duration::from_millis(10));
-            let mut first_sends = self.first_sends.clone();
-            first_sends.retain(|first| first.net_namespace == namespace);
-            if first_sends.len() >= count {
-                return first_sends;
-            }
-            let losses = self.source.losses();
-            let is_in_time = Instant::now() < end && losses == Losses::default();
-            assert!(is_in_time, "{first_sends:#?}, {losses:?}");
-        }
+        let is_there = |first: &&FirstSend| first.net_namespace == namespace;
+        self.wait(
+            |it| it.first_sends.iter().filter(is_there).copied().collect(),
+            |first_sends| first_sends.len() >= count,
+        )
     }
 }
 
