@@ -120,3 +120,9 @@ impl FromArgMatches for TableFlags {
         Ok(())
     }
 }
+
+/// Parses a number from 0 to MAX.
+pub(crate) fn parse_up_to<const MAX: u64>(text: &str) -> Result<u64, OptionError> {
+    let number = text.parse().ok().filter(|number| *number <= MAX);
+    number.ok_or(OptionError::NotInRange { min: 0, max: MAX })
+}

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use log::{Level, LevelFilter};
-use tables::options::OptionError;
 
-use crate::clap_args::TableFlags;
+use crate::clap_args::{TableFlags, parse_up_to};
 use crate::version::version;
 
 /// Every open socket of this host, with every process that holds it.
@@ -119,11 +118,6 @@ impl Launch {
 
 /// One day in seconds: the largest value of a time flag.
 const DAY: u64 = 86_400;
-
-fn parse_up_to<const MAX: u64>(text: &str) -> Result<u64, OptionError> {
-    let number = text.parse().ok().filter(|number| *number <= MAX);
-    number.ok_or(OptionError::NotInRange { min: 0, max: MAX })
-}
 
 /// Parses a name that is valid in SQL without quotes: osquery creates tables without quotes.
 fn identifier(text: &str) -> Result<String, String> {

@@ -12,7 +12,11 @@ use signal_hook::flag;
 use tables::process_socket_events::{EventStream, Losses};
 use tables::{EventMode, Options, Rows, Table, Value};
 
+use crate::clap_args::parse_up_to;
 use crate::escape::escape;
+
+const MAX_PID: u64 = i32::MAX as u64;
+const MAX_PORT: u64 = u16::MAX as u64;
 
 /// The arguments of `events`.
 #[derive(clap::Args, Debug)]
@@ -21,11 +25,11 @@ pub struct Events {
     #[arg(long)]
     pub json: bool,
     /// Print only events of these processes; several with commas between
-    #[arg(long, value_name = "PID", value_delimiter = ',')]
-    pub pid: Vec<i64>,
+    #[arg(long, value_name = "PID", value_delimiter = ',', value_parser = parse_up_to::<MAX_PID>)]
+    pub pid: Vec<u64>,
     /// Print only events with one of these ports at either end; several with commas between
-    #[arg(long, value_name = "PORT", value_delimiter = ',')]
-    pub port: Vec<u16>,
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = parse_up_to::<MAX_PORT>)]
+    pub port: Vec<u64>,
     /// End after this time [default: at SIGINT, SIGTERM, or when standard output is closed]
     #[arg(long, value_name = "SECONDS")]
     pub seconds: Option<u32>,
@@ -100,6 +104,7 @@ struct Printer<'a> {
     shown: Vec<(usize, usize)>,
     pid: usize,
     ports: [usize; 2],
+    has_titles: bool,
     printed: u64,
     out: BufWriter<io::Stdout>,
 }
@@ -134,10 +139,14 @@ impl<'a> Printer<'a> {
         let shown = SHOWN.iter().map(|(name, width)| (index(name), *width)).collect();
         let (pid, ports) = (index("pid"), [index("local_port"), index("remote_port")]);
         let out = BufWriter::new(io::stdout());
-        Printer { arguments, shown, pid, ports, names, printed: 0, out }
+        Printer { arguments, shown, pid, ports, names, has_titles: false, printed: 0, out }
     }
 
     fn print(&mut self, rows: &dyn Rows) -> io::Result<()> {
+        // Before the first event, so that the user sees that the collection runs.
+        if !self.arguments.json && !std::mem::replace(&mut self.has_titles, true) {
+            self.print_titles()?;
+        }
         for row in (0..rows.len()).filter(|row| self.is_selected(rows, *row)).collect::<Vec<_>>() {
             if self.arguments.json {
                 self.print_json(rows, row)?
@@ -152,11 +161,11 @@ impl<'a> Printer<'a> {
     fn is_selected(&self, rows: &dyn Rows, row: usize) -> bool {
         let Events { pid, port, .. } = self.arguments;
         let has_pid = || match rows.cell(row, self.pid) {
-            Value::Integer(number) => pid.contains(&number),
+            Value::Integer(number) => pid.iter().any(|pid| pid.cast_signed() == number),
             _ => false,
         };
         let has_port = |column: usize| match rows.cell(row, column) {
-            Value::Integer(number) => port.iter().any(|port| i64::from(*port) == number),
+            Value::Integer(number) => port.iter().any(|port| port.cast_signed() == number),
             _ => false,
         };
         (pid.is_empty() || has_pid())
@@ -172,12 +181,12 @@ impl<'a> Printer<'a> {
         writeln!(out, "}}")
     }
 
+    fn print_titles(&mut self) -> io::Result<()> {
+        let titles = TITLES.iter().zip(SHOWN).map(|(title, (_, width))| format!("{title:width$}"));
+        writeln!(self.out, "{}", titles.collect::<Vec<_>>().join(" ").trim_end())
+    }
+
     fn print_text(&mut self, rows: &dyn Rows, row: usize) -> io::Result<()> {
-        if self.printed == 0 {
-            let titles =
-                TITLES.iter().zip(SHOWN).map(|(title, (_, width))| format!("{title:width$}"));
-            writeln!(self.out, "{}", titles.collect::<Vec<_>>().join(" ").trim_end())?;
-        }
         let cells = self.shown.iter().zip(SHOWN).map(|(&(column, width), (name, _))| {
             let cell = rows.cell(row, column);
             let port = |end: usize| {

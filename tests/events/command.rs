@@ -77,9 +77,10 @@ fn the_text_has_a_title_and_a_line_for_each_event() {
     let (listener, port) = listener();
     let port = port.to_string();
     let Some((child, mut lines)) = printing(test, &["--port", &port]) else { return };
-    let title = first_line(&listener, &mut lines);
+    // Before the first event.
+    let title = lines.next().unwrap();
     assert!(title.starts_with("TIME     ACTION  STATUS "), "{title}");
-    let line = lines.next().unwrap();
+    let line = first_line(&listener, &mut lines);
     assert!(line.contains(&format!("127.0.0.1:{port}")), "{line}");
     send(&child, rustix::process::Signal::TERM);
     lines.for_each(drop);
@@ -103,6 +104,16 @@ fn the_command_ends_after_its_time() {
     let Some((child, lines)) = printing(test, &["--seconds=1", "--pid=2147483647"]) else { return };
     lines.for_each(drop);
     assert_eq!(stderr(child).0, Some(0));
+}
+
+#[test]
+fn a_pid_or_port_that_is_no_number_is_an_error() {
+    for flag in ["--pid=-1", "--pid=a", "--port=abc", "--port=65536"] {
+        let output = command().args(["events", flag]).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flag}: {errors}");
+        assert!(errors.contains("not a whole number from 0 to "), "{errors}");
+    }
 }
 
 #[test]
