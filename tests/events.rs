@@ -7,6 +7,8 @@
 mod command;
 #[path = "events/flood.rs"]
 mod flood;
+#[path = "events/flows.rs"]
+mod flows;
 #[path = "events/on_demand.rs"]
 mod on_demand;
 #[path = "events/published.rs"]

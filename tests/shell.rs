@@ -350,8 +350,11 @@ fn an_sql_error_has_the_text_of_sqlite_and_status_1() {
 #[test]
 fn an_unknown_table_is_answered_with_the_tables_there_are() {
     let (_, stderr) = failed(&["SELECT * FROM nope"]);
-    let events =
-        if cfg!(target_os = "linux") { ", process_socket_events, socket_event_stats" } else { "" };
+    let events = if cfg!(target_os = "linux") {
+        ", process_socket_events, process_socket_flows, socket_event_stats"
+    } else {
+        ""
+    };
     let expected = format!(
         "process_open_sockets: error: no such table: nope (available: process_open_sockets or \
          alt_process_open_sockets{events})\n"

@@ -58,6 +58,7 @@ fn the_code_has_the_columns_that_are_stated() {
 fn the_tables_of_events_are_as_stated() {
     let specifications = [
         include_str!("../tables/process_socket_events.table"),
+        include_str!("../tables/process_socket_flows.table"),
         include_str!("../tables/socket_event_stats.table"),
     ];
     let tables = tables::tables(&Options::default());

@@ -61,8 +61,12 @@ pub enum EventMode {
 /// Which events of UDP, raw, ping and packet sockets are collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventDatagrams {
+    /// As [`EventDatagrams::FirstUse`], from the first query of flows on as [`EventDatagrams::Count`].
+    Auto,
+    /// First sends; and each datagram is counted, for flows.
+    Count,
     /// The first send of each socket.
-    FirstSend,
+    FirstUse,
     /// None.
     Off,
 }
@@ -102,7 +106,7 @@ impl Default for Options {
             events_max: DEFAULT_EVENTS,
             events_expiry: Duration::from_secs(3_600),
             events_idle: Duration::from_secs(86_400),
-            event_datagrams: EventDatagrams::FirstSend,
+            event_datagrams: EventDatagrams::Auto,
             is_one_query: false,
         }
     }
@@ -366,13 +370,14 @@ pub(crate) const SOCKET_EVENTS: &[TableOption] = &[
     TableOption {
         flag: "events-datagrams",
         variable: "PROCESS_OPEN_SOCKETS_EVENTS_DATAGRAMS",
-        help: "Which events of UDP, raw, ping and packet sockets are collected, on Linux 6.3 and later. first-use: the \
-               first send of each socket. off: none",
+        help: "What is collected of UDP, raw, ping and packet sockets, on Linux 6.3 and later. first-use: the first send of \
+               each socket. count: also what each process sends and receives, for process_socket_flows. auto: first-use, \
+               and count from the first query of process_socket_flows on. off: nothing",
         value: OptionValue::Text {
             name: "WHICH",
-            default: "first-use",
+            default: "auto",
             alone: None,
-            choices: &["first-use", "off"],
+            choices: &["auto", "count", "first-use", "off"],
             set: set_event_datagrams,
         },
     },
@@ -411,9 +416,11 @@ fn set_events_idle(options: &mut Options, text: &str) -> Result<(), OptionError>
 
 #[cfg(target_os = "linux")]
 fn set_event_datagrams(options: &mut Options, name: &str) -> Result<(), OptionError> {
-    const NAMES: &[&str] = &["first-use", "off"];
+    const NAMES: &[&str] = &["auto", "count", "first-use", "off"];
     options.event_datagrams = match name {
-        "first-use" => EventDatagrams::FirstSend,
+        "auto" => EventDatagrams::Auto,
+        "count" => EventDatagrams::Count,
+        "first-use" => EventDatagrams::FirstUse,
         "off" => EventDatagrams::Off,
         _ => return Err(OptionError::UnknownName { name: name.to_owned(), allowed: NAMES }),
     };

@@ -13,19 +13,23 @@ use crate::{Options, Table};
 /// let tables = tables::tables(&tables::Options::default());
 /// let names: Vec<&str> = tables.iter().map(|table| table.name()).collect();
 /// # #[cfg(target_os = "linux")]
-/// assert_eq!(names, ["process_open_sockets", "process_socket_events", "socket_event_stats"]);
+/// assert_eq!(names[..2], ["process_open_sockets", "process_socket_events"]);
+/// # #[cfg(target_os = "linux")]
+/// assert_eq!(names[2..], ["process_socket_flows", "socket_event_stats"]);
 /// ```
 pub fn tables(options: &Options) -> Vec<Arc<dyn Table>> {
     #[cfg(target_os = "linux")]
-    let (events, statistics) = {
+    let (events, flows, statistics) = {
         let events = ProcessSocketEvents::new(options);
-        let statistics = events.statistics();
-        (events, statistics)
+        let (flows, statistics) = (events.flows(), events.statistics());
+        (events, flows, statistics)
     };
     vec![
         Arc::new(ProcessOpenSockets::new(options.clone())),
         #[cfg(target_os = "linux")]
         Arc::new(events),
+        #[cfg(target_os = "linux")]
+        Arc::new(flows),
         #[cfg(target_os = "linux")]
         Arc::new(statistics),
     ]

@@ -27,7 +27,7 @@ BINARY = os.path.abspath(sys.argv.pop())
 NAME = "process_open_sockets"
 ALTERNATIVE = "alt_process_open_sockets"
 # The tables of events, on Linux.
-EVENTS = ("process_socket_events", "socket_event_stats")
+EVENTS = ("process_socket_events", "process_socket_flows", "socket_event_stats")
 
 
 def stated_columns():

@@ -13,8 +13,11 @@ use super::process::{BINARY, Extension};
 pub(crate) const TABLE: &str = "alt_process_open_sockets";
 
 /// The tables of events, which have no other names.
-pub(crate) const EVENT_TABLES: &[&str] =
-    if cfg!(target_os = "linux") { &["process_socket_events", "socket_event_stats"] } else { &[] };
+pub(crate) const EVENT_TABLES: &[&str] = if cfg!(target_os = "linux") {
+    &["process_socket_events", "process_socket_flows", "socket_event_stats"]
+} else {
+    &[]
+};
 
 /// The names of all tables, with this name of the table of open sockets.
 pub(crate) fn names(table: &str) -> Vec<&str> {

@@ -20,6 +20,10 @@ impl Clocks {
         Clocks { boot_ns: u64::try_from(boot).unwrap_or_default(), offset_ns }
     }
 
+    pub(crate) fn offset_ns(self) -> i64 {
+        self.offset_ns
+    }
+
     /// The UNIX second of a boot time, by the clock as it is set now.
     pub(crate) fn unix_seconds(self, boot_ns: u64) -> i64 {
         let boot_ns = i64::try_from(boot_ns).unwrap_or(i64::MAX);

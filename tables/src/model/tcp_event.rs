@@ -39,13 +39,14 @@ impl fmt::Debug for SocketKey {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum EventRecord {
     State(StateChange),
-    FirstSend(FirstSend),
+    Datagram(FirstDatagram),
     Executable(Executable),
 }
 
-/// The first send of a UDP, raw, ping or packet socket.
+/// A datagram of a UDP, raw, ping or packet socket: the first that the socket sends, or the first of a process since its
+/// datagrams on the socket are counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct FirstSend {
+pub(crate) struct FirstDatagram {
     /// CLOCK_BOOTTIME.
     pub(crate) boot_ns: u64,
     pub(crate) socket: SocketKey,
@@ -65,8 +66,47 @@ pub(crate) struct FirstSend {
     pub(crate) errno: i32,
     /// `sk_uid`.
     pub(crate) owner_uid: u32,
-    /// The process that sends. None: it is outside the PID namespace.
+    /// The process that sends or receives. None: it is outside the PID namespace.
     pub(crate) actor: Option<Actor>,
+    /// Whether it is the first that the socket sends.
+    pub(crate) is_first_send: bool,
+    /// Whether it was received; otherwise it was sent.
+    pub(crate) is_received: bool,
+    /// Where the datagrams of the process on the socket are counted from now on.
+    pub(crate) slot: Option<SlotUse>,
+}
+
+/// A use of a slot, from the time that a program takes it until the reader takes it back.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct SlotUse {
+    pub(crate) number: u32,
+    /// How often the slot was taken back before.
+    pub(crate) generation: u32,
+}
+
+/// What a slot has counted of the datagrams of a process on a socket.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct DatagramCounts {
+    pub(crate) bytes: Bytes,
+    pub(crate) messages: Messages,
+}
+
+/// Datagrams, each as the program sent or received it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Messages {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
+
+/// A slot that counts.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct UsedSlot {
+    pub(crate) slot: SlotUse,
+    /// The socket cookie.
+    pub(crate) cookie: u64,
+    pub(crate) counts: DatagramCounts,
+    /// CLOCK_BOOTTIME of the last datagram.
+    pub(crate) last_ns: u64,
 }
 
 /// A change of a TCP socket's state.
@@ -93,10 +133,17 @@ pub(crate) struct StateChange {
     pub(crate) errno: i32,
     /// `sk_uid`.
     pub(crate) owner_uid: u32,
-    /// The payload, when the connection is closed. None: it is not closed, or the program could not read it.
-    pub(crate) bytes: Option<Bytes>,
+    /// When the connection is closed. None: it is not closed, or the program could not read it.
+    pub(crate) counts: Option<TcpCounts>,
     /// None: the state changed in a softirq, where no process is known, or to ESTABLISHED.
     pub(crate) actor: Option<Actor>,
+}
+
+#[cfg(test)]
+impl StateChange {
+    pub(crate) fn bytes(&self) -> Option<Bytes> {
+        self.counts.map(|counts| counts.bytes)
+    }
 }
 
 impl Actor {
@@ -109,11 +156,21 @@ impl Actor {
     }
 }
 
-/// Payload without retransmissions, SYN and FIN.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Payload: of TCP without retransmissions, SYN and FIN; of datagrams as the system calls return it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Bytes {
     pub(crate) sent: u64,
     pub(crate) received: u64,
+}
+
+/// Of a TCP connection, at its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TcpCounts {
+    pub(crate) bytes: Bytes,
+    pub(crate) retransmitted: u64,
+    /// Round-trip times in microseconds: the last one, smoothed, and the least. None: none was measured.
+    pub(crate) rtt_us: Option<u32>,
+    pub(crate) min_rtt_us: Option<u32>,
 }
 
 /// The task that holds the socket lock at the change.
@@ -178,8 +235,11 @@ pub(crate) struct Losses {
     pub(crate) ring_events: u64,
     /// Executables for which the ring buffer had no room. A later event of the process reports its executable.
     pub(crate) ring_executables: u64,
-    /// First sends for which the ring buffer had no room.
-    pub(crate) ring_first_sends: u64,
+    /// Records of datagrams for which the ring buffer had no room.
+    pub(crate) ring_datagrams: u64,
+    /// Datagrams that were not counted, since no slot was free, and their bytes.
+    pub(crate) uncounted_messages: u64,
+    pub(crate) uncounted_bytes: u64,
     /// Runs of the programs that the kernel skipped (`recursion_misses`): at most that many events.
     pub(crate) skipped: u64,
 }

@@ -11,7 +11,7 @@ use crate::formats::linux::sock_diag::{Message, Messages, Request};
 use crate::formats::macos::pcblist_n::{End, Listing, PcbList};
 use crate::formats::macos::socket_fdinfo;
 use crate::model::socket_table::{IPPROTO_MPTCP, SocketTable};
-use crate::model::tcp_event::{Actor, EventRecord, Executable, FirstSend, StateChange};
+use crate::model::tcp_event::{Actor, EventRecord, Executable, FirstDatagram, StateChange};
 use crate::model::{Binding, CongestionAlgorithm, Details, ExtendedFields, Socket};
 
 /// The value of a sysctl list of macOS. Each parser of a list gets it.
@@ -257,7 +257,7 @@ pub fn event_record(bytes: &[u8]) {
         assert!(decoder.decode(&longer).is_err(), "a record with a byte behind it is decoded");
         match record {
             EventRecord::State(change) => state_change(bytes, change),
-            EventRecord::FirstSend(first) => first_send(bytes, first),
+            EventRecord::Datagram(first) => first_send(bytes, first),
             EventRecord::Executable(executable) => the_names_are_there(bytes, executable),
         }
     }
@@ -290,7 +290,7 @@ fn state_change(bytes: &[u8], change: &StateChange) {
     }
 }
 
-fn first_send(bytes: &[u8], first: &FirstSend) {
+fn first_send(bytes: &[u8], first: &FirstDatagram) {
     assert!([2, 10, 17].contains(&first.family), "family {}", first.family);
     for end in [first.local, first.remote] {
         assert_eq!(end.address.is_ipv6(), first.family == 10, "an address of another family");

@@ -4,21 +4,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::cells::Cell;
-use super::columns::Field;
 use super::event::Event;
 use crate::{Explanation, RowUser, Rows, User, Value};
 
 /// Events as rows. Their cells are made when they are read.
 pub(super) struct Answer {
     events: Vec<Arc<Event>>,
-    cells: [Cell; Field::ALL.len()],
+    cells: Box<[Cell]>,
     omitted: HashMap<User, u64>,
     explanation: Explanation,
 }
 
 impl Answer {
-    pub(super) fn new(events: Vec<Arc<Event>>, explanation: Explanation) -> Answer {
-        let cells = Field::ALL.map(Field::cell);
+    pub(super) fn new(
+        events: Vec<Arc<Event>>,
+        cells: Box<[Cell]>,
+        explanation: Explanation,
+    ) -> Answer {
         Answer { events, cells, omitted: HashMap::new(), explanation }
     }
 }

@@ -130,11 +130,11 @@ pub(super) fn process_cgroup_path(event: &Event) -> Value<'_> {
 }
 
 pub(super) fn container_id(event: &Event) -> Value<'_> {
-    container(event).id.map_or(EMPTY, |id| text(id.into()))
+    container_of(process(event)).id.map_or(EMPTY, |id| text(id.into()))
 }
 
 pub(super) fn pod_uid(event: &Event) -> Value<'_> {
-    container(event).pod_uid.map_or(EMPTY, |uid| text(uid.into()))
+    container_of(process(event)).pod_uid.map_or(EMPTY, |uid| text(uid.into()))
 }
 
 pub(super) fn attribution(event: &Event) -> Value<'_> {
@@ -161,15 +161,15 @@ pub(super) fn eid(event: &Event) -> Value<'_> {
     Value::Integer(event.id.cast_signed())
 }
 
-const EMPTY: Value<'static> = Value::Text(Cow::Borrowed(""));
+pub(super) const EMPTY: Value<'static> = Value::Text(Cow::Borrowed(""));
 
 fn process(event: &Event) -> Option<&Process> {
     event.process.as_deref()
 }
 
 /// The container of the process. On hosts with control groups of version 1, only `/proc` names it.
-fn container(event: &Event) -> Container {
-    let Some(process) = process(event) else { return Container::default() };
+pub(super) fn container_of(process: Option<&Process>) -> Container {
+    let Some(process) = process else { return Container::default() };
     let by_event = process.cgroup.as_ref().map(|cgroup| container_cgroup::container(cgroup.path()));
     match by_event {
         Some(container) if container.id.is_some() || container.pod_uid.is_some() => container,
@@ -177,15 +177,15 @@ fn container(event: &Event) -> Container {
     }
 }
 
-fn bytes(bytes: Option<&[u8]>) -> Value<'_> {
+pub(super) fn bytes(bytes: Option<&[u8]>) -> Value<'_> {
     Value::Text(String::from_utf8_lossy(bytes.unwrap_or_default()))
 }
 
-fn text(text: String) -> Value<'static> {
+pub(super) fn text(text: String) -> Value<'static> {
     Value::Text(text.into())
 }
 
-fn number(number: Option<impl Into<i64>>) -> Value<'static> {
+pub(super) fn number(number: Option<impl Into<i64>>) -> Value<'static> {
     number.map_or(Value::Null, |number| Value::Integer(number.into()))
 }
 

@@ -113,17 +113,20 @@ impl Collection {
 
     /// The running collection, with all that happened before the call. None if it does not run: the query then has
     /// no rows.
-    fn for_query(&self) -> Option<Arc<Shared>> {
+    fn for_query(&self, reads_flows: bool) -> Option<Arc<Shared>> {
         if let Some(reason) = self.settings.forbidden {
             self.log_once(reason);
             return None;
         }
-        let running = self.running_or_start()?;
+        let running = self.running_or_start(reads_flows)?;
+        if reads_flows {
+            running.want_flows();
+        }
         running.sync(SYNC_TIMEOUT);
         Some(running)
     }
 
-    fn running_or_start(&self) -> Option<Arc<Shared>> {
+    fn running_or_start(&self, reads_flows: bool) -> Option<Arc<Shared>> {
         let mut state = self.state();
         if let Some(drain) = &state.drain {
             if drain.shared().begin_query() {
@@ -137,6 +140,9 @@ impl Collection {
         match self.start(&mut state) {
             Ok(()) => {
                 if let Some(drain) = &state.drain {
+                    if reads_flows {
+                        drain.shared().want_flows();
+                    }
                     drain.shared().answer_nothing();
                 }
                 log::warn!(
@@ -152,13 +158,13 @@ impl Collection {
 
     fn log_once(&self, reason: &str) {
         if !self.is_logged.swap(true, Ordering::Relaxed) {
-            log::warn!("process_socket_events: {reason}");
+            log::warn!("socket events: {reason}");
         }
     }
 
     /// The events that `select` returns, of all that happened before the call.
     pub(super) fn query(&self, query: Query, select: Select<'_>) -> Vec<Arc<Event>> {
-        let Some(running) = self.for_query() else { return Vec::new() };
+        let Some(running) = self.for_query(query.reads_flows) else { return Vec::new() };
         if query.reads_texts {
             running.texts().wait(TEXT_TIMEOUT);
         }
@@ -194,6 +200,8 @@ impl Collection {
 pub(super) struct Query {
     pub(super) reads_texts: bool,
     pub(super) reads_cgroups: bool,
+    /// Whether it is a query of flows, for which datagrams are counted.
+    pub(super) reads_flows: bool,
 }
 
 impl Drop for Collection {

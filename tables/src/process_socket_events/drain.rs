@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::datagram_flows::{LostFlows, Slots};
 use super::event::{Event, TextBytes};
 use super::join::{Join, MAX_SOCKETS};
 use super::settings::Settings;
@@ -22,6 +23,12 @@ pub(super) trait Feed: Send {
     fn losses(&self) -> Losses;
     /// The memory in the kernel, in bytes.
     fn memory(&self) -> u64;
+    /// The programs, and why some do not run.
+    fn programs(&self) -> Vec<Program>;
+    /// Begins to count datagrams, unless the settings or the kernel forbid it.
+    fn begin_counting(&mut self);
+    /// The slots that count datagrams, if they are counted.
+    fn slots(&self) -> Option<&dyn Slots>;
 }
 
 /// A program, and why it does not run, if so.
@@ -32,7 +39,6 @@ pub(super) struct Opened {
     pub(super) feed: Box<dyn Feed>,
     /// Ends a wait in [`Feed::drain`].
     pub(super) wake: Box<dyn Fn() + Send + Sync>,
-    pub(super) programs: Vec<Program>,
     /// The sockets that are open already.
     pub(super) open_sockets: Vec<OpenSocket>,
 }
@@ -64,7 +70,6 @@ pub(super) struct Shared {
     counts: Mutex<Counts>,
     wake: Box<dyn Fn() + Send + Sync>,
     texts: Arc<Texts>,
-    programs: Vec<Program>,
     /// UNIX time of the start.
     pub(super) since: i64,
     pub(super) first_id: u64,
@@ -81,6 +86,8 @@ struct SyncState {
     requested: u64,
     done: u64,
     last_query: Instant,
+    /// Whether a query reads flows.
+    wants_flows: bool,
     is_over: bool,
     has_ended: bool,
 }
@@ -89,13 +96,18 @@ struct SyncState {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counts {
     pub(super) losses: Losses,
-    /// Changes of states, and first sends, that were read.
+    /// Changes of states, and first datagrams of sockets and of flows, that were read.
     pub(super) captured: u64,
     pub(super) kernel_bytes: u64,
     pub(super) sockets: usize,
     pub(super) socket_bytes: usize,
     pub(super) evicted_sockets: u64,
     pub(super) evicted_executables: u64,
+    pub(super) programs: Vec<Program>,
+    /// Flows of datagrams that have not ended; None: datagrams are not counted.
+    pub(super) flows: Option<usize>,
+    pub(super) flow_bytes: usize,
+    pub(super) lost_flows: LostFlows,
     /// Why the thread ended.
     pub(super) failure: Option<String>,
 }
@@ -108,7 +120,7 @@ impl Drain {
         idle: Option<Duration>,
         last_id: u64,
     ) -> io::Result<Drain> {
-        let Opened { feed, wake, programs, open_sockets } = opened;
+        let Opened { feed, wake, open_sockets } = opened;
         let text_bytes = TextBytes::default();
         let limits = Limits {
             events: settings.max,
@@ -126,14 +138,14 @@ impl Drain {
                 requested: 0,
                 done: 0,
                 last_query: Instant::now(),
+                wants_flows: false,
                 is_over: false,
                 has_ended: false,
             }),
             drained: Condvar::new(),
-            counts: Mutex::default(),
+            counts: Mutex::new(Counts { programs: feed.programs(), ..Counts::default() }),
             wake,
             texts: Texts::new(settings.procfs.clone()),
-            programs,
             since,
             first_id,
         });
@@ -177,10 +189,6 @@ impl Shared {
         &self.texts
     }
 
-    pub(super) fn programs(&self) -> &[Program] {
-        &self.programs
-    }
-
     pub(super) fn last_id(&self) -> u64 {
         self.stored().store.last_id()
     }
@@ -194,6 +202,11 @@ impl Shared {
         let mut sync = self.sync_state();
         sync.last_query = Instant::now();
         !sync.has_ended
+    }
+
+    /// Lets the collection count datagrams, for flows.
+    pub(super) fn want_flows(&self) {
+        self.sync_state().wants_flows = true;
     }
 
     /// Waits until the records that were made before the call are read; not longer than that time.
@@ -263,7 +276,7 @@ impl Worker {
                 // What happened until `now` is in the ring buffer.
                 self.drain(Duration::ZERO)?;
                 self.join.expire(now, &mut |event| self.batch.push(event));
-                Ok(())
+                self.sweep_if_due()
             });
             is_active = self.captured > before;
             self.store_batch();
@@ -279,13 +292,51 @@ impl Worker {
         }
     }
 
+    /// Ends flows of datagrams from time to time.
+    fn sweep_if_due(&mut self) -> Result<(), String> {
+        if !self.join.flows().until_sweep().is_some_and(|left| left.is_zero()) {
+            return Ok(());
+        }
+        let Some(slots) = self.feed.slots() else { return Ok(()) };
+        let used = slots.used();
+        // The records of these slots.
+        self.drain(Duration::ZERO)?;
+        let Worker { feed, join, batch, shared, .. } = self;
+        if let Some(slots) = feed.slots() {
+            join.flows().sweep(slots, &used, Clocks::now(), &mut |event| {
+                batch.push(event);
+                if batch.len() >= BATCH {
+                    store(shared, batch);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// The longest wait, if nothing was read: until the next sweep, or until a process takes the first slot.
+    fn quiet_wait(&mut self) -> Duration {
+        if let Some(left) = self.join.flows().until_sweep() {
+            return left;
+        }
+        let Some(slots) = self.feed.slots() else { return MAX_WAIT };
+        slots.set_asleep(true);
+        // Slots that were taken before: their records did not wake this thread.
+        let used = slots.used();
+        if used.is_empty() {
+            return MAX_WAIT;
+        }
+        self.join.flows().note_used(&used);
+        Duration::ZERO
+    }
+
     /// The requests that the next drain fulfils, and how long it may wait; None at the end.
-    fn next_wait(&self, idle: Option<Duration>, is_active: bool) -> Option<(u64, Duration)> {
+    fn next_wait(&mut self, idle: Option<Duration>, is_active: bool) -> Option<(u64, Duration)> {
+        let quiet = if is_active { ACTIVE_INTERVAL } else { self.quiet_wait() };
         let mut sync = self.shared.sync_state();
         if sync.is_over {
             return None;
         }
-        let mut wait = if is_active { ACTIVE_INTERVAL } else { MAX_WAIT };
+        let mut wait = quiet;
         if let Some(idle) = idle {
             let rest = idle.saturating_sub(sync.last_query.elapsed());
             if rest.is_zero() && sync.requested == sync.done {
@@ -299,6 +350,13 @@ impl Worker {
             wait = wait.min(rest);
         }
         if sync.requested > sync.done {
+            wait = Duration::ZERO;
+        }
+        if std::mem::take(&mut sync.wants_flows) && self.feed.slots().is_none() {
+            drop(sync);
+            self.feed.begin_counting();
+            sync = self.shared.sync_state();
+            // The next wait knows that slots are used.
             wait = Duration::ZERO;
         }
         Some((sync.requested, wait))
@@ -339,6 +397,10 @@ impl Worker {
             socket_bytes: self.join.bytes(),
             evicted_sockets: self.join.evicted(),
             evicted_executables: self.join.evicted_executables(),
+            programs: self.feed.programs(),
+            flows: self.feed.slots().map(|_| self.join.flows().len()),
+            flow_bytes: self.join.flows().bytes(),
+            lost_flows: self.join.flows().lost(),
             failure: None,
         };
     }
@@ -351,7 +413,8 @@ fn store(shared: &Shared, batch: &mut Vec<Event>) {
     let clocks = Clocks::now();
     let mut stored = shared.stored();
     let Stored { store, answered_ns } = &mut *stored;
-    for event in batch.drain(..) {
+    for mut event in batch.drain(..) {
+        event.clock_offset_ns = clocks.offset_ns();
         // A query that selects later times than the last one must find the event.
         let time = clocks.unix_seconds(event.boot_ns.max(*answered_ns));
         store.add(event, time);

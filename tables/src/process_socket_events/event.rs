@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::model::tcp_event::{Bytes, SocketKey};
+use crate::model::tcp_event::{Bytes, DatagramCounts, FirstDatagram, SocketKey, TcpCounts};
 use crate::model::{Container, Endpoint, NetNamespace, User};
 
 /// What happened to a socket.
@@ -16,6 +16,8 @@ pub(super) enum Action {
     /// The first send of a socket without connections.
     Send,
     Close,
+    /// The end of a flow of datagrams. Only `process_socket_flows` shows it.
+    Flow,
 }
 
 impl Action {
@@ -26,6 +28,7 @@ impl Action {
             Action::Listen => "listen",
             Action::Send => "send",
             Action::Close => "close",
+            Action::Flow => "flow",
         }
     }
 }
@@ -71,6 +74,74 @@ impl ClosedBy {
             ClosedBy::Timeout => "timeout",
         }
     }
+}
+
+/// Which end opened a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// This host connected, or sent first.
+    Outbound,
+    /// This host accepted the connection, or received first.
+    Inbound,
+}
+
+impl Direction {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Direction::Outbound => "outbound",
+            Direction::Inbound => "inbound",
+        }
+    }
+}
+
+/// How a flow ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FlowResult {
+    Closed,
+    /// The peer reset the connection.
+    Reset,
+    /// The peer did not answer in time.
+    Timeout,
+    /// The connect failed.
+    Failed,
+    /// The socket is open, but the process did not use it for some time.
+    Idle,
+}
+
+impl FlowResult {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            FlowResult::Closed => "closed",
+            FlowResult::Reset => "reset",
+            FlowResult::Timeout => "timeout",
+            FlowResult::Failed => "failed",
+            FlowResult::Idle => "idle",
+        }
+    }
+}
+
+/// The numbers of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FlowCounts {
+    Tcp(TcpCounts),
+    Datagrams(DatagramCounts),
+    Unknown,
+}
+
+/// A flow that has ended.
+#[derive(Debug)]
+pub(super) struct EndedFlow {
+    /// CLOCK_BOOTTIME; None: before the collection.
+    pub(super) start_ns: Option<u64>,
+    pub(super) end_ns: u64,
+    pub(super) direction: Option<Direction>,
+    pub(super) result: FlowResult,
+    /// The process that opened the connection, or used the socket.
+    pub(super) opener: Option<Arc<Process>>,
+    pub(super) attribution: Attribution,
+    /// The process that closed the local end, if it is known.
+    pub(super) closer: Option<Arc<Process>>,
+    pub(super) counts: FlowCounts,
 }
 
 /// How the process of an event was found.
@@ -289,6 +360,13 @@ pub(super) struct Flow {
     pub(super) protocol: u16,
 }
 
+impl Flow {
+    pub(super) fn of_datagram(first: &FirstDatagram) -> Flow {
+        let &FirstDatagram { local, remote, net_namespace, family, kind, protocol, .. } = first;
+        Flow { local, remote, net_namespace, family, kind, protocol }
+    }
+}
+
 /// An event. It does not change once it is stored.
 #[derive(Debug)]
 pub(super) struct Event {
@@ -296,6 +374,8 @@ pub(super) struct Event {
     pub(super) id: u64,
     /// UNIX seconds; 0 before the event is stored.
     pub(super) time: i64,
+    /// UNIX time minus CLOCK_BOOTTIME when the event was stored, in nanoseconds.
+    pub(super) clock_offset_ns: i64,
     /// CLOCK_BOOTTIME.
     pub(super) boot_ns: u64,
     pub(super) action: Action,
@@ -313,6 +393,8 @@ pub(super) struct Event {
     pub(super) flow: Flow,
     pub(super) duration_ns: Option<u64>,
     pub(super) bytes: Option<Bytes>,
+    /// The flow that ends with this event.
+    pub(super) ended: Option<Box<EndedFlow>>,
 }
 
 impl Event {
@@ -320,6 +402,16 @@ impl Event {
     pub(super) fn user(&self) -> User {
         let of_process = self.process.as_ref().and_then(|process| process.uid);
         User::of_uid(Some(of_process.unwrap_or(self.owner_uid)))
+    }
+
+    /// The process that opened the flow that ends; None if none ends, or no process is known.
+    pub(super) fn opener(&self) -> Option<&Process> {
+        self.ended.as_ref()?.opener.as_deref()
+    }
+
+    /// UNIX time of the event in nanoseconds, by the clock as it was set when the event was stored.
+    pub(super) fn unix_ns(&self) -> i64 {
+        self.boot_ns.cast_signed().saturating_add(self.clock_offset_ns)
     }
 
     pub(super) fn pid(&self) -> i32 {

@@ -1,6 +1,5 @@
 //! The constraints of a query, as conditions on events.
 
-use super::columns::Field;
 use super::event::Event;
 use crate::QueryContext;
 use crate::condition::{NumberCondition, TextCondition};
@@ -16,18 +15,29 @@ pub(super) struct Filter {
     action: TextCondition,
 }
 
+/// The indexes of the columns that a table has for these conditions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Columns {
+    pub(super) time: usize,
+    pub(super) pid: usize,
+    pub(super) local_port: usize,
+    pub(super) remote_port: usize,
+    pub(super) cookie: usize,
+    pub(super) action: Option<usize>,
+}
+
 impl Filter {
-    pub(super) fn new(query: &QueryContext) -> Filter {
-        let of =
-            |field: Field| query.constraints.iter().filter(move |it| it.column == field as usize);
-        let number = |field| NumberCondition::new(of(field));
+    pub(super) fn new(query: &QueryContext, columns: &Columns) -> Filter {
+        let of = |column: usize| query.constraints.iter().filter(move |it| it.column == column);
+        let number = |column| NumberCondition::new(of(column));
+        let action = columns.action.into_iter().flat_map(of);
         Filter {
-            time: number(Field::Time),
-            pid: number(Field::Pid),
-            local_port: number(Field::LocalPort),
-            remote_port: number(Field::RemotePort),
-            cookie: number(Field::SocketCookie),
-            action: TextCondition::new(of(Field::Action)),
+            time: number(columns.time),
+            pid: number(columns.pid),
+            local_port: number(columns.local_port),
+            remote_port: number(columns.remote_port),
+            cookie: number(columns.cookie),
+            action: TextCondition::new(action),
         }
     }
 
@@ -36,9 +46,10 @@ impl Filter {
         self.time.range()
     }
 
-    pub(super) fn admits(&self, event: &Event) -> bool {
+    /// `pid` is that of the row.
+    pub(super) fn admits(&self, event: &Event, pid: i32) -> bool {
         self.time.admits(event.time)
-            && self.pid.admits(event.pid().into())
+            && self.pid.admits(pid.into())
             && self.local_port.admits(event.flow.local.port.into())
             && self.remote_port.admits(event.flow.remote.port.into())
             // A comparison with NULL is never true, but IS NOT is.

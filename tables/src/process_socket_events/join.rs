@@ -5,12 +5,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::event::{Action, Attribution, ClosedBy, Event, Flow, Process, Status, TextBytes};
+use super::datagram_flows::DatagramFlows;
+use super::event::{
+    Action, Attribution, ClosedBy, Direction, EndedFlow, Event, Flow, FlowCounts, FlowResult,
+    Process, Status, TextBytes,
+};
 use super::listeners::Listeners;
 use super::number_hash::NumberMap;
 use super::processes::Processes;
 use super::shares::Shares;
-use crate::model::tcp_event::{EventRecord, FirstSend, OpenSocket, SocketKey, StateChange};
+use crate::model::tcp_event::{EventRecord, FirstDatagram, OpenSocket, SocketKey, StateChange};
 use crate::model::{TcpState, User};
 
 /// The time after which a connect without a result is in progress.
@@ -31,12 +35,15 @@ pub(super) struct Join {
     connecting: usize,
     listeners: Listeners,
     processes: Processes,
+    /// Those of datagrams.
+    flows: DatagramFlows,
     evicted: u64,
 }
 
 #[derive(Debug)]
 struct Socket {
     phase: Phase,
+    direction: Option<Direction>,
     /// CLOCK_BOOTTIME; None: before the collection.
     since_ns: Option<u64>,
     flow: Flow,
@@ -72,12 +79,17 @@ impl Join {
             connecting: 0,
             listeners: Listeners::default(),
             processes: Processes::new(texts),
+            flows: DatagramFlows::default(),
             evicted: 0,
         }
     }
 
     pub(super) fn processes(&mut self) -> &mut Processes {
         &mut self.processes
+    }
+
+    pub(super) fn flows(&mut self) -> &mut DatagramFlows {
+        &mut self.flows
     }
 
     /// The number of sockets.
@@ -131,6 +143,7 @@ impl Join {
         };
         let socket = Socket {
             phase,
+            direction: None,
             since_ns: None,
             flow,
             inode: open.inode,
@@ -149,7 +162,7 @@ impl Join {
     pub(super) fn apply(&mut self, record: EventRecord, each: &mut impl FnMut(Event)) {
         match record {
             EventRecord::Executable(executable) => self.processes.add(executable),
-            EventRecord::FirstSend(first) => each(self.send(&first)),
+            EventRecord::Datagram(first) => self.datagram(&first, each),
             EventRecord::State(change) => match change.new {
                 TcpState::SynSent => self.begin(&change, Phase::Connecting, each),
                 // An MPTCP socket begins to listen twice.
@@ -199,8 +212,13 @@ impl Join {
         let actor = change.actor.as_ref();
         let process = actor.map(|actor| self.processes.process(actor, None));
         let known = if process.is_some() { Attribution::Exact } else { Attribution::Unknown };
+        let direction = match phase {
+            Phase::Connecting => Some(Direction::Outbound),
+            _ => direction(change.old),
+        };
         Socket {
             phase,
+            direction,
             since_ns: Some(change.boot_ns),
             flow: flow(change),
             inode: change.inode,
@@ -214,13 +232,23 @@ impl Join {
         }
     }
 
-    /// The first send of a socket. Its end is not known, so that it has no entry.
-    fn send(&mut self, first: &FirstSend) -> Event {
-        let &FirstSend { local, remote, net_namespace, family, kind, protocol, errno, .. } = first;
+    /// The first send of a socket, or the first datagram of a process that is counted. The socket has no entry here.
+    fn datagram(&mut self, first: &FirstDatagram, each: &mut impl FnMut(Event)) {
         let process = first.actor.as_ref().map(|actor| self.processes.process(actor, None));
+        if let Some(slot) = first.slot {
+            self.flows.begin(first, slot, process.clone());
+        }
+        if first.is_first_send {
+            each(Self::send(first, process));
+        }
+    }
+
+    fn send(first: &FirstDatagram, process: Option<Arc<Process>>) -> Event {
+        let errno = first.errno;
         Event {
             id: 0,
             time: 0,
+            clock_offset_ns: 0,
             boot_ns: first.boot_ns,
             action: Action::Send,
             status: if errno == 0 { Status::Succeeded } else { Status::Failed },
@@ -232,9 +260,10 @@ impl Join {
             fd: first.actor.as_ref().map(|actor| actor.fd).filter(|fd| *fd >= 0),
             inode: first.inode,
             socket: first.socket,
-            flow: Flow { local, remote, net_namespace, family, kind, protocol },
+            flow: Flow::of_datagram(first),
             duration_ns: None,
             bytes: None,
+            ended: None,
         }
     }
 
@@ -268,6 +297,7 @@ impl Join {
         let uid = process.as_ref().and_then(|process| process.uid);
         let socket = Socket {
             phase: Phase::Established,
+            direction: Some(Direction::Inbound),
             since_ns: Some(change.boot_ns),
             flow,
             inode: change.inode,
@@ -417,6 +447,7 @@ impl Socket {
         Event {
             id: 0,
             time: 0,
+            clock_offset_ns: 0,
             boot_ns: change.boot_ns,
             action,
             status,
@@ -431,6 +462,7 @@ impl Socket {
             flow: self.flow,
             duration_ns: None,
             bytes: None,
+            ended: None,
         }
     }
 
@@ -439,6 +471,7 @@ impl Socket {
         Event {
             id: 0,
             time: 0,
+            clock_offset_ns: 0,
             boot_ns: since_ns.saturating_add(CONNECT_NS),
             action: Action::Connect,
             status: Status::InProgress,
@@ -453,6 +486,7 @@ impl Socket {
             flow: self.flow,
             duration_ns: Some(CONNECT_NS),
             bytes: None,
+            ended: None,
         }
     }
 
@@ -465,19 +499,45 @@ impl Socket {
         {
             return self.in_progress(change.socket, since_ns);
         }
-        let errno = if status == Status::Failed { change.errno } else { 0 };
-        Event { errno, duration_ns, ..self.event(change, Action::Connect, status) }
+        let event = Event { duration_ns, ..self.event(change, Action::Connect, status) };
+        if status != Status::Failed {
+            return event;
+        }
+        let ended = self.ended(change, FlowResult::Failed);
+        Event { errno: change.errno, ended: Some(ended), ..event }
+    }
+
+    /// The flow of the connection, which ends.
+    fn ended(&self, change: &StateChange, result: FlowResult) -> Box<EndedFlow> {
+        Box::new(EndedFlow {
+            start_ns: self.since_ns,
+            end_ns: change.boot_ns,
+            direction: self.direction,
+            result,
+            opener: self.process.clone(),
+            attribution: self.attribution,
+            closer: self.ender.clone(),
+            counts: change.counts.map_or(FlowCounts::Unknown, FlowCounts::Tcp),
+        })
     }
 
     fn close_event(&self, change: &StateChange) -> Event {
         let status =
             if self.phase == Phase::InProgress { Status::Failed } else { Status::Succeeded };
         let is_listener = self.phase == Phase::Listening;
+        let closed_by = self.closed_by(change);
+        let result = match (status, closed_by) {
+            (Status::Failed, _) => FlowResult::Failed,
+            (_, Some(ClosedBy::Reset)) => FlowResult::Reset,
+            (_, Some(ClosedBy::Timeout)) => FlowResult::Timeout,
+            _ => FlowResult::Closed,
+        };
         let event = Event {
             errno: change.errno,
-            closed_by: self.closed_by(change),
+            closed_by,
+            ended: (!is_listener).then(|| self.ended(change, result)),
             duration_ns: self.since_ns.map(|since_ns| change.boot_ns.saturating_sub(since_ns)),
-            bytes: change.bytes.filter(|_| !is_listener),
+            bytes: change.counts.map(|counts| counts.bytes).filter(|_| !is_listener),
             ..self.event(change, Action::Close, status)
         };
         match &self.ender {
@@ -509,8 +569,11 @@ impl Socket {
             }
             TcpState::CloseWait | TcpState::LastAck => Some(ClosedBy::Remote),
             TcpState::Listen => Some(ClosedBy::Local),
-            // close(2) with unread data, or without lingering, or ss --kill.
-            _ if change.actor.is_some() || change.errno == ECONNABORTED => Some(ClosedBy::Local),
+            // close(2) with unread data or without lingering, ss --kill, or the close of a listener before accept(2): what
+            // the peer or the network ends has another error.
+            _ if change.actor.is_some() || matches!(change.errno, 0 | ECONNABORTED) => {
+                Some(ClosedBy::Local)
+            }
             _ => None,
         })
     }
@@ -519,6 +582,15 @@ impl Socket {
 fn flow(change: &StateChange) -> Flow {
     let &StateChange { local, remote, net_namespace, family, kind, protocol, .. } = change;
     Flow { local, remote, net_namespace, family, kind, protocol }
+}
+
+/// Which end opens a connection that leaves this state.
+fn direction(old: TcpState) -> Option<Direction> {
+    match old {
+        TcpState::SynSent => Some(Direction::Outbound),
+        TcpState::SynRecv => Some(Direction::Inbound),
+        _ => None,
+    }
 }
 
 const SOCK_STREAM: u16 = crate::model::SOCK_STREAM as u16;

@@ -7,9 +7,11 @@ mod answer;
 mod cells;
 mod collection;
 mod columns;
+mod datagram_flows;
 mod drain;
 mod event;
 mod filter;
+mod flows;
 mod join;
 mod listeners;
 mod number_hash;
@@ -31,7 +33,9 @@ use std::sync::Arc;
 use self::answer::Answer;
 use self::collection::{Collection, Query};
 use self::columns::Field;
-use self::filter::Filter;
+use self::event::{Action, Event};
+use self::filter::{Columns, Filter};
+pub use self::flows::ProcessSocketFlows;
 use self::settings::Settings;
 pub use self::statistics::SocketEventStats;
 pub use self::stream::{EventStream, Losses};
@@ -54,10 +58,24 @@ impl ProcessSocketEvents {
         ProcessSocketEvents { collection, columns: Field::ALL.map(Field::column).into() }
     }
 
+    /// The table of the flows of this table's collection.
+    pub fn flows(&self) -> ProcessSocketFlows {
+        ProcessSocketFlows::new(Arc::clone(&self.collection))
+    }
+
     /// The table of the statistics of this table's collection.
     pub fn statistics(&self) -> SocketEventStats {
         SocketEventStats::new(Arc::clone(&self.collection))
     }
+}
+
+/// Whether it is a row of this table; the others are rows of `process_socket_flows`.
+fn is_shown(event: &Event) -> bool {
+    event.action != Action::Flow
+}
+
+fn cells() -> Box<[cells::Cell]> {
+    Field::ALL.map(Field::cell).into()
 }
 
 impl Table for ProcessSocketEvents {
@@ -83,7 +101,15 @@ impl Table for ProcessSocketEvents {
     }
 
     fn generate(&self, query: &QueryContext) -> Result<Box<dyn Rows>, Error> {
-        let filter = Filter::new(query);
+        let columns = Columns {
+            time: Field::Time as usize,
+            pid: Field::Pid as usize,
+            local_port: Field::LocalPort as usize,
+            remote_port: Field::RemotePort as usize,
+            cookie: Field::SocketCookie as usize,
+            action: Some(Field::Action as usize),
+        };
+        let filter = Filter::new(query, &columns);
         let reads = |field: Field| query.columns_used.contains(field as usize);
         let texts = Query {
             reads_texts: [Field::ProcessCmdline, Field::ContainerId, Field::PodUid]
@@ -92,16 +118,15 @@ impl Table for ProcessSocketEvents {
             reads_cgroups: [Field::ProcessCgroupPath, Field::ContainerId, Field::PodUid]
                 .into_iter()
                 .any(reads),
+            reads_flows: false,
         };
-        let times = filter.times();
-        let events = self
-            .collection
-            .query(texts, &|store| store.select(times, |event| filter.admits(event)));
+        let admits = |event: &Event| is_shown(event) && filter.admits(event, event.pid());
+        let events = self.collection.query(texts, &|store| store.select(filter.times(), admits));
         let explanation = Explanation {
             plan: "events that are kept".to_owned(),
             work: format!("{} events", events.len()),
         };
-        Ok(Box::new(Answer::new(events, explanation)))
+        Ok(Box::new(Answer::new(events, cells(), explanation)))
     }
 
     fn start(&self) -> Result<(), Error> {

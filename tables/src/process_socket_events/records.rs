@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use crate::model::tcp_event::{
-    Actor, Bytes, EventRecord, Executable, FirstSend, OpenSocket, SocketKey, StateChange,
+    Actor, Bytes, EventRecord, Executable, FirstDatagram, OpenSocket, SocketKey, StateChange,
+    TcpCounts,
 };
 use crate::model::{Endpoint, NetNamespace, TcpState};
 
@@ -59,7 +60,12 @@ pub(super) fn change(cookie: u64, old: TcpState, new: TcpState, boot_ns: u64) ->
         remote: end("127.0.0.1", 80),
         errno: 0,
         owner_uid: 1000,
-        bytes: Some(Bytes { sent: 10, received: 20 }),
+        counts: Some(TcpCounts {
+            bytes: Bytes { sent: 10, received: 20 },
+            retransmitted: 5,
+            rtt_us: Some(30),
+            min_rtt_us: Some(7),
+        }),
         actor: None,
     }
 }
@@ -69,8 +75,8 @@ pub(super) fn by(actor: Actor, change: StateChange) -> StateChange {
 }
 
 /// The first send of a UDP socket, of a process, at a time in nanoseconds.
-pub(super) fn first_send(cookie: u64, of: Actor, boot_ns: u64) -> FirstSend {
-    FirstSend {
+pub(super) fn first_send(cookie: u64, of: Actor, boot_ns: u64) -> FirstDatagram {
+    FirstDatagram {
         boot_ns,
         socket: SocketKey::Cookie(cookie),
         inode: 1_000 + cookie,
@@ -83,6 +89,9 @@ pub(super) fn first_send(cookie: u64, of: Actor, boot_ns: u64) -> FirstSend {
         errno: 0,
         owner_uid: of.uid,
         actor: Some(of),
+        is_first_send: true,
+        is_received: false,
+        slot: None,
     }
 }
 

@@ -1,21 +1,26 @@
 //! The kernel as the source of records.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::collection::Open;
-use super::drain::{Feed, Opened};
+use super::datagram_flows::Slots;
+use super::drain::{Feed, Opened, Program};
 use super::join::MAX_SOCKETS;
-use crate::Options;
-use crate::linux::bpf::socket_events::{EventError, EventSource};
+use crate::linux::bpf::socket_events::{Counting, EventError, EventSource};
 use crate::linux::proc_root::ProcRoot;
-use crate::model::tcp_event::{EventRecord, Losses};
+use crate::model::tcp_event::{EventRecord, Losses, UsedSlot};
+use crate::{EventDatagrams, Options};
 
 /// Loads the programs of the kernel.
 pub(super) fn open(options: &Options) -> Open {
     let (procfs, datagrams) = (options.procfs.clone(), options.event_datagrams);
     Box::new(move || {
         let root = ProcRoot::open(&procfs).map_err(|error| error.to_string())?;
-        let source = EventSource::start(&root, datagrams).map_err(|error| error.to_string())?;
+        let mut source = EventSource::start(&root, datagrams).map_err(|error| error.to_string())?;
+        if datagrams == EventDatagrams::Count {
+            source.begin_counting(&root);
+        }
         let mut open_sockets = Vec::new();
         let pass = source.open_sockets(&mut |open| {
             if open_sockets.len() < MAX_SOCKETS {
@@ -27,19 +32,16 @@ pub(super) fn open(options: &Options) -> Open {
                 "the holders of sockets that are open already are unknown to events: {error}"
             );
         }
-        let (programs, waker) = (source.programs(), source.waker());
+        let waker = source.waker();
         let wake = Box::new(move || waker.wake());
-        Ok(Opened {
-            feed: Box::new(Kernel { source, has_logged: false }),
-            wake,
-            programs,
-            open_sockets,
-        })
+        let feed = Box::new(Kernel { source, root, has_logged: false });
+        Ok(Opened { feed, wake, open_sockets })
     })
 }
 
 struct Kernel {
     source: EventSource,
+    root: ProcRoot,
     /// Whether a malformed record was logged: that is an error of this crate's program, which repeats.
     has_logged: bool,
 }
@@ -68,5 +70,39 @@ impl Feed for Kernel {
 
     fn memory(&self) -> u64 {
         self.source.memory()
+    }
+
+    fn programs(&self) -> Vec<Program> {
+        self.source.programs()
+    }
+
+    fn begin_counting(&mut self) {
+        self.source.begin_counting(&self.root);
+    }
+
+    fn slots(&self) -> Option<&dyn Slots> {
+        self.source.counting().map(|counting| counting as &dyn Slots)
+    }
+}
+
+impl Slots for Counting {
+    fn set_asleep(&self, is_asleep: bool) {
+        Counting::set_asleep(self, is_asleep);
+    }
+
+    fn used(&self) -> Vec<UsedSlot> {
+        Counting::used(self)
+    }
+
+    fn retire(&self, number: u32) {
+        Counting::retire(self, number);
+    }
+
+    fn release(&self, number: u32) -> UsedSlot {
+        Counting::release(self, number)
+    }
+
+    fn live_sockets(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, String> {
+        Counting::live_sockets(self, of).map_err(|error| error.to_string())
     }
 }

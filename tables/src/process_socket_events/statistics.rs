@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::collection::{Collection, Status};
+use super::datagram_flows::LostFlows;
 use super::drain::Shared;
 use super::store::EVENT_BYTES;
 use crate::enum_table::enum_table;
+use crate::model::tcp_event::DatagramCounts;
 use crate::{
     Column, ColumnOptions, ColumnType, Error, QueryContext, Rows, Table, TableOption, Value,
     options,
@@ -98,7 +100,7 @@ impl Statistics {
     fn of_run(&mut self, shared: &Shared) {
         let counts = shared.counts();
         self.add("since", shared.since.cast_unsigned(), "UNIX seconds".to_owned());
-        for (name, outcome) in shared.programs() {
+        for (name, outcome) in &counts.programs {
             let (runs, why) = match outcome {
                 Ok(()) => (1, String::new()),
                 Err(error) => (0, format!(": {error}")),
@@ -109,12 +111,22 @@ impl Statistics {
         self.add(
             "captured",
             counts.captured,
-            "changes of states, and first sends, that were read".to_owned(),
+            "changes of states, and first datagrams, that were read".to_owned(),
         );
         let detail = "changes of states: the ring buffer was full".to_owned();
         self.add("lost_events", losses.ring_events, detail);
-        let detail = "first sends: the ring buffer was full".to_owned();
-        self.add("lost_sends", losses.ring_first_sends, detail);
+        let detail = "first datagrams: the ring buffer was full".to_owned();
+        self.add("lost_datagrams", losses.ring_datagrams, detail);
+        let LostFlows { flows, counts: DatagramCounts { bytes, messages } } = counts.lost_flows;
+        let detail = format!(
+            "flows whose first datagram was lost: {} datagrams, {} bytes",
+            messages.sent + messages.received,
+            bytes.sent + bytes.received
+        );
+        self.add("lost_flows", flows, detail);
+        let detail = "datagrams that were not counted: too many flows were open, or the option memory of the socket was full".to_owned();
+        self.add("uncounted_datagrams", losses.uncounted_messages, detail);
+        self.add("uncounted_bytes", losses.uncounted_bytes, "bytes of these".to_owned());
         let detail = "executables: the ring buffer was full".to_owned();
         self.add("lost_executables", losses.ring_executables, detail);
         let detail =
@@ -152,7 +164,9 @@ impl Statistics {
         self.add("evicted_sockets", counts.evicted_sockets, detail);
         let detail = "executables that are no longer known".to_owned();
         self.add("evicted_executables", counts.evicted_executables, detail);
-        self.add("memory_sockets", counts.socket_bytes, "bytes".to_owned());
+        let detail = "open flows of datagrams; NULL: datagrams are not counted".to_owned();
+        self.push("flows", counts.flows.and_then(|flows| flows.try_into().ok()), detail);
+        self.add("memory_sockets", counts.socket_bytes + counts.flow_bytes, "bytes".to_owned());
         self.add("memory_kernel", counts.kernel_bytes, "bytes".to_owned());
     }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::event::{Event, TextBytes};
+use super::event::{EndedFlow, Event, TextBytes};
 use super::number_hash::NumberMap;
 use super::shares::Shares;
 use crate::model::User;
@@ -70,8 +70,9 @@ pub(super) struct Store {
     evicted_of: NumberMap<User, u64>,
 }
 
-/// The memory of a stored event without its texts.
-pub(super) const EVENT_BYTES: usize = size_of::<Event>() + 2 * size_of::<usize>() * 4;
+/// The most memory of a stored event without its texts.
+pub(super) const EVENT_BYTES: usize =
+    size_of::<Event>() + size_of::<EndedFlow>() + 2 * size_of::<usize>() * 4;
 
 impl Store {
     /// `first_id` is the id of the first event.
@@ -177,10 +178,13 @@ impl Store {
         let mut bytes: HashMap<User, usize> = HashMap::new();
         for event in self.blocks.iter().flat_map(|block| &block.events) {
             let of_user = bytes.entry(event.user()).or_default();
-            if let Some(process) = &event.process
-                && seen.insert(Arc::as_ptr(&process.image))
-            {
-                *of_user += process.image.bytes();
+            let ended = event.ended.as_ref();
+            let [opener, closer] = [ended.map(|it| &it.opener), ended.map(|it| &it.closer)];
+            let processes = [Some(&event.process), opener, closer].into_iter().flatten().flatten();
+            for process in processes {
+                if seen.insert(Arc::as_ptr(&process.image)) {
+                    *of_user += process.image.bytes();
+                }
             }
         }
         bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map(|(user, _)| user)

@@ -72,8 +72,9 @@ impl EventStream {
         let added = newest.get().saturating_sub(last);
         self.evicted += added.saturating_sub(events.len() as u64);
         self.last = newest.get();
+        let events: Vec<_> = events.into_iter().filter(|event| super::is_shown(event)).collect();
         texts::find_cgroups(&self.table.collection.settings().procfs, &events);
-        Ok(Box::new(Answer::new(events, Explanation::default())))
+        Ok(Box::new(Answer::new(events, super::cells(), Explanation::default())))
     }
 
     /// What was lost since the start. Events that were dropped after they were read do not count.
@@ -83,7 +84,7 @@ impl EventStream {
         };
         shared.sync(SYNC_TIMEOUT);
         let losses = shared.counts().losses;
-        let ring_buffer = losses.ring_events + losses.ring_first_sends;
+        let ring_buffer = losses.ring_events + losses.ring_datagrams;
         Losses { ring_buffer, skipped: losses.skipped, evicted: self.evicted }
     }
 }

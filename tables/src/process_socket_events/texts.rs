@@ -178,7 +178,11 @@ fn name_and_start(stat: &[u8]) -> Option<(&[u8], u64)> {
 /// Finds the paths of the control groups of these events, as far as they are unknown. Those that are not found stay
 /// unknown from now on.
 pub(super) fn find_cgroups(procfs: &std::path::Path, events: &[Arc<Event>]) {
-    let cgroups = events.iter().filter_map(|event| event.process.as_ref()?.cgroup.as_ref());
+    let processes = events.iter().flat_map(|event| {
+        let opener = event.ended.as_ref().and_then(|ended| ended.opener.as_ref());
+        [event.process.as_ref(), opener]
+    });
+    let cgroups = processes.flatten().filter_map(|process| process.cgroup.as_ref());
     let unknown: Vec<&Arc<Cgroup>> = cgroups.filter(|cgroup| !cgroup.has_path()).collect();
     if unknown.is_empty() {
         return;

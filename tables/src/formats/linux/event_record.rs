@@ -9,13 +9,14 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use self::members::{
-    EXECUTABLE, EXECUTABLE_SIZE, ExecutableRecord, FIRST_SEND, FIRST_SEND_SIZE, FirstSendRecord,
+    DATAGRAM, DATAGRAM_SIZE, DatagramRecord, EXECUTABLE, EXECUTABLE_SIZE, ExecutableRecord,
     NAMES_SIZE, OPEN_SOCKET_SIZE, OpenSocketRecord, STATE, STATE_SIZE, StateRecord, field,
 };
 use crate::formats::linux::record_layout::{Field, Value};
 use crate::model::socket_table::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_MPTCP};
 use crate::model::tcp_event::{
-    Actor, Bytes, EventRecord, Executable, FirstSend, OpenSocket, SocketKey, StateChange,
+    Actor, Bytes, EventRecord, Executable, FirstDatagram, OpenSocket, SlotUse, SocketKey,
+    StateChange, TcpCounts,
 };
 use crate::model::{Endpoint, Family, NetNamespace, SOCK_DGRAM, SOCK_RAW, TcpState};
 
@@ -68,7 +69,7 @@ impl Decoder {
     pub(crate) fn decode(&self, bytes: &[u8]) -> Result<EventRecord, EventRecordError> {
         match u32::from_bytes(bytes) {
             Some(STATE) => self.state(Record::new(bytes)?).map(EventRecord::State),
-            Some(FIRST_SEND) => self.first_send(Record::new(bytes)?).map(EventRecord::FirstSend),
+            Some(DATAGRAM) => self.datagram(Record::new(bytes)?).map(EventRecord::Datagram),
             Some(EXECUTABLE) => executable(Record::new(bytes)?).map(EventRecord::Executable),
             other => Err(EventRecordError::Record(other)),
         }
@@ -106,15 +107,15 @@ impl Decoder {
             remote,
             errno: record.get(field!(StateRecord.error)).cast_signed(),
             owner_uid: record.get(field!(StateRecord.owner_uid)),
-            bytes: has(field!(StateRecord.has_tcp)).then(|| payload(&record)),
+            counts: has(field!(StateRecord.has_tcp)).then(|| tcp_counts(&record)),
             actor: has(field!(StateRecord.has_actor)).then(|| self.actor(&record)),
         })
     }
 
-    fn first_send(
+    fn datagram(
         &self,
-        record: Record<'_, FirstSendRecord, FIRST_SEND_SIZE>,
-    ) -> Result<FirstSend, EventRecordError> {
+        record: Record<'_, DatagramRecord, DATAGRAM_SIZE>,
+    ) -> Result<FirstDatagram, EventRecordError> {
         let Some(state) = record.bytes.first_chunk() else {
             return Err(EventRecordError::Record(None));
         };
@@ -134,14 +135,14 @@ impl Decoder {
                 [state.get(field!(StateRecord.local)), state.get(field!(StateRecord.remote))];
             endpoints(family, addresses, ports)?
         };
-        let length = record.get(field!(FirstSendRecord.peer_length));
-        let named = peer(record.get(field!(FirstSendRecord.peer)), length, family);
+        let length = record.get(field!(DatagramRecord.peer_length));
+        let named = peer(record.get(field!(DatagramRecord.peer)), length, family);
         let has_ports =
             kind == SOCK_DGRAM.into() && ![IPPROTO_ICMP, IPPROTO_ICMPV6].contains(&protocol);
         let remote = named.unwrap_or(remote);
         let remote = Endpoint { port: if has_ports { remote.port } else { 0 }, ..remote };
-        let result = record.get(field!(FirstSendRecord.result)).cast_signed();
-        Ok(FirstSend {
+        let result = record.get(field!(DatagramRecord.result)).cast_signed();
+        Ok(FirstDatagram {
             boot_ns: state.get(field!(StateRecord.boot_ns)),
             socket: socket_key(state.get(field!(StateRecord.socket)), protocol, self.has_cookies),
             inode: state.get(field!(StateRecord.inode)),
@@ -154,6 +155,13 @@ impl Decoder {
             errno: result.min(0).saturating_neg(),
             owner_uid: state.get(field!(StateRecord.owner_uid)),
             actor: (state.get(field!(StateRecord.has_actor)) != 0).then(|| self.actor(&state)),
+            is_first_send: record.get(field!(DatagramRecord.is_first_send)) != 0,
+            is_received: record.get(field!(DatagramRecord.is_received)) != 0,
+            slot: Some(SlotUse {
+                number: record.get(field!(DatagramRecord.slot)),
+                generation: record.get(field!(DatagramRecord.generation)),
+            })
+            .filter(|slot| slot.number != 0),
         })
     }
 
@@ -178,13 +186,20 @@ impl Decoder {
 }
 
 /// `bytes_received` counts the FIN of the peer, which sets SOCK_DONE.
-fn payload(record: &Record<'_, StateRecord, STATE_SIZE>) -> Bytes {
+fn tcp_counts(record: &Record<'_, StateRecord, STATE_SIZE>) -> TcpCounts {
     const SOCK_DONE: u32 = 1;
     let fin = record.get(field!(StateRecord.flags)) >> SOCK_DONE & 1;
     let sent = record.get(field!(StateRecord.bytes_sent));
-    Bytes {
-        sent: sent.saturating_sub(record.get(field!(StateRecord.bytes_retrans))),
-        received: record.get(field!(StateRecord.bytes_received)).saturating_sub(fin),
+    let retransmitted = record.get(field!(StateRecord.bytes_retrans));
+    let [rtt, min_rtt] = [field!(StateRecord.srtt), field!(StateRecord.min_rtt)];
+    TcpCounts {
+        bytes: Bytes {
+            sent: sent.saturating_sub(retransmitted),
+            received: record.get(field!(StateRecord.bytes_received)).saturating_sub(fin),
+        },
+        retransmitted,
+        rtt_us: Some(record.get(rtt) >> 3).filter(|rtt| *rtt != 0),
+        min_rtt_us: Some(record.get(min_rtt)).filter(|rtt| *rtt != u32::MAX && *rtt != 0),
     }
 }
 

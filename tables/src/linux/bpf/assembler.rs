@@ -125,6 +125,8 @@ const ADD64_IMM: u8 = 0x07;
 const AND64_IMM: u8 = 0x57;
 const ADD64_REG: u8 = 0x0f;
 const RSH64_IMM: u8 = 0x77;
+const LSH64_IMM: u8 = 0x67;
+const OR64_REG: u8 = 0x4f;
 const LD_IMM64: u8 = 0x18;
 const ATOMIC64: u8 = 0xdb;
 const CALL: u8 = 0x85;
@@ -196,6 +198,16 @@ impl Assembler {
     /// `to >>= bits`
     pub(super) fn shift_right(&mut self, to: Register, bits: i32) {
         self.add(RSH64_IMM, to, Register::R0, 0, bits);
+    }
+
+    /// `to <<= bits`
+    pub(super) fn shift_left(&mut self, to: Register, bits: i32) {
+        self.add(LSH64_IMM, to, Register::R0, 0, bits);
+    }
+
+    /// `to |= from`
+    pub(super) fn or_register(&mut self, to: Register, from: Register) {
+        self.add(OR64_REG, to, from, 0, 0);
     }
 
     /// `to = map`
@@ -363,6 +375,8 @@ impl fmt::Display for Instruction {
             JNE_REG => write!(f, "if r{to} != r{from} goto pc{offset:+}"),
             ADD64_REG => write!(f, "r{to} += r{from}"),
             RSH64_IMM => write!(f, "r{to} >>= {immediate}"),
+            LSH64_IMM => write!(f, "r{to} <<= {immediate}"),
+            OR64_REG => write!(f, "r{to} |= r{from}"),
             LD_IMM64 if from == PSEUDO_MAP_FD => write!(f, "r{to} = map {immediate}"),
             LD_IMM64 if from == PSEUDO_MAP_VALUE => write!(f, "r{to} = value of map {immediate}"),
             0 => write!(f, "  + {immediate}"),
@@ -408,6 +422,8 @@ mod tests {
         code.plus(R1, -8);
         code.mask(R1, 3);
         code.shift_right(R1, 2);
+        code.shift_left(R1, 6);
+        code.or_register(R1, R9);
         code.call(127);
         code.jump_if(R1, Condition::Greater, 112, end);
         code.jump_if(R1, Condition::NotEqual, 1, end);
@@ -432,13 +448,15 @@ mod tests {
             [
                 [0xbf, 0x19, 0, 0, 0, 0, 0, 0],             // r9 = r1
                 [0x79, 0x91, 0x18, 0, 0, 0, 0, 0],          // r1 = *(u64 *)(r9 +24)
-                [0x15, 0x01, 12, 0, 0, 0, 0, 0],            // if r1 == 0 goto pc+12
+                [0x15, 0x01, 14, 0, 0, 0, 0, 0],            // if r1 == 0 goto pc+14
                 [0x69, 0x91, 0xfe, 0xff, 0, 0, 0, 0],       // r1 = *(u16 *)(r9 -2)
                 [0x73, 0x1a, 0xf0, 0xff, 0, 0, 0, 0],       // *(u8 *)(r10 -16) = r1
                 [0x62, 0x0a, 0xf4, 0xff, 7, 0, 0, 0],       // *(u32 *)(r10 -12) = 7
                 [0x07, 0x01, 0, 0, 0xf8, 0xff, 0xff, 0xff], // r1 += -8
                 [0x57, 0x01, 0, 0, 3, 0, 0, 0],             // r1 &= 3
                 [0x77, 0x01, 0, 0, 2, 0, 0, 0],             // r1 >>= 2
+                [0x67, 0x01, 0, 0, 6, 0, 0, 0],             // r1 <<= 6
+                [0x4f, 0x91, 0, 0, 0, 0, 0, 0],             // r1 |= r9
                 [0x85, 0x00, 0, 0, 127, 0, 0, 0],           // call #127
                 [0x25, 0x01, 4, 0, 112, 0, 0, 0],           // if r1 > 112 goto pc+4
                 [0x55, 0x01, 3, 0, 1, 0, 0, 0],             // if r1 != 1 goto pc+3

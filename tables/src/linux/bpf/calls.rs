@@ -14,6 +14,8 @@ use super::assembler::Instruction;
 pub(crate) enum Command {
     MapCreate = 0,
     MapLookupElem = 1,
+    MapUpdateElem = 2,
+    MapDeleteElem = 3,
     ProgLoad = 5,
     #[cfg(test)]
     ProgGetNextId = 11,
@@ -46,6 +48,8 @@ impl fmt::Display for Command {
         f.write_str(match self {
             Command::MapCreate => "BPF_MAP_CREATE",
             Command::MapLookupElem => "BPF_MAP_LOOKUP_ELEM",
+            Command::MapUpdateElem => "BPF_MAP_UPDATE_ELEM",
+            Command::MapDeleteElem => "BPF_MAP_DELETE_ELEM",
             Command::ProgLoad => "BPF_PROG_LOAD",
             Command::ObjGetInfoByFd => "BPF_OBJ_GET_INFO_BY_FD",
             Command::RawTracepointOpen => "BPF_RAW_TRACEPOINT_OPEN",
@@ -132,6 +136,12 @@ struct LinkCreate {
     padding: u32,
 }
 const _: () = assert!(size_of::<LinkCreate>() == 32);
+
+/// `union bpf_iter_link_info` for maps.
+#[repr(C)]
+struct MapInfo {
+    map_fd: u32,
+}
 
 /// `union bpf_iter_link_info` for tasks.
 #[repr(C)]
@@ -335,6 +345,46 @@ pub(super) fn link(program: BorrowedFd<'_>, pid: Option<i32>) -> Result<OwnedFd,
     call(Command::LinkCreate, &attributes)
 }
 
+/// Attaches a program to an iterator over the sockets that have storage in this map.
+pub(super) fn link_storage(
+    program: BorrowedFd<'_>,
+    map: BorrowedFd<'_>,
+) -> Result<OwnedFd, CallError> {
+    let map = MapInfo { map_fd: number(map) };
+    let attributes = LinkCreate {
+        prog_fd: number(program),
+        attach_type: TRACE_ITER,
+        iter_info: (&raw const map).expose_provenance() as u64,
+        iter_info_len: size_of::<MapInfo>() as u32,
+        ..LinkCreate::default()
+    };
+    call(Command::LinkCreate, &attributes)
+}
+
+/// Adds a value to the end of a queue.
+pub(super) fn push(queue: BorrowedFd<'_>, value: &u32) -> Result<(), CallError> {
+    let attributes = MapElement {
+        map_fd: number(queue),
+        padding: 0,
+        key: 0,
+        value: std::ptr::from_ref(value).expose_provenance() as u64,
+        flags: 0,
+    };
+    run(Command::MapUpdateElem, &attributes).map(drop)
+}
+
+/// Deletes the entry of a map with this key, whose type must be that of the map's keys.
+pub(super) fn delete<Key>(map: BorrowedFd<'_>, key: &Key) -> Result<(), CallError> {
+    let attributes = MapElement {
+        map_fd: number(map),
+        padding: 0,
+        key: std::ptr::from_ref(key).expose_provenance() as u64,
+        value: 0,
+        flags: 0,
+    };
+    run(Command::MapDeleteElem, &attributes).map(drop)
+}
+
 /// Creates a file that runs the program when it is read. Its content is the output of the program.
 pub(super) fn iterator(link: BorrowedFd<'_>) -> Result<OwnedFd, CallError> {
     call(Command::IterCreate, &IterCreate { link_fd: number(link), flags: 0 })
@@ -351,7 +401,8 @@ pub(super) fn create_map(attributes: &MapCreate) -> Result<OwnedFd, CallError> {
     call(Command::MapCreate, attributes)
 }
 
-/// Makes a map of values that belong to sockets: the kernel frees a value with its socket. Values are numbers of 64 bits.
+/// Makes a map of values that belong to sockets: the kernel frees a value with its socket. Values are two numbers of 64
+/// bits.
 pub(super) fn create_socket_storage(map_name: [u8; 16]) -> Result<OwnedFd, CallError> {
     const SK_STORAGE: u32 = 24;
     const NO_PREALLOC: u32 = 1;
@@ -359,7 +410,7 @@ pub(super) fn create_socket_storage(map_name: [u8; 16]) -> Result<OwnedFd, CallE
     create_map(&MapCreate {
         map_type: SK_STORAGE,
         key_size: size_of::<u32>() as u32,
-        value_size: size_of::<u64>() as u32,
+        value_size: 2 * size_of::<u64>() as u32,
         map_flags: NO_PREALLOC,
         map_name,
         btf_fd: number(types.as_fd()),
@@ -411,7 +462,7 @@ impl StorageTypes {
             types_length: size_of::<[IntegerType; 2]>() as u32,
             names_offset: size_of::<[IntegerType; 2]>() as u32,
             names_length: 4,
-            types: [integer(4), integer(8)],
+            types: [integer(4), integer(16)],
             names: *b"\0u\0\0",
         }
     }

@@ -8,6 +8,7 @@ pub(super) const GET_CURRENT_COMM: i32 = 16;
 pub(super) const GET_CURRENT_TASK: i32 = 35;
 pub(super) const GET_SOCKET_COOKIE: i32 = 46;
 pub(super) const GET_CURRENT_CGROUP_ID: i32 = 80;
+pub(super) const MAP_POP_ELEM: i32 = 88;
 pub(super) const SK_STORAGE_GET: i32 = 107;
 pub(super) const PROBE_READ_USER: i32 = 112;
 pub(super) const PROBE_READ_KERNEL: i32 = 113;

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::tcp_event::{Actor, Bytes, FirstSend};
+use crate::model::tcp_event::{Actor, Bytes, FirstDatagram};
 use crate::process_socket_events::records::{
     SECOND, actor, by, change, connection, end, executable, first_send, open,
 };
@@ -234,7 +234,8 @@ fn how_a_connection_ended_is_in_the_states_and_the_error() {
     let own = actor(7, 1000);
     // close(2) with unread data resets.
     assert_eq!(ended(&[by(own, closed(Established))]), Some(ClosedBy::Local));
-    assert_eq!(ended(&[closed(Established)]), None);
+    // The listener was closed before accept(2).
+    assert_eq!(ended(&[closed(Established)]), Some(ClosedBy::Local));
     assert_eq!(ended(&[closed(FinWait2)]), Some(ClosedBy::Local));
     assert_eq!(ended(&[closed(LastAck)]), Some(ClosedBy::Remote));
     let errno = |errno| StateChange { errno, ..closed(Established) };
@@ -243,6 +244,8 @@ fn how_a_connection_ended_is_in_the_states_and_the_error() {
     assert_eq!(ended(&[errno(ETIMEDOUT)]), Some(ClosedBy::Timeout));
     assert_eq!(ended(&[errno(EHOSTUNREACH)]), Some(ClosedBy::Timeout));
     assert_eq!(ended(&[errno(ECONNABORTED)]), Some(ClosedBy::Local));
+    const EPROTO: i32 = 71;
+    assert_eq!(ended(&[errno(EPROTO)]), None);
     // shutdown(2), and later close(2) by another process: the first counts.
     let shutdown = by(own, change(1, Established, FinWait1, SECOND));
     let close = by(actor(8, 1000), closed(FinWait2));
@@ -306,9 +309,12 @@ fn a_first_send_is_an_event_of_its_process_and_nothing_more() {
     let mut found = Vec::new();
     let records = [
         executable(7, "/bin/dig"),
-        EventRecord::FirstSend(first_send(1, actor(7, 1000), SECOND)),
-        EventRecord::FirstSend(FirstSend { errno: 13, ..first_send(2, actor(7, 1000), SECOND) }),
-        EventRecord::FirstSend(FirstSend { actor: None, ..first_send(3, actor(7, 1000), SECOND) }),
+        EventRecord::Datagram(first_send(1, actor(7, 1000), SECOND)),
+        EventRecord::Datagram(FirstDatagram { errno: 13, ..first_send(2, actor(7, 1000), SECOND) }),
+        EventRecord::Datagram(FirstDatagram {
+            actor: None,
+            ..first_send(3, actor(7, 1000), SECOND)
+        }),
     ];
     for record in records {
         join.apply(record, &mut |event| found.push(event));

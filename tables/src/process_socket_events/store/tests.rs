@@ -12,6 +12,7 @@ fn event(uid: u32, boot_ns: u64, process: Option<Arc<Process>>) -> Event {
     Event {
         id: 0,
         time: 0,
+        clock_offset_ns: 0,
         boot_ns,
         action: Action::Connect,
         status: Status::Succeeded,
@@ -33,6 +34,7 @@ fn event(uid: u32, boot_ns: u64, process: Option<Arc<Process>>) -> Event {
         },
         duration_ns: None,
         bytes: None,
+        ended: None,
     }
 }
 

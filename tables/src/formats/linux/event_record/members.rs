@@ -6,8 +6,8 @@ use crate::formats::linux::record_layout::record;
 
 /// [`StateRecord::record`].
 pub(crate) const STATE: u32 = 1;
-/// [`StateRecord::record`] at the start of a [`FirstSendRecord`].
-pub(crate) const FIRST_SEND: u32 = 3;
+/// [`StateRecord::record`] at the start of a [`DatagramRecord`].
+pub(crate) const DATAGRAM: u32 = 3;
 /// [`ExecutableRecord::record`].
 pub(crate) const EXECUTABLE: u32 = 2;
 
@@ -50,6 +50,10 @@ record! {
         bytes_sent: u64,
         bytes_retrans: u64,
         bytes_received: u64,
+        /// `tcp_sock.srtt_us`: eight times the smoothed round-trip time, in microseconds.
+        srtt: u32,
+        /// `tcp_sock.rtt_min`, in microseconds; all bits are set if none was measured.
+        min_rtt: u32,
         tgid: u32,
         tid: u32,
         uid: u32,
@@ -61,7 +65,7 @@ record! {
         cgroup: u64,
         comm: [u8; 16],
         parent: u32,
-        /// The number of the system call that the task is in.
+        /// The number of the system call that the task is in; all bits are set if it is unknown.
         call: u32,
         /// The first argument of the system call.
         argument: u64,
@@ -69,8 +73,8 @@ record! {
 }
 
 record! {
-    /// The first datagram that a socket sends.
-    struct FirstSendRecord {
+    /// A datagram that a socket sent first, or with which a process begins to be counted.
+    struct DatagramRecord {
         /// Without states and counters.
         state: [u8; size_of::<StateRecord>()],
         /// The peer's address as the caller wrote it (`struct sockaddr_in` or `sockaddr_in6`), as far as its length goes;
@@ -80,6 +84,13 @@ record! {
         result: u32,
         /// The length of the address that the caller names; 0 if it names none.
         peer_length: u32,
+        /// The slot that counts for the socket and the process, and the slot's generation; 0: none.
+        slot: u32,
+        generation: u32,
+        /// 1 if it is the first send of the socket.
+        is_first_send: u32,
+        /// 1 if it was received, 0 if it was sent.
+        is_received: u32,
     }
 }
 
@@ -143,14 +154,14 @@ pub(crate) const NAMES_SIZE: usize = 1280;
 pub(crate) const NAME_SIZE: usize = 256;
 /// `struct sockaddr_in6`
 pub(crate) const SOCKADDR_IN6_SIZE: usize = 28;
-pub(super) const FIRST_SEND_SIZE: usize = size_of::<FirstSendRecord>();
+pub(super) const DATAGRAM_SIZE: usize = size_of::<DatagramRecord>();
 pub(super) const STATE_SIZE: usize = size_of::<StateRecord>();
 pub(super) const EXECUTABLE_SIZE: usize = size_of::<ExecutableRecord>();
 pub(super) const OPEN_SOCKET_SIZE: usize = size_of::<OpenSocketRecord>();
 
 // The ring buffer aligns its records to eight bytes, as the stack does.
-const _: () = assert!(STATE_SIZE == 192 && align_of::<StateRecord>() == 8);
-const _: () = assert!(FIRST_SEND_SIZE == 232 && align_of::<FirstSendRecord>() == 4);
+const _: () = assert!(STATE_SIZE == 200 && align_of::<StateRecord>() == 8);
+const _: () = assert!(DATAGRAM_SIZE == 256 && align_of::<DatagramRecord>() == 4);
 const _: () = assert!(EXECUTABLE_SIZE == 1352 && align_of::<ExecutableRecord>() == 8);
 const _: () = assert!(OPEN_SOCKET_SIZE == 88 && align_of::<OpenSocketRecord>() == 8);
 // The decoder reads first which record it is, and program and decoder find the names at the end.

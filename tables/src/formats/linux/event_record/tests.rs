@@ -32,6 +32,8 @@ fn closed() -> StateRecord {
         bytes_sent: 120,
         bytes_retrans: 20,
         bytes_received: 31,
+        srtt: 8 * 250 + 7,
+        min_rtt: 40,
         tgid: 7,
         tid: 8,
         uid: 1001,
@@ -89,7 +91,7 @@ fn path_of(names: &[u8], is_complete: bool) -> Vec<u8> {
 #[cfg(target_endian = "little")]
 fn a_state_record_has_the_bytes_that_the_program_writes() {
     #[rustfmt::skip]
-    let bytes: [&[u8]; 34] = [
+    let bytes: [&[u8]; 36] = [
         &[1, 0, 0, 0],                                  // record
         &[9], &[7],                                     // old, new
         &[1], &[1],                                     // has_tcp, has_actor
@@ -108,6 +110,7 @@ fn a_state_record_has_the_bytes_that_the_program_writes() {
         &[120, 0, 0, 0, 0, 0, 0, 0],                    // bytes_sent
         &[20, 0, 0, 0, 0, 0, 0, 0],                     // bytes_retrans
         &[31, 0, 0, 0, 0, 0, 0, 0],                     // bytes_received
+        &[215, 7, 0, 0], &[40, 0, 0, 0],                // srtt, min_rtt
         &[7, 0, 0, 0], &[8, 0, 0, 0],                   // tgid, tid
         &[233, 3, 0, 0], &[234, 3, 0, 0],               // uid, gid
         &[55, 0, 0, 0, 0, 0, 0, 0],                     // start_ns
@@ -135,7 +138,12 @@ fn a_state_record_has_the_bytes_that_the_program_writes() {
         remote: endpoint([198, 51, 100, 2], 443),
         errno: 104,
         owner_uid: 1000,
-        bytes: Some(Bytes { sent: 100, received: 30 }),
+        counts: Some(TcpCounts {
+            bytes: Bytes { sent: 100, received: 30 },
+            retransmitted: 20,
+            rtt_us: Some(250),
+            min_rtt_us: Some(40),
+        }),
         actor: Some(Actor {
             pid: 7,
             tid: 8,
@@ -153,13 +161,13 @@ fn a_state_record_has_the_bytes_that_the_program_writes() {
 }
 
 /// The first datagram of process 7, from 192.0.2.1:1111 to what the process names.
-fn first_send(peer: &[u8]) -> FirstSend {
+fn first_send(peer: &[u8]) -> FirstDatagram {
     first_send_of(StateRecord { num: 1111, dport: 0, remote: [0; 16], ..of_datagram() }, peer, 100)
 }
 
 fn of_datagram() -> StateRecord {
     StateRecord {
-        record: FIRST_SEND,
+        record: DATAGRAM,
         old: 0,
         new: 0,
         has_tcp: 0,
@@ -170,15 +178,25 @@ fn of_datagram() -> StateRecord {
     }
 }
 
-fn first_send_of(state: StateRecord, peer: &[u8], result: i32) -> FirstSend {
+fn first_send_of(state: StateRecord, peer: &[u8], result: i32) -> FirstDatagram {
     let mut room = [0; 32];
     room[..peer.len()].copy_from_slice(peer);
     let state = state.to_bytes().try_into().unwrap();
     let result = result.cast_unsigned();
     let peer_length = peer.len() as u32;
-    let bytes = FirstSendRecord { state, peer: room, result, peer_length }.to_bytes();
+    let bytes = DatagramRecord {
+        state,
+        peer: room,
+        result,
+        peer_length,
+        slot: 12,
+        generation: 3,
+        is_first_send: 1,
+        is_received: 0,
+    }
+    .to_bytes();
     match DECODER.decode(&bytes).unwrap() {
-        EventRecord::FirstSend(first) => first,
+        EventRecord::Datagram(first) => first,
         other => panic!("{other:?}"),
     }
 }
@@ -198,6 +216,10 @@ fn a_first_send_has_the_ends_and_the_process() {
     );
     assert_eq!((first.family, first.kind, first.protocol, first.errno), (2, 2, 17, 0));
     assert_eq!(first.socket, SocketKey::Cookie(4711));
+    assert_eq!(
+        (first.slot, first.is_first_send, first.is_received),
+        (Some(SlotUse { number: 12, generation: 3 }), true, false)
+    );
     assert_eq!((first.inode, first.boot_ns), (99, 1_000_000_007));
     let actor = first.actor.unwrap();
     assert_eq!((actor.pid, actor.tid, actor.fd), (7, 8, 3));
@@ -243,12 +265,12 @@ fn a_raw_socket_has_no_port_and_a_packet_socket_no_address() {
 #[test]
 fn a_change_without_process_and_counters_has_neither() {
     let change = state(StateRecord { has_tcp: 0, has_actor: 0, ..closed() });
-    assert_eq!((change.bytes, change.actor), (None, None));
+    assert_eq!((change.bytes(), change.actor), (None, None));
 }
 
 #[test]
 fn a_fin_is_no_payload() {
-    let received = |flags| state(StateRecord { flags, ..closed() }).bytes.unwrap().received;
+    let received = |flags| state(StateRecord { flags, ..closed() }).bytes().unwrap().received;
     // SOCK_DEAD, SOCK_DONE, and both.
     assert_eq!([0b00, 0b01, 0b10, 0b11].map(received), [31, 31, 30, 30]);
 }
@@ -314,11 +336,11 @@ fn a_record_of_another_kind_size_or_family_is_refused() {
     assert_eq!(DECODER.decode(&other.to_bytes()), Err(EventRecordError::Record(Some(4))));
     let mut long = closed().to_bytes();
     long.push(0);
-    let error = EventRecordError::Size { expected: 192, size: 193 };
+    let error = EventRecordError::Size { expected: 200, size: 201 };
     assert_eq!(DECODER.decode(&long), Err(error));
     assert_eq!(
         error.to_string(),
-        "the BPF program wrote a malformed record: its size is 193, not 192"
+        "the BPF program wrote a malformed record: its size is 201, not 200"
     );
     let unix = StateRecord { family: 1, ..closed() };
     assert_eq!(DECODER.decode(&unix.to_bytes()), Err(EventRecordError::Family(1)));

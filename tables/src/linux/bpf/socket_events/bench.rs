@@ -31,7 +31,7 @@ impl Events {
     /// Why it cannot be loaded.
     pub fn start() -> Result<Events, String> {
         let root = ProcRoot::open(Path::new("/proc")).map_err(|error| error.to_string())?;
-        EventSource::start(&root, EventDatagrams::FirstSend)
+        EventSource::start(&root, EventDatagrams::Auto)
             .map(Events)
             .map_err(|error| error.to_string())
     }
@@ -60,6 +60,25 @@ impl Events {
         datagrams.set_attached(is_attached).map_err(|error| error.to_string())
     }
 
+    /// Begins to count datagrams.
+    ///
+    /// # Errors
+    /// Why they cannot be counted.
+    pub fn begin_counting(&mut self) -> Result<(), String> {
+        let root = ProcRoot::open(Path::new("/proc")).map_err(|error| error.to_string())?;
+        self.0.begin_counting(&root);
+        self.0.counting.as_ref().map(drop).map_err(Clone::clone)
+    }
+
+    /// Attaches the programs that count, or detaches them.
+    ///
+    /// # Errors
+    /// Why they cannot be attached.
+    pub fn set_counting(&mut self, is_attached: bool) -> Result<(), String> {
+        let counting = self.0.counting.as_mut().map_err(|reason| reason.clone())?;
+        counting.set_attached(is_attached).map_err(|error| error.to_string())
+    }
+
     /// Waits, and decodes what is in the ring buffer; returns the number of changes and executables.
     ///
     /// # Errors
@@ -67,7 +86,7 @@ impl Events {
     pub fn drain(&self, timeout: Duration) -> Result<(u64, u64), String> {
         let (mut states, mut executables) = (0, 0);
         let drained = self.0.drain(timeout, &mut |record| match black_box(record) {
-            EventRecord::State(_) | EventRecord::FirstSend(_) => states += 1,
+            EventRecord::State(_) | EventRecord::Datagram(_) => states += 1,
             EventRecord::Executable(_) => executables += 1,
         });
         drained.map(|()| (states, executables)).map_err(|error| error.to_string())

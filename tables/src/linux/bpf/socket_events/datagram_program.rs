@@ -1,6 +1,6 @@
 //! The program that the kernel runs when a socket has sent: the tracepoint `sock_send_length`, since Linux 6.3.
 //!
-//! It writes a [`FirstSendRecord`] into the ring buffer when a UDP, raw, ping or packet socket sends for the first time.
+//! It writes a [`DatagramRecord`] into the ring buffer when a UDP, raw, ping or packet socket sends for the first time.
 //! The kernel runs it in the process that sends, after the protocol has sent or refused the datagram. A mark in the
 //! socket's own storage shows that it has been reported. Sockets of TCP, and of UNIX, are left at once.
 
@@ -13,15 +13,15 @@ use super::super::helper_ids::{
 };
 use super::members::Layout;
 use super::record_steps::RECORD;
-use super::writer::{LOST_FIRST_SENDS, SEEN_VALUE, STACK_END, Variant, Writer, address};
+use super::writer::{LOST_DATAGRAMS, SEEN_VALUE, STACK_END, Variant, Writer, address};
 use crate::formats::linux::event_record::members::{
-    FIRST_SEND, FirstSendRecord, SOCKADDR_IN6_SIZE, StateRecord, field,
+    DATAGRAM, DatagramRecord, SOCKADDR_IN6_SIZE, StateRecord, field,
 };
 use crate::model::{Family, SOCK_DGRAM, SOCK_PACKET, SOCK_RAW};
 
 /// The arguments of the tracepoint in the context: the socket, and what the system call returns.
 const SOCK: i16 = 0;
-const RESULT: i16 = 8;
+pub(super) const RESULT: i16 = 8;
 
 /// `BPF_SK_STORAGE_GET_F_CREATE`
 const CREATE: i32 = 1;
@@ -38,6 +38,8 @@ const SENDMMSG: i32 = libc::SYS_sendmmsg as i32;
 /// The socket cookie, and the first members of a `struct msghdr`: the peer's address and its length.
 const COOKIE: i16 = STACK_END - 8;
 const MESSAGE: i16 = STACK_END - 16;
+/// Where the stack is free.
+pub(super) const DATAGRAM_STACK_END: i16 = MESSAGE;
 
 /// The maps of the sockets that were reported: their storage, and the cookies of those that have none.
 #[derive(Clone, Copy, Debug)]
@@ -55,37 +57,28 @@ pub(super) fn program(
     maps: SendMaps,
 ) -> Result<Vec<Instruction>, AssembleError> {
     let mut writer = Writer { code: Assembler::default(), layout, variant };
-    let [end, no_room, submit] = [(); 3].map(|()| writer.code.label());
+    let end = writer.code.label();
     writer.choose_sockets(end);
     writer.mark(maps, end);
-    writer.report_executable();
-    writer.reserve(size_of::<FirstSendRecord>());
-    writer.code.jump_if(R0, Equal, 0, no_room);
-    writer.code.copy(R7, R0);
-    // Reserved memory holds old data: every byte is written here, before the first jump.
-    RECORD.clear(&mut writer.code, 0, size_of::<FirstSendRecord>());
-    writer.begin_record(FIRST_SEND);
-    writer.code.load(W64, R1, R9, RESULT);
-    RECORD.store(&mut writer.code, field!(FirstSendRecord.result), R1);
-    writer.store_socket();
-    writer.store_ends();
-    writer.code.jump_if(R8, Equal, 0, submit);
-    writer.store_actor();
-    writer.store_peer(submit);
-    writer.code.put(submit);
-    writer.submit();
-    writer.code.jump(end);
-    writer.code.put(no_room);
-    writer.count_lost(LOST_FIRST_SENDS);
+    writer.report_datagram(Direction::Send, None, end, |code| {
+        RECORD.store_number(code, field!(DatagramRecord.is_first_send), 1);
+    });
     writer.code.put(end);
     writer.code.set(R0, 0);
     writer.code.exit();
     writer.code.finish()
 }
 
+/// Which tracepoint a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    Send,
+    Receive,
+}
+
 impl Writer<'_> {
     /// Jumps to the end unless it is a UDP, raw, ping or packet socket.
-    fn choose_sockets(&mut self, end: Label) {
+    pub(super) fn choose_sockets(&mut self, end: Label) {
         let sock = self.layout.sock;
         let code = &mut self.code;
         let [is_datagram, is_reported] = [(); 2].map(|()| code.label());
@@ -107,12 +100,38 @@ impl Writer<'_> {
 
     /// Marks the socket as reported; jumps to the end if it is, or if it is one of the kernel itself.
     fn mark(&mut self, maps: SendMaps, end: Label) {
-        let Layout { sock, kernel_socket, .. } = self.layout;
         let [no_storage, marked] = [(); 2].map(|()| self.code.label());
-        self.storage(maps.marks, 0);
+        self.find_storage(maps.marks, end, no_storage);
+        self.code.load(W64, R1, R7, 0);
+        self.code.jump_if(R1, NotEqual, 0, end);
+        self.mark_storage(end);
+        self.code.jump(marked);
+        self.code.put(no_storage);
+        self.mark_without_storage(maps.unmarked, end);
+        self.code.put(marked);
+    }
+
+    /// R7 = the storage of the socket; jumps if it has none and cannot get one, or if the kernel owns the socket.
+    pub(super) fn find_storage(&mut self, marks: MapFd, if_of_kernel: Label, no_storage: Label) {
+        let found = self.code.label();
+        self.storage(marks, 0);
+        self.code.copy(R7, R0);
+        self.code.jump_if(R7, NotEqual, 0, found);
+        self.leave_sockets_of_kernel(if_of_kernel);
+        self.storage(marks, CREATE);
+        self.code.copy(R7, R0);
+        self.code.jump_if(R7, NotEqual, 0, found);
+        // Another thread has just created it, or there is no room.
+        self.storage(marks, 0);
+        self.code.copy(R7, R0);
+        self.code.jump_if(R7, Equal, 0, no_storage);
+        self.code.put(found);
+    }
+
+    /// Jumps if the kernel owns the socket. Some of its sockets have no file.
+    fn leave_sockets_of_kernel(&mut self, end: Label) {
+        let Layout { sock, kernel_socket, .. } = self.layout;
         let code = &mut self.code;
-        code.jump_if(R0, NotEqual, 0, end);
-        // The current process has nothing to do with a socket of the kernel. Some have no file.
         code.load(W64, R1, R6, sock.socket);
         code.load(W64, R1, R1, sock.file);
         code.jump_if(R1, Equal, 0, end);
@@ -122,24 +141,19 @@ impl Writer<'_> {
             code.mask(R1, bit.mask.into());
             code.jump_if(R1, NotEqual, 0, end);
         }
-        self.storage(maps.marks, CREATE);
+    }
+
+    /// Marks the socket in its storage, which R7 points to; jumps if it is marked. Of several threads that send at once, one
+    /// finds 0.
+    pub(super) fn mark_storage(&mut self, if_marked: Label) {
         let code = &mut self.code;
-        code.jump_if(R0, Equal, 0, no_storage);
-        // Of several threads that send at once, one finds 0.
         code.set(R1, 1);
-        code.exchange(R0, 0, R1);
-        code.jump_if(R1, NotEqual, 0, end);
-        code.jump(marked);
-        code.put(no_storage);
-        // If another thread has just created it, that one reports the socket.
-        self.storage(maps.marks, 0);
-        self.code.jump_if(R0, NotEqual, 0, end);
-        self.mark_without_storage(maps.unmarked, end);
-        self.code.put(marked);
+        code.exchange(R7, 0, R1);
+        code.jump_if(R1, NotEqual, 0, if_marked);
     }
 
     /// The memory for options of a socket can be full, and a process can fill it.
-    fn mark_without_storage(&mut self, unmarked: MapFd, end: Label) {
+    pub(super) fn mark_without_storage(&mut self, unmarked: MapFd, end: Label) {
         let code = &mut self.code;
         code.copy(R1, R6);
         code.call(GET_SOCKET_COOKIE);
@@ -168,6 +182,40 @@ impl Writer<'_> {
         code.call(SK_STORAGE_GET);
     }
 
+    /// Writes the record of the datagram, and goes to the end. `store` adds members; then R7 points to the record.
+    pub(super) fn report_datagram(
+        &mut self,
+        direction: Direction,
+        sleeper: Option<MapFd>,
+        end: Label,
+        store: impl FnOnce(&mut Assembler),
+    ) {
+        let [no_room, submit] = [(); 2].map(|()| self.code.label());
+        self.report_executable();
+        self.reserve(size_of::<DatagramRecord>());
+        self.code.jump_if(R0, Equal, 0, no_room);
+        self.code.copy(R7, R0);
+        // Reserved memory holds old data: every byte is written here, before the first jump.
+        RECORD.clear(&mut self.code, 0, size_of::<DatagramRecord>());
+        self.begin_record(DATAGRAM);
+        self.code.load(W64, R1, R9, RESULT);
+        RECORD.store(&mut self.code, field!(DatagramRecord.result), R1);
+        store(&mut self.code);
+        self.store_socket();
+        self.store_ends();
+        self.code.jump_if(R8, Equal, 0, submit);
+        self.store_actor();
+        match direction {
+            Direction::Send => self.store_peer(submit),
+            Direction::Receive => self.store_call_of_receive(submit),
+        }
+        self.code.put(submit);
+        self.submit(sleeper);
+        self.code.jump(end);
+        self.code.put(no_room);
+        self.count_lost(LOST_DATAGRAMS);
+    }
+
     /// Stores the ends of an IP socket. The family is in R1.
     fn store_ends(&mut self) {
         let end = self.code.label();
@@ -175,6 +223,13 @@ impl Writer<'_> {
         let [local, remote] = [field!(StateRecord.local), field!(StateRecord.remote)];
         RECORD.store_endpoints(&mut self.code, self.layout, R6, local, remote);
         self.code.put(end);
+    }
+
+    /// Stores the system call, which names the descriptor. The peer comes later.
+    fn store_call_of_receive(&mut self, end: Label) {
+        if let Some(registers) = self.layout.registers {
+            self.store_registers(&registers, end);
+        }
     }
 
     /// Stores the peer that the caller names: the fifth and sixth argument of sendto(2), or the first members of the message
@@ -201,11 +256,11 @@ impl Writer<'_> {
         code.load(W32, R2, R10, MESSAGE + size_of::<u64>() as i16);
         code.put(read);
         code.jump_if(R3, Equal, 0, end);
-        RECORD.store(code, field!(FirstSendRecord.peer_length), R2);
+        RECORD.store(code, field!(DatagramRecord.peer_length), R2);
         code.jump_if(R2, Less, SOCKADDR_IN6_SIZE as i32 + 1, is_short);
         code.set(R2, SOCKADDR_IN6_SIZE as i32);
         code.put(is_short);
-        address(code, R1, R7, RECORD.offset(field!(FirstSendRecord.peer)));
+        address(code, R1, R7, RECORD.offset(field!(DatagramRecord.peer)));
         code.call(PROBE_READ_USER);
     }
 }

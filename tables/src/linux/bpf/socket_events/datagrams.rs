@@ -23,10 +23,6 @@ pub(super) struct Datagrams {
     /// The cookies of those that could not be marked.
     unmarked: OwnedFd,
     /// The program runs until this is closed.
-    #[cfg_attr(
-        not(feature = "bench"),
-        allow(dead_code, reason = "only benches detach the program")
-    )]
     link: Option<OwnedFd>,
 }
 
@@ -76,6 +72,11 @@ impl Datagrams {
             Ok(Datagrams { program, marks, unmarked, link: Some(link) })
         };
         Ok(load()?)
+    }
+
+    /// Detaches the program; the marks stay.
+    pub(super) fn detach(&mut self) {
+        self.link = None;
     }
 
     /// Attaches the program again, or detaches it; the marks stay.

@@ -25,6 +25,12 @@ pub(super) struct Names {
     pub(super) send: [u8; 16],
     pub(super) marks: [u8; 16],
     pub(super) unmarked: [u8; 16],
+    pub(super) count_sent: [u8; 16],
+    pub(super) count_received: [u8; 16],
+    pub(super) live: [u8; 16],
+    pub(super) slots: [u8; 16],
+    pub(super) free: [u8; 16],
+    pub(super) holders: [u8; 16],
 }
 
 /// The maps. The kernel frees them when they and the program are closed.

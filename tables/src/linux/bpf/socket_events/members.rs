@@ -42,6 +42,9 @@ kernel_members! {
         retransmitted: sized("tcp_sock", "bytes_retrans", 8),
         received: sized("tcp_sock", "bytes_received", 8),
         sport: sized("tcp_sock", "inet_conn.icsk_inet.inet_sport", 2),
+        srtt: sized("tcp_sock", "srtt_us", 4),
+        /// The value of the first of the samples, which is the best.
+        min_rtt: sized("tcp_sock", "rtt_min.s.v", 4),
     }
 
     /// A task and its process.
@@ -119,6 +122,14 @@ kernel_members! {
         file: sized("bpf_iter__task_file", "file", 8),
         seq: sized("bpf_iter_meta", "seq", 8),
     }
+
+    /// The context of the iterator over the sockets that have storage in a map.
+    struct StorageContext {
+        meta: sized("bpf_iter__bpf_sk_storage_map", "meta", 8),
+        sk: sized("bpf_iter__bpf_sk_storage_map", "sk", 8),
+        value: sized("bpf_iter__bpf_sk_storage_map", "value", 8),
+        seq: sized("bpf_iter_meta", "seq", 8),
+    }
 }
 
 // On other processors the registers have other names: there no descriptor is reported.
@@ -160,6 +171,10 @@ impl Registers {
 const TRACEPOINT: &str = "btf_trace_inet_sock_set_state";
 /// The same of the tracepoint after a send, with `sk`, `ret` and `flags`: since Linux 6.3.
 const SEND: &str = "btf_trace_sock_send_length";
+/// The same of the tracepoint after a receive.
+const RECEIVE: &str = "btf_trace_sock_recv_length";
+/// The function that the program of the iterator over sockets with storage replaces: since Linux 5.9.
+const STORAGE_ITERATOR: &str = "bpf_iter_bpf_sk_storage_map";
 /// The function that the iterator's program replaces.
 const ITERATOR: &str = "bpf_iter_task_file";
 /// Helpers that not every kernel has: of Linux 5.11,
@@ -179,6 +194,8 @@ pub(super) struct Layout {
     pub(super) tracepoint: u32,
     /// The same of the tracepoint after a send; None before Linux 6.3.
     pub(super) send: Option<u32>,
+    /// What counting needs besides it; None before Linux 6.3.
+    pub(super) counting: Option<Counting>,
     pub(super) kernel_socket: Option<KernelSocket>,
     pub(super) sock: Sock,
     pub(super) inet6: Option<Inet6>,
@@ -197,6 +214,16 @@ pub(super) struct Layout {
     pub(super) has_cgroup_ids: bool,
     /// None: open sockets cannot be listed.
     pub(super) iterator: Option<Iterator>,
+}
+
+/// What the programs that count datagrams need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counting {
+    /// The BTF number of the type of the tracepoint after a receive.
+    pub(super) receive: u32,
+    /// The BTF number of the function that the program of the iterator replaces.
+    pub(super) function: u32,
+    pub(super) context: StorageContext,
 }
 
 /// What the iterator over descriptors needs.
@@ -223,7 +250,8 @@ impl Layout {
     /// The structures, functions and typedefs that the layout needs.
     pub(super) fn names() -> Vec<&'static str> {
         let mut names: Vec<&str> = MEMBERS.iter().map(Member::structure).collect();
-        names.extend([TRACEPOINT, SEND, ITERATOR, CURRENT_TASK, SOCK_FROM_FILE]);
+        names.extend([TRACEPOINT, SEND, RECEIVE, STORAGE_ITERATOR, ITERATOR]);
+        names.extend([CURRENT_TASK, SOCK_FROM_FILE]);
         names.extend([SOCKET_COOKIE, TASK_REGISTERS, CGROUP_ID]);
         names
     }
@@ -240,9 +268,16 @@ impl Layout {
         };
         let registers = || Registers::of(btf).ok().filter(|_| has(TASK_REGISTERS));
         let has_typed_task = has(CURRENT_TASK);
+        let counting = || {
+            let receive = btf.typedef(RECEIVE).ok()?;
+            let function = btf.function(STORAGE_ITERATOR).ok()?;
+            let context = StorageContext::of(btf).ok()?;
+            (has_cookies && has_typed_task).then_some(Counting { receive, function, context })
+        };
         Ok(Layout {
             tracepoint: btf.typedef(TRACEPOINT)?,
             send: btf.typedef(SEND).ok(),
+            counting: counting(),
             kernel_socket: KernelSocket::of(btf).ok(),
             sock: Sock::of(btf)?,
             inet6: Inet6::of(btf).ok(),
@@ -273,6 +308,11 @@ impl Layout {
         Layout {
             tracepoint: 4242,
             send: Some(4244),
+            counting: Some(Counting {
+                receive: 4245,
+                function: 4246,
+                context: StorageContext::made_up(next),
+            }),
             kernel_socket: Some(KernelSocket::made_up(next)),
             sock: Sock::made_up(next),
             inet6: Some(Inet6::made_up(next)),

@@ -1,21 +1,26 @@
 //! Events of sockets: a BPF program at the tracepoint `inet_sock_set_state` writes each change of a TCP socket's state into
 //! a ring buffer, with the process and its executable. Another one at `sock_send_length` writes the first send of each UDP,
-//! raw, ping and packet socket.
+//! raw, ping and packet socket. On demand, two others count the datagrams of each process on each of these sockets.
 //!
 //! It needs Linux 5.10, a BPF JIT, CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN. Everything ends with the process: nothing is
 //! pinned.
 
 #[cfg(feature = "bench")]
 pub mod bench;
+mod counting;
+mod counting_program;
 mod datagram_program;
 mod datagrams;
 mod executable_steps;
+mod live_sockets_program;
+mod mapping;
 mod maps;
 mod members;
 mod open_sockets;
 mod open_sockets_program;
 mod record_steps;
 mod ring_buffer;
+mod slots;
 mod state_program;
 #[cfg(test)]
 mod tests;
@@ -30,13 +35,18 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
+pub(crate) use self::counting::Counting;
+use self::counting::RECEIVE;
 use self::datagrams::{DatagramError, Datagrams, SEND};
 use self::maps::{Names, OwnedMaps, with_memory};
 use self::members::Layout;
 use self::open_sockets::OpenSockets;
 pub(crate) use self::ring_buffer::DamagedRing;
 use self::ring_buffer::{Consumed, RingBuffer};
-use self::writer::{LOST_EXECUTABLES, LOST_FIRST_SENDS, LOST_STATES, PidNamespace, Variant};
+use self::writer::{
+    LOST_DATAGRAMS, LOST_EXECUTABLES, LOST_STATES, PidNamespace, UNCOUNTED_BYTES,
+    UNCOUNTED_MESSAGES, Variant,
+};
 use super::super::proc_root::ProcRoot;
 use super::calls::{self, Counters, Program};
 use super::error::{LoadError, PassError};
@@ -94,6 +104,12 @@ pub(crate) struct EventSource {
         allow(dead_code, reason = "only benches detach the program")
     )]
     link: Option<OwnedFd>,
+    /// What programs that are loaded later need.
+    layout: Layout,
+    variant: Variant,
+    names: Names,
+    /// A map of the variant.
+    _seen: OwnedFd,
     ring: Mutex<RingBuffer>,
     /// It waits for the ring buffer and the waker.
     epoll: OwnedFd,
@@ -104,6 +120,7 @@ pub(crate) struct EventSource {
     paths: Result<(), String>,
     open_sockets: Result<OpenSockets, String>,
     datagrams: Result<Datagrams, String>,
+    counting: Result<Counting, String>,
     memory: u64,
 }
 
@@ -160,25 +177,33 @@ impl EventSource {
         let variant = Variant { has_paths: paths.is_ok(), ..variant };
         let datagrams = match settings.datagrams {
             EventDatagrams::Off => Err(DatagramError::Disabled),
-            EventDatagrams::FirstSend => Datagrams::start(&layout, &variant, &settings.names),
+            _ => Datagrams::start(&layout, &variant, &settings.names),
+        };
+        let not_counting = match settings.datagrams {
+            EventDatagrams::Off | EventDatagrams::FirstUse => NOT_CHOSEN,
+            EventDatagrams::Auto | EventDatagrams::Count => NOT_BEGUN,
         };
         let waker = Waker(Arc::new(
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(LoadError::Ring)?,
         ));
-        let memory = |object: BorrowedFd<'_>| memory_of(root, object).unwrap_or_default();
+        let memory = |object: BorrowedFd<'_>| memory_of(root, object);
         // Some kernels count nothing for a ring buffer.
         let memory = memory(maps.ring.as_fd()).max(settings.ring_size.into())
             + memory(maps.seen.as_fd())
             + memory(maps.lost.as_fd())
             + memory(program.as_fd())
             + datagrams.iter().flat_map(Datagrams::objects).map(memory).sum::<u64>();
-        let OwnedMaps { ring, lost, .. } = maps;
+        let OwnedMaps { ring, seen, lost, .. } = maps;
         let ring = RingBuffer::map(ring, settings.ring_size as usize).map_err(LoadError::Ring)?;
         let epoll = wait_for(&ring, &waker).map_err(LoadError::Ring)?;
         let link = calls::attach(program.as_fd())?;
         Ok(EventSource {
             program,
             link: Some(link),
+            layout,
+            variant,
+            names: settings.names,
+            _seen: seen,
             ring: Mutex::new(ring),
             epoll,
             waker,
@@ -190,8 +215,30 @@ impl EventSource {
             paths,
             open_sockets: open_sockets.map_err(|error| error.to_string()),
             datagrams: datagrams.map_err(|error| error.to_string()),
+            counting: Err(not_counting.to_owned()),
             memory,
         })
+    }
+
+    /// Begins to count datagrams. Whether that works is in [`EventSource::programs`].
+    pub(crate) fn begin_counting(&mut self, root: &ProcRoot) {
+        let Ok(first_sends) = &mut self.datagrams else { return };
+        if !self.counting.as_ref().is_err_and(|reason| reason == NOT_BEGUN) {
+            return;
+        }
+        let counting = Counting::start(&self.layout, &self.variant, &self.names, first_sends);
+        if let Ok(counting) = &counting {
+            // The program after a send reports the first ones, too.
+            first_sends.detach();
+            self.memory +=
+                counting.objects().into_iter().map(|it| memory_of(root, it)).sum::<u64>();
+        }
+        self.counting = counting.map_err(|error| error.to_string());
+    }
+
+    /// The slots that count datagrams, while they are counted.
+    pub(crate) fn counting(&self) -> Option<&Counting> {
+        self.counting.as_ref().ok()
     }
 
     /// The programs, and why some do not run.
@@ -199,6 +246,7 @@ impl EventSource {
         vec![
             (TRACEPOINT, Ok(())),
             (SEND, self.datagrams.as_ref().map(drop).map_err(Clone::clone)),
+            (RECEIVE, self.counting.as_ref().map(drop).map_err(Clone::clone)),
             (PATHS, self.paths.clone()),
             (ITERATOR, self.open_sockets.as_ref().map(drop).map_err(Clone::clone)),
         ]
@@ -260,11 +308,14 @@ impl EventSource {
         let lost = self.lost.get().unwrap_or_default();
         let skipped = calls::program_info(self.program.as_fd()).map(|info| info.recursion_misses);
         let count = |index| lost.get(index).copied().unwrap_or_default();
-        let skipped_sends = self.datagrams.as_ref().map_or(0, Datagrams::skipped);
+        let skipped_sends = self.datagrams.as_ref().map_or(0, Datagrams::skipped)
+            + self.counting.as_ref().map_or(0, Counting::skipped);
         Losses {
             ring_events: count(LOST_STATES),
             ring_executables: count(LOST_EXECUTABLES),
-            ring_first_sends: count(LOST_FIRST_SENDS),
+            ring_datagrams: count(LOST_DATAGRAMS),
+            uncounted_messages: count(UNCOUNTED_MESSAGES),
+            uncounted_bytes: count(UNCOUNTED_BYTES),
             skipped: skipped.unwrap_or_default() + skipped_sends,
         }
     }
@@ -282,6 +333,10 @@ impl EventSource {
         self.memory
     }
 }
+
+/// Why datagrams are not counted.
+const NOT_CHOSEN: &str = "datagrams are not counted, with this value of --events-datagrams";
+const NOT_BEGUN: &str = "datagrams are counted from the first query of process_socket_flows on";
 
 /// What tests change.
 #[derive(Clone, Copy, Debug)]
@@ -304,8 +359,14 @@ impl Default for Settings {
                 send: *b"first_sends\0\0\0\0\0",
                 marks: *b"sent_sockets\0\0\0\0",
                 unmarked: *b"sent_cookies\0\0\0\0",
+                count_sent: *b"count_sent\0\0\0\0\0\0",
+                count_received: *b"count_received\0\0",
+                live: *b"live_sockets\0\0\0\0",
+                slots: *b"datagram_slots\0\0",
+                free: *b"free_slots\0\0\0\0\0\0",
+                holders: *b"slot_holders\0\0\0\0",
             },
-            datagrams: EventDatagrams::FirstSend,
+            datagrams: EventDatagrams::Auto,
         }
     }
 }
@@ -363,15 +424,16 @@ fn wait_for(ring: &RingBuffer, waker: &Waker) -> Result<OwnedFd, Errno> {
 }
 
 /// The memory that an object of BPF takes, as proc(5) shows it.
-fn memory_of(root: &ProcRoot, object: BorrowedFd<'_>) -> Option<u64> {
+fn memory_of(root: &ProcRoot, object: BorrowedFd<'_>) -> u64 {
     let path = format!("fdinfo/{}", object.as_raw_fd());
-    let text = root.own_process().ok()?.read(&path).ok()?;
+    let read = || root.own_process().ok()?.read(&path).ok();
+    let text = read().unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let memory = text.lines().find_map(|line| line.strip_prefix("memlock:"))?;
-    memory.trim().parse().ok()
+    let memory = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    memory.and_then(|memory| memory.trim().parse().ok()).unwrap_or_default()
 }
 
-/// System calls that connect a socket, let it listen, or send, and whose first argument is its descriptor.
+/// System calls that connect a socket, let it listen, send or receive, and whose first argument is its descriptor.
 const CALLS_WITH_DESCRIPTOR: &[u32] = &[
     libc::SYS_connect as u32,
     libc::SYS_listen as u32,
@@ -380,4 +442,9 @@ const CALLS_WITH_DESCRIPTOR: &[u32] = &[
     libc::SYS_sendmmsg as u32,
     libc::SYS_write as u32,
     libc::SYS_writev as u32,
+    libc::SYS_recvfrom as u32,
+    libc::SYS_recvmsg as u32,
+    libc::SYS_recvmmsg as u32,
+    libc::SYS_read as u32,
+    libc::SYS_readv as u32,
 ];

@@ -2,10 +2,10 @@
 //!
 //! Every record of these programs begins with a [`StateRecord`].
 
-use super::super::assembler::Condition::{Greater, Less, NotEqual};
+use super::super::assembler::Condition::{Equal, Greater, Less, NotEqual};
 use super::super::assembler::Register::{R0, R1, R2, R6, R7, R8, R10};
 use super::super::assembler::Width::W64;
-use super::super::assembler::{Label, Stored};
+use super::super::assembler::{Label, MapFd, Stored};
 use super::super::helper_ids::{
     GET_CURRENT_CGROUP_ID, GET_CURRENT_COMM, GET_CURRENT_PID_TGID, GET_CURRENT_UID_GID,
     KTIME_GET_BOOT_NS, RINGBUF_QUERY, RINGBUF_SUBMIT, TASK_PT_REGS,
@@ -16,7 +16,7 @@ use super::writer::{
     FORCE_WAKEUP, NO_WAKEUP, PID, PidNamespace, RecordAddress, Writer, address, store_pid,
 };
 use crate::formats::linux::event_record::members::{
-    ExecutableRecord, FirstSendRecord, StateRecord, field,
+    DatagramRecord, ExecutableRecord, StateRecord, field,
 };
 use crate::formats::linux::record_layout::Field;
 
@@ -27,14 +27,15 @@ pub(super) const RECORD: RecordAddress = RecordAddress { register: R7, start: 0 
 const ENOSYS: i32 = 38;
 
 /// The most bytes that one run of a program adds to the ring buffer: the executable and the larger record, with headers.
-const LARGEST_STEP: i32 =
-    (size_of::<FirstSendRecord>() + size_of::<ExecutableRecord>() + 16) as i32;
+const LARGEST_STEP: i32 = (size_of::<DatagramRecord>() + size_of::<ExecutableRecord>() + 16) as i32;
 
 impl Writer<'_> {
     /// Stores which record it is, and the time.
     pub(super) fn begin_record(&mut self, number: u32) {
         let code = &mut self.code;
         RECORD.store_number(code, field!(StateRecord.record), number.cast_signed());
+        // 0 is the number of a system call.
+        RECORD.store_number(code, field!(StateRecord.call), -1);
         code.call(KTIME_GET_BOOT_NS);
         RECORD.store(code, field!(StateRecord.boot_ns), R0);
     }
@@ -163,12 +164,21 @@ impl Writer<'_> {
     }
 
     /// Wakes the reader with the first records of each further eighth of the ring buffer: a wake-up takes longer than
-    /// all the rest. Several processors together can pass these records, so those of the last eighth all wake it.
-    pub(super) fn submit(&mut self) {
+    /// all the rest. Several processors together can pass these records, so those of the last eighth all wake it. If the
+    /// first number of the array `sleeper` is not 0, the reader is woken once.
+    pub(super) fn submit(&mut self, sleeper: Option<MapFd>) {
         let maps = self.variant.maps;
         let eighth = (maps.ring_size / 8).cast_signed();
         let code = &mut self.code;
-        let [submit, wake] = [(); 2].map(|()| code.label());
+        let [submit, wake, is_awake] = [(); 3].map(|()| code.label());
+        if let Some(sleeper) = sleeper {
+            code.load_map_value(R1, sleeper, 0);
+            code.load(W64, R2, R1, 0);
+            code.jump_if(R2, Equal, 0, is_awake);
+            code.store_number(W64, R1, 0, 0);
+            code.jump(wake);
+            code.put(is_awake);
+        }
         code.load_map(R1, maps.ring);
         code.set(R2, 0); // BPF_RB_AVAIL_DATA
         code.call(RINGBUF_QUERY);

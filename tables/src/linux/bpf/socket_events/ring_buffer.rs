@@ -3,15 +3,15 @@
 //! The first page has the consumer's position, which the reader writes; the second has the producer's position. Behind
 //! it is the data, mapped twice in succession, so that every record is contiguous.
 
-use std::ffi::c_void;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::ProtFlags;
 use rustix::param::page_size;
+
+use super::mapping::Mapping;
 
 /// `BPF_RINGBUF_HDR_SZ`: the length of the record with two flags, and its page.
 const HEADER_SIZE: usize = 8;
@@ -44,41 +44,6 @@ pub(super) enum Consumed {
     All,
     /// Up to a record that a program is still writing.
     UpToBusy,
-}
-
-/// Memory of the kernel in this process.
-#[derive(Debug)]
-struct Mapping {
-    address: *mut c_void,
-    length: usize,
-}
-
-// SAFETY: the memory belongs to no thread, and is unmapped only when the mapping is dropped.
-#[allow(unsafe_code)]
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    #[allow(unsafe_code)]
-    fn new(
-        map: BorrowedFd<'_>,
-        offset: usize,
-        length: usize,
-        protection: ProtFlags,
-    ) -> Result<Mapping, Errno> {
-        let flags = MapFlags::SHARED;
-        // SAFETY: the kernel chooses the address, so that no other memory is replaced.
-        let address =
-            unsafe { mmap(ptr::null_mut(), length, protection, flags, map, offset as u64) }?;
-        Ok(Mapping { address, length })
-    }
-}
-
-impl Drop for Mapping {
-    #[allow(unsafe_code)]
-    fn drop(&mut self) {
-        // SAFETY: nothing borrows from the mapping any more, and it is unmapped once.
-        let _ = unsafe { munmap(self.address, self.length) };
-    }
 }
 
 /// A ring buffer, and its only reader.

@@ -61,7 +61,7 @@ pub(super) fn program(
     writer.store_actor();
     writer.store_call();
     writer.code.put(submit);
-    writer.submit();
+    writer.submit(None);
     writer.code.jump(end);
     writer.code.put(no_room);
     writer.count_lost(LOST_STATES);
@@ -137,6 +137,8 @@ impl Writer<'_> {
         RECORD.load_and_store(code, R0, tcp.sent, field!(StateRecord.bytes_sent));
         RECORD.load_and_store(code, R0, tcp.retransmitted, field!(StateRecord.bytes_retrans));
         RECORD.load_and_store(code, R0, tcp.received, field!(StateRecord.bytes_received));
+        RECORD.load_and_store(code, R0, tcp.srtt, field!(StateRecord.srtt));
+        RECORD.load_and_store(code, R0, tcp.min_rtt, field!(StateRecord.min_rtt));
         RECORD.load_and_store(code, R0, tcp.sport, field!(StateRecord.sport));
         RECORD.store_number(code, field!(StateRecord.has_tcp), 1);
         code.put(end);

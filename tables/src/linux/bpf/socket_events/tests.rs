@@ -1,6 +1,7 @@
 //! The programs in the running kernel, against what the tests themselves do.
 
 mod child;
+mod counting;
 mod datagrams;
 mod failures;
 mod lifetime;
@@ -8,7 +9,9 @@ mod load;
 mod losses;
 mod namespaces;
 mod processes;
+mod this_binary;
 mod traffic;
+mod traffic_child;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,7 +23,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::*;
 use crate::linux::quiet::{loopback_up, report_skip, report_skip_without_bpf};
-use crate::model::tcp_event::{Actor, Executable, FirstSend, StateChange};
+use crate::model::tcp_event::{Actor, Executable, FirstDatagram, StateChange};
 use crate::model::{Endpoint, NetNamespace, TcpState};
 
 /// No test waits longer.
@@ -32,8 +35,22 @@ fn proc_root() -> ProcRoot {
 
 /// All objects in the kernel have this name.
 fn settings_named(name: [u8; 16]) -> Settings {
-    let [tracepoint, iterator, ring, seen, lost, send, marks, unmarked] = [name; 8];
-    let names = Names { tracepoint, iterator, ring, seen, lost, send, marks, unmarked };
+    let names = Names {
+        tracepoint: name,
+        iterator: name,
+        ring: name,
+        seen: name,
+        lost: name,
+        send: name,
+        marks: name,
+        unmarked: name,
+        count_sent: name,
+        count_received: name,
+        live: name,
+        slots: name,
+        free: name,
+        holders: name,
+    };
     Settings { names, ..Settings::default() }
 }
 
@@ -52,7 +69,7 @@ fn start(test: &str, settings: &Settings) -> Option<EventSource> {
 struct Recorded {
     source: EventSource,
     states: Vec<StateChange>,
-    first_sends: Vec<FirstSend>,
+    first_sends: Vec<FirstDatagram>,
     executables: HashMap<(i32, u64, u64), Executable>,
 }
 
@@ -75,7 +92,7 @@ impl Recorded {
         source
             .drain(timeout, &mut |record| match record {
                 EventRecord::State(change) => states.push(change),
-                EventRecord::FirstSend(first) => first_sends.push(first),
+                EventRecord::Datagram(first) => first_sends.push(first),
                 EventRecord::Executable(it) => {
                     executables.insert((it.pid, it.start_ns, it.executable), it);
                 }

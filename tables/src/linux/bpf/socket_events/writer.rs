@@ -31,7 +31,9 @@ pub(super) const FORCE_WAKEUP: i32 = 2;
 /// Indexes of the counters.
 pub(super) const LOST_STATES: usize = 0;
 pub(super) const LOST_EXECUTABLES: usize = 1;
-pub(super) const LOST_FIRST_SENDS: usize = 2;
+pub(super) const LOST_DATAGRAMS: usize = 2;
+pub(super) const UNCOUNTED_MESSAGES: usize = 3;
+pub(super) const UNCOUNTED_BYTES: usize = 4;
 
 /// A key of the map `seen`.
 #[repr(C)]
@@ -95,7 +97,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Counts a record for which the ring buffer has no room.
+    /// Counts a record for which the ring buffer has no room, or a datagram that no slot counts.
     pub(super) fn count_lost(&mut self, counter: usize) {
         let (lost, offset) = (self.variant.maps.lost, counter * size_of::<u64>());
         self.code.load_map_value(R1, lost, offset as i32);

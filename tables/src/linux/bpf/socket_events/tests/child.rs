@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use super::this_binary::{COMMAND, arguments};
+use super::traffic_child;
 use crate::model::{NetNamespace, TcpState};
-
-const COMMAND: &str = "SOCKET_EVENTS_CHILD";
 
 /// Starts a process that runs a command:
 ///
@@ -17,6 +17,8 @@ const COMMAND: &str = "SOCKET_EVENTS_CHILD";
 /// - `send ADDRESS`: sends a datagram from a new UDP socket, and exits at once;
 /// - `exchange COUNT ADDRESS…`: connects so often, to one address after the other, and exchanges bytes: see
 ///   [`exchange`];
+/// - `traffic SEED`: sends and receives datagrams, and prints what it has counted ([`traffic_child`]);
+/// - `inherit FD ADDRESS`: sends some datagrams to it on a socket that it inherits, and prints what it has counted;
 /// - `observe NAMESPACE`: prints a line when it has begun, and after a byte on stdin checks that the connects in this network
 ///   namespace have no process;
 /// - `collect NAME`: collects events until it is killed, with this name of the objects in the kernel; it prints a line
@@ -27,19 +29,7 @@ pub(super) fn spawn(executable: &Path, command: &str) -> Child {
 
 /// The same with a program that starts the binary of the tests.
 pub(super) fn spawn_with(mut program: Command, command: &str) -> Child {
-    program
-        .args(["--exact", "linux::bpf::socket_events::tests::child::child", "--nocapture"])
-        .args(["--test-threads", "1"])
-        .env(COMMAND, command)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// The binary of the tests.
-pub(super) fn own_executable() -> std::path::PathBuf {
-    std::env::current_exe().unwrap()
+    arguments(&mut program, command).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
 /// Not a test, but the process that a test starts.
@@ -60,6 +50,10 @@ fn child() {
             for index in 0..count.parse().unwrap() {
                 exchange(addresses[index % addresses.len()].parse().unwrap(), index as u32);
             }
+        }
+        ["traffic", seed] => traffic_child::run(seed.parse().unwrap()),
+        ["inherit", fd, to] => {
+            traffic_child::use_inherited(fd.parse().unwrap(), to.parse().unwrap());
         }
         ["observe", namespace] => observe(namespace.parse().unwrap()),
         ["collect", name] => collect(name),

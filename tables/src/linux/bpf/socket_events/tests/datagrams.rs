@@ -10,7 +10,8 @@ use rustix::net::{
     sendmsg_addr, sendto, socket,
 };
 
-use super::child::{own_executable, spawn};
+use super::child::spawn;
+use super::this_binary::own_executable;
 use super::*;
 use crate::model::tcp_event::SocketKey;
 
@@ -20,8 +21,9 @@ impl Recorded {
         &mut self,
         namespace: NetNamespace,
         count: usize,
-    ) -> Vec<FirstSend> {
-        let is_there = |first: &&FirstSend| first.net_namespace == namespace;
+    ) -> Vec<FirstDatagram> {
+        let is_there =
+            |first: &&FirstDatagram| first.is_first_send && first.net_namespace == namespace;
         self.wait(
             |it| it.first_sends.iter().filter(is_there).copied().collect(),
             |first_sends| first_sends.len() >= count,
@@ -29,17 +31,24 @@ impl Recorded {
     }
 }
 
-/// Runs the body in a network namespace while events are recorded, on kernels with the tracepoint.
+/// Runs the body in a network namespace while events are recorded, on kernels with the tracepoint: with the program for
+/// first sends, and once more with those that count.
 fn record_first_sends(
     test: &'static str,
-    body: impl Fn(NetNamespace, &mut Recorded) + Send + 'static,
+    body: impl Fn(NetNamespace, &mut Recorded) + Clone + Send + 'static,
 ) {
+    if Layout::of_running_kernel().send.is_none() {
+        return report_skip(test, "the kernel is older than 6.3");
+    }
+    let first_use = body.clone();
     record_in_own_netns(test, move |namespace, recorded| {
-        if Layout::of_running_kernel().send.is_none() {
-            return report_skip(test, "the kernel is older than 6.3");
-        }
         recorded.source.datagrams.as_ref().unwrap();
-        body(namespace, recorded)
+        first_use(namespace, recorded);
+    });
+    record_in_own_netns(test, move |namespace, recorded| {
+        recorded.source.begin_counting(&proc_root());
+        recorded.source.counting.as_ref().unwrap();
+        body(namespace, recorded);
     });
 }
 
@@ -228,12 +237,12 @@ fn lost_and_read_first_sends_add_up_to_all() {
         }
         let (mut own, mut others) = (0, 0);
         let count = &mut |record| {
-            if let EventRecord::FirstSend(first) = record {
+            if let EventRecord::Datagram(first) = record {
                 *if first.net_namespace == namespace { &mut own } else { &mut others } += 1;
             }
         };
         small.drain(Duration::ZERO, count).unwrap();
-        let lost = small.losses().ring_first_sends;
+        let lost = small.losses().ring_datagrams;
         assert!(own > 100 && lost > SOCKETS / 2, "{own} read, {lost} lost");
         // Other processes of the host can have lost some, too.
         assert!((SOCKETS..=SOCKETS + 200).contains(&(own + lost)), "{own}, {others}, {lost}");

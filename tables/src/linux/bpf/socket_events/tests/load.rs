@@ -3,7 +3,8 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::child::{Header, own_executable, serve, spawn};
+use super::child::{Header, serve, spawn};
+use super::this_binary::own_executable;
 use super::*;
 use crate::model::TcpState::{Closed, Established, Listen, SynSent};
 use crate::model::tcp_event::Bytes;
@@ -232,7 +233,7 @@ fn check_connections(recorded: &Recorded, truths: &[Truth], sockets: &[Vec<State
         let is_by = |changes: &&&Vec<StateChange>| {
             changes[0].new == SynSent
                 && changes[0].actor.is_some_and(|actor| actor.pid == pid)
-                && changes.last().unwrap().bytes == Some(sent)
+                && changes.last().unwrap().bytes() == Some(sent)
         };
         let found: Vec<_> = of_client.filter(is_by).collect();
         let [changes] = found[..] else { panic!("{client} {server} {header:?}: {found:#?}") };
@@ -245,7 +246,7 @@ fn check_connections(recorded: &Recorded, truths: &[Truth], sockets: &[Vec<State
         let received = Bytes { sent: header.down.into(), received: up };
         let of_server = by_ends.get(&ends).into_iter().flatten();
         let is_match = |changes: &&&Vec<StateChange>| {
-            changes[0].new == Established && changes.last().unwrap().bytes == Some(received)
+            changes[0].new == Established && changes.last().unwrap().bytes() == Some(received)
         };
         let found: Vec<_> = of_server.filter(is_match).collect();
         assert!(!found.is_empty(), "{header:?}, {received:?}: {:#?}", by_ends.get(&ends));

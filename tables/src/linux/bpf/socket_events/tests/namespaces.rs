@@ -4,7 +4,8 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
-use super::child::{own_executable, spawn, spawn_with, wait_for_begin};
+use super::child::{spawn, spawn_with, wait_for_begin};
+use super::this_binary::own_executable;
 use super::*;
 use crate::linux::quiet::in_quiet_namespace;
 use crate::model::TcpState::SynSent;
@@ -40,7 +41,7 @@ fn in_a_pid_namespace_events_have_its_pids() {
     in_quiet_namespace(module_path!(), test, || {
         let test = "in_a_pid_namespace_events_have_its_pids";
         let here = own_netns();
-        let start = || match EventSource::start(&proc_root(), EventDatagrams::FirstSend) {
+        let start = || match EventSource::start(&proc_root(), EventDatagrams::FirstUse) {
             Ok(source) => Some(Recorded::new(source)),
             Err(error) => {
                 report_skip_in_pid_namespace(test, &error);
@@ -86,7 +87,7 @@ fn processes_outside_the_pid_namespace_are_not_shown() {
     let test = "processes_outside_the_pid_namespace_are_not_shown";
     in_quiet_namespace(module_path!(), test, || {
         let test = "processes_outside_the_pid_namespace_are_not_shown";
-        if let Err(error) = EventSource::start(&proc_root(), EventDatagrams::FirstSend) {
+        if let Err(error) = EventSource::start(&proc_root(), EventDatagrams::FirstUse) {
             return report_skip_in_pid_namespace(test, &error);
         }
         let mut unshare = Command::new("unshare");

@@ -9,7 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::child::{own_executable, spawn};
+use super::child::spawn;
+use super::this_binary::own_executable;
 use super::*;
 use crate::model::TcpState::{Closed, SynSent};
 
@@ -138,6 +139,6 @@ fn the_end_of_an_inherited_socket_has_the_last_holder() {
         assert_eq!(begin.actor.unwrap().pid, own_pid());
         let closing = of.iter().find(|change| change.new == TcpState::LastAck).unwrap();
         assert_eq!(closing.actor.unwrap().pid, child.id().cast_signed());
-        assert_eq!(of.last().unwrap().bytes.unwrap().received, 18);
+        assert_eq!(of.last().unwrap().bytes().unwrap().received, 18);
     });
 }

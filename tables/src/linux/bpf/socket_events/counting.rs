@@ -1,0 +1,139 @@
+//! The counting of datagrams: two programs, their slots, and the sockets that are live.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use super::super::assembler::MapFd;
+use super::super::calls::{self, Program};
+use super::super::error::{LoadError, PassError};
+use super::super::iterator::read_records;
+use super::counting_program::{self, CountMaps};
+use super::datagram_program::{Direction, SendMaps};
+use super::datagrams::{DatagramError, Datagrams};
+use super::live_sockets_program;
+use super::maps::{Names, with_memory};
+use super::members::Layout;
+use super::slots::Slots;
+use super::writer::Variant;
+use crate::deadline::Deadline;
+use crate::formats::linux::event_record::EventRecordError;
+use crate::model::tcp_event::UsedSlot;
+
+/// The tracepoint after a receive.
+pub(super) const RECEIVE: &str = "sock_recv_length";
+
+/// The programs in the kernel.
+#[derive(Debug)]
+pub(crate) struct Counting {
+    /// After a send, and after a receive.
+    programs: [OwnedFd; 2],
+    /// The programs run until these are closed.
+    #[cfg_attr(
+        not(feature = "bench"),
+        allow(dead_code, reason = "only benches detach the programs")
+    )]
+    links: Option<[OwnedFd; 2]>,
+    /// The program of the iterator over live sockets.
+    live: OwnedFd,
+    slots: Slots,
+}
+
+impl Counting {
+    /// Loads and attaches the programs. The marks are those of the program for first sends.
+    pub(super) fn start(
+        layout: &Layout,
+        variant: &Variant,
+        names: &Names,
+        first_sends: &Datagrams,
+    ) -> Result<Counting, DatagramError> {
+        let (Some(send), Some(counting)) = (layout.send, layout.counting) else {
+            return Err(DatagramError::NoTracepoint);
+        };
+        let load = || -> Result<Counting, LoadError> {
+            let slots = Slots::create([names.slots, names.free, names.holders])?;
+            let [_, marks, unmarked] = first_sends.objects();
+            let map = |fd: BorrowedFd<'_>| MapFd(fd.as_raw_fd());
+            let of_first = SendMaps { marks: map(marks), unmarked: map(unmarked) };
+            let maps = CountMaps {
+                slots: map(slots.array()),
+                free: map(slots.free.as_fd()),
+                holders: map(slots.holders.as_fd()),
+            };
+            let program = |direction, name, typedef| -> Result<OwnedFd, LoadError> {
+                let code = counting_program::program(layout, variant, of_first, maps, direction)?;
+                let program = Program::tracepoint(name, &code, typedef);
+                Ok(with_memory(|| program.load_or_log())?)
+            };
+            let sent = program(Direction::Send, names.count_sent, send)?;
+            let received = program(Direction::Receive, names.count_received, counting.receive)?;
+            let code = live_sockets_program::program(&counting.context)?;
+            let live = Program::iterator(names.live, &code, counting.function);
+            let live = with_memory(|| live.load_or_log())?;
+            let live = calls::link_storage(live.as_fd(), marks)?;
+            let links = [calls::attach(sent.as_fd())?, calls::attach(received.as_fd())?];
+            Ok(Counting { programs: [sent, received], links: Some(links), live, slots })
+        };
+        Ok(load()?)
+    }
+
+    /// Attaches the programs again, or detaches them.
+    #[cfg(feature = "bench")]
+    pub(super) fn set_attached(&mut self, is_attached: bool) -> Result<(), calls::CallError> {
+        let [sent, received] = &self.programs;
+        self.links = None;
+        if is_attached {
+            self.links = Some([calls::attach(sent.as_fd())?, calls::attach(received.as_fd())?]);
+        }
+        Ok(())
+    }
+
+    /// The runs that the kernel skipped.
+    pub(super) fn skipped(&self) -> u64 {
+        let skipped = |program: &OwnedFd| {
+            calls::program_info(program.as_fd()).map_or(0, |info| info.recursion_misses)
+        };
+        self.programs.iter().map(skipped).sum()
+    }
+
+    /// What takes memory in the kernel.
+    pub(super) fn objects(&self) -> [BorrowedFd<'_>; 5] {
+        let [sent, received] = &self.programs;
+        let Slots { free, holders, .. } = &self.slots;
+        [sent.as_fd(), received.as_fd(), self.slots.array(), free.as_fd(), holders.as_fd()]
+    }
+
+    /// Lets the next program that takes a slot wake the reader, or not.
+    pub(crate) fn set_asleep(&self, is_asleep: bool) {
+        self.slots.set_asleep(is_asleep);
+    }
+
+    /// The slots in use.
+    pub(crate) fn used(&self) -> Vec<UsedSlot> {
+        self.slots.used()
+    }
+
+    /// Takes a slot back: the next datagram takes another one. A program that runs now can still count in it.
+    pub(crate) fn retire(&self, number: u32) {
+        self.slots.retire(number);
+    }
+
+    /// Frees a slot that was taken back some time ago, and returns what it has counted.
+    pub(crate) fn release(&self, number: u32) -> UsedSlot {
+        self.slots.release(number)
+    }
+
+    /// Which of these cookies belong to sockets that still exist.
+    pub(crate) fn live_sockets(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, PassError> {
+        let mut cookies = HashSet::new();
+        read_records(self.live.as_fd(), Deadline::NEVER, |bytes| {
+            let Some((cookie, rest)) = bytes.split_first_chunk() else { return Ok(false) };
+            *bytes = rest;
+            let cookie = u64::from_ne_bytes(*cookie);
+            if of.contains(&cookie) {
+                cookies.insert(cookie);
+            }
+            Ok::<_, EventRecordError>(true)
+        })?;
+        Ok(cookies)
+    }
+}

@@ -1,0 +1,143 @@
+//! Counted datagrams.
+
+use std::io::Read;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+
+use rustix::net::sockopt::socket_cookie;
+
+use super::child::spawn;
+use super::this_binary::own_executable;
+use super::*;
+use crate::model::tcp_event::{Bytes, DatagramCounts, Messages};
+
+/// Runs the body in a network namespace while datagrams are counted, on kernels with the tracepoints.
+fn record_counts(test: &'static str, body: impl Fn(NetNamespace, &mut Recorded) + Send + 'static) {
+    if Layout::of_running_kernel().counting.is_none() {
+        return report_skip(test, "the kernel is older than 6.3");
+    }
+    record_in_own_netns(test, move |namespace, recorded| {
+        recorded.source.begin_counting(&proc_root());
+        recorded.source.counting.as_ref().unwrap();
+        body(namespace, recorded);
+    });
+}
+
+/// What the slots have counted, by the cookies of sockets and the pids that the records name.
+fn counts(recorded: &mut Recorded) -> HashMap<(u64, i32), DatagramCounts> {
+    let used = recorded.source.counting().unwrap().used();
+    recorded.drain(Duration::ZERO);
+    let mut sums: HashMap<(u64, i32), DatagramCounts> = HashMap::new();
+    for slot in used {
+        let first = recorded.first_sends.iter().rfind(|first| first.slot == Some(slot.slot));
+        let Some(first) = first else { continue };
+        assert_eq!(first.socket.cookie(), Some(slot.cookie));
+        let sum = sums.entry((slot.cookie, first.actor.map_or(-1, |actor| actor.pid))).or_default();
+        sum.bytes.sent += slot.counts.bytes.sent;
+        sum.bytes.received += slot.counts.bytes.received;
+        sum.messages.sent += slot.counts.messages.sent;
+        sum.messages.received += slot.counts.messages.received;
+    }
+    sums
+}
+
+fn cookie(socket: &impl AsFd) -> u64 {
+    socket_cookie(socket).unwrap()
+}
+
+#[test]
+fn sent_and_received_datagrams_are_counted() {
+    record_counts("sent_and_received_datagrams_are_counted", |_, recorded| {
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for size in [0, 1, 9000] {
+            sender.send_to(&vec![7; size], receiver.local_addr().unwrap()).unwrap();
+            receiver.peek_from(&mut [0; 10_000]).unwrap();
+            receiver.recv_from(&mut [0; 10_000]).unwrap();
+        }
+        // Neither sent nor received.
+        receiver.set_nonblocking(true).unwrap();
+        receiver.recv_from(&mut [0; 1]).unwrap_err();
+        sender.send_to(&[0; 70_000], receiver.local_addr().unwrap()).unwrap_err();
+        let counts = counts(recorded);
+        let sent = DatagramCounts {
+            bytes: Bytes { sent: 9001, received: 0 },
+            messages: Messages { sent: 3, received: 0 },
+        };
+        let received = DatagramCounts {
+            bytes: Bytes { sent: 0, received: 9001 },
+            messages: Messages { sent: 0, received: 3 },
+        };
+        assert_eq!(counts.get(&(cookie(&sender), own_pid())), Some(&sent), "{counts:?}");
+        assert_eq!(counts.get(&(cookie(&receiver), own_pid())), Some(&received), "{counts:?}");
+    });
+}
+
+/// Processes in other network namespaces, too, that exit at once: each prints what it has sent and received.
+#[test]
+fn the_datagrams_of_short_processes_are_counted_exactly() {
+    record_counts("the_datagrams_of_short_processes_are_counted_exactly", |_, recorded| {
+        let processes: u64 =
+            std::env::var("EVENTS_PROCESSES").map_or(90, |number| number.parse().unwrap());
+        let namespaces: Vec<_> = (0..3).map(|first| run_traffic(first, processes)).collect();
+        while !namespaces.iter().all(|thread| thread.is_finished()) {
+            recorded.drain(Duration::from_millis(10));
+        }
+        let truths: Vec<(u64, i32, DatagramCounts)> =
+            namespaces.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        let counts = counts(recorded);
+        let mut wrong = Vec::new();
+        for (cookie, pid, truth) in &truths {
+            let counted = counts.get(&(*cookie, *pid)).copied().unwrap_or_default();
+            let first = recorded.first_sends.iter().find(|first| {
+                first.socket.cookie() == Some(*cookie)
+                    && first.actor.is_some_and(|actor| actor.pid == *pid)
+            });
+            let path = first.and_then(|first| recorded.path(&first.actor?));
+            let own = own_executable();
+            let has_path = path.is_some_and(|it| it.path == own.as_os_str().as_encoded_bytes());
+            // A socket that was never used is not there.
+            if counted != *truth || (*truth != DatagramCounts::default() && !has_path) {
+                wrong.push((cookie, pid, truth, counted, has_path));
+            }
+        }
+        assert!(truths.len() as u64 > processes, "{}", truths.len());
+        let losses = recorded.source.losses();
+        assert!(wrong.is_empty(), "{} of {}: {wrong:#?}, {losses:?}", wrong.len(), truths.len());
+        eprintln!("{} pairs of a socket and a process", truths.len());
+    });
+}
+
+/// Runs every third process in a network namespace; returns what they print.
+fn run_traffic(first: u64, processes: u64) -> thread::JoinHandle<Vec<(u64, i32, DatagramCounts)>> {
+    thread::spawn(move || {
+        let truths = in_own_netns("run_traffic", move |_| {
+            std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+            let seeds = (0..processes).filter(|seed| seed % 3 == first);
+            seeds.flat_map(|seed| traffic(seed / 3)).collect()
+        });
+        truths.unwrap()
+    })
+}
+
+fn traffic(seed: u64) -> Vec<(u64, i32, DatagramCounts)> {
+    let mut child = spawn(&own_executable(), &format!("traffic {seed}"));
+    let mut output = String::new();
+    child.stdout.as_mut().unwrap().read_to_string(&mut output).unwrap();
+    assert!(child.wait().unwrap().success(), "{seed}: {output}");
+    let lines = output.lines().filter_map(|line| line.split_once("truth "));
+    lines
+        .map(|(_, line)| {
+            let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
+            let [cookie, pid, sent, received, messages_sent, messages_received] = numbers[..]
+            else {
+                panic!("{line}")
+            };
+            let counts = DatagramCounts {
+                bytes: Bytes { sent, received },
+                messages: Messages { sent: messages_sent, received: messages_received },
+            };
+            (cookie, pid as i32, counts)
+        })
+        .collect()
+}

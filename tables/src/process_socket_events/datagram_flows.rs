@@ -1,0 +1,327 @@
+//! Flows of datagrams: what each process has sent and received on each UDP, raw, ping and packet socket, until the socket
+//! is closed or the process has not used it for a minute.
+//!
+//! The kernel counts in slots. A sweep takes back the slots of flows that have ended. The next sweep reads and frees
+//! them: then no program can still count in them.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::event::{
+    Action, Attribution, Direction, EndedFlow, Event, Flow, FlowCounts, FlowResult, Process, Status,
+};
+use super::number_hash::NumberMap;
+use crate::linux::clock::Clocks;
+use crate::model::tcp_event::{DatagramCounts, FirstDatagram, SlotUse, SocketKey, UsedSlot};
+
+/// The slots of the kernel, or of a test.
+pub(super) trait Slots {
+    /// Lets the next program that takes a slot wake the reader, or not.
+    fn set_asleep(&self, is_asleep: bool);
+    fn used(&self) -> Vec<UsedSlot>;
+    /// Takes a slot back: the next datagram takes another one.
+    fn retire(&self, number: u32);
+    /// Frees a slot that was taken back some time ago, and returns what it has counted.
+    fn release(&self, number: u32) -> UsedSlot;
+    /// Which of these cookies belong to sockets that still exist.
+    fn live_sockets(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, String>;
+}
+
+/// A flow ends when its process has not used the socket for so long.
+const IDLE_NS: u64 = 60_000_000_000;
+/// The time between two sweeps; and if more than half of the slots are in use.
+const INTERVAL: Duration = Duration::from_secs(10);
+const SHORT_INTERVAL: Duration = Duration::from_secs(1);
+const HALF_OF_SLOTS: usize = 8_192;
+
+/// What was counted for sockets whose record was lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct LostFlows {
+    pub(super) flows: u64,
+    pub(super) counts: DatagramCounts,
+}
+
+/// The flows of datagrams that have not ended.
+#[derive(Debug, Default)]
+pub(super) struct DatagramFlows {
+    flows: NumberMap<Holder, Counted>,
+    /// Their slots were taken back by the last sweep.
+    ending: Vec<Counted>,
+    /// The slots of the flows that count.
+    known: HashSet<SlotUse>,
+    /// Slots in use at the last sweep without a record: it can be on its way.
+    unknown: HashSet<SlotUse>,
+    /// Slots without a record that were taken back by the last sweep.
+    ending_unknown: Vec<SlotUse>,
+    /// The generation that each slot had when it was freed.
+    freed: NumberMap<u32, u32>,
+    /// The number of slots in use at the last sweep.
+    used: usize,
+    lost: LostFlows,
+    last_sweep: Option<Instant>,
+    has_logged: bool,
+}
+
+/// A process on a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Holder {
+    socket: SocketKey,
+    /// None: it is outside the PID namespace. Then each slot is a holder.
+    process: Option<(i32, u64)>,
+    slot: Option<SlotUse>,
+}
+
+#[derive(Debug)]
+struct Counted {
+    start_ns: u64,
+    socket: SocketKey,
+    flow: Flow,
+    inode: u64,
+    owner_uid: u32,
+    fd: Option<i32>,
+    process: Option<Arc<Process>>,
+    direction: Direction,
+    /// One, or some more if several threads began at once.
+    slots: Vec<SlotUse>,
+}
+
+impl DatagramFlows {
+    /// A process begins to use a socket; this slot counts from now on.
+    pub(super) fn begin(
+        &mut self,
+        first: &FirstDatagram,
+        slot: SlotUse,
+        process: Option<Arc<Process>>,
+    ) {
+        // The record comes so late that its slot was freed, and counted as lost.
+        if self.freed.get(&slot.number).is_some_and(|freed| slot.generation <= *freed) {
+            return;
+        }
+        let of_process = first.actor.as_ref().map(|actor| (actor.pid, actor.start_ns));
+        let holder = Holder {
+            socket: first.socket,
+            process: of_process,
+            slot: of_process.is_none().then_some(slot),
+        };
+        let counted = || Counted {
+            start_ns: first.boot_ns,
+            socket: first.socket,
+            flow: Flow::of_datagram(first),
+            inode: first.inode,
+            owner_uid: first.owner_uid,
+            fd: first.actor.as_ref().map(|actor| actor.fd).filter(|fd| *fd >= 0),
+            process,
+            direction: if first.is_received { Direction::Inbound } else { Direction::Outbound },
+            slots: Vec::with_capacity(1),
+        };
+        // The slot was taken back already, since the record was late.
+        if let Some(index) = self.ending_unknown.iter().position(|it| *it == slot) {
+            self.ending_unknown.swap_remove(index);
+            self.ending.push(Counted { slots: vec![slot], ..counted() });
+            return;
+        }
+        self.known.insert(slot);
+        let counted = self.flows.entry(holder).or_insert_with(counted);
+        if !counted.slots.contains(&slot) {
+            counted.slots.push(slot);
+        }
+    }
+
+    /// The number of flows.
+    pub(super) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    pub(super) fn lost(&self) -> LostFlows {
+        self.lost
+    }
+
+    /// The memory of the flows, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let of_flow = size_of::<(Holder, Counted)>() + 1 + 2 * size_of::<SlotUse>();
+        let of_slot = 2 * size_of::<SlotUse>();
+        self.flows.capacity() * of_flow + (self.known.capacity() + self.freed.capacity()) * of_slot
+    }
+
+    /// Notes slots in use without a record: a sweep follows later.
+    pub(super) fn note_used(&mut self, used: &[UsedSlot]) {
+        let slots = used.iter().map(|used| used.slot);
+        self.unknown.extend(slots.filter(|slot| !self.known.contains(slot)));
+        self.last_sweep = Some(Instant::now());
+    }
+
+    /// The time until the next sweep; None: there is nothing to sweep.
+    pub(super) fn until_sweep(&self) -> Option<Duration> {
+        let is_idle = self.known.is_empty() && self.unknown.is_empty();
+        if is_idle && self.ending.is_empty() && self.ending_unknown.is_empty() {
+            return None;
+        }
+        let is_short = self.known.len().max(self.used) > HALF_OF_SLOTS;
+        let interval = if is_short { SHORT_INTERVAL } else { INTERVAL };
+        let elapsed = self.last_sweep.map_or(interval, |last| last.elapsed());
+        Some(interval.saturating_sub(elapsed))
+    }
+
+    /// Ends the flows that are over, and hands over those that ended at the last sweep. The records of the used slots have
+    /// been read before.
+    pub(super) fn sweep(
+        &mut self,
+        slots: &dyn Slots,
+        used: &[UsedSlot],
+        now: Clocks,
+        each: &mut dyn FnMut(Event),
+    ) {
+        self.last_sweep = Some(Instant::now());
+        self.used = used.len();
+        let live = slots.live_sockets(&used.iter().map(|used| used.cookie).collect());
+        if let Err(error) = &live
+            && !std::mem::replace(&mut self.has_logged, true)
+        {
+            log::warn!("flows of datagrams end only when they are idle: {error}; logged once");
+        }
+        let is_live = |socket: SocketKey| match (&live, socket.cookie()) {
+            (Ok(live), Some(cookie)) => live.contains(&cookie),
+            _ => true,
+        };
+        let freed = self.release(slots, &is_live, now, each);
+        let used: HashMap<SlotUse, u64> = used
+            .iter()
+            .filter(|used| !freed.contains(&used.slot.number))
+            .map(|used| (used.slot, used.last_ns))
+            .collect();
+        self.end_flows(slots, &used, &is_live, now);
+        self.end_without_record(slots, &used);
+    }
+
+    /// Takes back the slots of the flows that are over.
+    fn end_flows(
+        &mut self,
+        slots: &dyn Slots,
+        used: &HashMap<SlotUse, u64>,
+        is_live: &dyn Fn(SocketKey) -> bool,
+        now: Clocks,
+    ) {
+        let ended = self.flows.extract_if(|_, counted| {
+            let last = |slot| used.get(slot).copied().unwrap_or_default();
+            let last_ns = counted.slots.iter().map(last).fold(counted.start_ns, u64::max);
+            let is_idle = last_ns.saturating_add(IDLE_NS) <= now.boot_ns;
+            // A flow that is newer than the list of used slots can belong to a socket that is newer than that of the
+            // live ones.
+            let is_listed = counted.slots.iter().all(|slot| used.contains_key(slot));
+            is_listed && (is_idle || !is_live(counted.socket))
+        });
+        for (_, counted) in ended {
+            for slot in &counted.slots {
+                slots.retire(slot.number);
+                self.known.remove(slot);
+            }
+            self.ending.push(counted);
+        }
+    }
+
+    /// Takes back the slots that have no record since the last sweep.
+    fn end_without_record(&mut self, slots: &dyn Slots, used: &HashMap<SlotUse, u64>) {
+        // Slots that were taken back have another generation already.
+        let ending = self.ending.iter().flat_map(|counted| &counted.slots);
+        let ending: HashSet<u32> = ending.map(|slot| slot.number).collect();
+        let is_without =
+            |slot: &&SlotUse| !self.known.contains(slot) && !ending.contains(&slot.number);
+        let without: HashSet<SlotUse> = used.keys().filter(is_without).copied().collect();
+        for slot in without.intersection(&self.unknown) {
+            slots.retire(slot.number);
+            self.ending_unknown.push(*slot);
+        }
+        self.unknown = &without - &self.unknown;
+    }
+
+    /// Frees the slots that the last sweep took back, and hands over their flows. Returns their numbers.
+    fn release(
+        &mut self,
+        slots: &dyn Slots,
+        is_live: &dyn Fn(SocketKey) -> bool,
+        now: Clocks,
+        each: &mut dyn FnMut(Event),
+    ) -> HashSet<u32> {
+        let mut freed = HashSet::new();
+        let mut free = |slot: SlotUse, total: &mut Total| {
+            total.add(&slots.release(slot.number));
+            self.freed.insert(slot.number, slot.generation);
+            freed.insert(slot.number);
+        };
+        for counted in std::mem::take(&mut self.ending) {
+            let mut total = Total::default();
+            counted.slots.iter().for_each(|slot| free(*slot, &mut total));
+            let result =
+                if is_live(counted.socket) { FlowResult::Idle } else { FlowResult::Closed };
+            each(counted.event(&total, result, now));
+        }
+        for slot in std::mem::take(&mut self.ending_unknown) {
+            let mut total = Total { counts: self.lost.counts, last_ns: 0 };
+            free(slot, &mut total);
+            self.lost = LostFlows { flows: self.lost.flows + 1, counts: total.counts };
+        }
+        freed
+    }
+}
+
+/// The sum of some slots.
+#[derive(Default)]
+struct Total {
+    counts: DatagramCounts,
+    /// CLOCK_BOOTTIME.
+    last_ns: u64,
+}
+
+impl Total {
+    fn add(&mut self, slot: &UsedSlot) {
+        let DatagramCounts { bytes, messages } = &mut self.counts;
+        bytes.sent += slot.counts.bytes.sent;
+        bytes.received += slot.counts.bytes.received;
+        messages.sent += slot.counts.messages.sent;
+        messages.received += slot.counts.messages.received;
+        self.last_ns = self.last_ns.max(slot.last_ns);
+    }
+}
+
+impl Counted {
+    /// The event that ends the flow.
+    fn event(self, total: &Total, result: FlowResult, now: Clocks) -> Event {
+        let end_ns = total.last_ns.max(self.start_ns);
+        let attribution =
+            if self.process.is_some() { Attribution::Exact } else { Attribution::Unknown };
+        let ended = EndedFlow {
+            start_ns: Some(self.start_ns),
+            end_ns,
+            direction: Some(self.direction),
+            result,
+            opener: self.process.clone(),
+            attribution,
+            closer: None,
+            counts: FlowCounts::Datagrams(total.counts),
+        };
+        Event {
+            id: 0,
+            time: 0,
+            clock_offset_ns: 0,
+            boot_ns: now.boot_ns,
+            action: Action::Flow,
+            status: Status::Succeeded,
+            attribution,
+            closed_by: None,
+            errno: 0,
+            process: self.process,
+            owner_uid: self.owner_uid,
+            fd: self.fd,
+            inode: self.inode,
+            socket: self.socket,
+            flow: self.flow,
+            duration_ns: Some(end_ns - self.start_ns),
+            bytes: Some(total.counts.bytes),
+            ended: Some(Box::new(ended)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

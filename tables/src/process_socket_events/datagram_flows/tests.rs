@@ -1,0 +1,220 @@
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::model::tcp_event::{Bytes, Messages};
+use crate::process_socket_events::records::{SECOND, actor, first_send};
+
+/// Slots as the kernel has them.
+#[derive(Default)]
+struct TestSlots {
+    used: RefCell<BTreeMap<u32, UsedSlot>>,
+    retired: RefCell<Vec<u32>>,
+    live: RefCell<HashSet<u64>>,
+    generations: RefCell<BTreeMap<u32, u32>>,
+}
+
+impl TestSlots {
+    /// Takes a slot for a socket that exists.
+    fn take(&self, number: u32, cookie: u64) -> SlotUse {
+        self.live.borrow_mut().insert(cookie);
+        let generation = self.generations.borrow().get(&number).copied().unwrap_or_default();
+        let slot = SlotUse { number, generation };
+        self.used.borrow_mut().insert(number, UsedSlot { slot, cookie, ..UsedSlot::default() });
+        slot
+    }
+
+    fn send(&self, number: u32, bytes: u64, at: u64) {
+        let mut used = self.used.borrow_mut();
+        let slot = used.get_mut(&number).unwrap();
+        slot.counts.bytes.sent += bytes;
+        slot.counts.messages.sent += 1;
+        slot.last_ns = at;
+    }
+
+    fn close(&self, cookie: u64) {
+        self.live.borrow_mut().remove(&cookie);
+    }
+}
+
+impl Slots for TestSlots {
+    fn set_asleep(&self, _: bool) {}
+
+    fn used(&self) -> Vec<UsedSlot> {
+        self.used.borrow().values().copied().collect()
+    }
+
+    fn retire(&self, number: u32) {
+        let mut used = self.used.borrow_mut();
+        let slot = used.get_mut(&number).expect("a slot in use");
+        slot.slot.generation += 1;
+        self.generations.borrow_mut().insert(number, slot.slot.generation);
+        self.retired.borrow_mut().push(number);
+    }
+
+    fn release(&self, number: u32) -> UsedSlot {
+        assert!(self.retired.borrow().contains(&number), "{number} counts");
+        self.retired.borrow_mut().retain(|it| *it != number);
+        self.used.borrow_mut().remove(&number).unwrap()
+    }
+
+    fn live_sockets(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, String> {
+        Ok(self.live.borrow().intersection(of).copied().collect())
+    }
+}
+
+fn begin(flows: &mut DatagramFlows, slots: &TestSlots, cookie: u64, pid: i32, slot: u32) {
+    let slot = slots.take(slot, cookie);
+    record(flows, cookie, pid, slot);
+}
+
+fn record(flows: &mut DatagramFlows, cookie: u64, pid: i32, slot: SlotUse) {
+    let first = FirstDatagram { slot: Some(slot), ..first_send(cookie, actor(pid, 1000), SECOND) };
+    flows.begin(&first, slot, None);
+}
+
+/// The flows that a sweep hands over: cookie, result, bytes, messages and duration.
+type Ended = (u64, FlowResult, u64, u64, u64);
+
+fn sweep(flows: &mut DatagramFlows, slots: &TestSlots, at: u64) -> Vec<Ended> {
+    let mut ended = Vec::new();
+    flows.sweep(slots, &slots.used(), Clocks::at(at, 0), &mut |event| {
+        let flow = event.ended.unwrap();
+        let FlowCounts::Datagrams(counts) = flow.counts else { panic!("{flow:?}") };
+        ended.push((
+            event.socket.cookie().unwrap(),
+            flow.result,
+            counts.bytes.sent,
+            counts.messages.sent,
+            event.duration_ns.unwrap(),
+        ));
+    });
+    ended
+}
+
+#[test]
+fn a_flow_of_a_closed_socket_is_handed_over_by_the_second_sweep() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    begin(&mut flows, &slots, 7, 1, 20);
+    slots.send(20, 100, 3 * SECOND);
+    assert_eq!(sweep(&mut flows, &slots, 4 * SECOND), []);
+    slots.close(7);
+    assert_eq!(sweep(&mut flows, &slots, 5 * SECOND), []);
+    // A program that ran at the time of the sweep.
+    slots.send(20, 1, 3 * SECOND);
+    let ended = (7, FlowResult::Closed, 101, 2, 2 * SECOND);
+    assert_eq!(sweep(&mut flows, &slots, 6 * SECOND), [ended]);
+    assert_eq!(sweep(&mut flows, &slots, 7 * SECOND), []);
+    assert_eq!((flows.len(), flows.until_sweep()), (0, None));
+}
+
+#[test]
+fn a_flow_ends_after_a_minute_without_use_and_a_new_one_begins() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    begin(&mut flows, &slots, 7, 1, 20);
+    slots.send(20, 100, 2 * SECOND);
+    assert_eq!(sweep(&mut flows, &slots, 61 * SECOND), []);
+    assert_eq!(slots.retired.borrow().len(), 0);
+    assert_eq!(sweep(&mut flows, &slots, 62 * SECOND), []);
+    // The socket takes another slot.
+    begin(&mut flows, &slots, 7, 1, 21);
+    slots.send(21, 5, 63 * SECOND);
+    let first = (7, FlowResult::Idle, 100, 1, SECOND);
+    assert_eq!(sweep(&mut flows, &slots, 64 * SECOND), [first]);
+    slots.close(7);
+    sweep(&mut flows, &slots, 65 * SECOND);
+    let second = (7, FlowResult::Closed, 5, 1, 62 * SECOND);
+    assert_eq!(sweep(&mut flows, &slots, 66 * SECOND), [second]);
+}
+
+#[test]
+fn the_slots_of_threads_that_began_at_once_are_one_flow() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    begin(&mut flows, &slots, 7, 1, 20);
+    begin(&mut flows, &slots, 7, 1, 21);
+    // Another process that inherited the socket.
+    begin(&mut flows, &slots, 7, 2, 22);
+    for (slot, bytes) in [(20, 1), (21, 2), (22, 4)] {
+        slots.send(slot, bytes, 2 * SECOND);
+    }
+    slots.close(7);
+    sweep(&mut flows, &slots, 3 * SECOND);
+    let mut ended = sweep(&mut flows, &slots, 4 * SECOND);
+    ended.sort_by_key(|flow| flow.2);
+    let flow = |bytes, messages| (7, FlowResult::Closed, bytes, messages, SECOND);
+    assert_eq!(ended, [flow(3, 2), flow(4, 1)]);
+    assert_eq!(slots.used(), []);
+}
+
+#[test]
+fn what_a_slot_without_a_record_has_counted_is_lost_and_counted() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    slots.take(20, 7);
+    slots.send(20, 100, SECOND);
+    flows.note_used(&slots.used());
+    // Its record can be on its way.
+    assert!(flows.until_sweep().unwrap() > Duration::from_secs(1));
+    sweep(&mut flows, &slots, 2 * SECOND);
+    assert_eq!(sweep(&mut flows, &slots, 3 * SECOND), []);
+    let counts = DatagramCounts {
+        bytes: Bytes { sent: 100, received: 0 },
+        messages: Messages { sent: 1, received: 0 },
+    };
+    assert_eq!(flows.lost(), LostFlows { flows: 1, counts });
+    assert_eq!((slots.used(), flows.until_sweep()), (vec![], None));
+}
+
+#[test]
+fn a_late_record_makes_a_flow() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    let slot = slots.take(20, 7);
+    sweep(&mut flows, &slots, 2 * SECOND);
+    record(&mut flows, 7, 1, slot);
+    slots.close(7);
+    sweep(&mut flows, &slots, 3 * SECOND);
+    assert_eq!(sweep(&mut flows, &slots, 4 * SECOND).len(), 1);
+    assert_eq!(flows.lost(), LostFlows::default());
+}
+
+#[test]
+fn a_record_after_its_slot_was_taken_back_makes_a_flow() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    let slot = slots.take(20, 7);
+    slots.send(20, 100, SECOND);
+    sweep(&mut flows, &slots, 2 * SECOND);
+    sweep(&mut flows, &slots, 3 * SECOND);
+    assert_eq!(*slots.retired.borrow(), [20]);
+    record(&mut flows, 7, 1, slot);
+    assert_eq!(sweep(&mut flows, &slots, 4 * SECOND), [(7, FlowResult::Idle, 100, 1, 0)]);
+    assert_eq!((flows.len(), flows.until_sweep(), flows.lost().flows), (0, None, 0));
+}
+
+#[test]
+fn a_record_after_its_slot_was_freed_changes_no_other_flow() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    let lost = slots.take(20, 7);
+    for at in 2..5 {
+        sweep(&mut flows, &slots, at * SECOND);
+    }
+    assert_eq!(flows.lost().flows, 1);
+    // Another socket has the slot now.
+    begin(&mut flows, &slots, 8, 2, 20);
+    slots.send(20, 5, 6 * SECOND);
+    record(&mut flows, 7, 1, lost);
+    slots.close(7);
+    slots.close(8);
+    sweep(&mut flows, &slots, 7 * SECOND);
+    let ended = sweep(&mut flows, &slots, 8 * SECOND);
+    assert_eq!(ended, [(8, FlowResult::Closed, 5, 1, 5 * SECOND)]);
+    assert_eq!((flows.len(), slots.used()), (0, vec![]));
+}
+
+#[test]
+fn a_socket_that_is_newer_than_the_list_of_slots_does_not_end() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    let used = slots.used();
+    begin(&mut flows, &slots, 7, 1, 20);
+    slots.close(7);
+    flows.sweep(&slots, &used, Clocks::at(2 * SECOND, 0), &mut |event| panic!("{event:?}"));
+    assert_eq!((flows.len(), slots.retired.borrow().len()), (1, 0));
+}

@@ -1,0 +1,144 @@
+//! Flows: what connections and datagrams carried.
+
+use std::net::UdpSocket;
+use std::sync::{Mutex, PoisonError};
+
+use crate::*;
+
+/// A flood of sockets uses up the slots of every collection.
+static SLOTS: Mutex<()> = Mutex::new(());
+
+/// Whether datagrams are counted; otherwise the test is reported as left out.
+fn is_counting_or_report(test: &str, core: &Core) -> bool {
+    let sql = "SELECT value, detail FROM socket_event_stats WHERE kind = 'program' AND detail LIKE 'sock_recv_length%'";
+    let rows = core.query(sql).unwrap();
+    if rows[0]["value"] == "1" {
+        return true;
+    }
+    assert!(rows[0]["detail"].contains("needs Linux 6.3"), "{}", rows[0]["detail"]);
+    report_left_out(test, "the kernel is older than 6.3");
+    false
+}
+
+#[test]
+fn a_connection_that_ended_is_a_flow_of_each_side() {
+    let test = "a_connection_that_ended_is_a_flow_of_each_side";
+    let Some((core, _extension)) = collecting(test, &[]) else { return };
+    let (listener, port) = listener();
+    connect(&listener);
+    let sql = format!(
+        "SELECT direction, result, pid, closer_pid, protocol, bytes_sent, bytes_received, messages_sent, \
+         bytes_retransmitted, min_rtt_us > 0 AS has_rtt, end_time - start_time < 60 AS is_short, duration_ns > 0 AS lasted \
+         FROM process_socket_flows WHERE {port} IN (local_port, remote_port) ORDER BY direction"
+    );
+    let rows = wait_for_rows(&core, &sql, 2);
+    let pid = std::process::id();
+    let events = format!(
+        "SELECT bytes_sent, bytes_received FROM process_socket_events WHERE action = 'close' \
+         AND {port} IN (local_port, remote_port) ORDER BY remote_port"
+    );
+    let bytes: Vec<String> = core
+        .query(&events)
+        .unwrap()
+        .iter()
+        .map(|row| cells(row, &["bytes_sent", "bytes_received"]))
+        .collect();
+    let shown = |row: &Row| {
+        let names = ["direction", "result", "pid", "closer_pid", "protocol", "messages_sent"];
+        let numbers = ["bytes_retransmitted", "has_rtt", "is_short", "lasted"];
+        format!("{} {}", cells(row, &names), cells(row, &numbers))
+    };
+    assert_eq!(shown(&rows[0]), format!("inbound|closed|{pid}|{pid}|6| 0|1|1|1"));
+    assert_eq!(shown(&rows[1]), format!("outbound|closed|{pid}|{pid}|6| 0|1|1|1"));
+    let of_flows = [&rows[0], &rows[1]].map(|row| cells(row, &["bytes_sent", "bytes_received"]));
+    assert!(of_flows.iter().all(|flow| bytes.contains(flow)), "{of_flows:?} {bytes:?}");
+}
+
+#[test]
+fn an_exchange_of_datagrams_is_a_flow_of_each_socket() {
+    let test = "an_exchange_of_datagrams_is_a_flow_of_each_socket";
+    let _slots = SLOTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((core, _extension)) = collecting(test, &["--events-datagrams=count"]) else { return };
+    if !is_counting_or_report(test, &core) {
+        return;
+    }
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut buffer = [0; 2000];
+    for _ in 0..3 {
+        client.send_to(&[1; 40], server.local_addr().unwrap()).unwrap();
+        let (length, from) = server.recv_from(&mut buffer).unwrap();
+        server.send_to(&[2; 1000], from).unwrap();
+        assert_eq!((length, client.recv(&mut buffer).unwrap()), (40, 1000));
+    }
+    drop((server, client));
+    let sql = format!(
+        "SELECT direction, result, pid, remote_address, bytes_sent, bytes_received, messages_sent, messages_received, \
+         closer_pid, attribution FROM process_socket_flows WHERE {port} IN (local_port, remote_port) ORDER BY direction"
+    );
+    let rows = wait_for_rows(&core, &sql, 2);
+    let shown = |row: &Row| {
+        let names =
+            ["direction", "result", "pid", "remote_address", "bytes_sent", "bytes_received"];
+        let numbers = ["messages_sent", "messages_received", "closer_pid", "attribution"];
+        format!("{} {}", cells(row, &names), cells(row, &numbers))
+    };
+    let pid = std::process::id();
+    assert_eq!(shown(&rows[0]), format!("inbound|closed|{pid}|0.0.0.0|3000|120 3|3||exact"));
+    assert_eq!(shown(&rows[1]), format!("outbound|closed|{pid}|127.0.0.1|120|3000 3|3||exact"));
+}
+
+#[test]
+fn by_default_counting_begins_with_the_first_query_of_flows() {
+    let test = "by_default_counting_begins_with_the_first_query_of_flows";
+    let Some((core, _extension)) = collecting(test, &[]) else { return };
+    let program = "SELECT value, detail FROM socket_event_stats WHERE kind = 'program' AND detail LIKE 'sock_recv%'";
+    let before = core.query(program).unwrap();
+    assert_eq!(before[0]["value"], "0");
+    core.query("SELECT * FROM process_socket_flows WHERE pid = -5").unwrap();
+    if !is_counting_or_report(test, &core) {
+        return;
+    }
+    let rows = core.query("SELECT value FROM socket_event_stats WHERE kind = 'flows'").unwrap();
+    assert_ne!(rows[0]["value"], "");
+}
+
+/// Slots are used again: each socket has a flow, or is counted as one without.
+#[test]
+fn many_sockets_have_flows_or_are_counted() {
+    const SOCKETS: u64 = 30_000;
+    let test = "many_sockets_have_flows_or_are_counted";
+    let _slots = SLOTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((core, _extension)) = collecting(test, &["--events-datagrams=count"]) else { return };
+    if !is_counting_or_report(test, &core) {
+        return;
+    }
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = receiver.local_addr().unwrap();
+    for _ in 0..SOCKETS {
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"abc", address).unwrap();
+    }
+    let number =
+        |sql: &str| -> u64 { core.query(sql).unwrap()[0]["n"].parse().unwrap_or_default() };
+    let statistic = |kind: &str| {
+        number(&format!("SELECT value AS n FROM socket_event_stats WHERE kind = '{kind}'"))
+    };
+    let start = Instant::now();
+    loop {
+        let flows = number(&format!(
+            "SELECT count(*) AS n FROM process_socket_flows WHERE remote_port = {} AND messages_sent = 1 \
+             AND bytes_sent = 3",
+            address.port()
+        ));
+        let without = statistic("uncounted_datagrams") + statistic("lost_flows");
+        if flows + without >= SOCKETS && flows > 10_000 {
+            // Other processes of the host can lose some, too.
+            let of_others = flows + without - SOCKETS;
+            assert!(of_others <= without, "{flows} flows, {without} without");
+            break;
+        }
+        assert!(start.elapsed() < TEST_TIMEOUT, "{flows} flows, {without} without");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
