@@ -190,7 +190,7 @@ impl Collection {
         let failure = state.failure.as_ref().map(|(error, _)| error.clone());
         let reason = self.settings.forbidden.map(str::to_owned).or(failure);
         Status::Idle(reason.unwrap_or_else(|| {
-            "the collection starts with the first query of process_socket_events".to_owned()
+            "the collection starts with the first query of process_socket_events or process_socket_flows".to_owned()
         }))
     }
 }

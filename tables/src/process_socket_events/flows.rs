@@ -1,4 +1,4 @@
-//! The table `process_socket_flows`: connections and uses of sockets that have ended, with what they carried.
+//! The table `process_socket_flows`: TCP connections and flows of datagrams that have ended, with their bytes.
 //!
 //! Its rows are the events that end a flow, so both tables share one store and its bounds.
 
@@ -32,8 +32,8 @@ impl Table for ProcessSocketFlows {
     }
 
     fn description(&self) -> &str {
-        "TCP connections that ended, and uses of UDP, raw, ping and packet sockets that ended or paused, since the collection \
-         of events began, one row for each"
+        "TCP connections, and flows of datagrams of UDP, raw, ping and packet sockets, that ended since the collection of \
+         events began, one row for each"
     }
 
     fn options(&self) -> &'static [TableOption] {

@@ -27,16 +27,8 @@ pub(super) fn pid(event: &Event) -> Value<'_> {
     Value::Integer(event.opener().map_or(UNKNOWN_PID, |process| process.pid).into())
 }
 
-pub(super) fn parent(event: &Event) -> Value<'_> {
-    number(event.opener().and_then(|process| process.parent))
-}
-
 pub(super) fn uid(event: &Event) -> Value<'_> {
     number(event.opener().and_then(|process| process.uid))
-}
-
-pub(super) fn gid(event: &Event) -> Value<'_> {
-    number(event.opener().and_then(|process| process.gid))
 }
 
 pub(super) fn process_name(event: &Event) -> Value<'_> {
