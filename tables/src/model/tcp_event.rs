@@ -147,6 +147,11 @@ impl StateChange {
 }
 
 impl Actor {
+    /// The descriptor, if it is known.
+    pub(crate) fn known_fd(&self) -> Option<i32> {
+        (self.fd >= 0).then_some(self.fd)
+    }
+
     /// Whether it is a thread of the kernel, such as the worker that closes MPTCP sockets later. Extensions in other PID
     /// namespaces see none of them.
     pub(crate) fn is_kernel_thread(&self) -> bool {

@@ -1,25 +1,11 @@
 //! The columns of the table, one row each.
 
 use super::cells::{self, Cell};
+use super::column_spec::{FILTERABLE, HIDDEN, HIDDEN_FILTERABLE, OTHER, Spec, spec};
 use crate::enum_table::enum_table;
-use crate::{Column, ColumnOptions, ColumnType};
+use crate::{Column, ColumnType};
 
 use ColumnType::{BigInt, Integer, Text};
-
-/// The specification of a column.
-struct Spec {
-    name: &'static str,
-    kind: ColumnType,
-    options: ColumnOptions,
-    cell: Cell,
-}
-
-/// A column on which a constraint saves work.
-const FILTERABLE: ColumnOptions = ColumnOptions::ADDITIONAL.union(ColumnOptions::OPTIMIZED);
-const OTHER: ColumnOptions = ColumnOptions::OPTIMIZED;
-/// A column that only queries that name it read.
-const HIDDEN: ColumnOptions = OTHER.union(ColumnOptions::HIDDEN);
-const HIDDEN_FILTERABLE: ColumnOptions = FILTERABLE.union(ColumnOptions::HIDDEN);
 
 enum_table! {
     /// A column. The hidden ones follow those of `SELECT *`.
@@ -64,14 +50,9 @@ enum_table! {
     }
 }
 
-const fn spec(name: &'static str, kind: ColumnType, options: ColumnOptions, cell: Cell) -> Spec {
-    Spec { name, kind, options, cell }
-}
-
 impl Field {
     pub(super) fn column(self) -> Column {
-        let &Spec { name, kind, options, .. } = self.row();
-        Column { name, kind, options }
+        self.row().column()
     }
 
     /// The function that makes the cells.

@@ -13,12 +13,12 @@ use super::event::{
 };
 use super::number_hash::NumberMap;
 use crate::linux::clock::Clocks;
-use crate::model::tcp_event::{DatagramCounts, FirstDatagram, SlotUse, SocketKey, UsedSlot};
+use crate::model::tcp_event::{Actor, DatagramCounts, FirstDatagram, SlotUse, SocketKey, UsedSlot};
 
 /// The slots of the kernel, or of a test.
 pub(super) trait Slots {
-    /// Lets the next program that takes a slot wake the reader, or not.
-    fn set_asleep(&self, is_asleep: bool);
+    /// Lets the next program that takes a slot wake the reader.
+    fn set_asleep(&self);
     fn used(&self) -> Vec<UsedSlot>;
     /// Takes a slot back: the next datagram takes another one.
     fn retire(&self, number: u32);
@@ -110,7 +110,7 @@ impl DatagramFlows {
             flow: Flow::of_datagram(first),
             inode: first.inode,
             owner_uid: first.owner_uid,
-            fd: first.actor.as_ref().map(|actor| actor.fd).filter(|fd| *fd >= 0),
+            fd: first.actor.as_ref().and_then(Actor::known_fd),
             process,
             direction: if first.is_received { Direction::Inbound } else { Direction::Outbound },
             slots: Vec::with_capacity(1),
@@ -288,8 +288,7 @@ impl Counted {
     /// The event that ends the flow.
     fn event(self, total: &Total, result: FlowResult, now: Clocks) -> Event {
         let end_ns = total.last_ns.max(self.start_ns);
-        let attribution =
-            if self.process.is_some() { Attribution::Exact } else { Attribution::Unknown };
+        let attribution = Attribution::exact_or_unknown(self.process.is_some());
         let ended = EndedFlow {
             start_ns: Some(self.start_ns),
             end_ns,

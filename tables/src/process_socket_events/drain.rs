@@ -181,8 +181,12 @@ impl Shared {
         self.sync.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn lock_counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn counts(&self) -> Counts {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock_counts().clone()
     }
 
     pub(super) fn texts(&self) -> &Texts {
@@ -283,8 +287,7 @@ impl Worker {
             self.tidy();
             if let Err(error) = outcome {
                 log::error!("the collection of socket events ends: {error}");
-                self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).failure =
-                    Some(error);
+                self.shared.lock_counts().failure = Some(error);
                 break;
             }
             self.shared.sync_state().done = request;
@@ -319,7 +322,7 @@ impl Worker {
             return left;
         }
         let Some(slots) = self.feed.slots() else { return MAX_WAIT };
-        slots.set_asleep(true);
+        slots.set_asleep();
         // Slots that were taken before: their records did not wake this thread.
         let used = slots.used();
         if used.is_empty() {
@@ -355,6 +358,7 @@ impl Worker {
         if std::mem::take(&mut sync.wants_flows) && self.feed.slots().is_none() {
             drop(sync);
             self.feed.begin_counting();
+            self.shared.lock_counts().programs = self.feed.programs();
             sync = self.shared.sync_state();
             // The next wait knows that slots are used.
             wait = Duration::ZERO;
@@ -388,7 +392,7 @@ impl Worker {
                 stored.store.shrink();
             }
         }
-        let mut counts = self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.shared.lock_counts();
         *counts = Counts {
             losses: self.feed.losses(),
             captured: self.captured,
@@ -397,7 +401,7 @@ impl Worker {
             socket_bytes: self.join.bytes(),
             evicted_sockets: self.join.evicted(),
             evicted_executables: self.join.evicted_executables(),
-            programs: self.feed.programs(),
+            programs: std::mem::take(&mut counts.programs),
             flows: self.feed.slots().map(|_| self.join.flows().len()),
             flow_bytes: self.join.flows().bytes(),
             lost_flows: self.join.flows().lost(),

@@ -157,6 +157,11 @@ pub(super) enum Attribution {
 }
 
 impl Attribution {
+    /// Of a record, whether or not it names the process.
+    pub(super) fn exact_or_unknown(is_known: bool) -> Attribution {
+        if is_known { Attribution::Exact } else { Attribution::Unknown }
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Attribution::Exact => "exact",

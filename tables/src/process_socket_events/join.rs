@@ -14,7 +14,9 @@ use super::listeners::Listeners;
 use super::number_hash::NumberMap;
 use super::processes::Processes;
 use super::shares::Shares;
-use crate::model::tcp_event::{EventRecord, FirstDatagram, OpenSocket, SocketKey, StateChange};
+use crate::model::tcp_event::{
+    Actor, EventRecord, FirstDatagram, OpenSocket, SocketKey, StateChange,
+};
 use crate::model::{TcpState, User};
 
 /// The time after which a connect without a result is in progress.
@@ -211,7 +213,7 @@ impl Join {
     fn new_socket(&mut self, change: &StateChange, phase: Phase) -> Socket {
         let actor = change.actor.as_ref();
         let process = actor.map(|actor| self.processes.process(actor, None));
-        let known = if process.is_some() { Attribution::Exact } else { Attribution::Unknown };
+        let known = Attribution::exact_or_unknown(process.is_some());
         let direction = match phase {
             Phase::Connecting => Some(Direction::Outbound),
             _ => direction(change.old),
@@ -222,7 +224,7 @@ impl Join {
             since_ns: Some(change.boot_ns),
             flow: flow(change),
             inode: change.inode,
-            fd: actor.map(|actor| actor.fd).filter(|fd| *fd >= 0),
+            fd: actor.and_then(Actor::known_fd),
             owner_uid: change.owner_uid,
             user: User::of_uid(Some(actor.map_or(change.owner_uid, |actor| actor.uid))),
             process,
@@ -252,12 +254,12 @@ impl Join {
             boot_ns: first.boot_ns,
             action: Action::Send,
             status: if errno == 0 { Status::Succeeded } else { Status::Failed },
-            attribution: if process.is_some() { Attribution::Exact } else { Attribution::Unknown },
+            attribution: Attribution::exact_or_unknown(process.is_some()),
             closed_by: None,
             errno,
             process,
             owner_uid: first.owner_uid,
-            fd: first.actor.as_ref().map(|actor| actor.fd).filter(|fd| *fd >= 0),
+            fd: first.actor.as_ref().and_then(Actor::known_fd),
             inode: first.inode,
             socket: first.socket,
             flow: Flow::of_datagram(first),
@@ -444,11 +446,15 @@ impl Socket {
 
     /// An event of the process that opened the socket.
     fn event(&self, change: &StateChange, action: Action, status: Status) -> Event {
+        self.event_at(change.socket, change.boot_ns, action, status)
+    }
+
+    fn event_at(&self, socket: SocketKey, boot_ns: u64, action: Action, status: Status) -> Event {
         Event {
             id: 0,
             time: 0,
             clock_offset_ns: 0,
-            boot_ns: change.boot_ns,
+            boot_ns,
             action,
             status,
             attribution: self.attribution,
@@ -458,7 +464,7 @@ impl Socket {
             owner_uid: self.owner_uid,
             fd: self.fd,
             inode: self.inode,
-            socket: change.socket,
+            socket,
             flow: self.flow,
             duration_ns: None,
             bytes: None,
@@ -468,26 +474,9 @@ impl Socket {
 
     /// The event of a connect that is in progress.
     fn in_progress(&self, key: SocketKey, since_ns: u64) -> Event {
-        Event {
-            id: 0,
-            time: 0,
-            clock_offset_ns: 0,
-            boot_ns: since_ns.saturating_add(CONNECT_NS),
-            action: Action::Connect,
-            status: Status::InProgress,
-            attribution: self.attribution,
-            closed_by: None,
-            errno: 0,
-            process: self.process.clone(),
-            owner_uid: self.owner_uid,
-            fd: self.fd,
-            inode: self.inode,
-            socket: key,
-            flow: self.flow,
-            duration_ns: Some(CONNECT_NS),
-            bytes: None,
-            ended: None,
-        }
+        let at = since_ns.saturating_add(CONNECT_NS);
+        let event = self.event_at(key, at, Action::Connect, Status::InProgress);
+        Event { duration_ns: Some(CONNECT_NS), ..event }
     }
 
     /// The event of a connect with this result. A result after [`CONNECT_NS`] does not count, whether or not the

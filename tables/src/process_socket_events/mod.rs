@@ -6,6 +6,7 @@
 mod answer;
 mod cells;
 mod collection;
+mod column_spec;
 mod columns;
 mod datagram_flows;
 mod drain;

@@ -86,8 +86,8 @@ impl Feed for Kernel {
 }
 
 impl Slots for Counting {
-    fn set_asleep(&self, is_asleep: bool) {
-        Counting::set_asleep(self, is_asleep);
+    fn set_asleep(&self) {
+        Counting::set_asleep(self);
     }
 
     fn used(&self) -> Vec<UsedSlot> {

@@ -520,8 +520,14 @@ impl<const N: usize> AsFd for Counters<N> {
     }
 }
 
+/// The runs of a program that the kernel skipped.
+pub(super) fn skipped(program: BorrowedFd<'_>) -> u64 {
+    // The call does not fail for the descriptor of a program.
+    program_info(program).map_or(0, |info| info.recursion_misses)
+}
+
 /// What the kernel reports about a program.
-pub(super) fn program_info(program: BorrowedFd<'_>) -> Result<ProgramInfo, CallError> {
+fn program_info(program: BorrowedFd<'_>) -> Result<ProgramInfo, CallError> {
     let mut info = ProgramInfo { _other: [0; 26], recursion_misses: 0 };
     let attributes = ObjectInfo {
         fd: number(program),

@@ -38,7 +38,7 @@ impl TestSlots {
 }
 
 impl Slots for TestSlots {
-    fn set_asleep(&self, _: bool) {}
+    fn set_asleep(&self) {}
 
     fn used(&self) -> Vec<UsedSlot> {
         self.used.borrow().values().copied().collect()

@@ -70,8 +70,9 @@ impl Counting {
             let live = Program::iterator(names.live, &code, counting.function);
             let live = with_memory(|| live.load_or_log())?;
             let live = calls::link_storage(live.as_fd(), marks)?;
-            let links = [calls::attach(sent.as_fd())?, calls::attach(received.as_fd())?];
-            Ok(Counting { programs: [sent, received], links: Some(links), live, slots })
+            let programs = [sent, received];
+            let links = Some(attach(&programs)?);
+            Ok(Counting { programs, links, live, slots })
         };
         Ok(load()?)
     }
@@ -79,20 +80,14 @@ impl Counting {
     /// Attaches the programs again, or detaches them.
     #[cfg(feature = "bench")]
     pub(super) fn set_attached(&mut self, is_attached: bool) -> Result<(), calls::CallError> {
-        let [sent, received] = &self.programs;
         self.links = None;
-        if is_attached {
-            self.links = Some([calls::attach(sent.as_fd())?, calls::attach(received.as_fd())?]);
-        }
+        self.links = is_attached.then(|| attach(&self.programs)).transpose()?;
         Ok(())
     }
 
     /// The runs that the kernel skipped.
     pub(super) fn skipped(&self) -> u64 {
-        let skipped = |program: &OwnedFd| {
-            calls::program_info(program.as_fd()).map_or(0, |info| info.recursion_misses)
-        };
-        self.programs.iter().map(skipped).sum()
+        self.programs.iter().map(|program| calls::skipped(program.as_fd())).sum()
     }
 
     /// What takes memory in the kernel.
@@ -102,9 +97,9 @@ impl Counting {
         [sent.as_fd(), received.as_fd(), self.slots.array(), free.as_fd(), holders.as_fd()]
     }
 
-    /// Lets the next program that takes a slot wake the reader, or not.
-    pub(crate) fn set_asleep(&self, is_asleep: bool) {
-        self.slots.set_asleep(is_asleep);
+    /// Lets the next program that takes a slot wake the reader.
+    pub(crate) fn set_asleep(&self) {
+        self.slots.set_asleep();
     }
 
     /// The slots in use.
@@ -136,4 +131,8 @@ impl Counting {
         })?;
         Ok(cookies)
     }
+}
+
+fn attach([sent, received]: &[OwnedFd; 2]) -> Result<[OwnedFd; 2], calls::CallError> {
+    Ok([calls::attach(sent.as_fd())?, calls::attach(received.as_fd())?])
 }

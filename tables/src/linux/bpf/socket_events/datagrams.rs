@@ -88,7 +88,7 @@ impl Datagrams {
 
     /// The runs that the kernel skipped.
     pub(super) fn skipped(&self) -> u64 {
-        calls::program_info(self.program.as_fd()).map_or(0, |info| info.recursion_misses)
+        calls::skipped(self.program.as_fd())
     }
 
     /// What takes memory in the kernel, besides the mark of each socket.

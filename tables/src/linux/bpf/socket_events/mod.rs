@@ -304,11 +304,11 @@ impl EventSource {
 
     /// What was lost since the start.
     pub(crate) fn losses(&self) -> Losses {
-        // Neither call fails for descriptors of a map and of a program.
+        // The call does not fail for the descriptor of a map.
         let lost = self.lost.get().unwrap_or_default();
-        let skipped = calls::program_info(self.program.as_fd()).map(|info| info.recursion_misses);
         let count = |index| lost.get(index).copied().unwrap_or_default();
-        let skipped_sends = self.datagrams.as_ref().map_or(0, Datagrams::skipped)
+        let skipped = calls::skipped(self.program.as_fd())
+            + self.datagrams.as_ref().map_or(0, Datagrams::skipped)
             + self.counting.as_ref().map_or(0, Counting::skipped);
         Losses {
             ring_events: count(LOST_STATES),
@@ -316,7 +316,7 @@ impl EventSource {
             ring_datagrams: count(LOST_DATAGRAMS),
             uncounted_messages: count(UNCOUNTED_MESSAGES),
             uncounted_bytes: count(UNCOUNTED_BYTES),
-            skipped: skipped.unwrap_or_default() + skipped_sends,
+            skipped,
         }
     }
 

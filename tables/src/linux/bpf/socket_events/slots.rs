@@ -114,10 +114,10 @@ impl Slots {
         self.all().get(usize::try_from(number).ok()?)
     }
 
-    /// Lets the next program that takes a slot wake the reader, or not.
-    pub(super) fn set_asleep(&self, is_asleep: bool) {
+    /// Lets the next program that takes a slot wake the reader.
+    pub(super) fn set_asleep(&self) {
         if let Some(header) = self.slot(0) {
-            header.cookie.store(is_asleep.into(), Ordering::SeqCst);
+            header.cookie.store(1, Ordering::SeqCst);
         }
     }
 
