@@ -5,6 +5,8 @@
 
 #[path = "events/command.rs"]
 mod command;
+#[path = "events/datagrams.rs"]
+mod datagrams;
 #[path = "events/flood.rs"]
 mod flood;
 #[path = "events/flows.rs"]

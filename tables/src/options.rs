@@ -65,6 +65,8 @@ pub enum EventDatagrams {
     Auto,
     /// First sends; and each datagram is counted, for flows.
     Count,
+    /// As [`EventDatagrams::Count`]; and the end of each UDP, raw and ping socket, with its process.
+    ExactEnd,
     /// The first send of each socket.
     FirstUse,
     /// None.
@@ -371,13 +373,14 @@ pub(crate) const SOCKET_EVENTS: &[TableOption] = &[
         flag: "events-datagrams",
         variable: "PROCESS_OPEN_SOCKETS_EVENTS_DATAGRAMS",
         help: "What is collected of UDP, raw, ping and packet sockets, on Linux 6.3 and later. first-use: the first send of \
-               each socket. count: also what each process sends and receives, for process_socket_flows. auto: first-use, \
+               each socket. count: also what each process sends and receives, for process_socket_flows. exact-end: also the close of each \
+               socket, which needs CAP_NET_ADMIN and control groups of version 2. auto: first-use, \
                and count from the first query of process_socket_flows on. off: nothing",
         value: OptionValue::Text {
             name: "WHICH",
             default: "auto",
             alone: None,
-            choices: &["auto", "count", "first-use", "off"],
+            choices: &["auto", "count", "exact-end", "first-use", "off"],
             set: set_event_datagrams,
         },
     },
@@ -416,10 +419,11 @@ fn set_events_idle(options: &mut Options, text: &str) -> Result<(), OptionError>
 
 #[cfg(target_os = "linux")]
 fn set_event_datagrams(options: &mut Options, name: &str) -> Result<(), OptionError> {
-    const NAMES: &[&str] = &["auto", "count", "first-use", "off"];
+    const NAMES: &[&str] = &["auto", "count", "exact-end", "first-use", "off"];
     options.event_datagrams = match name {
         "auto" => EventDatagrams::Auto,
         "count" => EventDatagrams::Count,
+        "exact-end" => EventDatagrams::ExactEnd,
         "first-use" => EventDatagrams::FirstUse,
         "off" => EventDatagrams::Off,
         _ => return Err(OptionError::UnknownName { name: name.to_owned(), allowed: NAMES }),

@@ -18,19 +18,22 @@ use crate::{Options, Table};
 /// assert_eq!(names[2..], ["process_socket_flows", "socket_event_stats"]);
 /// ```
 pub fn tables(options: &Options) -> Vec<Arc<dyn Table>> {
+    let open_sockets = ProcessOpenSockets::new(options.clone());
     #[cfg(target_os = "linux")]
-    let (events, flows, statistics) = {
-        let events = ProcessSocketEvents::new(options);
-        let (flows, statistics) = (events.flows(), events.statistics());
-        (events, flows, statistics)
-    };
+    return with_events(open_sockets, options);
+    #[cfg(not(target_os = "linux"))]
+    vec![Arc::new(open_sockets)]
+}
+
+/// The tables of Linux. The collection of events counts datagrams for the first one.
+#[cfg(target_os = "linux")]
+fn with_events(open_sockets: ProcessOpenSockets, options: &Options) -> Vec<Arc<dyn Table>> {
+    let events = ProcessSocketEvents::new(options);
+    let (flows, statistics) = (events.flows(), events.statistics());
     vec![
-        Arc::new(ProcessOpenSockets::new(options.clone())),
-        #[cfg(target_os = "linux")]
+        Arc::new(open_sockets.with_datagrams(events.datagrams())),
         Arc::new(events),
-        #[cfg(target_os = "linux")]
         Arc::new(flows),
-        #[cfg(target_os = "linux")]
         Arc::new(statistics),
     ]
 }

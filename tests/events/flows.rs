@@ -6,10 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use crate::*;
 
 /// A flood of sockets uses up the slots of every collection.
-static SLOTS: Mutex<()> = Mutex::new(());
+pub(crate) static SLOTS: Mutex<()> = Mutex::new(());
 
 /// Whether datagrams are counted; otherwise the test is reported as left out.
-fn is_counting_or_report(test: &str, core: &Core) -> bool {
+pub(crate) fn is_counting_or_report(test: &str, core: &Core) -> bool {
     let sql = "SELECT value, detail FROM socket_event_stats WHERE kind = 'program' AND detail LIKE 'sock_recv_length%'";
     let rows = core.query(sql).unwrap();
     if rows[0]["value"] == "1" {

@@ -61,7 +61,7 @@ const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 /// The directory where the hierarchy is mounted, as the calling process sees it.
-fn hierarchy(root: &ProcRoot) -> Option<OwnedFd> {
+pub(crate) fn hierarchy(root: &ProcRoot) -> Option<OwnedFd> {
     let own = root.own_process().ok()?;
     let text = own.read("mountinfo").ok()?;
     mounts_of(&text, b"cgroup2").find_map(|mount| {

@@ -2,6 +2,8 @@
 
 mod binding;
 mod container;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux counts datagrams"))]
+mod datagram_bytes;
 mod details;
 mod endpoint;
 mod extended_details;
@@ -31,6 +33,7 @@ mod work;
 
 pub(crate) use self::binding::Binding;
 pub(crate) use self::container::{Container, ContainerRuntime};
+pub(crate) use self::datagram_bytes::{DatagramBytes, DatagramCounter};
 pub(crate) use self::details::{DarwinDetails, Details, Presence};
 pub(crate) use self::endpoint::{Endpoint, VsockAddress};
 pub(crate) use self::extended_details::{ExtendedDetails, ExtendedFields, FileId, Interface};

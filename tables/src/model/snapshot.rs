@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU64;
 
 use super::container::Container;
+use super::datagram_bytes::DatagramBytes;
 use super::details::{DarwinDetails, Presence};
 use super::holder_unknown::HolderUnknown;
 use super::holders::Holders;
@@ -41,6 +42,8 @@ pub(crate) struct Snapshot {
     pub(crate) start_times: HashMap<i32, u64>,
     /// One for each socket, in the same order; empty on Linux.
     pub(crate) darwin: Vec<DarwinDetails>,
+    /// The bytes of datagram sockets, if the query reads them and they are counted.
+    pub(crate) datagram_bytes: Option<DatagramBytes>,
     pub(crate) uids: Uids,
 }
 

@@ -40,16 +40,14 @@ impl fmt::Debug for SocketKey {
 pub(crate) enum EventRecord {
     State(StateChange),
     Datagram(FirstDatagram),
+    DatagramEnd(DatagramEnd),
     Executable(Executable),
 }
 
-/// A datagram of a UDP, raw, ping or packet socket: the first that the socket sends, or the first of a process since its
-/// datagrams on the socket are counted.
+/// A UDP, raw, ping or packet socket when a program sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct FirstDatagram {
-    /// CLOCK_BOOTTIME.
-    pub(crate) boot_ns: u64,
-    pub(crate) socket: SocketKey,
+pub(crate) struct DatagramSocket {
+    pub(crate) key: SocketKey,
     pub(crate) inode: u64,
     pub(crate) net_namespace: NetNamespace,
     /// AF_INET, AF_INET6 or AF_PACKET.
@@ -60,12 +58,21 @@ pub(crate) struct FirstDatagram {
     pub(crate) protocol: u16,
     /// A raw socket has no port, and a packet socket no address.
     pub(crate) local: Endpoint,
-    /// As the process wrote it for this call, otherwise that of connect(2). Unspecified if neither is known.
+    /// Of a send as the process wrote it for this call, otherwise that of connect(2). Unspecified if neither is known.
     pub(crate) remote: Endpoint,
-    /// Why the datagram was not sent, positive; 0: it was sent.
-    pub(crate) errno: i32,
     /// `sk_uid`.
     pub(crate) owner_uid: u32,
+}
+
+/// A datagram of a socket: the first that the socket sends, or the first of a process since its datagrams on the socket are
+/// counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FirstDatagram {
+    /// CLOCK_BOOTTIME.
+    pub(crate) boot_ns: u64,
+    pub(crate) socket: DatagramSocket,
+    /// Why the datagram was not sent, positive; 0: it was sent.
+    pub(crate) errno: i32,
     /// The process that sends or receives. None: it is outside the PID namespace.
     pub(crate) actor: Option<Actor>,
     /// Whether it is the first that the socket sends.
@@ -74,6 +81,18 @@ pub(crate) struct FirstDatagram {
     pub(crate) is_received: bool,
     /// Where the datagrams of the process on the socket are counted from now on.
     pub(crate) slot: Option<SlotUse>,
+}
+
+/// The end of a UDP, raw or ping socket that was used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct DatagramEnd {
+    /// CLOCK_BOOTTIME.
+    pub(crate) boot_ns: u64,
+    pub(crate) socket: DatagramSocket,
+    /// The process that closes it. None: it is outside the PID namespace.
+    pub(crate) actor: Option<Actor>,
+    /// What all processes have sent and received on it since counting began.
+    pub(crate) bytes: Bytes,
 }
 
 /// A use of a slot, from the time that a program takes it until the reader takes it back.

@@ -1,5 +1,6 @@
 //! The cells of a row: a function for each column.
 
+pub(super) mod bytes;
 pub(super) mod container;
 pub(super) mod process;
 pub(super) mod tcp;

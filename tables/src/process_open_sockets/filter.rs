@@ -81,6 +81,16 @@ impl Filter {
         field.index().is_some_and(|index| self.columns_used.contains(index))
     }
 
+    /// Whether the query reads bytes that sockets have sent or received.
+    pub(super) fn shows_bytes(&self) -> bool {
+        self.shows(Field::BytesSent) || self.shows(Field::BytesReceived)
+    }
+
+    /// Reads the socket cookies, too, with which the bytes of datagram sockets are found.
+    pub(super) fn read_cookies(&mut self) {
+        self.extended_fields |= ExtendedFields::COOKIE;
+    }
+
     /// What the query reads of the processes that hold sockets.
     pub(crate) fn process_fields(&self) -> ProcessFields {
         let fields = PROCESS_FIELDS.iter().filter(|(field, _)| self.shows(*field));

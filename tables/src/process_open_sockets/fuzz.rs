@@ -11,7 +11,9 @@ use crate::formats::linux::sock_diag::{Message, Messages, Request};
 use crate::formats::macos::pcblist_n::{End, Listing, PcbList};
 use crate::formats::macos::socket_fdinfo;
 use crate::model::socket_table::{IPPROTO_MPTCP, SocketTable};
-use crate::model::tcp_event::{Actor, EventRecord, Executable, FirstDatagram, StateChange};
+use crate::model::tcp_event::{
+    Actor, DatagramEnd, DatagramSocket, EventRecord, Executable, FirstDatagram, StateChange,
+};
 use crate::model::{Binding, CongestionAlgorithm, Details, ExtendedFields, Socket};
 
 /// The value of a sysctl list of macOS. Each parser of a list gets it.
@@ -258,6 +260,7 @@ pub fn event_record(bytes: &[u8]) {
         match record {
             EventRecord::State(change) => state_change(bytes, change),
             EventRecord::Datagram(first) => first_send(bytes, first),
+            EventRecord::DatagramEnd(end) => datagram_end(bytes, end),
             EventRecord::Executable(executable) => the_names_are_there(bytes, executable),
         }
     }
@@ -291,18 +294,32 @@ fn state_change(bytes: &[u8], change: &StateChange) {
 }
 
 fn first_send(bytes: &[u8], first: &FirstDatagram) {
-    assert!([2, 10, 17].contains(&first.family), "family {}", first.family);
-    for end in [first.local, first.remote] {
-        assert_eq!(end.address.is_ipv6(), first.family == 10, "an address of another family");
+    datagram_socket(bytes, &first.socket);
+    assert!(first.errno >= 0, "errno {}", first.errno);
+    if let Some(actor) = first.actor {
+        actor_is_there(bytes, &actor);
+    }
+}
+
+fn datagram_end(bytes: &[u8], end: &DatagramEnd) {
+    datagram_socket(bytes, &end.socket);
+    for number in [end.bytes.sent, end.bytes.received] {
+        assert!(contains(bytes, &number.to_ne_bytes()), "{number} is invented");
+    }
+    if let Some(actor) = end.actor {
+        actor_is_there(bytes, &actor);
+    }
+}
+
+fn datagram_socket(bytes: &[u8], socket: &DatagramSocket) {
+    assert!([2, 10, 17].contains(&socket.family), "family {}", socket.family);
+    for end in [socket.local, socket.remote] {
+        assert_eq!(end.address.is_ipv6(), socket.family == 10, "an address of another family");
         assert!(
             contains(bytes, &end.port.to_ne_bytes()) || contains(bytes, &end.port.to_be_bytes())
         );
     }
-    assert!(first.errno >= 0, "errno {}", first.errno);
-    assert!(contains(bytes, &first.inode.to_ne_bytes()), "{} is invented", first.inode);
-    if let Some(actor) = first.actor {
-        actor_is_there(bytes, &actor);
-    }
+    assert!(contains(bytes, &socket.inode.to_ne_bytes()), "{} is invented", socket.inode);
 }
 
 fn actor_is_there(bytes: &[u8], actor: &Actor) {

@@ -20,13 +20,13 @@ mod omission_rate_limit;
 mod row;
 mod sys;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use self::columns::Field;
 use self::omission_rate_limit::OmissionRateLimit;
-use crate::model::Families;
 use crate::model::omission::Omissions;
+use crate::model::{DatagramCounter, Families};
 use crate::{Column, Error, Options, QueryContext, Rows, Table, TableOption, options};
 
 /// The table.
@@ -34,6 +34,7 @@ pub struct ProcessOpenSockets {
     collector: sys::Collector,
     columns: Vec<Column>,
     families: Families,
+    datagrams: Option<Arc<dyn DatagramCounter>>,
     log: Mutex<OmissionRateLimit>,
 }
 
@@ -43,7 +44,14 @@ impl ProcessOpenSockets {
         let columns = Field::here().iter().map(|field| field.column()).collect();
         let families = options.families;
         let collector = sys::Collector::new(options);
-        ProcessOpenSockets { collector, columns, families, log: Mutex::default() }
+        let (datagrams, log) = (None, Mutex::default());
+        ProcessOpenSockets { collector, columns, families, datagrams, log }
+    }
+
+    /// Gives datagram sockets the bytes that the counter has.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn with_datagrams(self, counter: Arc<dyn DatagramCounter>) -> Self {
+        ProcessOpenSockets { datagrams: Some(counter), ..self }
     }
 
     fn log(&self, omissions: &Omissions) {
@@ -83,8 +91,14 @@ impl Table for ProcessOpenSockets {
     }
 
     fn generate(&self, query: &QueryContext) -> Result<Box<dyn Rows>, Error> {
-        let filter = filter::Filter::new(query, self.families);
-        let snapshot = self.collector.collect(&filter)?;
+        let mut filter = filter::Filter::new(query, self.families);
+        let datagrams = self.datagrams.as_ref().filter(|_| filter.shows_bytes());
+        let datagrams = datagrams.filter(|counter| counter.is_counting());
+        if datagrams.is_some() {
+            filter.read_cookies();
+        }
+        let mut snapshot = self.collector.collect(&filter)?;
+        snapshot.datagram_bytes = datagrams.and_then(|counter| counter.bytes());
         self.log(&snapshot.omissions);
         Ok(Box::new(correlate::correlate(snapshot, &filter)))
     }

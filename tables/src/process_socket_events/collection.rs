@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::drain::{Drain, Opened, Select, Shared};
+use super::drain::{CountedBytes, Drain, Opened, Select, Shared};
 use super::event::Event;
 use super::settings::Settings;
 use super::texts;
 use crate::Error;
+use crate::model::{DatagramBytes, DatagramCounter};
 use crate::options::EventMode;
 
 /// How long a query waits for the records that were made before it.
@@ -175,6 +176,12 @@ impl Collection {
         events
     }
 
+    /// The sockets whose datagrams the running collection counts.
+    fn counted(&self) -> Option<Arc<dyn CountedBytes>> {
+        let state = self.state();
+        state.drain.as_ref()?.shared().counted()
+    }
+
     /// What the collection does, without starting it.
     pub(super) fn status(&self) -> Status {
         let state = self.state();
@@ -202,6 +209,20 @@ pub(super) struct Query {
     pub(super) reads_cgroups: bool,
     /// Whether it is a query of flows, for which datagrams are counted.
     pub(super) reads_flows: bool,
+}
+
+impl DatagramCounter for Collection {
+    fn is_counting(&self) -> bool {
+        self.counted().is_some()
+    }
+
+    fn bytes(&self) -> Option<DatagramBytes> {
+        let bytes = self.counted()?.bytes();
+        bytes.unwrap_or_else(|error| {
+            log::warn!("the bytes of datagram sockets cannot be read: {error}");
+            None
+        })
+    }
 }
 
 impl Drop for Collection {

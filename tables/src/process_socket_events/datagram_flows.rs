@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::event::{
-    Action, Attribution, Direction, EndedFlow, Event, Flow, FlowCounts, FlowResult, Process, Status,
+    Action, Attribution, Direction, EndedFlow, Event, FlowCounts, FlowResult, Process,
 };
 use super::number_hash::NumberMap;
 use crate::linux::clock::Clocks;
-use crate::model::tcp_event::{Actor, DatagramCounts, FirstDatagram, SlotUse, SocketKey, UsedSlot};
+use crate::model::tcp_event::{
+    Actor, DatagramCounts, DatagramSocket, FirstDatagram, SlotUse, SocketKey, UsedSlot,
+};
 
 /// The slots of the kernel, or of a test.
 pub(super) trait Slots {
@@ -54,6 +56,8 @@ pub(super) struct DatagramFlows {
     unknown: HashSet<SlotUse>,
     /// Slots without a record that were taken back by the last sweep.
     ending_unknown: Vec<SlotUse>,
+    /// How sockets were closed whose flows have not ended.
+    closed: NumberMap<SocketKey, Closed>,
     /// The generation that each slot had when it was freed.
     freed: NumberMap<u32, u32>,
     /// The number of slots in use at the last sweep.
@@ -61,6 +65,15 @@ pub(super) struct DatagramFlows {
     lost: LostFlows,
     last_sweep: Option<Instant>,
     has_logged: bool,
+}
+
+/// How a socket was closed.
+#[derive(Debug)]
+struct Closed {
+    end_ns: u64,
+    closer: Option<Arc<Process>>,
+    /// Whether a sweep has seen it.
+    is_swept: bool,
 }
 
 /// A process on a socket.
@@ -75,16 +88,18 @@ struct Holder {
 #[derive(Debug)]
 struct Counted {
     start_ns: u64,
-    socket: SocketKey,
-    flow: Flow,
-    inode: u64,
-    owner_uid: u32,
+    socket: DatagramSocket,
     fd: Option<i32>,
     process: Option<Arc<Process>>,
     direction: Direction,
     /// One, or some more if several threads began at once.
     slots: Vec<SlotUse>,
+    /// When the socket was closed, if that is known, and by which process.
+    end: Option<(u64, Option<Arc<Process>>)>,
 }
+
+/// The maximum number of closed sockets: further ones end without an exact time.
+const MAX_CLOSED: usize = 65_536;
 
 impl DatagramFlows {
     /// A process begins to use a socket; this slot counts from now on.
@@ -100,20 +115,18 @@ impl DatagramFlows {
         }
         let of_process = first.actor.as_ref().map(|actor| (actor.pid, actor.start_ns));
         let holder = Holder {
-            socket: first.socket,
+            socket: first.socket.key,
             process: of_process,
             slot: of_process.is_none().then_some(slot),
         };
         let counted = || Counted {
             start_ns: first.boot_ns,
             socket: first.socket,
-            flow: Flow::of_datagram(first),
-            inode: first.inode,
-            owner_uid: first.owner_uid,
             fd: first.actor.as_ref().and_then(Actor::known_fd),
             process,
             direction: if first.is_received { Direction::Inbound } else { Direction::Outbound },
             slots: Vec::with_capacity(1),
+            end: None,
         };
         // The slot was taken back already, since the record was late.
         if let Some(index) = self.ending_unknown.iter().position(|it| *it == slot) {
@@ -125,6 +138,13 @@ impl DatagramFlows {
         let counted = self.flows.entry(holder).or_insert_with(counted);
         if !counted.slots.contains(&slot) {
             counted.slots.push(slot);
+        }
+    }
+
+    /// A process has closed a socket: its flows end with the next sweep.
+    pub(super) fn close(&mut self, socket: SocketKey, end_ns: u64, closer: Option<Arc<Process>>) {
+        if self.closed.len() < MAX_CLOSED {
+            self.closed.insert(socket, Closed { end_ns, closer, is_swept: false });
         }
     }
 
@@ -141,7 +161,10 @@ impl DatagramFlows {
     pub(super) fn bytes(&self) -> usize {
         let of_flow = size_of::<(Holder, Counted)>() + 1 + 2 * size_of::<SlotUse>();
         let of_slot = 2 * size_of::<SlotUse>();
-        self.flows.capacity() * of_flow + (self.known.capacity() + self.freed.capacity()) * of_slot
+        let of_closed = size_of::<(SocketKey, Closed)>() + 1;
+        self.flows.capacity() * of_flow
+            + self.closed.capacity() * of_closed
+            + (self.known.capacity() + self.freed.capacity()) * of_slot
     }
 
     /// Notes slots in use without a record: a sweep follows later.
@@ -209,15 +232,22 @@ impl DatagramFlows {
             // A flow that is newer than the list of used slots can belong to a socket that is newer than that of the
             // live ones.
             let is_listed = counted.slots.iter().all(|slot| used.contains_key(slot));
-            is_listed && (is_idle || !is_live(counted.socket))
+            let is_closed =
+                self.closed.contains_key(&counted.socket.key) || !is_live(counted.socket.key);
+            is_listed && (is_idle || is_closed)
         });
-        for (_, counted) in ended {
+        for (_, mut counted) in ended {
+            if let Some(closed) = self.closed.get(&counted.socket.key) {
+                counted.end = Some((closed.end_ns, closed.closer.clone()));
+            }
             for slot in &counted.slots {
                 slots.retire(slot.number);
                 self.known.remove(slot);
             }
             self.ending.push(counted);
         }
+        // A flow that is newer than the list of used slots ends with the next sweep.
+        self.closed.retain(|_, closed| !std::mem::replace(&mut closed.is_swept, true));
     }
 
     /// Takes back the slots that have no record since the last sweep.
@@ -252,8 +282,8 @@ impl DatagramFlows {
         for counted in std::mem::take(&mut self.ending) {
             let mut total = Total::default();
             counted.slots.iter().for_each(|slot| free(*slot, &mut total));
-            let result =
-                if is_live(counted.socket) { FlowResult::Idle } else { FlowResult::Closed };
+            let is_open = counted.end.is_none() && is_live(counted.socket.key);
+            let result = if is_open { FlowResult::Idle } else { FlowResult::Closed };
             each(counted.event(&total, result, now));
         }
         for slot in std::mem::take(&mut self.ending_unknown) {
@@ -287,7 +317,9 @@ impl Total {
 impl Counted {
     /// The event that ends the flow.
     fn event(self, total: &Total, result: FlowResult, now: Clocks) -> Event {
-        let end_ns = total.last_ns.max(self.start_ns);
+        let last_ns = total.last_ns.max(self.start_ns);
+        let (end_ns, closer) =
+            self.end.map_or((last_ns, None), |(ns, closer)| (ns.max(last_ns), closer));
         let attribution = Attribution::exact_or_unknown(self.process.is_some());
         let ended = EndedFlow {
             start_ns: Some(self.start_ns),
@@ -296,28 +328,16 @@ impl Counted {
             result,
             opener: self.process.clone(),
             attribution,
-            closer: None,
+            closer,
             counts: FlowCounts::Datagrams(total.counts),
         };
+        let event = Event::of_datagrams(&self.socket, now.boot_ns, Action::Flow, self.process);
         Event {
-            id: 0,
-            time: 0,
-            clock_offset_ns: 0,
-            boot_ns: now.boot_ns,
-            action: Action::Flow,
-            status: Status::Succeeded,
-            attribution,
-            closed_by: None,
-            errno: 0,
-            process: self.process,
-            owner_uid: self.owner_uid,
             fd: self.fd,
-            inode: self.inode,
-            socket: self.socket,
-            flow: self.flow,
             duration_ns: Some(end_ns - self.start_ns),
             bytes: Some(total.counts.bytes),
             ended: Some(Box::new(ended)),
+            ..event
         }
     }
 }

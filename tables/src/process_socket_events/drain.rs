@@ -12,6 +12,7 @@ use super::settings::Settings;
 use super::store::{Limits, Store};
 use super::texts::Texts;
 use crate::linux::clock::Clocks;
+use crate::model::DatagramBytes;
 use crate::model::tcp_event::{EventRecord, Losses, OpenSocket};
 
 /// A source of records: the kernel, or a test.
@@ -29,6 +30,14 @@ pub(super) trait Feed: Send {
     fn begin_counting(&mut self);
     /// The slots that count datagrams, if they are counted.
     fn slots(&self) -> Option<&dyn Slots>;
+    /// The sockets whose datagrams are counted.
+    fn counted_sockets(&self) -> Option<Arc<dyn CountedBytes>>;
+}
+
+/// The bytes of the sockets whose datagrams are counted.
+pub(super) trait CountedBytes: Send + Sync {
+    /// None: it is unknown which sockets were counted from their begin on.
+    fn bytes(&self) -> Result<Option<DatagramBytes>, String>;
 }
 
 /// A program, and why it does not run, if so.
@@ -68,6 +77,8 @@ pub(super) struct Shared {
     /// Notified when the thread has drained, and when it ends.
     drained: Condvar,
     counts: Mutex<Counts>,
+    /// None: datagrams are not counted.
+    counted: Mutex<Option<Arc<dyn CountedBytes>>>,
     wake: Box<dyn Fn() + Send + Sync>,
     texts: Arc<Texts>,
     /// UNIX time of the start.
@@ -143,6 +154,7 @@ impl Drain {
                 has_ended: false,
             }),
             drained: Condvar::new(),
+            counted: Mutex::new(feed.counted_sockets()),
             counts: Mutex::new(Counts { programs: feed.programs(), ..Counts::default() }),
             wake,
             texts: Texts::new(settings.procfs.clone()),
@@ -183,6 +195,15 @@ impl Shared {
 
     fn lock_counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_counted(&self) -> MutexGuard<'_, Option<Arc<dyn CountedBytes>>> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sockets whose datagrams are counted; None: they are not counted.
+    pub(super) fn counted(&self) -> Option<Arc<dyn CountedBytes>> {
+        self.lock_counted().clone()
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -256,6 +277,7 @@ impl Drop for End {
         self.0.sync_state().has_ended = true;
         self.0.drained.notify_all();
         self.0.texts.end();
+        *self.0.lock_counted() = None;
         self.0.stored().store.clear();
     }
 }
@@ -359,6 +381,7 @@ impl Worker {
             drop(sync);
             self.feed.begin_counting();
             self.shared.lock_counts().programs = self.feed.programs();
+            *self.shared.lock_counted() = self.feed.counted_sockets();
             sync = self.shared.sync_state();
             // The next wait knows that slots are used.
             wait = Duration::ZERO;

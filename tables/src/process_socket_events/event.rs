@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::model::tcp_event::{Bytes, DatagramCounts, FirstDatagram, SocketKey, TcpCounts};
+use crate::model::tcp_event::{Bytes, DatagramCounts, DatagramSocket, SocketKey, TcpCounts};
 use crate::model::{Container, Endpoint, NetNamespace, User};
 
 /// What happened to a socket.
@@ -366,8 +366,8 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub(super) fn of_datagram(first: &FirstDatagram) -> Flow {
-        let &FirstDatagram { local, remote, net_namespace, family, kind, protocol, .. } = first;
+    pub(super) fn of_datagrams(socket: &DatagramSocket) -> Flow {
+        let &DatagramSocket { local, remote, net_namespace, family, kind, protocol, .. } = socket;
         Flow { local, remote, net_namespace, family, kind, protocol }
     }
 }
@@ -403,6 +403,35 @@ pub(super) struct Event {
 }
 
 impl Event {
+    /// An event of a datagram socket without result and bytes.
+    pub(super) fn of_datagrams(
+        socket: &DatagramSocket,
+        boot_ns: u64,
+        action: Action,
+        process: Option<Arc<Process>>,
+    ) -> Event {
+        Event {
+            id: 0,
+            time: 0,
+            clock_offset_ns: 0,
+            boot_ns,
+            action,
+            status: Status::Succeeded,
+            attribution: Attribution::exact_or_unknown(process.is_some()),
+            closed_by: None,
+            errno: 0,
+            process,
+            owner_uid: socket.owner_uid,
+            fd: None,
+            inode: socket.inode,
+            socket: socket.key,
+            flow: Flow::of_datagrams(socket),
+            duration_ns: None,
+            bytes: None,
+            ended: None,
+        }
+    }
+
     /// The user that the event is charged to.
     pub(super) fn user(&self) -> User {
         let of_process = self.process.as_ref().and_then(|process| process.uid);

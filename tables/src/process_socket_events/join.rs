@@ -15,7 +15,7 @@ use super::number_hash::NumberMap;
 use super::processes::Processes;
 use super::shares::Shares;
 use crate::model::tcp_event::{
-    Actor, EventRecord, FirstDatagram, OpenSocket, SocketKey, StateChange,
+    Actor, DatagramEnd, EventRecord, FirstDatagram, OpenSocket, SocketKey, StateChange,
 };
 use crate::model::{TcpState, User};
 
@@ -165,6 +165,7 @@ impl Join {
         match record {
             EventRecord::Executable(executable) => self.processes.add(executable),
             EventRecord::Datagram(first) => self.datagram(&first, each),
+            EventRecord::DatagramEnd(end) => each(self.datagram_end(&end)),
             EventRecord::State(change) => match change.new {
                 TcpState::SynSent => self.begin(&change, Phase::Connecting, each),
                 // An MPTCP socket begins to listen twice.
@@ -247,26 +248,18 @@ impl Join {
 
     fn send(first: &FirstDatagram, process: Option<Arc<Process>>) -> Event {
         let errno = first.errno;
-        Event {
-            id: 0,
-            time: 0,
-            clock_offset_ns: 0,
-            boot_ns: first.boot_ns,
-            action: Action::Send,
-            status: if errno == 0 { Status::Succeeded } else { Status::Failed },
-            attribution: Attribution::exact_or_unknown(process.is_some()),
-            closed_by: None,
-            errno,
-            process,
-            owner_uid: first.owner_uid,
-            fd: first.actor.as_ref().and_then(Actor::known_fd),
-            inode: first.inode,
-            socket: first.socket,
-            flow: Flow::of_datagram(first),
-            duration_ns: None,
-            bytes: None,
-            ended: None,
-        }
+        let status = if errno == 0 { Status::Succeeded } else { Status::Failed };
+        let fd = first.actor.as_ref().and_then(Actor::known_fd);
+        let event = Event::of_datagrams(&first.socket, first.boot_ns, Action::Send, process);
+        Event { status, errno, fd, ..event }
+    }
+
+    /// The close of a datagram socket by the last process that held it.
+    fn datagram_end(&mut self, end: &DatagramEnd) -> Event {
+        let process = end.actor.as_ref().map(|actor| self.processes.process(actor, None));
+        self.flows.close(end.socket.key, end.boot_ns, process.clone());
+        let event = Event::of_datagrams(&end.socket, end.boot_ns, Action::Close, process);
+        Event { closed_by: Some(ClosedBy::Local), bytes: Some(end.bytes), ..event }
     }
 
     fn establish(&mut self, change: &StateChange, each: &mut impl FnMut(Event)) {

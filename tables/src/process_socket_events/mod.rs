@@ -40,6 +40,7 @@ pub use self::flows::ProcessSocketFlows;
 use self::settings::Settings;
 pub use self::statistics::SocketEventStats;
 pub use self::stream::{EventStream, Losses};
+use crate::model::DatagramCounter;
 use crate::{Column, Error, Explanation, Options, QueryContext, Rows, Table, TableOption, options};
 
 /// The table.
@@ -62,6 +63,11 @@ impl ProcessSocketEvents {
     /// The table of the flows of this table's collection.
     pub fn flows(&self) -> ProcessSocketFlows {
         ProcessSocketFlows::new(Arc::clone(&self.collection))
+    }
+
+    /// The counter of datagrams of this table's collection.
+    pub(crate) fn datagrams(&self) -> Arc<dyn DatagramCounter> {
+        Arc::clone(&self.collection) as Arc<dyn DatagramCounter>
     }
 
     /// The table of the statistics of this table's collection.

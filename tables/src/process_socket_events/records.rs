@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::model::tcp_event::{
-    Actor, Bytes, EventRecord, Executable, FirstDatagram, OpenSocket, SocketKey, StateChange,
-    TcpCounts,
+    Actor, Bytes, DatagramSocket, EventRecord, Executable, FirstDatagram, OpenSocket, SocketKey,
+    StateChange, TcpCounts,
 };
 use crate::model::{Endpoint, NetNamespace, TcpState};
 
@@ -78,7 +78,19 @@ pub(super) fn by(actor: Actor, change: StateChange) -> StateChange {
 pub(super) fn first_send(cookie: u64, of: Actor, boot_ns: u64) -> FirstDatagram {
     FirstDatagram {
         boot_ns,
-        socket: SocketKey::Cookie(cookie),
+        socket: datagram_socket(cookie, of),
+        errno: 0,
+        actor: Some(of),
+        is_first_send: true,
+        is_received: false,
+        slot: None,
+    }
+}
+
+/// A UDP socket that a process has made.
+pub(super) fn datagram_socket(cookie: u64, of: Actor) -> DatagramSocket {
+    DatagramSocket {
+        key: SocketKey::Cookie(cookie),
         inode: 1_000 + cookie,
         net_namespace: NetNamespace(4_026_531_840),
         family: 2,
@@ -86,12 +98,7 @@ pub(super) fn first_send(cookie: u64, of: Actor, boot_ns: u64) -> FirstDatagram 
         protocol: 17,
         local: end("0.0.0.0", 50_000),
         remote: end("192.0.2.53", 53),
-        errno: 0,
         owner_uid: of.uid,
-        actor: Some(of),
-        is_first_send: true,
-        is_received: false,
-        slot: None,
     }
 }
 

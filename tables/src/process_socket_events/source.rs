@@ -1,14 +1,16 @@
 //! The kernel as the source of records.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::collection::Open;
 use super::datagram_flows::Slots;
-use super::drain::{Feed, Opened, Program};
+use super::drain::{CountedBytes, Feed, Opened, Program};
 use super::join::MAX_SOCKETS;
-use crate::linux::bpf::socket_events::{Counting, EventError, EventSource};
+use crate::linux::bpf::socket_events::{CountedSockets, Counting, EventError, EventSource};
 use crate::linux::proc_root::ProcRoot;
+use crate::model::DatagramBytes;
 use crate::model::tcp_event::{EventRecord, Losses, UsedSlot};
 use crate::{EventDatagrams, Options};
 
@@ -18,7 +20,7 @@ pub(super) fn open(options: &Options) -> Open {
     Box::new(move || {
         let root = ProcRoot::open(&procfs).map_err(|error| error.to_string())?;
         let mut source = EventSource::start(&root, datagrams).map_err(|error| error.to_string())?;
-        if datagrams == EventDatagrams::Count {
+        if matches!(datagrams, EventDatagrams::Count | EventDatagrams::ExactEnd) {
             source.begin_counting(&root);
         }
         let mut open_sockets = Vec::new();
@@ -82,6 +84,16 @@ impl Feed for Kernel {
 
     fn slots(&self) -> Option<&dyn Slots> {
         self.source.counting().map(|counting| counting as &dyn Slots)
+    }
+
+    fn counted_sockets(&self) -> Option<Arc<dyn CountedBytes>> {
+        self.source.counted_sockets().map(|sockets| Arc::clone(sockets) as Arc<dyn CountedBytes>)
+    }
+}
+
+impl CountedBytes for CountedSockets {
+    fn bytes(&self) -> Result<Option<DatagramBytes>, String> {
+        CountedSockets::bytes(self).map_err(|error| error.to_string())
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::datagram_flows::Slots;
-use super::drain::{Feed, Opened, Program};
+use super::drain::{CountedBytes, Feed, Opened, Program};
 use super::records::{SECOND, actor, by, change, connection, executable, open};
 use super::*;
 use crate::linux::clock::Clocks;
@@ -63,6 +63,10 @@ impl Feed for TestFeed {
     fn begin_counting(&mut self) {}
 
     fn slots(&self) -> Option<&dyn Slots> {
+        None
+    }
+
+    fn counted_sockets(&self) -> Option<Arc<dyn CountedBytes>> {
         None
     }
 }

@@ -9,14 +9,15 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use self::members::{
-    DATAGRAM, DATAGRAM_SIZE, DatagramRecord, EXECUTABLE, EXECUTABLE_SIZE, ExecutableRecord,
-    NAMES_SIZE, OPEN_SOCKET_SIZE, OpenSocketRecord, STATE, STATE_SIZE, StateRecord, field,
+    DATAGRAM, DATAGRAM_END, DATAGRAM_SIZE, DatagramRecord, EXECUTABLE, EXECUTABLE_SIZE,
+    ExecutableRecord, LIVE_SOCKET_SIZE, LiveSocketRecord, NAMES_SIZE, OPEN_SOCKET_SIZE,
+    OpenSocketRecord, STATE, STATE_SIZE, StateRecord, field,
 };
 use crate::formats::linux::record_layout::{Field, Value};
 use crate::model::socket_table::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_MPTCP};
 use crate::model::tcp_event::{
-    Actor, Bytes, EventRecord, Executable, FirstDatagram, OpenSocket, SlotUse, SocketKey,
-    StateChange, TcpCounts,
+    Actor, Bytes, DatagramEnd, DatagramSocket, EventRecord, Executable, FirstDatagram, OpenSocket,
+    SlotUse, SocketKey, StateChange, TcpCounts,
 };
 use crate::model::{Endpoint, Family, NetNamespace, SOCK_DGRAM, SOCK_RAW, TcpState};
 
@@ -70,6 +71,9 @@ impl Decoder {
         match u32::from_bytes(bytes) {
             Some(STATE) => self.state(Record::new(bytes)?).map(EventRecord::State),
             Some(DATAGRAM) => self.datagram(Record::new(bytes)?).map(EventRecord::Datagram),
+            Some(DATAGRAM_END) => {
+                self.datagram_end(Record::new(bytes)?).map(EventRecord::DatagramEnd)
+            }
             Some(EXECUTABLE) => executable(Record::new(bytes)?).map(EventRecord::Executable),
             other => Err(EventRecordError::Record(other)),
         }
@@ -108,7 +112,7 @@ impl Decoder {
             errno: record.get(field!(StateRecord.error)).cast_signed(),
             owner_uid: record.get(field!(StateRecord.owner_uid)),
             counts: has(field!(StateRecord.has_tcp)).then(|| tcp_counts(&record)),
-            actor: has(field!(StateRecord.has_actor)).then(|| self.actor(&record)),
+            actor: self.known_actor(&record),
         })
     }
 
@@ -120,41 +124,17 @@ impl Decoder {
             return Err(EventRecordError::Record(None));
         };
         let state = Record::<StateRecord, STATE_SIZE>::of(state);
-        let family = state.get(field!(StateRecord.family));
-        let kind = state.get(field!(StateRecord.kind));
-        let protocol = state.get(field!(StateRecord.protocol));
-        let (local, remote) = if family == Family::Packet as u16 {
-            (NOWHERE, NOWHERE)
-        } else {
-            let ports = Ports {
-                // Of a raw socket it is the protocol.
-                local: if kind == SOCK_RAW.into() { 0 } else { state.get(field!(StateRecord.num)) },
-                remote: u16::from_be(state.get(field!(StateRecord.dport))),
-            };
-            let addresses =
-                [state.get(field!(StateRecord.local)), state.get(field!(StateRecord.remote))];
-            endpoints(family, addresses, ports)?
-        };
+        let mut socket = self.datagram_socket(&state)?;
         let length = record.get(field!(DatagramRecord.peer_length));
-        let named = peer(record.get(field!(DatagramRecord.peer)), length, family);
-        let has_ports =
-            kind == SOCK_DGRAM.into() && ![IPPROTO_ICMP, IPPROTO_ICMPV6].contains(&protocol);
-        let remote = named.unwrap_or(remote);
-        let remote = Endpoint { port: if has_ports { remote.port } else { 0 }, ..remote };
+        if let Some(named) = peer(record.get(field!(DatagramRecord.peer)), length, socket.family) {
+            socket.remote = Endpoint { port: remote_port(&socket, named.port), ..named };
+        }
         let result = record.get(field!(DatagramRecord.result)).cast_signed();
         Ok(FirstDatagram {
             boot_ns: state.get(field!(StateRecord.boot_ns)),
-            socket: socket_key(state.get(field!(StateRecord.socket)), protocol, self.has_cookies),
-            inode: state.get(field!(StateRecord.inode)),
-            net_namespace: NetNamespace(state.get(field!(StateRecord.net)).into()),
-            family,
-            kind,
-            protocol,
-            local,
-            remote,
+            socket,
             errno: result.min(0).saturating_neg(),
-            owner_uid: state.get(field!(StateRecord.owner_uid)),
-            actor: (state.get(field!(StateRecord.has_actor)) != 0).then(|| self.actor(&state)),
+            actor: self.known_actor(&state),
             is_first_send: record.get(field!(DatagramRecord.is_first_send)) != 0,
             is_received: record.get(field!(DatagramRecord.is_received)) != 0,
             slot: Some(SlotUse {
@@ -163,6 +143,64 @@ impl Decoder {
             })
             .filter(|slot| slot.number != 0),
         })
+    }
+
+    fn datagram_end(
+        &self,
+        record: Record<'_, StateRecord, STATE_SIZE>,
+    ) -> Result<DatagramEnd, EventRecordError> {
+        Ok(DatagramEnd {
+            boot_ns: record.get(field!(StateRecord.boot_ns)),
+            socket: self.datagram_socket(&record)?,
+            actor: self.known_actor(&record),
+            bytes: Bytes {
+                sent: record.get(field!(StateRecord.bytes_sent)),
+                received: record.get(field!(StateRecord.bytes_received)),
+            },
+        })
+    }
+
+    fn datagram_socket(
+        &self,
+        record: &Record<'_, StateRecord, STATE_SIZE>,
+    ) -> Result<DatagramSocket, EventRecordError> {
+        let family = record.get(field!(StateRecord.family));
+        let kind = record.get(field!(StateRecord.kind));
+        let protocol = record.get(field!(StateRecord.protocol));
+        let (local, remote) = if family == Family::Packet as u16 {
+            (NOWHERE, NOWHERE)
+        } else {
+            let ports = Ports {
+                // Of a raw socket it is the protocol.
+                local: if kind == SOCK_RAW.into() {
+                    0
+                } else {
+                    record.get(field!(StateRecord.num))
+                },
+                remote: u16::from_be(record.get(field!(StateRecord.dport))),
+            };
+            let addresses =
+                [record.get(field!(StateRecord.local)), record.get(field!(StateRecord.remote))];
+            endpoints(family, addresses, ports)?
+        };
+        let number = record.get(field!(StateRecord.socket));
+        let socket = DatagramSocket {
+            key: socket_key(number, protocol, self.has_cookies),
+            inode: record.get(field!(StateRecord.inode)),
+            net_namespace: NetNamespace(record.get(field!(StateRecord.net)).into()),
+            family,
+            kind,
+            protocol,
+            local,
+            remote,
+            owner_uid: record.get(field!(StateRecord.owner_uid)),
+        };
+        let port = remote_port(&socket, remote.port);
+        Ok(DatagramSocket { remote: Endpoint { port, ..remote }, ..socket })
+    }
+
+    fn known_actor(&self, record: &Record<'_, StateRecord, STATE_SIZE>) -> Option<Actor> {
+        (record.get(field!(StateRecord.has_actor)) != 0).then(|| self.actor(record))
     }
 
     fn actor(&self, record: &Record<'_, StateRecord, STATE_SIZE>) -> Actor {
@@ -183,6 +221,13 @@ impl Decoder {
             fd: fd.map_or(-1, |argument| argument as u32 as i32),
         }
     }
+}
+
+/// The port of the peer: sockets of other protocols have none.
+fn remote_port(socket: &DatagramSocket, port: u16) -> u16 {
+    let has_ports = socket.kind == SOCK_DGRAM.into()
+        && ![IPPROTO_ICMP, IPPROTO_ICMPV6].contains(&socket.protocol);
+    if has_ports { port } else { 0 }
 }
 
 /// `bytes_received` counts the FIN of the peer, which sets SOCK_DONE.
@@ -300,6 +345,16 @@ pub(crate) fn take_open_socket(
         remote,
     };
     Ok(Some((open, record.get(field!(OpenSocketRecord.level)))))
+}
+
+/// Splits the first record of a socket with storage off the bytes: its cookie, and its bytes; None if it is incomplete.
+pub(crate) fn take_live_socket(bytes: &mut &[u8]) -> Option<(u64, Bytes)> {
+    let (record, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    let record = Record::<LiveSocketRecord, LIVE_SOCKET_SIZE>::of(record);
+    let sent = record.get(field!(LiveSocketRecord.bytes_sent));
+    let received = record.get(field!(LiveSocketRecord.bytes_received));
+    Some((record.get(field!(LiveSocketRecord.cookie)), Bytes { sent, received }))
 }
 
 /// The programs write the address of an MPTCP socket, whose cookie is not unique.

@@ -148,6 +148,8 @@ const XCHG: i32 = 0xe1;
 
 /// The source register of `LD_IMM64`: the number is a map's file descriptor, and the map or its only value is loaded.
 const PSEUDO_MAP_FD: u8 = 1;
+/// A call of a function of the kernel, not of a helper.
+const PSEUDO_KFUNC_CALL: u8 = 2;
 const PSEUDO_MAP_VALUE: u8 = 2;
 
 impl Width {
@@ -257,6 +259,12 @@ impl Assembler {
     /// `r0 = helper(r1, r2, r3, r4)`
     pub(super) fn call(&mut self, helper: i32) {
         self.add(CALL, Register::R0, Register::R0, 0, helper);
+    }
+
+    /// Calls a function of the kernel, which has this BTF number.
+    pub(super) fn call_kernel(&mut self, function: u32) {
+        const _: () = assert!(Register::R2 as u8 == PSEUDO_KFUNC_CALL);
+        self.add(CALL, Register::R0, Register::R2, 0, function.cast_signed());
     }
 
     pub(super) fn exit(&mut self) {
@@ -384,6 +392,7 @@ impl fmt::Display for Instruction {
                 write!(f, "r{from} = xchg(*(u64 *)(r{to} {offset:+}), r{from})")
             }
             ATOMIC64 => write!(f, "lock *(u64 *)(r{to} {offset:+}) += r{from}"),
+            CALL if from == PSEUDO_KFUNC_CALL => write!(f, "call kernel function {immediate}"),
             CALL => write!(f, "call #{immediate}"),
             EXIT => write!(f, "exit"),
             JA => write!(f, "goto pc{offset:+}"),

@@ -3,6 +3,7 @@
 use std::ffi::c_long;
 use std::fmt;
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
@@ -89,6 +90,8 @@ impl fmt::Display for CallError {
 impl std::error::Error for CallError {}
 
 /// `BPF_TRACE_ITER`, how the program of an iterator is attached.
+const TRACING: u32 = 26;
+const CGROUP_INET_SOCK_RELEASE: u32 = 34;
 const TRACE_ITER: u32 = 28;
 /// `BPF_TRACE_RAW_TP`, how a program is attached to a tracepoint.
 const TRACE_RAW_TP: u32 = 23;
@@ -119,8 +122,8 @@ struct ProgLoad {
     attach_btf_id: u32,
 }
 const _: () = assert!(size_of::<ProgLoad>() == 112);
-const _: () = assert!(std::mem::offset_of!(ProgLoad, expected_attach_type) == 68);
-const _: () = assert!(std::mem::offset_of!(ProgLoad, attach_btf_id) == 108);
+const _: () = assert!(offset_of!(ProgLoad, expected_attach_type) == 68);
+const _: () = assert!(offset_of!(ProgLoad, attach_btf_id) == 108);
 const _: () = assert!(size_of::<Instruction>() == 8);
 
 /// The part that `BPF_LINK_CREATE` takes.
@@ -168,7 +171,7 @@ pub(super) struct ProgramInfo {
     /// How many runs the kernel skipped; since Linux 5.12.
     pub(super) recursion_misses: u64,
 }
-const _: () = assert!(std::mem::offset_of!(ProgramInfo, recursion_misses) == 208);
+const _: () = assert!(offset_of!(ProgramInfo, recursion_misses) == 208);
 
 /// The part of `union bpf_attr` that `BPF_MAP_CREATE` takes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -188,8 +191,8 @@ pub(super) struct MapCreate {
     pub(super) btf_key_type_id: u32,
     pub(super) btf_value_type_id: u32,
 }
-const _: () = assert!(std::mem::offset_of!(MapCreate, map_name) == 28);
-const _: () = assert!(std::mem::offset_of!(MapCreate, btf_fd) == 48);
+const _: () = assert!(offset_of!(MapCreate, map_name) == 28);
+const _: () = assert!(offset_of!(MapCreate, btf_fd) == 48);
 const _: () = assert!(size_of::<MapCreate>() == 60);
 
 /// The part that `BPF_BTF_LOAD` takes.
@@ -202,7 +205,7 @@ struct BtfLoad {
     log_level: u32,
     padding: u32,
 }
-const _: () = assert!(std::mem::offset_of!(BtfLoad, btf_size) == 16);
+const _: () = assert!(offset_of!(BtfLoad, btf_size) == 16);
 
 /// The part that `BPF_MAP_LOOKUP_ELEM` takes.
 #[repr(C)]
@@ -235,8 +238,9 @@ struct RawTracepoint {
 pub(super) struct Program<'a> {
     pub(super) name: [u8; 16],
     pub(super) instructions: &'a [Instruction],
+    prog_type: u32,
     attach_type: u32,
-    /// The BTF number of what it is attached to.
+    /// The BTF number of what it is attached to; 0 if it has none.
     target: u32,
 }
 
@@ -247,7 +251,13 @@ impl Program<'_> {
         instructions: &[Instruction],
         function: u32,
     ) -> Program<'_> {
-        Program { name, instructions, attach_type: TRACE_ITER, target: function }
+        Program {
+            name,
+            instructions,
+            prog_type: TRACING,
+            attach_type: TRACE_ITER,
+            target: function,
+        }
     }
 
     /// A program for a tracepoint; `typedef` is the BTF number of its type.
@@ -256,12 +266,24 @@ impl Program<'_> {
         instructions: &[Instruction],
         typedef: u32,
     ) -> Program<'_> {
-        Program { name, instructions, attach_type: TRACE_RAW_TP, target: typedef }
+        Program {
+            name,
+            instructions,
+            prog_type: TRACING,
+            attach_type: TRACE_RAW_TP,
+            target: typedef,
+        }
+    }
+
+    /// A program for the release of sockets of a control group.
+    pub(super) fn release(name: [u8; 16], instructions: &[Instruction]) -> Program<'_> {
+        const CGROUP_SOCK: u32 = 9;
+        let (prog_type, attach_type) = (CGROUP_SOCK, CGROUP_INET_SOCK_RELEASE);
+        Program { name, instructions, prog_type, attach_type, target: 0 }
     }
 
     /// Loads the program. The report of the verifier goes into `log`, with NUL at the end.
     pub(super) fn load(&self, log: &mut [u8]) -> Result<OwnedFd, CallError> {
-        const PROG_TYPE_TRACING: u32 = 26;
         // Only programs with a GPL-compatible licence can read sockets.
         const LICENCE: &[u8; 13] = b"Dual MIT/GPL\0";
         /// The kernel stops verifying when a signal comes.
@@ -269,7 +291,7 @@ impl Program<'_> {
         let command = Command::ProgLoad;
         let too_long = |_| CallError { command, errno: Errno::TOOBIG };
         let attributes = ProgLoad {
-            prog_type: PROG_TYPE_TRACING,
+            prog_type: self.prog_type,
             insn_cnt: u32::try_from(self.instructions.len()).map_err(too_long)?,
             insns: self.instructions.as_ptr().expose_provenance() as u64,
             license: LICENCE.as_ptr().expose_provenance() as u64,
@@ -361,6 +383,21 @@ pub(super) fn link_storage(
     call(Command::LinkCreate, &attributes)
 }
 
+/// Attaches a program for the release of sockets to a control group, and those below it. The kernel detaches it when the
+/// descriptor is closed.
+pub(super) fn link_release(
+    program: BorrowedFd<'_>,
+    group: BorrowedFd<'_>,
+) -> Result<OwnedFd, CallError> {
+    let attributes = LinkCreate {
+        prog_fd: number(program),
+        target_fd: number(group),
+        attach_type: CGROUP_INET_SOCK_RELEASE,
+        ..LinkCreate::default()
+    };
+    call(Command::LinkCreate, &attributes)
+}
+
 /// Adds a value to the end of a queue.
 pub(super) fn push(queue: BorrowedFd<'_>, value: &u32) -> Result<(), CallError> {
     let attributes = MapElement {
@@ -401,16 +438,16 @@ pub(super) fn create_map(attributes: &MapCreate) -> Result<OwnedFd, CallError> {
     call(Command::MapCreate, attributes)
 }
 
-/// Makes a map of values that belong to sockets: the kernel frees a value with its socket. Values are two numbers of 64
-/// bits.
-pub(super) fn create_socket_storage(map_name: [u8; 16]) -> Result<OwnedFd, CallError> {
+/// Makes a map of values of this type that belong to sockets: the kernel frees a value with its socket.
+pub(super) fn create_socket_storage<Value>(map_name: [u8; 16]) -> Result<OwnedFd, CallError> {
     const SK_STORAGE: u32 = 24;
     const NO_PREALLOC: u32 = 1;
-    let types = load_types(&StorageTypes::new())?;
+    let value_size = size_of::<Value>() as u32;
+    let types = load_types(&StorageTypes::new(value_size))?;
     create_map(&MapCreate {
         map_type: SK_STORAGE,
         key_size: size_of::<u32>() as u32,
-        value_size: 2 * size_of::<u64>() as u32,
+        value_size,
         map_flags: NO_PREALLOC,
         map_name,
         btf_fd: number(types.as_fd()),
@@ -420,7 +457,7 @@ pub(super) fn create_socket_storage(map_name: [u8; 16]) -> Result<OwnedFd, CallE
     })
 }
 
-/// Two integers in BTF (`include/uapi/linux/btf.h`): the types of the keys and values.
+/// An integer and a structure in BTF (`include/uapi/linux/btf.h`): the types of the keys and values.
 #[repr(C)]
 struct StorageTypes {
     magic: u16,
@@ -431,17 +468,19 @@ struct StorageTypes {
     types_length: u32,
     names_offset: u32,
     names_length: u32,
-    types: [IntegerType; 2],
+    key: Type,
+    /// Follows the type of an integer.
+    key_bits: u32,
+    value: Type,
     names: [u8; 4],
 }
 
-/// `struct btf_type`, and the number of bits that follows it.
+/// `struct btf_type`
 #[repr(C)]
-struct IntegerType {
+struct Type {
     name: u32,
     info: u32,
-    bytes: u32,
-    bits: u32,
+    size: u32,
 }
 
 impl StorageTypes {
@@ -449,20 +488,24 @@ impl StorageTypes {
     const KEY: u32 = 1;
     const VALUE: u32 = 2;
 
-    fn new() -> StorageTypes {
+    fn new(value_size: u32) -> StorageTypes {
         const INTEGER: u32 = 1 << 24;
-        // The name is at 1.
-        let integer = |bytes| IntegerType { name: 1, info: INTEGER, bytes, bits: 8 * bytes };
+        /// Without members.
+        const STRUCTURE: u32 = 4 << 24;
+        const TYPES: u32 = (offset_of!(StorageTypes, names) - offset_of!(StorageTypes, key)) as u32;
         StorageTypes {
             magic: 0xeb9f,
             version: 1,
             flags: 0,
-            header_length: std::mem::offset_of!(StorageTypes, types) as u32,
+            header_length: offset_of!(StorageTypes, key) as u32,
             types_offset: 0,
-            types_length: size_of::<[IntegerType; 2]>() as u32,
-            names_offset: size_of::<[IntegerType; 2]>() as u32,
+            types_length: TYPES,
+            names_offset: TYPES,
             names_length: 4,
-            types: [integer(4), integer(16)],
+            // The name is at 1.
+            key: Type { name: 1, info: INTEGER, size: 4 },
+            key_bits: 32,
+            value: Type { name: 1, info: STRUCTURE, size: value_size },
             names: *b"\0u\0\0",
         }
     }

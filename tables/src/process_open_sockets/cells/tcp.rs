@@ -4,21 +4,13 @@ use super::number;
 use crate::Value;
 use crate::model::{Socket, TcpDetails};
 
-fn of(socket: &Socket) -> Option<&TcpDetails> {
+pub(super) fn of(socket: &Socket) -> Option<&TcpDetails> {
     socket.details.extended.as_deref()?.tcp.as_ref()
 }
 
 /// The number of 64 bits as a signed one.
-fn wide(value: Option<u64>) -> Value<'static> {
+pub(super) fn wide(value: Option<u64>) -> Value<'static> {
     number(value.map(u64::cast_signed))
-}
-
-pub(in super::super) fn bytes_sent(socket: &Socket) -> Value<'_> {
-    wide(of(socket).and_then(|tcp| tcp.bytes_sent))
-}
-
-pub(in super::super) fn bytes_received(socket: &Socket) -> Value<'_> {
-    wide(of(socket).and_then(|tcp| tcp.bytes_received))
 }
 
 pub(in super::super) fn bytes_retransmitted(socket: &Socket) -> Value<'_> {

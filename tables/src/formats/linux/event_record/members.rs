@@ -8,6 +8,8 @@ use crate::formats::linux::record_layout::record;
 pub(crate) const STATE: u32 = 1;
 /// [`StateRecord::record`] at the start of a [`DatagramRecord`].
 pub(crate) const DATAGRAM: u32 = 3;
+/// [`StateRecord::record`] of the end of a datagram socket.
+pub(crate) const DATAGRAM_END: u32 = 4;
 /// [`ExecutableRecord::record`].
 pub(crate) const EXECUTABLE: u32 = 2;
 
@@ -148,6 +150,15 @@ record! {
     }
 }
 
+record! {
+    /// A socket with storage, from the iterator over it.
+    struct LiveSocketRecord {
+        cookie: u64,
+        bytes_sent: u64,
+        bytes_received: u64,
+    }
+}
+
 /// Bytes for the names of a path. A name has up to [`NAME_SIZE`].
 pub(crate) const NAMES_SIZE: usize = 1280;
 /// `NAME_MAX` and a NUL.
@@ -157,6 +168,7 @@ pub(crate) const SOCKADDR_IN6_SIZE: usize = 28;
 pub(super) const DATAGRAM_SIZE: usize = size_of::<DatagramRecord>();
 pub(super) const STATE_SIZE: usize = size_of::<StateRecord>();
 pub(super) const EXECUTABLE_SIZE: usize = size_of::<ExecutableRecord>();
+pub(super) const LIVE_SOCKET_SIZE: usize = size_of::<LiveSocketRecord>();
 pub(super) const OPEN_SOCKET_SIZE: usize = size_of::<OpenSocketRecord>();
 
 // The ring buffer aligns its records to eight bytes, as the stack does.

@@ -211,16 +211,19 @@ fn a_first_send_has_the_ends_and_the_process() {
     let first = first_send(&peer);
     let end = |octets: [u8; 4], port| Endpoint { address: octets.into(), port };
     assert_eq!(
-        (first.local, first.remote),
+        (first.socket.local, first.socket.remote),
         (end([192, 0, 2, 1], 1111), end([198, 51, 100, 2], 53))
     );
-    assert_eq!((first.family, first.kind, first.protocol, first.errno), (2, 2, 17, 0));
-    assert_eq!(first.socket, SocketKey::Cookie(4711));
+    assert_eq!(
+        (first.socket.family, first.socket.kind, first.socket.protocol, first.errno),
+        (2, 2, 17, 0)
+    );
+    assert_eq!(first.socket.key, SocketKey::Cookie(4711));
     assert_eq!(
         (first.slot, first.is_first_send, first.is_received),
         (Some(SlotUse { number: 12, generation: 3 }), true, false)
     );
-    assert_eq!((first.inode, first.boot_ns), (99, 1_000_000_007));
+    assert_eq!((first.socket.inode, first.boot_ns), (99, 1_000_000_007));
     let actor = first.actor.unwrap();
     assert_eq!((actor.pid, actor.tid, actor.fd), (7, 8, 3));
     assert_eq!(first_send_of(StateRecord { has_actor: 0, ..of_datagram() }, &[], 0).actor, None);
@@ -237,7 +240,7 @@ fn a_peer_is_read_as_the_kernel_reads_it() {
     let ipv6 = [&[0, 53, 0, 0, 0, 0][..], &Ipv6Addr::LOCALHOST.octets(), &[0; 4]].concat();
     let ipv4 = [0, 53, 198, 51, 100, 2, 0, 0, 0, 0, 0, 0, 0, 0];
     let remote = |family, peer: Vec<u8>| {
-        first_send_of(StateRecord { family, ..of_datagram() }, &peer, 1).remote
+        first_send_of(StateRecord { family, ..of_datagram() }, &peer, 1).socket.remote
     };
     let to = |text: &str, port| Endpoint { address: text.parse().unwrap(), port };
     let connected = to("198.51.100.2", 443);
@@ -257,9 +260,9 @@ fn a_peer_is_read_as_the_kernel_reads_it() {
 #[test]
 fn a_raw_socket_has_no_port_and_a_packet_socket_no_address() {
     let raw = first_send_of(StateRecord { kind: 3, protocol: 1, num: 1, ..of_datagram() }, &[], 1);
-    assert_eq!((raw.local.port, raw.remote.port), (0, 0));
+    assert_eq!((raw.socket.local.port, raw.socket.remote.port), (0, 0));
     let packet = first_send_of(StateRecord { family: 17, kind: 3, ..of_datagram() }, &[7; 28], 1);
-    assert_eq!((packet.local, packet.remote), (NOWHERE, NOWHERE));
+    assert_eq!((packet.socket.local, packet.socket.remote), (NOWHERE, NOWHERE));
 }
 
 #[test]
@@ -433,4 +436,30 @@ proptest! {
         expected.extend(names.join(&b'/'));
         prop_assert_eq!(path, expected);
     }
+}
+
+#[test]
+fn the_end_of_a_datagram_socket_has_its_bytes_and_process() {
+    let record = StateRecord {
+        record: DATAGRAM_END,
+        num: 1111,
+        bytes_sent: 120,
+        bytes_received: 7,
+        ..of_datagram()
+    };
+    let EventRecord::DatagramEnd(end) = DECODER.decode(&record.to_bytes()).unwrap() else {
+        panic!("{record:?}")
+    };
+    assert_eq!(end.bytes, Bytes { sent: 120, received: 7 });
+    assert_eq!((end.socket.key, end.socket.local.port), (SocketKey::Cookie(4711), 1111));
+    assert_eq!((end.actor.unwrap().pid, end.boot_ns), (7, 1_000_000_007));
+}
+
+#[test]
+fn a_socket_with_storage_has_its_cookie_and_bytes() {
+    let record = |cookie| LiveSocketRecord { cookie, bytes_sent: 5, bytes_received: 6 }.to_bytes();
+    let bytes = [record(1), record(2)].concat();
+    let mut rest = &bytes[..bytes.len() - 1];
+    assert_eq!(take_live_socket(&mut rest), Some((1, Bytes { sent: 5, received: 6 })));
+    assert_eq!(take_live_socket(&mut rest), None);
 }

@@ -86,7 +86,9 @@ impl Events {
     pub fn drain(&self, timeout: Duration) -> Result<(u64, u64), String> {
         let (mut states, mut executables) = (0, 0);
         let drained = self.0.drain(timeout, &mut |record| match black_box(record) {
-            EventRecord::State(_) | EventRecord::Datagram(_) => states += 1,
+            EventRecord::State(_) | EventRecord::Datagram(_) | EventRecord::DatagramEnd(_) => {
+                states += 1
+            }
             EventRecord::Executable(_) => executables += 1,
         });
         drained.map(|()| (states, executables)).map_err(|error| error.to_string())

@@ -2,21 +2,19 @@
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use super::super::assembler::MapFd;
-use super::super::calls::{self, Program};
+use super::super::calls::{self, Counters, Program};
 use super::super::error::{LoadError, PassError};
-use super::super::iterator::read_records;
+use super::counted_sockets::CountedSockets;
 use super::counting_program::{self, CountMaps};
 use super::datagram_program::{Direction, SendMaps};
 use super::datagrams::{DatagramError, Datagrams};
-use super::live_sockets_program;
-use super::maps::{Names, with_memory};
+use super::maps::{COUNTERS, Names, with_memory};
 use super::members::Layout;
 use super::slots::Slots;
 use super::writer::Variant;
-use crate::deadline::Deadline;
-use crate::formats::linux::event_record::EventRecordError;
 use crate::model::tcp_event::UsedSlot;
 
 /// The tracepoint after a receive.
@@ -33,8 +31,7 @@ pub(crate) struct Counting {
         allow(dead_code, reason = "only benches detach the programs")
     )]
     links: Option<[OwnedFd; 2]>,
-    /// The program of the iterator over live sockets.
-    live: OwnedFd,
+    sockets: Arc<CountedSockets>,
     slots: Slots,
 }
 
@@ -45,6 +42,7 @@ impl Counting {
         variant: &Variant,
         names: &Names,
         first_sends: &Datagrams,
+        lost: &Arc<Counters<COUNTERS>>,
     ) -> Result<Counting, DatagramError> {
         let (Some(send), Some(counting)) = (layout.send, layout.counting) else {
             return Err(DatagramError::NoTracepoint);
@@ -66,13 +64,11 @@ impl Counting {
             };
             let sent = program(Direction::Send, names.count_sent, send)?;
             let received = program(Direction::Receive, names.count_received, counting.receive)?;
-            let code = live_sockets_program::program(&counting.context)?;
-            let live = Program::iterator(names.live, &code, counting.function);
-            let live = with_memory(|| live.load_or_log())?;
-            let live = calls::link_storage(live.as_fd(), marks)?;
+            let mut sockets = CountedSockets::load(&counting, names.live, marks, lost)?;
             let programs = [sent, received];
             let links = Some(attach(&programs)?);
-            Ok(Counting { programs, links, live, slots })
+            sockets.list_open(layout, names.open);
+            Ok(Counting { programs, links, sockets: Arc::new(sockets), slots })
         };
         Ok(load()?)
     }
@@ -119,17 +115,11 @@ impl Counting {
 
     /// Which of these cookies belong to sockets that still exist.
     pub(crate) fn live_sockets(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, PassError> {
-        let mut cookies = HashSet::new();
-        read_records(self.live.as_fd(), Deadline::NEVER, |bytes| {
-            let Some((cookie, rest)) = bytes.split_first_chunk() else { return Ok(false) };
-            *bytes = rest;
-            let cookie = u64::from_ne_bytes(*cookie);
-            if of.contains(&cookie) {
-                cookies.insert(cookie);
-            }
-            Ok::<_, EventRecordError>(true)
-        })?;
-        Ok(cookies)
+        self.sockets.live(of)
+    }
+
+    pub(super) fn sockets(&self) -> &Arc<CountedSockets> {
+        &self.sockets
     }
 }
 

@@ -22,16 +22,16 @@ use super::datagram_program::{DATAGRAM_STACK_END, Direction, RESULT, SendMaps};
 use super::members::Layout;
 use super::record_steps::RECORD;
 use super::slots::{HolderKey, SLOTS, Slot};
-use super::writer::{UNCOUNTED_BYTES, UNCOUNTED_MESSAGES, Variant, Writer, address};
+use super::socket_storage::SocketStorage;
+use super::writer::{
+    UNCOUNTED_BYTES, UNCOUNTED_MESSAGES, Variant, WITHOUT_STORAGE, Writer, address,
+};
 use crate::formats::linux::event_record::members::{DatagramRecord, field};
 
 /// The third argument of the tracepoint after a receive: `MSG_*`.
 const FLAGS: i16 = 16;
 /// `MSG_PEEK` leaves the datagram, and `MSG_ERRQUEUE` returns one that was sent before.
 const NOT_RECEIVED: i32 = 2 | 0x2000;
-
-/// The storage of a socket: whether its first send was reported, and a reference to a slot.
-const REFERENCE: i16 = size_of::<u64>() as i16;
 
 // The stack grows down from R10.
 /// The reference that this run has made; 0: none. The number of the slot is in the lower half, its generation in the
@@ -88,6 +88,7 @@ pub(super) fn program(
         // The kernel has not sent it.
         writer.jump_if_failed(counted);
     }
+    writer.count_in_storage(direction);
     writer.find_slot(maps, counted);
     writer.count(direction);
     writer.code.put(counted);
@@ -98,6 +99,7 @@ pub(super) fn program(
     writer.code.jump_if(R1, Equal, 0, end);
     writer.code.jump(report);
     writer.code.put(no_storage);
+    writer.count_lost(WITHOUT_STORAGE);
     writer.count_uncounted(direction);
     match direction {
         Direction::Send => {
@@ -142,12 +144,22 @@ impl Writer<'_> {
         code.jump_if(R1, NotEqual, 0, to);
     }
 
+    /// Adds the bytes to those of the socket, whose storage is in R7.
+    fn count_in_storage(&mut self, direction: Direction) {
+        let bytes = match direction {
+            Direction::Send => SocketStorage::BYTES_SENT,
+            Direction::Receive => SocketStorage::BYTES_RECEIVED,
+        };
+        self.load_length();
+        self.code.atomic_add(R7, bytes, R1);
+    }
+
     /// R8 = the slot of the current process on the socket, whose storage is in R7. Jumps if no slot is free.
     fn find_slot(&mut self, maps: CountMaps, counted: Label) {
         let [count, other, claim, claim_other] = [(); 4].map(|()| self.code.label());
         let no_slot = self.code.label();
         self.store_process();
-        self.code.load(W64, R1, R7, REFERENCE);
+        self.code.load(W64, R1, R7, SocketStorage::REFERENCE);
         self.code.jump_if(R1, Equal, 0, claim);
         self.follow_reference(maps.slots, claim);
         let code = &mut self.code;
@@ -184,7 +196,7 @@ impl Writer<'_> {
         self.claim(maps, no_slot);
         let code = &mut self.code;
         code.load(W64, R1, R10, CLAIMED);
-        code.store(W64, R7, REFERENCE, R1);
+        code.store(W64, R7, SocketStorage::REFERENCE, R1);
         code.jump(count);
 
         code.put(no_slot);
@@ -296,7 +308,7 @@ impl Writer<'_> {
     /// Jumps to the report if it is the first send of the socket.
     fn mark_first_send(&mut self, report: Label) {
         let marked = self.code.label();
-        self.code.load(W64, R1, R7, 0);
+        self.code.load(W64, R1, R7, SocketStorage::IS_REPORTED);
         self.code.jump_if(R1, NotEqual, 0, marked);
         self.mark_storage(marked);
         self.code.store_number(W64, R10, IS_FIRST_SEND, 1);

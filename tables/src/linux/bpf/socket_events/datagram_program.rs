@@ -6,18 +6,21 @@
 
 use super::super::assembler::Condition::{Equal, Less, NotEqual};
 use super::super::assembler::Register::{R0, R1, R2, R3, R4, R6, R7, R8, R9, R10};
-use super::super::assembler::Width::{W8, W16, W32, W64};
+use super::super::assembler::Width::{W8, W32, W64};
 use super::super::assembler::{AssembleError, Assembler, Instruction, Label, MapFd};
 use super::super::helper_ids::{
     GET_SOCKET_COOKIE, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, PROBE_READ_USER, SK_STORAGE_GET,
 };
 use super::members::Layout;
 use super::record_steps::RECORD;
-use super::writer::{LOST_DATAGRAMS, SEEN_VALUE, STACK_END, Variant, Writer, address};
+use super::socket_storage::SocketStorage;
+use super::writer::{
+    LOST_DATAGRAMS, SEEN_VALUE, STACK_END, Variant, Writer, address, choose_datagram_sockets,
+};
 use crate::formats::linux::event_record::members::{
     DATAGRAM, DatagramRecord, SOCKADDR_IN6_SIZE, StateRecord, field,
 };
-use crate::model::{Family, SOCK_DGRAM, SOCK_PACKET, SOCK_RAW};
+use crate::model::Family;
 
 /// The arguments of the tracepoint in the context: the socket, and what the system call returns.
 const SOCK: i16 = 0;
@@ -79,30 +82,17 @@ pub(super) enum Direction {
 impl Writer<'_> {
     /// Jumps to the end unless it is a UDP, raw, ping or packet socket.
     pub(super) fn choose_sockets(&mut self, end: Label) {
-        let sock = self.layout.sock;
         let code = &mut self.code;
-        let [is_datagram, is_reported] = [(); 2].map(|()| code.label());
         code.copy(R9, R1);
         code.load(W64, R6, R9, SOCK);
-        code.load(W16, R1, R6, sock.kind);
-        for kind in [SOCK_DGRAM, SOCK_RAW] {
-            code.jump_if(R1, Equal, kind.into(), is_datagram);
-        }
-        code.jump_if(R1, NotEqual, SOCK_PACKET.into(), end);
-        code.put(is_datagram);
-        code.load(W16, R1, R6, sock.family);
-        for family in [Family::Inet, Family::Inet6] {
-            code.jump_if(R1, Equal, family as i32, is_reported);
-        }
-        code.jump_if(R1, NotEqual, Family::Packet as i32, end);
-        code.put(is_reported);
+        choose_datagram_sockets(code, self.layout, R6, end);
     }
 
     /// Marks the socket as reported; jumps to the end if it is, or if it is one of the kernel itself.
     fn mark(&mut self, maps: SendMaps, end: Label) {
         let [no_storage, marked] = [(); 2].map(|()| self.code.label());
         self.find_storage(maps.marks, end, no_storage);
-        self.code.load(W64, R1, R7, 0);
+        self.code.load(W64, R1, R7, SocketStorage::IS_REPORTED);
         self.code.jump_if(R1, NotEqual, 0, end);
         self.mark_storage(end);
         self.code.jump(marked);
@@ -148,7 +138,7 @@ impl Writer<'_> {
     pub(super) fn mark_storage(&mut self, if_marked: Label) {
         let code = &mut self.code;
         code.set(R1, 1);
-        code.exchange(R7, 0, R1);
+        code.exchange(R7, SocketStorage::IS_REPORTED, R1);
         code.jump_if(R1, NotEqual, 0, if_marked);
     }
 
@@ -217,7 +207,7 @@ impl Writer<'_> {
     }
 
     /// Stores the ends of an IP socket. The family is in R1.
-    fn store_ends(&mut self) {
+    pub(super) fn store_ends(&mut self) {
         let end = self.code.label();
         self.code.jump_if(R1, Equal, Family::Packet as i32, end);
         let [local, remote] = [field!(StateRecord.local), field!(StateRecord.remote)];

@@ -9,6 +9,7 @@ use super::super::error::LoadError;
 use super::datagram_program::{self, SendMaps};
 use super::maps::{Names, create_set, with_memory};
 use super::members::Layout;
+use super::socket_storage::SocketStorage;
 use super::writer::Variant;
 
 /// The tracepoint after a send.
@@ -61,7 +62,7 @@ impl Datagrams {
     ) -> Result<Datagrams, DatagramError> {
         let typedef = layout.send.ok_or(DatagramError::NoTracepoint)?;
         let load = || -> Result<Datagrams, LoadError> {
-            let marks = with_memory(|| calls::create_socket_storage(names.marks))?;
+            let marks = with_memory(|| calls::create_socket_storage::<SocketStorage>(names.marks))?;
             let unmarked = create_set::<u64>(names.unmarked)?;
             let maps =
                 SendMaps { marks: MapFd(marks.as_raw_fd()), unmarked: MapFd(unmarked.as_raw_fd()) };

@@ -1,31 +1,45 @@
-//! The program that the kernel runs for every socket that has storage in a map: it writes the socket's cookie.
+//! The program that the kernel runs for every socket that has storage in a map: it writes the socket's cookie, and the
+//! bytes that it has sent and received.
+
+use std::mem::offset_of;
 
 use super::super::assembler::Condition::Equal;
-use super::super::assembler::Register::{R0, R1, R2, R3, R6, R7, R10};
+use super::super::assembler::Register::{R0, R1, R2, R3, R6, R7, R8, R10};
 use super::super::assembler::Width::W64;
 use super::super::assembler::{AssembleError, Assembler, Instruction};
 use super::super::helper_ids::{GET_SOCKET_COOKIE, SEQ_WRITE};
 use super::members::StorageContext;
+use super::socket_storage::SocketStorage;
 use super::writer::address;
+use crate::formats::linux::event_record::members::LiveSocketRecord;
 
-const COOKIE: i16 = -8;
+const SIZE: usize = size_of::<LiveSocketRecord>();
+const RECORD: i16 = -(SIZE as i16);
 
-/// The program for this kernel. R6 holds the context, and R7 the socket.
+/// The program for this kernel. R6 holds the context, R7 the socket, and R8 its storage.
 pub(super) fn program(context: &StorageContext) -> Result<Vec<Instruction>, AssembleError> {
     let mut code = Assembler::default();
     let end = code.label();
     code.copy(R6, R1);
     code.load(W64, R7, R6, context.sk);
     code.jump_if(R7, Equal, 0, end);
-    code.load(W64, R1, R6, context.value);
-    code.jump_if(R1, Equal, 0, end);
+    code.load(W64, R8, R6, context.value);
+    code.jump_if(R8, Equal, 0, end);
     code.copy(R1, R7);
     code.call(GET_SOCKET_COOKIE);
-    code.store(W64, R10, COOKIE, R0);
+    let member = |offset: usize| RECORD + offset as i16;
+    code.store(W64, R10, member(offset_of!(LiveSocketRecord, cookie)), R0);
+    for (from, to) in [
+        (SocketStorage::BYTES_SENT, offset_of!(LiveSocketRecord, bytes_sent)),
+        (SocketStorage::BYTES_RECEIVED, offset_of!(LiveSocketRecord, bytes_received)),
+    ] {
+        code.load(W64, R1, R8, from);
+        code.store(W64, R10, member(to), R1);
+    }
     code.load(W64, R1, R6, context.meta);
     code.load(W64, R1, R1, context.seq);
-    address(&mut code, R2, R10, COOKIE);
-    code.set(R3, size_of::<u64>() as i32);
+    address(&mut code, R2, R10, RECORD);
+    code.set(R3, SIZE as i32);
     code.call(SEQ_WRITE);
     code.put(end);
     code.set(R0, 0);

@@ -12,7 +12,7 @@ use super::writer::{Maps, ProcessKey};
 /// What is not reported again, of processes or of sockets. The least recently seen are evicted; they are reported again.
 const SEEN: u32 = 4096;
 /// A cache line, so that no other data of the kernel shares it.
-const COUNTERS: usize = 8;
+pub(super) const COUNTERS: usize = 8;
 
 /// The names of the objects in the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,8 @@ pub(super) struct Names {
     pub(super) count_sent: [u8; 16],
     pub(super) count_received: [u8; 16],
     pub(super) live: [u8; 16],
+    pub(super) open: [u8; 16],
+    pub(super) release: [u8; 16],
     pub(super) slots: [u8; 16],
     pub(super) free: [u8; 16],
     pub(super) holders: [u8; 16],

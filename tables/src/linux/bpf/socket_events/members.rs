@@ -182,6 +182,8 @@ const CURRENT_TASK: &str = "bpf_get_current_task_btf";
 const SOCK_FROM_FILE: &str = "bpf_sock_from_file";
 /// 5.12,
 const SOCKET_COOKIE: &str = "bpf_get_socket_ptr_cookie";
+/// 6.2,
+const CAST: &str = "bpf_cast_to_kern_ctx";
 /// 5.15,
 const TASK_REGISTERS: &str = "bpf_task_pt_regs";
 /// and with CONFIG_CGROUPS.
@@ -196,6 +198,8 @@ pub(super) struct Layout {
     pub(super) send: Option<u32>,
     /// What counting needs besides it; None before Linux 6.3.
     pub(super) counting: Option<Counting>,
+    /// The BTF number of the function that makes a typed pointer of a program's context; None before Linux 6.2.
+    pub(super) cast: Option<u32>,
     pub(super) kernel_socket: Option<KernelSocket>,
     pub(super) sock: Sock,
     pub(super) inet6: Option<Inet6>,
@@ -252,7 +256,7 @@ impl Layout {
         let mut names: Vec<&str> = MEMBERS.iter().map(Member::structure).collect();
         names.extend([TRACEPOINT, SEND, RECEIVE, STORAGE_ITERATOR, ITERATOR]);
         names.extend([CURRENT_TASK, SOCK_FROM_FILE]);
-        names.extend([SOCKET_COOKIE, TASK_REGISTERS, CGROUP_ID]);
+        names.extend([SOCKET_COOKIE, CAST, TASK_REGISTERS, CGROUP_ID]);
         names
     }
 
@@ -278,6 +282,7 @@ impl Layout {
             tracepoint: btf.typedef(TRACEPOINT)?,
             send: btf.typedef(SEND).ok(),
             counting: counting(),
+            cast: btf.function(CAST).ok(),
             kernel_socket: KernelSocket::of(btf).ok(),
             sock: Sock::of(btf)?,
             inet6: Inet6::of(btf).ok(),
@@ -313,6 +318,7 @@ impl Layout {
                 function: 4246,
                 context: StorageContext::made_up(next),
             }),
+            cast: Some(4247),
             kernel_socket: Some(KernelSocket::made_up(next)),
             sock: Sock::made_up(next),
             inet6: Some(Inet6::made_up(next)),

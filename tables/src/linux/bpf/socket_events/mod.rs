@@ -7,9 +7,11 @@
 
 #[cfg(feature = "bench")]
 pub mod bench;
+mod counted_sockets;
 mod counting;
 mod counting_program;
 mod datagram_program;
+mod datagram_sockets_program;
 mod datagrams;
 mod executable_steps;
 mod live_sockets_program;
@@ -19,8 +21,11 @@ mod members;
 mod open_sockets;
 mod open_sockets_program;
 mod record_steps;
+mod release_program;
+mod releases;
 mod ring_buffer;
 mod slots;
+mod socket_storage;
 mod state_program;
 #[cfg(test)]
 mod tests;
@@ -35,12 +40,14 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
+pub(crate) use self::counted_sockets::CountedSockets;
 pub(crate) use self::counting::Counting;
 use self::counting::RECEIVE;
 use self::datagrams::{DatagramError, Datagrams, SEND};
-use self::maps::{Names, OwnedMaps, with_memory};
+use self::maps::{COUNTERS, Names, OwnedMaps, with_memory};
 use self::members::Layout;
 use self::open_sockets::OpenSockets;
+use self::releases::{RELEASE, ReleaseError, Releases};
 pub(crate) use self::ring_buffer::DamagedRing;
 use self::ring_buffer::{Consumed, RingBuffer};
 use self::writer::{
@@ -114,13 +121,16 @@ pub(crate) struct EventSource {
     /// It waits for the ring buffer and the waker.
     epoll: OwnedFd,
     waker: Waker,
-    lost: Counters<8>,
+    lost: Arc<Counters<COUNTERS>>,
     decoder: Decoder,
     /// Why executables have no paths.
     paths: Result<(), String>,
     open_sockets: Result<OpenSockets, String>,
     datagrams: Result<Datagrams, String>,
     counting: Result<Counting, String>,
+    releases: Result<Releases, String>,
+    /// Whether the ends of datagram sockets are reported, once they are counted.
+    wants_releases: bool,
     memory: u64,
 }
 
@@ -181,7 +191,7 @@ impl EventSource {
         };
         let not_counting = match settings.datagrams {
             EventDatagrams::Off | EventDatagrams::FirstUse => NOT_CHOSEN,
-            EventDatagrams::Auto | EventDatagrams::Count => NOT_BEGUN,
+            EventDatagrams::Auto | EventDatagrams::Count | EventDatagrams::ExactEnd => NOT_BEGUN,
         };
         let waker = Waker(Arc::new(
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(LoadError::Ring)?,
@@ -194,6 +204,7 @@ impl EventSource {
             + memory(program.as_fd())
             + datagrams.iter().flat_map(Datagrams::objects).map(memory).sum::<u64>();
         let OwnedMaps { ring, seen, lost, .. } = maps;
+        let lost = Arc::new(lost);
         let ring = RingBuffer::map(ring, settings.ring_size as usize).map_err(LoadError::Ring)?;
         let epoll = wait_for(&ring, &waker).map_err(LoadError::Ring)?;
         let link = calls::attach(program.as_fd())?;
@@ -216,6 +227,8 @@ impl EventSource {
             open_sockets: open_sockets.map_err(|error| error.to_string()),
             datagrams: datagrams.map_err(|error| error.to_string()),
             counting: Err(not_counting.to_owned()),
+            releases: Err(ReleaseError::NotChosen.to_string()),
+            wants_releases: settings.datagrams == EventDatagrams::ExactEnd,
             memory,
         })
     }
@@ -226,12 +239,21 @@ impl EventSource {
         if !self.counting.as_ref().is_err_and(|reason| reason == NOT_BEGUN) {
             return;
         }
-        let counting = Counting::start(&self.layout, &self.variant, &self.names, first_sends);
+        let counting =
+            Counting::start(&self.layout, &self.variant, &self.names, first_sends, &self.lost);
         if let Ok(counting) = &counting {
             // The program after a send reports the first ones, too.
             first_sends.detach();
             self.memory +=
                 counting.objects().into_iter().map(|it| memory_of(root, it)).sum::<u64>();
+        }
+        if self.wants_releases && counting.is_ok() {
+            let [_, marks, _] = first_sends.objects();
+            let releases = Releases::start(root, &self.layout, &self.variant, &self.names, marks);
+            if let Ok(releases) = &releases {
+                self.memory += memory_of(root, releases.object());
+            }
+            self.releases = releases.map_err(|error| error.to_string());
         }
         self.counting = counting.map_err(|error| error.to_string());
     }
@@ -241,12 +263,18 @@ impl EventSource {
         self.counting.as_ref().ok()
     }
 
+    /// The sockets whose datagrams are counted, while they are.
+    pub(crate) fn counted_sockets(&self) -> Option<&Arc<CountedSockets>> {
+        self.counting().map(Counting::sockets)
+    }
+
     /// The programs, and why some do not run.
     pub(crate) fn programs(&self) -> Vec<(&'static str, Result<(), String>)> {
         vec![
             (TRACEPOINT, Ok(())),
             (SEND, self.datagrams.as_ref().map(drop).map_err(Clone::clone)),
             (RECEIVE, self.counting.as_ref().map(drop).map_err(Clone::clone)),
+            (RELEASE, self.releases.as_ref().map(drop).map_err(Clone::clone)),
             (PATHS, self.paths.clone()),
             (ITERATOR, self.open_sockets.as_ref().map(drop).map_err(Clone::clone)),
         ]
@@ -309,7 +337,8 @@ impl EventSource {
         let count = |index| lost.get(index).copied().unwrap_or_default();
         let skipped = calls::skipped(self.program.as_fd())
             + self.datagrams.as_ref().map_or(0, Datagrams::skipped)
-            + self.counting.as_ref().map_or(0, Counting::skipped);
+            + self.counting.as_ref().map_or(0, Counting::skipped)
+            + self.releases.as_ref().map_or(0, Releases::skipped);
         Losses {
             ring_events: count(LOST_STATES),
             ring_executables: count(LOST_EXECUTABLES),
@@ -362,6 +391,8 @@ impl Default for Settings {
                 count_sent: *b"count_sent\0\0\0\0\0\0",
                 count_received: *b"count_received\0\0",
                 live: *b"live_sockets\0\0\0\0",
+                open: *b"open_datagrams\0\0",
+                release: *b"datagram_ends\0\0\0",
                 slots: *b"datagram_slots\0\0",
                 free: *b"free_slots\0\0\0\0\0\0",
                 holders: *b"slot_holders\0\0\0\0",

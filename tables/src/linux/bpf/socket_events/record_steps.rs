@@ -42,8 +42,13 @@ impl Writer<'_> {
 
     /// Stores what every record has of the socket in R6. R1 is then its family.
     pub(super) fn store_socket(&mut self) {
-        let sock = self.layout.sock;
         RECORD.store_key(&mut self.code, self.layout, R6, field!(StateRecord.socket));
+        self.store_socket_members();
+    }
+
+    /// Stores all of it but its key.
+    pub(super) fn store_socket_members(&mut self) {
+        let sock = self.layout.sock;
         let code = &mut self.code;
         code.load(W64, R1, R6, sock.socket);
         code.load(W64, R1, R1, sock.file);

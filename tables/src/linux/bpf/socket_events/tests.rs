@@ -3,6 +3,7 @@
 mod child;
 mod counting;
 mod datagrams;
+mod ends;
 mod failures;
 mod lifetime;
 mod load;
@@ -23,7 +24,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::*;
 use crate::linux::quiet::{loopback_up, report_skip, report_skip_without_bpf};
-use crate::model::tcp_event::{Actor, Executable, FirstDatagram, StateChange};
+use crate::model::tcp_event::{Actor, DatagramEnd, Executable, FirstDatagram, StateChange};
 use crate::model::{Endpoint, NetNamespace, TcpState};
 
 /// No test waits longer.
@@ -47,6 +48,8 @@ fn settings_named(name: [u8; 16]) -> Settings {
         count_sent: name,
         count_received: name,
         live: name,
+        open: name,
+        release: name,
         slots: name,
         free: name,
         holders: name,
@@ -70,6 +73,7 @@ struct Recorded {
     source: EventSource,
     states: Vec<StateChange>,
     first_sends: Vec<FirstDatagram>,
+    ends: Vec<DatagramEnd>,
     executables: HashMap<(i32, u64, u64), Executable>,
 }
 
@@ -83,16 +87,18 @@ impl Recorded {
             source,
             states: Vec::new(),
             first_sends: Vec::new(),
+            ends: Vec::new(),
             executables: HashMap::new(),
         }
     }
 
     fn drain(&mut self, timeout: Duration) {
-        let Recorded { source, states, first_sends, executables } = self;
+        let Recorded { source, states, first_sends, ends, executables } = self;
         source
             .drain(timeout, &mut |record| match record {
                 EventRecord::State(change) => states.push(change),
                 EventRecord::Datagram(first) => first_sends.push(first),
+                EventRecord::DatagramEnd(end) => ends.push(end),
                 EventRecord::Executable(it) => {
                     executables.insert((it.pid, it.start_ns, it.executable), it);
                 }

@@ -9,8 +9,8 @@ use super::super::helper_ids::{
 };
 use super::members::{Layout, Pid};
 use crate::formats::linux::record_layout::Field;
-use crate::model::Family;
 use crate::model::socket_table::IPPROTO_MPTCP;
+use crate::model::{Family, SOCK_DGRAM, SOCK_PACKET, SOCK_RAW};
 
 /// The maps of a program.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,8 @@ pub(super) const LOST_EXECUTABLES: usize = 1;
 pub(super) const LOST_DATAGRAMS: usize = 2;
 pub(super) const UNCOUNTED_MESSAGES: usize = 3;
 pub(super) const UNCOUNTED_BYTES: usize = 4;
+/// Datagrams of sockets that got no storage.
+pub(super) const WITHOUT_STORAGE: usize = 5;
 
 /// A key of the map `seen`.
 #[repr(C)]
@@ -133,6 +135,28 @@ pub(super) fn store_pid(
     code.load(W32, R1, R10, SCRATCH);
     code.jump_if_int(R1, NotEqual, namespace.inum.cast_signed(), if_outside);
     probe(code, to, offset, size_of::<u32>(), pid, namespace.number);
+}
+
+/// Jumps unless it is a UDP, raw, ping or packet socket.
+pub(super) fn choose_datagram_sockets(
+    code: &mut Assembler,
+    layout: &Layout,
+    socket: Register,
+    if_other: Label,
+) {
+    let [is_datagram, is_chosen] = [(); 2].map(|()| code.label());
+    code.load(W16, R1, socket, layout.sock.kind);
+    for kind in [SOCK_DGRAM, SOCK_RAW] {
+        code.jump_if(R1, Equal, kind.into(), is_datagram);
+    }
+    code.jump_if(R1, NotEqual, SOCK_PACKET.into(), if_other);
+    code.put(is_datagram);
+    code.load(W16, R1, socket, layout.sock.family);
+    for family in [Family::Inet, Family::Inet6] {
+        code.jump_if(R1, Equal, family as i32, is_chosen);
+    }
+    code.jump_if(R1, NotEqual, Family::Packet as i32, if_other);
+    code.put(is_chosen);
 }
 
 /// Where a record is: a register that points to it, and the distance from there.

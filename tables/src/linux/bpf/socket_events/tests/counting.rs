@@ -31,7 +31,7 @@ fn counts(recorded: &mut Recorded) -> HashMap<(u64, i32), DatagramCounts> {
     for slot in used {
         let first = recorded.first_sends.iter().rfind(|first| first.slot == Some(slot.slot));
         let Some(first) = first else { continue };
-        assert_eq!(first.socket.cookie(), Some(slot.cookie));
+        assert_eq!(first.socket.key.cookie(), Some(slot.cookie));
         let sum = sums.entry((slot.cookie, first.actor.map_or(-1, |actor| actor.pid))).or_default();
         sum.bytes.sent += slot.counts.bytes.sent;
         sum.bytes.received += slot.counts.bytes.received;
@@ -73,6 +73,29 @@ fn sent_and_received_datagrams_are_counted() {
     });
 }
 
+#[test]
+fn only_sockets_that_are_newer_than_the_counting_have_bytes() {
+    let test = "only_sockets_that_are_newer_than_the_counting_have_bytes";
+    if Layout::of_running_kernel().counting.is_none() {
+        return report_skip(test, "the kernel is older than 6.3");
+    }
+    record_in_own_netns(test, |_, recorded| {
+        let [old, older] = ["127.0.0.1:0"; 2].map(|address| UdpSocket::bind(address).unwrap());
+        older.send_to(&[7; 50], old.local_addr().unwrap()).unwrap();
+        recorded.source.begin_counting(&proc_root());
+        let [new, unused] = ["127.0.0.1:0"; 2].map(|address| UdpSocket::bind(address).unwrap());
+        for _ in 0..2 {
+            new.send_to(&[7; 50], old.local_addr().unwrap()).unwrap();
+            old.send_to(&[7; 3], new.local_addr().unwrap()).unwrap();
+        }
+        new.recv(&mut [0; 100]).unwrap();
+        let bytes = recorded.source.counted_sockets().unwrap().bytes().unwrap().unwrap();
+        let of = |socket| bytes.of(cookie(socket)).map(|bytes| (bytes.sent, bytes.received));
+        let of = [&old, &older, &new, &unused].map(of);
+        assert_eq!(of, [None, None, Some((100, 3)), Some((0, 0))]);
+    });
+}
+
 /// Processes in other network namespaces, too, that exit at once: each prints what it has sent and received.
 #[test]
 fn the_datagrams_of_short_processes_are_counted_exactly() {
@@ -90,7 +113,7 @@ fn the_datagrams_of_short_processes_are_counted_exactly() {
         for (cookie, pid, truth) in &truths {
             let counted = counts.get(&(*cookie, *pid)).copied().unwrap_or_default();
             let first = recorded.first_sends.iter().find(|first| {
-                first.socket.cookie() == Some(*cookie)
+                first.socket.key.cookie() == Some(*cookie)
                     && first.actor.is_some_and(|actor| actor.pid == *pid)
             });
             let path = first.and_then(|first| recorded.path(&first.actor?));

@@ -23,7 +23,7 @@ impl Recorded {
         count: usize,
     ) -> Vec<FirstDatagram> {
         let is_there =
-            |first: &&FirstDatagram| first.is_first_send && first.net_namespace == namespace;
+            |first: &&FirstDatagram| first.is_first_send && first.socket.net_namespace == namespace;
         self.wait(
             |it| it.first_sends.iter().filter(is_there).copied().collect(),
             |first_sends| first_sends.len() >= count,
@@ -89,10 +89,14 @@ fn a_first_send_is_recorded_once_with_its_ends() {
         ];
         assert_eq!(found.len(), sent.len(), "{found:#?}");
         for (first, (socket, peer)) in found.iter().zip(sent) {
-            assert_eq!((first.socket, first.remote), (key(socket), endpoint(peer)), "{first:#?}");
-            assert_eq!(first.local.port, socket.local_addr().unwrap().port());
-            assert_eq!((first.kind, first.protocol, first.errno), (2, 17, 0));
-            assert_eq!(first.inode, rustix::fs::fstat(socket).unwrap().st_ino);
+            assert_eq!(
+                (first.socket.key, first.socket.remote),
+                (key(socket), endpoint(peer)),
+                "{first:#?}"
+            );
+            assert_eq!(first.socket.local.port, socket.local_addr().unwrap().port());
+            assert_eq!((first.socket.kind, first.socket.protocol, first.errno), (2, 17, 0));
+            assert_eq!(first.socket.inode, rustix::fs::fstat(socket).unwrap().st_ino);
             let actor = first.actor.unwrap();
             assert_eq!((actor.pid, actor.fd), (own_pid(), socket.as_raw_fd()));
             let own = std::fs::read_link("/proc/self/exe").unwrap();
@@ -108,7 +112,7 @@ fn a_first_send_that_fails_has_its_errno() {
         // The broadcast address needs SO_BROADCAST.
         socket.send_to(b"a", to("127.255.255.255", 9)).unwrap_err();
         let [first] = recorded.wait_for_first_sends(namespace, 1)[..] else { unreachable!() };
-        assert_eq!((first.errno, first.remote), (13, endpoint(to("127.255.255.255", 9))));
+        assert_eq!((first.errno, first.socket.remote), (13, endpoint(to("127.255.255.255", 9))));
     });
 }
 
@@ -134,7 +138,8 @@ fn raw_ping_and_packet_sockets_are_recorded() {
         let found = recorded.wait_for_first_sends(namespace, 3);
         let shown: Vec<_> = found
             .iter()
-            .map(|it| (it.socket, it.family, it.kind, it.protocol, it.local.port, it.remote))
+            .map(|first| first.socket)
+            .map(|it| (it.key, it.family, it.kind, it.protocol, it.local.port, it.remote))
             .collect();
         let loopback = endpoint(to("127.0.0.1", 0));
         let identifier = shown[1].4;
@@ -151,8 +156,11 @@ fn raw_ping_and_packet_sockets_are_recorded() {
         assert_eq!(send(&packet, &[0; 60], SendFlags::empty()), Err(Errno::NXIO));
         let found = recorded.wait_for_first_sends(namespace, 4);
         let first = found[3];
-        assert_eq!((first.socket, first.family, first.kind), (key(&packet), 17, 3));
-        assert_eq!((first.protocol, first.local.port), (0, 0));
+        assert_eq!(
+            (first.socket.key, first.socket.family, first.socket.kind),
+            (key(&packet), 17, 3)
+        );
+        assert_eq!((first.socket.protocol, first.socket.local.port), (0, 0));
         assert_eq!(first.errno, Errno::NXIO.raw_os_error());
         assert_eq!(first.actor.map(|actor| actor.pid), Some(own_pid()));
     });
@@ -175,7 +183,7 @@ fn first_sends_of_short_processes_have_their_paths() {
         let actors: Vec<Actor> = found.iter().map(|first| first.actor.unwrap()).collect();
         assert_eq!(actors.iter().map(|actor| actor.pid).collect::<Vec<_>>(), pids);
         for (first, actor) in found.iter().zip(&actors) {
-            assert_eq!((first.remote, actor.parent), (endpoint(address), own_pid()));
+            assert_eq!((first.socket.remote, actor.parent), (endpoint(address), own_pid()));
             assert_eq!(recorded.path(actor).unwrap().path, own.as_os_str().as_encoded_bytes());
         }
     });
@@ -195,7 +203,7 @@ fn a_socket_without_option_memory_is_recorded_once() {
         }
         second.send_to(b"a", to("127.0.0.1", 9)).unwrap();
         let found = recorded.wait_for_first_sends(namespace, 2);
-        let sockets: Vec<SocketKey> = found.iter().map(|it| it.socket).collect();
+        let sockets: Vec<SocketKey> = found.iter().map(|it| it.socket.key).collect();
         assert_eq!(sockets, [key(&first), key(&second)]);
     });
 }
@@ -217,7 +225,7 @@ fn threads_that_send_at_once_make_one_record() {
             });
         }
         let found = recorded.wait_for_first_sends(namespace, SOCKETS);
-        let mut keys: Vec<u64> = found.iter().map(|it| it.socket.cookie().unwrap()).collect();
+        let mut keys: Vec<u64> = found.iter().map(|it| it.socket.key.cookie().unwrap()).collect();
         keys.sort_unstable();
         keys.dedup();
         assert_eq!((found.len(), keys.len()), (SOCKETS, SOCKETS));
@@ -238,7 +246,7 @@ fn lost_and_read_first_sends_add_up_to_all() {
         let (mut own, mut others) = (0, 0);
         let count = &mut |record| {
             if let EventRecord::Datagram(first) = record {
-                *if first.net_namespace == namespace { &mut own } else { &mut others } += 1;
+                *if first.socket.net_namespace == namespace { &mut own } else { &mut others } += 1;
             }
         };
         small.drain(Duration::ZERO, count).unwrap();

@@ -4,6 +4,7 @@ use super::child::{spawn, wait_for_begin};
 use super::this_binary::own_executable;
 use super::*;
 use crate::linux::bpf::calls::{Command, objects};
+use crate::linux::cgroup;
 
 fn word(info: &[u8; 80], offset: usize) -> u32 {
     u32::from_ne_bytes(info[offset..offset + 4].try_into().unwrap())
@@ -45,14 +46,16 @@ fn a_dropped_source_leaves_nothing_in_the_kernel() {
     let mut name = [0; 16];
     let text = format!("dropped_{}", std::process::id() % 1_000_000);
     name[..text.len()].copy_from_slice(text.as_bytes());
-    let Some(mut source) = start(test, &settings_named(name)) else { return };
+    let settings = Settings { datagrams: EventDatagrams::ExactEnd, ..settings_named(name) };
+    let Some(mut source) = start(test, &settings) else { return };
     source.begin_counting(&proc_root());
     let (programs, maps) = named(&text);
     let has_iterator = source.open_sockets.is_ok();
     let has_datagrams = Layout::of_running_kernel().send.is_some();
     // First sends; those that count, and the iterator over live sockets.
     let of_datagrams = if has_datagrams { 1 + 3 } else { 0 };
-    let count = 1 + usize::from(has_iterator) + of_datagrams;
+    let has_ends = has_datagrams && cgroup::hierarchy(&proc_root()).is_some();
+    let count = 1 + usize::from(has_iterator) + of_datagrams + usize::from(has_ends);
     assert_eq!((programs.len(), maps), (count, if has_datagrams { 3 + 2 + 3 } else { 3 }));
     // That for first sends is detached when another one counts.
     assert_eq!(links(&programs), count - usize::from(has_datagrams));
@@ -62,6 +65,7 @@ fn a_dropped_source_leaves_nothing_in_the_kernel() {
         (TRACEPOINT, true),
         (SEND, has_datagrams),
         (RECEIVE, has_datagrams),
+        (RELEASE, has_ends),
         (PATHS, true),
         (ITERATOR, has_iterator),
     ];

@@ -24,7 +24,7 @@ fn lost_and_read_changes_add_up_to_all() {
             source
                 .drain(Duration::ZERO, &mut |record| match record {
                     EventRecord::State(_) => read += 1,
-                    EventRecord::Datagram(_) => {}
+                    EventRecord::Datagram(_) | EventRecord::DatagramEnd(_) => {}
                     EventRecord::Executable(_) => executables += 1,
                 })
                 .unwrap();

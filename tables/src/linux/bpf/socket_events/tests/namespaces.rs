@@ -73,7 +73,7 @@ fn check_pids(recorded: &mut Recorded, here: NetNamespace) {
         socket.send_to(b"a", "127.0.0.1:9").unwrap();
         let first = recorded.wait_for_first_sends(here, 1)[0];
         assert_eq!(first.actor.map(|actor| (actor.pid, actor.parent)), Some((own_pid(), 0)));
-        assert_eq!(first.remote.port, 9);
+        assert_eq!(first.socket.remote.port, 9);
     }
     let mut open = Vec::new();
     recorded.source.open_sockets(&mut |socket| open.push(socket)).unwrap();

@@ -1,0 +1,116 @@
+//! The sockets that have storage in a map: those that were used while datagrams are counted.
+
+use std::collections::{HashMap, HashSet};
+use std::error::Error;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::super::calls::{self, Counters, Program};
+use super::super::error::{LoadError, PassError};
+use super::super::iterator::read_records;
+use super::maps::{COUNTERS, with_memory};
+use super::members::{Counting, Layout};
+use super::writer::WITHOUT_STORAGE;
+use super::{datagram_sockets_program, live_sockets_program};
+use crate::deadline::Deadline;
+use crate::formats::linux::event_record::{EventRecordError, take_live_socket};
+use crate::model::DatagramBytes;
+use crate::model::tcp_event::Bytes;
+
+/// The iterator, and the sockets that are older than the counting.
+#[derive(Debug)]
+pub(crate) struct CountedSockets {
+    link: OwnedFd,
+    lost: Arc<Counters<COUNTERS>>,
+    /// The cookies of the sockets that processes held when counting began, sorted; None: they could not be listed.
+    opened_before: Option<Arc<[u64]>>,
+}
+
+impl CountedSockets {
+    /// Loads the iterator over the sockets that have storage in the map.
+    pub(super) fn load(
+        counting: &Counting,
+        name: [u8; 16],
+        map: BorrowedFd<'_>,
+        lost: &Arc<Counters<COUNTERS>>,
+    ) -> Result<CountedSockets, LoadError> {
+        let code = live_sockets_program::program(&counting.context)?;
+        let program = Program::iterator(name, &code, counting.function);
+        let program = with_memory(|| program.load_or_log())?;
+        let link = calls::link_storage(program.as_fd(), map)?;
+        Ok(CountedSockets { link, lost: Arc::clone(lost), opened_before: None })
+    }
+
+    /// Lists the sockets that processes of this PID namespace hold now.
+    pub(super) fn list_open(&mut self, layout: &Layout, name: [u8; 16]) {
+        match open_sockets(layout, name) {
+            Ok(cookies) => self.opened_before = cookies.map(Arc::from),
+            Err(error) => log::warn!(
+                "process_open_sockets will have no bytes of datagram sockets: those that are open already cannot be listed: \
+                 {error}"
+            ),
+        }
+    }
+
+    /// Which of these cookies belong to sockets that still exist.
+    pub(super) fn live(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, PassError> {
+        let mut cookies = HashSet::new();
+        self.read(|cookie, _| {
+            if of.contains(&cookie) {
+                cookies.insert(cookie);
+            }
+        })?;
+        Ok(cookies)
+    }
+
+    /// The bytes of the sockets that were opened since counting began. None: it is unknown which these are.
+    pub(crate) fn bytes(&self) -> Result<Option<DatagramBytes>, PassError> {
+        let Some(opened_before) = &self.opened_before else { return Ok(None) };
+        // Read before the sockets: one that gets no storage from now on is newer than the answer.
+        let without_storage = self.lost.get()?.get(WITHOUT_STORAGE).copied();
+        let mut counted = HashMap::new();
+        self.read(|cookie, bytes| _ = counted.insert(cookie, bytes))?;
+        Ok(Some(DatagramBytes {
+            counted,
+            opened_before: Arc::clone(opened_before),
+            is_complete: without_storage == Some(0),
+        }))
+    }
+
+    fn read(&self, mut each: impl FnMut(u64, Bytes)) -> Result<(), PassError> {
+        read_records(self.link.as_fd(), Deadline::NEVER, |bytes| {
+            let taken = take_live_socket(bytes);
+            let is_complete = taken.is_some();
+            if let Some((cookie, bytes)) = taken {
+                each(cookie, bytes);
+            }
+            Ok::<_, EventRecordError>(is_complete)
+        })
+    }
+}
+
+/// The cookies of the datagram sockets that processes hold, sorted; None: they are too many.
+fn open_sockets(layout: &Layout, name: [u8; 16]) -> Result<Option<Vec<u64>>, Box<dyn Error>> {
+    /// 8 MiB.
+    const MAX_SOCKETS: usize = 1 << 20;
+    let iterator = layout.iterator.as_ref().ok_or(LoadError::NoCookies)?;
+    let code = datagram_sockets_program::program(layout, &iterator.context)?;
+    let program = Program::iterator(name, &code, iterator.function);
+    let program = with_memory(|| program.load_or_log())?;
+    let link = calls::link(program.as_fd(), None)?;
+    let mut cookies = HashSet::new();
+    read_records(link.as_fd(), Deadline::NEVER, |bytes| {
+        let Some((cookie, rest)) = bytes.split_first_chunk() else { return Ok(false) };
+        *bytes = rest;
+        if cookies.len() <= MAX_SOCKETS {
+            cookies.insert(u64::from_ne_bytes(*cookie));
+        }
+        Ok::<_, EventRecordError>(true)
+    })?;
+    if cookies.len() > MAX_SOCKETS {
+        return Ok(None);
+    }
+    let mut cookies: Vec<u64> = cookies.into_iter().collect();
+    cookies.sort_unstable();
+    Ok(Some(cookies))
+}

@@ -1,0 +1,37 @@
+//! The bytes that sockets have sent and received: the kernel counts those of TCP, the collection of events those of datagrams.
+
+use super::tcp::{self, wide};
+use crate::Value;
+use crate::model::tcp_event::Bytes;
+use crate::model::{Family, SOCK_DGRAM, SOCK_PACKET, SOCK_RAW};
+use crate::process_open_sockets::row::{RowOf, RowParts};
+
+pub(in super::super) fn sent(parts: RowParts<'_>) -> Value<'_> {
+    wide(match tcp::of(parts.socket) {
+        Some(tcp) => tcp.bytes_sent,
+        None => of_datagrams(parts).map(|bytes| bytes.sent),
+    })
+}
+
+pub(in super::super) fn received(parts: RowParts<'_>) -> Value<'_> {
+    wide(match tcp::of(parts.socket) {
+        Some(tcp) => tcp.bytes_received,
+        None => of_datagrams(parts).map(|bytes| bytes.received),
+    })
+}
+
+/// The bytes of a UDP, raw, ping or packet socket, if they are counted. Of unheld sockets it is unknown whether they are
+/// older than the counting; those of the kernel are not counted.
+fn of_datagrams(parts: RowParts<'_>) -> Option<Bytes> {
+    if matches!(parts.row.of, RowOf::Unheld(_)) {
+        return None;
+    }
+    let bytes = parts.snapshot.datagram_bytes.as_ref()?;
+    let socket = parts.socket;
+    let is_counted = [SOCK_DGRAM, SOCK_RAW, SOCK_PACKET].contains(&socket.details.kind)
+        && [Family::Inet, Family::Inet6, Family::Packet]
+            .into_iter()
+            .any(|family| socket.family() == Some(family as u8));
+    let cookie = socket.details.extended.as_deref()?.cookie?;
+    if is_counted { bytes.of(cookie.get()) } else { None }
+}
