@@ -1,8 +1,8 @@
 //! Flows of datagrams: what each process has sent and received on each UDP, raw, ping and packet socket, until the socket
 //! is closed or the process has not used it for a minute.
 //!
-//! The kernel counts in slots. A sweep takes back the slots of flows that have ended. The next sweep reads and frees
-//! them: then no program can still count in them.
+//! The kernel counts in slots. A sweep takes back the slots of flows that have ended. After a grace period, when no program
+//! can still count in them, the next sweep reads and frees them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,7 +24,10 @@ pub(super) trait Slots {
     fn used(&self) -> Vec<UsedSlot>;
     /// Takes a slot back: the next datagram takes another one.
     fn retire(&self, number: u32);
-    /// Frees a slot that was taken back some time ago, and returns what it has counted.
+    /// Begins to wait for the programs that run now: they can still count in slots that were taken back.
+    fn begin_grace_period(&self);
+    fn is_grace_period_over(&self) -> bool;
+    /// Frees a slot that was taken back before the last grace period, and returns what it has counted.
     fn release(&self, number: u32) -> UsedSlot;
     /// Which of these cookies belong to sockets that still exist.
     fn live_sockets(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, String>;
@@ -197,6 +200,9 @@ impl DatagramFlows {
     ) {
         self.last_sweep = Some(Instant::now());
         self.used = used.len();
+        if !slots.is_grace_period_over() {
+            return;
+        }
         let live = slots.live_sockets(&used.iter().map(|used| used.cookie).collect());
         if let Err(error) = &live
             && !std::mem::replace(&mut self.has_logged, true)
@@ -215,6 +221,9 @@ impl DatagramFlows {
             .collect();
         self.end_flows(slots, &used, &is_live, now);
         self.end_without_record(slots, &used);
+        if !self.ending.is_empty() || !self.ending_unknown.is_empty() {
+            slots.begin_grace_period();
+        }
     }
 
     /// Takes back the slots of the flows that are over.

@@ -26,8 +26,10 @@ pub(super) trait Feed: Send {
     fn memory(&self) -> u64;
     /// The programs, and why some do not run.
     fn programs(&self) -> Vec<Program>;
-    /// Begins to count datagrams, unless the settings or the kernel forbid it.
+    /// Begins to load what counts datagrams, unless the settings or the kernel forbid it. At its end, the waker is used.
     fn begin_counting(&mut self);
+    /// Takes over what was loaded; false while it is being loaded.
+    fn finish_counting(&mut self) -> bool;
     /// The slots that count datagrams, if they are counted.
     fn slots(&self) -> Option<&dyn Slots>;
     /// The sockets whose datagrams are counted.
@@ -149,7 +151,7 @@ impl Drain {
                 requested: 0,
                 done: 0,
                 last_query: Instant::now(),
-                wants_flows: false,
+                wants_flows: settings.counts_at_once,
                 is_over: false,
                 has_ended: false,
             }),
@@ -165,8 +167,14 @@ impl Drain {
         for open in &open_sockets {
             join.add_open(open);
         }
-        let worker =
-            Worker { feed, join, shared: Arc::clone(&shared), batch: Vec::new(), captured: 0 };
+        let worker = Worker {
+            feed,
+            join,
+            shared: Arc::clone(&shared),
+            batch: Vec::new(),
+            captured: 0,
+            is_loading: false,
+        };
         let thread =
             thread::Builder::new().name("events".into()).spawn(move || worker.run(idle))?;
         Ok(Drain { shared, thread })
@@ -289,6 +297,8 @@ struct Worker {
     shared: Arc<Shared>,
     batch: Vec<Event>,
     captured: u64,
+    /// Whether what counts datagrams is being loaded.
+    is_loading: bool,
 }
 
 impl Worker {
@@ -306,14 +316,26 @@ impl Worker {
             });
             is_active = self.captured > before;
             self.store_batch();
+            self.finish_counting();
             self.tidy();
             if let Err(error) = outcome {
                 log::error!("the collection of socket events ends: {error}");
                 self.shared.lock_counts().failure = Some(error);
                 break;
             }
-            self.shared.sync_state().done = request;
-            self.shared.drained.notify_all();
+            // A query of flows waits for the counting.
+            if !self.is_loading {
+                self.shared.sync_state().done = request;
+                self.shared.drained.notify_all();
+            }
+        }
+    }
+
+    fn finish_counting(&mut self) {
+        if self.is_loading && self.feed.finish_counting() {
+            self.is_loading = false;
+            self.shared.lock_counts().programs = self.feed.programs();
+            *self.shared.lock_counted() = self.feed.counted_sockets();
         }
     }
 
@@ -374,23 +396,24 @@ impl Worker {
             }
             wait = wait.min(rest);
         }
-        if sync.requested > sync.done {
+        if sync.requested > sync.done && !self.is_loading {
             wait = Duration::ZERO;
         }
-        if std::mem::take(&mut sync.wants_flows) && self.feed.slots().is_none() {
+        if std::mem::take(&mut sync.wants_flows) && self.feed.slots().is_none() && !self.is_loading
+        {
             drop(sync);
             self.feed.begin_counting();
-            self.shared.lock_counts().programs = self.feed.programs();
-            *self.shared.lock_counted() = self.feed.counted_sockets();
+            self.is_loading = true;
+            // At once, if nothing is to be loaded.
+            self.finish_counting();
             sync = self.shared.sync_state();
-            // The next wait knows that slots are used.
             wait = Duration::ZERO;
         }
         Some((sync.requested, wait))
     }
 
     fn drain(&mut self, timeout: Duration) -> Result<(), String> {
-        let Worker { feed, join, shared, batch, captured } = self;
+        let Worker { feed, join, shared, batch, captured, .. } = self;
         feed.drain(timeout, &mut |record| {
             *captured += u64::from(!matches!(record, EventRecord::Executable(_)));
             join.apply(record, &mut |event| batch.push(event));

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::Options;
 use crate::options::EventMode;
+use crate::{EventDatagrams, Options};
 
 /// Settings of the collection.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub(super) struct Settings {
     pub(super) max: usize,
     pub(super) expiry: Duration,
     pub(super) idle: Duration,
+    /// Whether datagrams are counted from the start of the collection on.
+    pub(super) counts_at_once: bool,
     pub(super) procfs: PathBuf,
     /// Why no collection can start, if so.
     pub(super) forbidden: Option<&'static str>,
@@ -37,6 +39,10 @@ impl Settings {
             max: options.events_max,
             expiry: options.events_expiry,
             idle: options.events_idle,
+            counts_at_once: matches!(
+                options.event_datagrams,
+                EventDatagrams::Count | EventDatagrams::ExactEnd
+            ),
             procfs: options.procfs.clone(),
             forbidden,
         }

@@ -2,27 +2,28 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::collection::Open;
 use super::datagram_flows::Slots;
 use super::drain::{CountedBytes, Feed, Opened, Program};
 use super::join::MAX_SOCKETS;
-use crate::linux::bpf::socket_events::{CountedSockets, Counting, EventError, EventSource};
+use crate::Options;
+use crate::linux::bpf::socket_events::{
+    CountedSockets, Counting, EventError, EventSource, LoadedCounting,
+};
 use crate::linux::proc_root::ProcRoot;
 use crate::model::DatagramBytes;
 use crate::model::tcp_event::{EventRecord, Losses, UsedSlot};
-use crate::{EventDatagrams, Options};
 
 /// Loads the programs of the kernel.
 pub(super) fn open(options: &Options) -> Open {
     let (procfs, datagrams) = (options.procfs.clone(), options.event_datagrams);
     Box::new(move || {
         let root = ProcRoot::open(&procfs).map_err(|error| error.to_string())?;
-        let mut source = EventSource::start(&root, datagrams).map_err(|error| error.to_string())?;
-        if matches!(datagrams, EventDatagrams::Count | EventDatagrams::ExactEnd) {
-            source.begin_counting(&root);
-        }
+        let source = EventSource::start(&root, datagrams).map_err(|error| error.to_string())?;
         let mut open_sockets = Vec::new();
         let pass = source.open_sockets(&mut |open| {
             if open_sockets.len() < MAX_SOCKETS {
@@ -36,16 +37,33 @@ pub(super) fn open(options: &Options) -> Open {
         }
         let waker = source.waker();
         let wake = Box::new(move || waker.wake());
-        let feed = Box::new(Kernel { source, root, has_logged: false });
+        let root = Arc::new(root);
+        let feed = Box::new(Kernel { source, root, loading: None, has_logged: false });
         Ok(Opened { feed, wake, open_sockets })
     })
 }
 
 struct Kernel {
     source: EventSource,
-    root: ProcRoot,
+    root: Arc<ProcRoot>,
+    /// While what counts datagrams is being loaded.
+    loading: Option<Loading>,
     /// Whether a malformed record was logged: that is an error of this crate's program, which repeats.
     has_logged: bool,
+}
+
+struct Loading {
+    loaded: Receiver<LoadedCounting>,
+    thread: JoinHandle<()>,
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        // The thread uses maps of the source.
+        if let Some(Loading { thread, .. }) = self.loading.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Feed for Kernel {
@@ -79,7 +97,28 @@ impl Feed for Kernel {
     }
 
     fn begin_counting(&mut self) {
-        self.source.begin_counting(&self.root);
+        let Some(loader) = self.source.counting_loader() else { return };
+        let (send, loaded) = channel();
+        let (root, waker) = (Arc::clone(&self.root), self.source.waker());
+        let load = move || {
+            let _ = send.send(loader.load(&root));
+            waker.wake();
+        };
+        match thread::Builder::new().name("counting".into()).spawn(load) {
+            Ok(thread) => self.loading = Some(Loading { loaded, thread }),
+            Err(error) => self.source.finish_counting(&self.root, LoadedCounting::nothing(error)),
+        }
+    }
+
+    fn finish_counting(&mut self) -> bool {
+        let Some(Loading { loaded, .. }) = &self.loading else { return true };
+        match loaded.try_recv() {
+            Ok(loaded) => self.source.finish_counting(&self.root, loaded),
+            Err(TryRecvError::Empty) => return false,
+            Err(TryRecvError::Disconnected) => {}
+        }
+        self.loading = None;
+        true
     }
 
     fn slots(&self) -> Option<&dyn Slots> {
@@ -108,6 +147,14 @@ impl Slots for Counting {
 
     fn retire(&self, number: u32) {
         Counting::retire(self, number);
+    }
+
+    fn begin_grace_period(&self) {
+        Counting::begin_grace_period(self);
+    }
+
+    fn is_grace_period_over(&self) -> bool {
+        Counting::is_grace_period_over(self)
     }
 
     fn release(&self, number: u32) -> UsedSlot {

@@ -62,6 +62,10 @@ impl Feed for TestFeed {
 
     fn begin_counting(&mut self) {}
 
+    fn finish_counting(&mut self) -> bool {
+        true
+    }
+
     fn slots(&self) -> Option<&dyn Slots> {
         None
     }

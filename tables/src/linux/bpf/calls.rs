@@ -422,6 +422,15 @@ pub(super) fn delete<Key>(map: BorrowedFd<'_>, key: &Key) -> Result<(), CallErro
     run(Command::MapDeleteElem, &attributes).map(drop)
 }
 
+/// Waits until all programs that run now have ended: they are readers of RCU, and membarrier(2) waits for these. Kernels
+/// with `nohz_full` refuse it, and filters of system calls can.
+#[allow(unsafe_code)]
+pub(super) fn wait_for_programs() {
+    const GLOBAL: std::ffi::c_int = 1;
+    // SAFETY: the call takes no pointers.
+    unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+}
+
 /// Creates a file that runs the program when it is read. Its content is the output of the program.
 pub(super) fn iterator(link: BorrowedFd<'_>) -> Result<OwnedFd, CallError> {
     call(Command::IterCreate, &IterCreate { link_fd: number(link), flags: 0 })

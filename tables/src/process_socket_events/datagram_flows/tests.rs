@@ -1,4 +1,4 @@
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use super::*;
@@ -12,6 +12,8 @@ struct TestSlots {
     retired: RefCell<Vec<u32>>,
     live: RefCell<HashSet<u64>>,
     generations: RefCell<BTreeMap<u32, u32>>,
+    /// Whether a program runs that has begun before the last slot was taken back.
+    has_late_program: Cell<bool>,
 }
 
 impl TestSlots {
@@ -50,6 +52,12 @@ impl Slots for TestSlots {
         slot.slot.generation += 1;
         self.generations.borrow_mut().insert(number, slot.slot.generation);
         self.retired.borrow_mut().push(number);
+    }
+
+    fn begin_grace_period(&self) {}
+
+    fn is_grace_period_over(&self) -> bool {
+        !self.has_late_program.get()
     }
 
     fn release(&self, number: u32) -> UsedSlot {
@@ -217,4 +225,29 @@ fn a_socket_that_is_newer_than_the_list_of_slots_does_not_end() {
     slots.close(7);
     flows.sweep(&slots, &used, Clocks::at(2 * SECOND, 0), &mut |event| panic!("{event:?}"));
     assert_eq!((flows.len(), slots.retired.borrow().len()), (1, 0));
+}
+
+#[test]
+fn a_slot_counts_until_the_programs_have_ended() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    begin(&mut flows, &slots, 1, 7, 1);
+    slots.send(1, 100, 2 * SECOND);
+    slots.close(1);
+    assert_eq!(sweep(&mut flows, &slots, 3), []);
+    slots.has_late_program.set(true);
+    assert_eq!(sweep(&mut flows, &slots, 4), []);
+    slots.send(1, 20, 4 * SECOND);
+    slots.has_late_program.set(false);
+    assert_eq!(sweep(&mut flows, &slots, 5), [(1, FlowResult::Closed, 120, 2, 3 * SECOND)]);
+}
+
+#[test]
+fn a_closed_socket_ends_its_flow_at_that_time() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    begin(&mut flows, &slots, 1, 7, 1);
+    slots.send(1, 100, 2 * SECOND);
+    slots.close(1);
+    flows.close(SocketKey::Cookie(1), 9 * SECOND, None);
+    assert_eq!(sweep(&mut flows, &slots, 10), []);
+    assert_eq!(sweep(&mut flows, &slots, 11), [(1, FlowResult::Closed, 100, 1, 8 * SECOND)]);
 }

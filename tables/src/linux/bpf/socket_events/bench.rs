@@ -67,7 +67,7 @@ impl Events {
     pub fn begin_counting(&mut self) -> Result<(), String> {
         let root = ProcRoot::open(Path::new("/proc")).map_err(|error| error.to_string())?;
         self.0.begin_counting(&root);
-        self.0.counting.as_ref().map(drop).map_err(Clone::clone)
+        self.0.counting.reason().map_or(Ok(()), Err)
     }
 
     /// Attaches the programs that count, or detaches them.

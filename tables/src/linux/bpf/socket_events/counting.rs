@@ -9,8 +9,9 @@ use super::super::calls::{self, Counters, Program};
 use super::super::error::{LoadError, PassError};
 use super::counted_sockets::CountedSockets;
 use super::counting_program::{self, CountMaps};
-use super::datagram_program::{Direction, SendMaps};
-use super::datagrams::{DatagramError, Datagrams};
+use super::datagram_program::Direction;
+use super::datagrams::{DatagramError, SocketMaps};
+use super::grace_period::GracePeriod;
 use super::maps::{COUNTERS, Names, with_memory};
 use super::members::Layout;
 use super::slots::Slots;
@@ -33,15 +34,16 @@ pub(crate) struct Counting {
     links: Option<[OwnedFd; 2]>,
     sockets: Arc<CountedSockets>,
     slots: Slots,
+    grace_period: GracePeriod,
 }
 
 impl Counting {
-    /// Loads and attaches the programs. The marks are those of the program for first sends.
+    /// Loads and attaches the programs. The maps of sockets are those of the program for first sends.
     pub(super) fn start(
         layout: &Layout,
         variant: &Variant,
         names: &Names,
-        first_sends: &Datagrams,
+        sockets: &SocketMaps,
         lost: &Arc<Counters<COUNTERS>>,
     ) -> Result<Counting, DatagramError> {
         let (Some(send), Some(counting)) = (layout.send, layout.counting) else {
@@ -49,26 +51,32 @@ impl Counting {
         };
         let load = || -> Result<Counting, LoadError> {
             let slots = Slots::create([names.slots, names.free, names.holders])?;
-            let [_, marks, unmarked] = first_sends.objects();
             let map = |fd: BorrowedFd<'_>| MapFd(fd.as_raw_fd());
-            let of_first = SendMaps { marks: map(marks), unmarked: map(unmarked) };
             let maps = CountMaps {
                 slots: map(slots.array()),
                 free: map(slots.free.as_fd()),
                 holders: map(slots.holders.as_fd()),
             };
             let program = |direction, name, typedef| -> Result<OwnedFd, LoadError> {
-                let code = counting_program::program(layout, variant, of_first, maps, direction)?;
+                let code = counting_program::program(
+                    layout,
+                    variant,
+                    sockets.of_program(),
+                    maps,
+                    direction,
+                )?;
                 let program = Program::tracepoint(name, &code, typedef);
                 Ok(with_memory(|| program.load_or_log())?)
             };
             let sent = program(Direction::Send, names.count_sent, send)?;
             let received = program(Direction::Receive, names.count_received, counting.receive)?;
-            let mut sockets = CountedSockets::load(&counting, names.live, marks, lost)?;
+            let mut counted =
+                CountedSockets::load(&counting, names.live, sockets.storage.as_fd(), lost)?;
             let programs = [sent, received];
             let links = Some(attach(&programs)?);
-            sockets.list_open(layout, names.open);
-            Ok(Counting { programs, links, sockets: Arc::new(sockets), slots })
+            counted.list_open(layout, names.open);
+            let (sockets, grace_period) = (Arc::new(counted), GracePeriod::default());
+            Ok(Counting { programs, links, sockets, slots, grace_period })
         };
         Ok(load()?)
     }
@@ -108,7 +116,17 @@ impl Counting {
         self.slots.retire(number);
     }
 
-    /// Frees a slot that was taken back some time ago, and returns what it has counted.
+    /// Begins to wait for the end of the programs that run now.
+    pub(crate) fn begin_grace_period(&self) {
+        self.grace_period.begin();
+    }
+
+    /// Whether they have ended.
+    pub(crate) fn is_grace_period_over(&self) -> bool {
+        self.grace_period.is_over()
+    }
+
+    /// Frees a slot that was taken back before the last grace period, and returns what it has counted.
     pub(crate) fn release(&self, number: u32) -> UsedSlot {
         self.slots.release(number)
     }

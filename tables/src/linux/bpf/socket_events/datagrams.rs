@@ -1,7 +1,9 @@
 //! The first sends of UDP, raw, ping and packet sockets: a program of its own, which older kernels lack.
 
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use super::super::assembler::MapFd;
 use super::super::calls::{self, Program};
@@ -19,20 +21,36 @@ pub(super) const SEND: &str = "sock_send_length";
 #[derive(Debug)]
 pub(super) struct Datagrams {
     program: OwnedFd,
-    /// The sockets that were reported.
-    marks: OwnedFd,
-    /// The cookies of those that could not be marked.
-    unmarked: OwnedFd,
+    maps: Arc<SocketMaps>,
     /// The program runs until this is closed.
     link: Option<OwnedFd>,
 }
 
+/// The maps of sockets, for all programs.
+#[derive(Debug)]
+pub(super) struct SocketMaps {
+    /// The storage of sockets.
+    pub(super) storage: OwnedFd,
+    /// The cookies of those that were reported and got no storage.
+    unmarked: OwnedFd,
+}
+
+impl SocketMaps {
+    /// The maps as a program names them.
+    pub(super) fn of_program(&self) -> SendMaps {
+        let [marks, unmarked] = [&self.storage, &self.unmarked].map(|map| MapFd(map.as_raw_fd()));
+        SendMaps { marks, unmarked }
+    }
+}
+
 /// Why the program does not run.
 #[derive(Debug)]
-pub(super) enum DatagramError {
+pub(crate) enum DatagramError {
     Disabled,
     NoTracepoint,
     Load(LoadError),
+    /// No thread for the loading could be started.
+    Thread(io::Error),
 }
 
 impl fmt::Display for DatagramError {
@@ -43,6 +61,9 @@ impl fmt::Display for DatagramError {
                 write!(f, "the kernel has no tracepoint {SEND}: it needs Linux 6.3 or later")
             }
             DatagramError::Load(error) => write!(f, "{error}"),
+            DatagramError::Thread(error) => {
+                write!(f, "cannot start a thread to load programs: {error}")
+            }
         }
     }
 }
@@ -62,15 +83,14 @@ impl Datagrams {
     ) -> Result<Datagrams, DatagramError> {
         let typedef = layout.send.ok_or(DatagramError::NoTracepoint)?;
         let load = || -> Result<Datagrams, LoadError> {
-            let marks = with_memory(|| calls::create_socket_storage::<SocketStorage>(names.marks))?;
-            let unmarked = create_set::<u64>(names.unmarked)?;
-            let maps =
-                SendMaps { marks: MapFd(marks.as_raw_fd()), unmarked: MapFd(unmarked.as_raw_fd()) };
-            let code = datagram_program::program(layout, variant, maps)?;
+            let storage =
+                with_memory(|| calls::create_socket_storage::<SocketStorage>(names.marks))?;
+            let maps = SocketMaps { storage, unmarked: create_set::<u64>(names.unmarked)? };
+            let code = datagram_program::program(layout, variant, maps.of_program())?;
             let program = Program::tracepoint(names.send, &code, typedef);
             let program = with_memory(|| program.load_or_log())?;
             let link = calls::attach(program.as_fd())?;
-            Ok(Datagrams { program, marks, unmarked, link: Some(link) })
+            Ok(Datagrams { program, maps: Arc::new(maps), link: Some(link) })
         };
         Ok(load()?)
     }
@@ -94,6 +114,11 @@ impl Datagrams {
 
     /// What takes memory in the kernel, besides the mark of each socket.
     pub(super) fn objects(&self) -> [BorrowedFd<'_>; 3] {
-        [self.program.as_fd(), self.marks.as_fd(), self.unmarked.as_fd()]
+        let SocketMaps { storage, unmarked } = &*self.maps;
+        [self.program.as_fd(), storage.as_fd(), unmarked.as_fd()]
+    }
+
+    pub(super) fn maps(&self) -> Arc<SocketMaps> {
+        Arc::clone(&self.maps)
     }
 }

@@ -9,11 +9,13 @@
 pub mod bench;
 mod counted_sockets;
 mod counting;
+mod counting_loader;
 mod counting_program;
 mod datagram_program;
 mod datagram_sockets_program;
 mod datagrams;
 mod executable_steps;
+mod grace_period;
 mod live_sockets_program;
 mod mapping;
 mod maps;
@@ -43,6 +45,7 @@ use rustix::io::Errno;
 pub(crate) use self::counted_sockets::CountedSockets;
 pub(crate) use self::counting::Counting;
 use self::counting::RECEIVE;
+pub(crate) use self::counting_loader::{CountingLoader, LoadedCounting};
 use self::datagrams::{DatagramError, Datagrams, SEND};
 use self::maps::{COUNTERS, Names, OwnedMaps, with_memory};
 use self::members::Layout;
@@ -127,7 +130,7 @@ pub(crate) struct EventSource {
     paths: Result<(), String>,
     open_sockets: Result<OpenSockets, String>,
     datagrams: Result<Datagrams, String>,
-    counting: Result<Counting, String>,
+    counting: CountingState,
     releases: Result<Releases, String>,
     /// Whether the ends of datagram sockets are reported, once they are counted.
     wants_releases: bool,
@@ -189,9 +192,11 @@ impl EventSource {
             EventDatagrams::Off => Err(DatagramError::Disabled),
             _ => Datagrams::start(&layout, &variant, &settings.names),
         };
-        let not_counting = match settings.datagrams {
-            EventDatagrams::Off | EventDatagrams::FirstUse => NOT_CHOSEN,
-            EventDatagrams::Auto | EventDatagrams::Count | EventDatagrams::ExactEnd => NOT_BEGUN,
+        let counting = match settings.datagrams {
+            EventDatagrams::Off | EventDatagrams::FirstUse => CountingState::NotChosen,
+            EventDatagrams::Auto | EventDatagrams::Count | EventDatagrams::ExactEnd => {
+                CountingState::NotBegun
+            }
         };
         let waker = Waker(Arc::new(
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(LoadError::Ring)?,
@@ -226,41 +231,60 @@ impl EventSource {
             paths,
             open_sockets: open_sockets.map_err(|error| error.to_string()),
             datagrams: datagrams.map_err(|error| error.to_string()),
-            counting: Err(not_counting.to_owned()),
+            counting,
             releases: Err(ReleaseError::NotChosen.to_string()),
             wants_releases: settings.datagrams == EventDatagrams::ExactEnd,
             memory,
         })
     }
 
-    /// Begins to count datagrams. Whether that works is in [`EventSource::programs`].
-    pub(crate) fn begin_counting(&mut self, root: &ProcRoot) {
-        let Ok(first_sends) = &mut self.datagrams else { return };
-        if !self.counting.as_ref().is_err_and(|reason| reason == NOT_BEGUN) {
-            return;
+    /// Loads what counts datagrams, in any thread, while this source exists. None: that was begun before, or the settings or
+    /// the kernel forbid it.
+    pub(crate) fn counting_loader(&mut self) -> Option<CountingLoader> {
+        let first_sends = self.datagrams.as_ref().ok()?;
+        if !matches!(self.counting, CountingState::NotBegun) {
+            return None;
         }
-        let counting =
-            Counting::start(&self.layout, &self.variant, &self.names, first_sends, &self.lost);
+        self.counting = CountingState::Loading;
+        let &EventSource { layout, variant, names, wants_releases, .. } = &*self;
+        let (maps, lost) = (first_sends.maps(), Arc::clone(&self.lost));
+        Some(CountingLoader { layout, variant, names, maps, lost, wants_releases })
+    }
+
+    /// Loads them in this thread.
+    #[cfg(any(test, feature = "bench"))]
+    fn begin_counting(&mut self, root: &ProcRoot) {
+        if let Some(loader) = self.counting_loader() {
+            let loaded = loader.load(root);
+            self.finish_counting(root, loaded);
+        }
+    }
+
+    /// Takes over what the loader has loaded. Whether it works is in [`EventSource::programs`].
+    pub(crate) fn finish_counting(&mut self, root: &ProcRoot, loaded: LoadedCounting) {
+        let LoadedCounting { counting, releases } = loaded;
         if let Ok(counting) = &counting {
             // The program after a send reports the first ones, too.
-            first_sends.detach();
+            self.datagrams.iter_mut().for_each(Datagrams::detach);
             self.memory +=
                 counting.objects().into_iter().map(|it| memory_of(root, it)).sum::<u64>();
         }
-        if self.wants_releases && counting.is_ok() {
-            let [_, marks, _] = first_sends.objects();
-            let releases = Releases::start(root, &self.layout, &self.variant, &self.names, marks);
-            if let Ok(releases) = &releases {
-                self.memory += memory_of(root, releases.object());
-            }
-            self.releases = releases.map_err(|error| error.to_string());
+        if let Ok(releases) = &releases {
+            self.memory += memory_of(root, releases.object());
         }
-        self.counting = counting.map_err(|error| error.to_string());
+        self.releases = releases.map_err(|error| error.to_string());
+        self.counting = match counting {
+            Ok(counting) => CountingState::Runs(counting),
+            Err(error) => CountingState::Failed(error.to_string()),
+        };
     }
 
     /// The slots that count datagrams, while they are counted.
     pub(crate) fn counting(&self) -> Option<&Counting> {
-        self.counting.as_ref().ok()
+        match &self.counting {
+            CountingState::Runs(counting) => Some(counting),
+            _ => None,
+        }
     }
 
     /// The sockets whose datagrams are counted, while they are.
@@ -273,7 +297,7 @@ impl EventSource {
         vec![
             (TRACEPOINT, Ok(())),
             (SEND, self.datagrams.as_ref().map(drop).map_err(Clone::clone)),
-            (RECEIVE, self.counting.as_ref().map(drop).map_err(Clone::clone)),
+            (RECEIVE, self.counting.reason().map_or(Ok(()), Err)),
             (RELEASE, self.releases.as_ref().map(drop).map_err(Clone::clone)),
             (PATHS, self.paths.clone()),
             (ITERATOR, self.open_sockets.as_ref().map(drop).map_err(Clone::clone)),
@@ -337,7 +361,7 @@ impl EventSource {
         let count = |index| lost.get(index).copied().unwrap_or_default();
         let skipped = calls::skipped(self.program.as_fd())
             + self.datagrams.as_ref().map_or(0, Datagrams::skipped)
-            + self.counting.as_ref().map_or(0, Counting::skipped)
+            + self.counting().map_or(0, Counting::skipped)
             + self.releases.as_ref().map_or(0, Releases::skipped);
         Losses {
             ring_events: count(LOST_STATES),
@@ -363,9 +387,33 @@ impl EventSource {
     }
 }
 
-/// Why datagrams are not counted.
-const NOT_CHOSEN: &str = "datagrams are not counted, with this value of --events-datagrams";
-const NOT_BEGUN: &str = "datagrams are counted from the first query of process_socket_flows on";
+/// Whether datagrams are counted.
+#[derive(Debug)]
+enum CountingState {
+    NotChosen,
+    NotBegun,
+    Loading,
+    Runs(Counting),
+    Failed(String),
+}
+
+impl CountingState {
+    /// Why datagrams are not counted; None if they are.
+    fn reason(&self) -> Option<String> {
+        let reason = match self {
+            CountingState::Runs(_) => return None,
+            CountingState::NotChosen => {
+                "datagrams are not counted, with this value of --events-datagrams"
+            }
+            CountingState::NotBegun => {
+                "datagrams are counted from the first query of process_socket_flows on"
+            }
+            CountingState::Loading => "the programs that count datagrams are being loaded",
+            CountingState::Failed(reason) => reason,
+        };
+        Some(reason.to_owned())
+    }
+}
 
 /// What tests change.
 #[derive(Clone, Copy, Debug)]

@@ -1,11 +1,11 @@
 //! The ends of datagram sockets: a program at the root of the control groups, for which the user asks.
 
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::super::assembler::MapFd;
 use super::super::calls::{self, Program};
 use super::super::error::LoadError;
+use super::datagrams::SocketMaps;
 use super::maps::{Names, with_memory};
 use super::members::Layout;
 use super::release_program;
@@ -26,7 +26,7 @@ pub(super) struct Releases {
 
 /// Why the program does not run.
 #[derive(Debug)]
-pub(super) enum ReleaseError {
+pub(crate) enum ReleaseError {
     NotChosen,
     NoCgroups,
     NoCast,
@@ -63,11 +63,11 @@ impl Releases {
         layout: &Layout,
         variant: &Variant,
         names: &Names,
-        marks: BorrowedFd<'_>,
+        sockets: &SocketMaps,
     ) -> Result<Releases, ReleaseError> {
         let cast = layout.cast.ok_or(ReleaseError::NoCast)?;
         let group = cgroup::hierarchy(root).ok_or(ReleaseError::NoCgroups)?;
-        let code = release_program::program(layout, variant, MapFd(marks.as_raw_fd()), cast)?;
+        let code = release_program::program(layout, variant, sockets.of_program().marks, cast)?;
         let program = Program::release(names.release, &code);
         let program = with_memory(|| program.load_or_log())?;
         let link = calls::link_release(program.as_fd(), group.as_fd())?;

@@ -142,7 +142,7 @@ impl Slots {
         let _ = calls::delete(self.holders.as_fd(), &key);
     }
 
-    /// Frees a slot that was taken back some time ago, and returns what it has counted.
+    /// Frees a slot that was taken back before a grace period, and returns what it has counted.
     pub(super) fn release(&self, number: u32) -> UsedSlot {
         let Some(slot) = self.slot(number).filter(|_| number != 0) else {
             return UsedSlot::default();

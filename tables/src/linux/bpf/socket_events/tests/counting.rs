@@ -18,7 +18,7 @@ fn record_counts(test: &'static str, body: impl Fn(NetNamespace, &mut Recorded) 
     }
     record_in_own_netns(test, move |namespace, recorded| {
         recorded.source.begin_counting(&proc_root());
-        recorded.source.counting.as_ref().unwrap();
+        assert_eq!(recorded.source.counting.reason(), None);
         body(namespace, recorded);
     });
 }

@@ -47,7 +47,7 @@ fn record_first_sends(
     });
     record_in_own_netns(test, move |namespace, recorded| {
         recorded.source.begin_counting(&proc_root());
-        recorded.source.counting.as_ref().unwrap();
+        assert_eq!(recorded.source.counting.reason(), None);
         body(namespace, recorded);
     });
 }

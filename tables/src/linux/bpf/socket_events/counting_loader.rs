@@ -1,0 +1,56 @@
+//! Loads the programs that count datagrams. That takes as long as a flood of events needs to fill the ring buffer, so another
+//! thread does it than the one that reads the ring buffer.
+
+use std::io;
+use std::sync::Arc;
+
+use super::super::calls::Counters;
+use super::counting::Counting;
+use super::datagrams::{DatagramError, SocketMaps};
+use super::maps::{COUNTERS, Names};
+use super::members::Layout;
+use super::releases::{ReleaseError, Releases};
+use super::writer::Variant;
+use crate::linux::proc_root::ProcRoot;
+
+/// What is needed to load them. The maps of the variant must exist.
+#[derive(Debug)]
+pub(crate) struct CountingLoader {
+    pub(super) layout: Layout,
+    pub(super) variant: Variant,
+    pub(super) names: Names,
+    pub(super) maps: Arc<SocketMaps>,
+    pub(super) lost: Arc<Counters<COUNTERS>>,
+    pub(super) wants_releases: bool,
+}
+
+/// What was loaded.
+#[derive(Debug)]
+pub(crate) struct LoadedCounting {
+    pub(super) counting: Result<Counting, DatagramError>,
+    pub(super) releases: Result<Releases, ReleaseError>,
+}
+
+impl LoadedCounting {
+    /// Nothing, since no thread could be started.
+    pub(crate) fn nothing(error: io::Error) -> LoadedCounting {
+        LoadedCounting {
+            counting: Err(DatagramError::Thread(error)),
+            releases: Err(ReleaseError::NotChosen),
+        }
+    }
+}
+
+impl CountingLoader {
+    /// Loads and attaches the programs.
+    pub(crate) fn load(self, root: &ProcRoot) -> LoadedCounting {
+        let CountingLoader { layout, variant, names, maps, lost, wants_releases } = self;
+        let counting = Counting::start(&layout, &variant, &names, &maps, &lost);
+        let releases = if wants_releases && counting.is_ok() {
+            Releases::start(root, &layout, &variant, &names, &maps)
+        } else {
+            Err(ReleaseError::NotChosen)
+        };
+        LoadedCounting { counting, releases }
+    }
+}
