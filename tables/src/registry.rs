@@ -28,7 +28,7 @@ pub fn tables(options: &Options) -> Vec<Arc<dyn Table>> {
 /// The tables of Linux. The collection of events counts datagrams for the first one.
 #[cfg(target_os = "linux")]
 fn with_events(open_sockets: ProcessOpenSockets, options: &Options) -> Vec<Arc<dyn Table>> {
-    let events = ProcessSocketEvents::new(options);
+    let events = ProcessSocketEvents::with_sockets(options, open_sockets.tcp_sockets());
     let (flows, statistics) = (events.flows(), events.statistics());
     vec![
         Arc::new(open_sockets.with_datagrams(events.datagrams())),

@@ -13,6 +13,8 @@ mod holder_unknown;
 pub(crate) mod holders;
 mod net_namespace;
 pub(crate) mod omission;
+#[cfg(target_os = "linux")]
+mod open_tcp_sockets;
 pub(crate) mod process;
 pub(crate) mod protocol;
 #[cfg(target_os = "linux")]
@@ -41,6 +43,8 @@ pub use self::families::Families;
 pub(crate) use self::family::Family;
 pub(crate) use self::holder_unknown::HolderUnknown;
 pub(crate) use self::net_namespace::{NetNamespace, NetNamespaceNames};
+#[cfg(target_os = "linux")]
+pub(crate) use self::open_tcp_sockets::OpenTcpSockets;
 pub(crate) use self::process::{Process, ProcessFields, Processes};
 #[cfg_attr(not(target_os = "linux"), allow(unused_imports, reason = "only Linux has it"))]
 pub(crate) use self::protocol::SOCK_PACKET;

@@ -19,19 +19,23 @@ mod macos;
 mod omission_rate_limit;
 mod row;
 mod sys;
+#[cfg(target_os = "linux")]
+mod tcp_sockets;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use self::columns::Field;
 use self::omission_rate_limit::OmissionRateLimit;
+#[cfg(target_os = "linux")]
+use crate::model::OpenTcpSockets;
 use crate::model::omission::Omissions;
 use crate::model::{DatagramCounter, Families};
 use crate::{Column, Error, Options, QueryContext, Rows, Table, TableOption, options};
 
 /// The table.
 pub struct ProcessOpenSockets {
-    collector: sys::Collector,
+    collector: Arc<sys::Collector>,
     columns: Vec<Column>,
     families: Families,
     datagrams: Option<Arc<dyn DatagramCounter>>,
@@ -43,7 +47,7 @@ impl ProcessOpenSockets {
     pub fn new(options: Options) -> Self {
         let columns = Field::here().iter().map(|field| field.column()).collect();
         let families = options.families;
-        let collector = sys::Collector::new(options);
+        let collector = Arc::new(sys::Collector::new(options));
         let (datagrams, log) = (None, Mutex::default());
         ProcessOpenSockets { collector, columns, families, datagrams, log }
     }
@@ -52,6 +56,13 @@ impl ProcessOpenSockets {
     #[cfg(target_os = "linux")]
     pub(crate) fn with_datagrams(self, counter: Arc<dyn DatagramCounter>) -> Self {
         ProcessOpenSockets { datagrams: Some(counter), ..self }
+    }
+
+    /// A function that lists the TCP sockets of the host; it returns None if some could not be read.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn tcp_sockets(&self) -> impl Fn() -> Option<OpenTcpSockets> + Send + Sync + use<> {
+        let collector = Arc::clone(&self.collector);
+        move || tcp_sockets::read(&collector)
     }
 
     fn log(&self, omissions: &Omissions) {

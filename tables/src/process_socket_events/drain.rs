@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::datagram_flows::{LostFlows, Slots};
 use super::event::{Event, TextBytes};
 use super::join::{Join, MAX_SOCKETS};
+use super::repair::{ListSockets, Repair};
 use super::settings::Settings;
 use super::store::{Limits, Store};
 use super::texts::Texts;
@@ -49,9 +50,11 @@ pub(super) type Program = (&'static str, Result<(), String>);
 pub(super) struct Opened {
     pub(super) feed: Box<dyn Feed>,
     /// Ends a wait in [`Feed::drain`].
-    pub(super) wake: Box<dyn Fn() + Send + Sync>,
+    pub(super) wake: Arc<dyn Fn() + Send + Sync>,
     /// The sockets that are open already.
     pub(super) open_sockets: Vec<OpenSocket>,
+    /// Lists the sockets of the host, if the kernel skips records.
+    pub(super) list_sockets: Option<ListSockets>,
 }
 
 /// The maximum bytes of texts.
@@ -81,7 +84,7 @@ pub(super) struct Shared {
     counts: Mutex<Counts>,
     /// None: datagrams are not counted.
     counted: Mutex<Option<Arc<dyn CountedBytes>>>,
-    wake: Box<dyn Fn() + Send + Sync>,
+    wake: Arc<dyn Fn() + Send + Sync>,
     texts: Arc<Texts>,
     /// UNIX time of the start.
     pub(super) since: i64,
@@ -109,6 +112,8 @@ struct SyncState {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counts {
     pub(super) losses: Losses,
+    /// Ends of connections that the kernel skipped, and that were found.
+    pub(super) repaired: u64,
     /// Changes of states, and first datagrams of sockets and of flows, that were read.
     pub(super) captured: u64,
     pub(super) kernel_bytes: u64,
@@ -133,7 +138,7 @@ impl Drain {
         idle: Option<Duration>,
         last_id: u64,
     ) -> io::Result<Drain> {
-        let Opened { feed, wake, open_sockets } = opened;
+        let Opened { feed, wake, open_sockets, list_sockets } = opened;
         let text_bytes = TextBytes::default();
         let limits = Limits {
             events: settings.max,
@@ -170,6 +175,7 @@ impl Drain {
         let worker = Worker {
             feed,
             join,
+            repair: Repair::new(list_sockets),
             shared: Arc::clone(&shared),
             batch: Vec::new(),
             captured: 0,
@@ -294,6 +300,7 @@ impl Drop for End {
 struct Worker {
     feed: Box<dyn Feed>,
     join: Join,
+    repair: Repair,
     shared: Arc<Shared>,
     batch: Vec<Event>,
     captured: u64,
@@ -312,6 +319,7 @@ impl Worker {
                 // What happened until `now` is in the ring buffer.
                 self.drain(Duration::ZERO)?;
                 self.join.expire(now, &mut |event| self.batch.push(event));
+                self.repair();
                 self.sweep_if_due()
             });
             is_active = self.captured > before;
@@ -329,6 +337,13 @@ impl Worker {
                 self.shared.drained.notify_all();
             }
         }
+    }
+
+    /// Finds ends of connections that the kernel skipped.
+    fn repair(&mut self) {
+        let Worker { repair, join, shared, batch, .. } = self;
+        let wake = Arc::clone(&shared.wake);
+        repair.step(join, move || wake(), &mut |event| batch.push(event));
     }
 
     fn finish_counting(&mut self) {
@@ -379,6 +394,7 @@ impl Worker {
     /// The requests that the next drain fulfils, and how long it may wait; None at the end.
     fn next_wait(&mut self, idle: Option<Duration>, is_active: bool) -> Option<(u64, Duration)> {
         let quiet = if is_active { ACTIVE_INTERVAL } else { self.quiet_wait() };
+        let quiet = self.repair.until_next().map_or(quiet, |left| quiet.min(left));
         let mut sync = self.shared.sync_state();
         if sync.is_over {
             return None;
@@ -438,9 +454,12 @@ impl Worker {
                 stored.store.shrink();
             }
         }
+        let losses = self.feed.losses();
+        self.repair.note_skipped(losses.skipped);
         let mut counts = self.shared.lock_counts();
         *counts = Counts {
-            losses: self.feed.losses(),
+            losses,
+            repaired: self.repair.repaired(),
             captured: self.captured,
             kernel_bytes: self.feed.memory(),
             sockets: self.join.len(),

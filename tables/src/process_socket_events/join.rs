@@ -14,10 +14,11 @@ use super::listeners::Listeners;
 use super::number_hash::NumberMap;
 use super::processes::Processes;
 use super::shares::Shares;
+use crate::model::socket_table::IPPROTO_TCP;
 use crate::model::tcp_event::{
     Actor, DatagramEnd, EventRecord, FirstDatagram, OpenSocket, SocketKey, StateChange,
 };
-use crate::model::{TcpState, User};
+use crate::model::{OpenTcpSockets, TcpState, User};
 
 /// The time after which a connect without a result is in progress.
 pub(super) const CONNECT_NS: u64 = 10_000_000_000;
@@ -347,6 +348,46 @@ impl Join {
         }
         socket.note_ender(change, &mut self.processes);
         each(socket.close_event(change));
+    }
+
+    /// The sockets that began before this boot time, have not ended, and are not in the list.
+    pub(super) fn missing<'a>(
+        &'a self,
+        listed: &'a OpenTcpSockets,
+        before_ns: u64,
+    ) -> impl Iterator<Item = SocketKey> + 'a {
+        let is_missing = move |key: SocketKey, socket: &Socket| {
+            socket.phase != Phase::Connecting
+                && socket.since_ns.is_none_or(|since_ns| since_ns < before_ns)
+                && socket.flow.protocol == IPPROTO_TCP
+                && key.cookie().is_some_and(|it| listed.lacks(it, socket.flow.net_namespace))
+        };
+        let missing = self.sockets.iter().filter(move |(key, socket)| is_missing(**key, socket));
+        missing.map(|(key, _)| *key)
+    }
+
+    /// Ends a socket whose end no record shows: it was before this boot time.
+    pub(super) fn end_missing(&mut self, key: SocketKey, before_ns: u64) -> Option<Event> {
+        let socket = self.remove(key)?;
+        let status =
+            if socket.phase == Phase::InProgress { Status::Failed } else { Status::Succeeded };
+        let result = if status == Status::Failed { FlowResult::Failed } else { FlowResult::Closed };
+        let ended = EndedFlow {
+            start_ns: socket.since_ns,
+            end_ns: before_ns,
+            direction: socket.direction,
+            result,
+            opener: socket.process.clone(),
+            attribution: socket.attribution,
+            closer: socket.ender.clone(),
+            counts: FlowCounts::Unknown,
+        };
+        let is_listener = socket.phase == Phase::Listening;
+        Some(Event {
+            closed_by: socket.closed_first,
+            ended: (!is_listener).then(|| Box::new(ended)),
+            ..socket.event_at(key, before_ns, Action::Close, status)
+        })
     }
 
     fn insert(&mut self, key: SocketKey, socket: Socket) {

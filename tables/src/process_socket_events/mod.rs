@@ -19,6 +19,7 @@ mod number_hash;
 mod processes;
 #[cfg(test)]
 mod records;
+mod repair;
 mod settings;
 mod shares;
 mod source;
@@ -32,7 +33,7 @@ mod texts;
 use std::sync::Arc;
 
 use self::answer::Answer;
-use self::collection::{Collection, Query};
+use self::collection::{Collection, Open, Query};
 use self::columns::Field;
 use self::event::{Action, Event};
 use self::filter::{Columns, Filter};
@@ -40,7 +41,7 @@ pub use self::flows::ProcessSocketFlows;
 use self::settings::Settings;
 pub use self::statistics::SocketEventStats;
 pub use self::stream::{EventStream, Losses};
-use crate::model::DatagramCounter;
+use crate::model::{DatagramCounter, OpenTcpSockets};
 use crate::{Column, Error, Explanation, Options, QueryContext, Rows, Table, TableOption, options};
 
 /// The table.
@@ -52,8 +53,20 @@ pub struct ProcessSocketEvents {
 impl ProcessSocketEvents {
     /// Nothing is opened before the collection starts.
     pub fn new(options: &Options) -> Self {
-        let collection = Collection::new(Settings::new(options), source::open(options));
-        ProcessSocketEvents::of(Arc::new(collection))
+        ProcessSocketEvents::reading(source::open(options, None), options)
+    }
+
+    /// As [`ProcessSocketEvents::new`]. `list` lists the sockets of the host, with which ends of connections are found that the
+    /// kernel skips.
+    pub(crate) fn with_sockets(
+        options: &Options,
+        list: impl Fn() -> Option<OpenTcpSockets> + Send + Sync + 'static,
+    ) -> Self {
+        ProcessSocketEvents::reading(source::open(options, Some(Arc::new(list))), options)
+    }
+
+    fn reading(open: Open, options: &Options) -> Self {
+        ProcessSocketEvents::of(Arc::new(Collection::new(Settings::new(options), open)))
     }
 
     fn of(collection: Arc<Collection>) -> Self {

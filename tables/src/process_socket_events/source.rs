@@ -10,6 +10,7 @@ use super::collection::Open;
 use super::datagram_flows::Slots;
 use super::drain::{CountedBytes, Feed, Opened, Program};
 use super::join::MAX_SOCKETS;
+use super::repair::ListSockets;
 use crate::Options;
 use crate::linux::bpf::socket_events::{
     CountedSockets, Counting, EventError, EventSource, LoadedCounting,
@@ -19,7 +20,7 @@ use crate::model::DatagramBytes;
 use crate::model::tcp_event::{EventRecord, Losses, UsedSlot};
 
 /// Loads the programs of the kernel.
-pub(super) fn open(options: &Options) -> Open {
+pub(super) fn open(options: &Options, list_sockets: Option<ListSockets>) -> Open {
     let (procfs, datagrams) = (options.procfs.clone(), options.event_datagrams);
     Box::new(move || {
         let root = ProcRoot::open(&procfs).map_err(|error| error.to_string())?;
@@ -36,10 +37,10 @@ pub(super) fn open(options: &Options) -> Open {
             );
         }
         let waker = source.waker();
-        let wake = Box::new(move || waker.wake());
+        let wake = Arc::new(move || waker.wake());
         let root = Arc::new(root);
         let feed = Box::new(Kernel { source, root, loading: None, has_logged: false });
-        Ok(Opened { feed, wake, open_sockets })
+        Ok(Opened { feed, wake, open_sockets, list_sockets: list_sockets.clone() })
     })
 }
 

@@ -92,8 +92,9 @@ impl Ring {
             };
             Ok(Opened {
                 feed: Box::new(TestFeed(Arc::clone(&ring))),
-                wake: Box::new(wake),
+                wake: Arc::new(wake),
                 open_sockets: open_sockets.clone(),
+                list_sockets: None,
             })
         })
     }

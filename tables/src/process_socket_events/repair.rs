@@ -1,0 +1,147 @@
+//! Ends of connections that no record shows: from Linux 7 on, the kernel can skip a program under preemption
+//! (`recursion_misses`).
+//!
+//! After the kernel has skipped a run, the TCP sockets of the host are listed twice. A socket that is in no list, but has not
+//! ended by its records, has ended.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::event::Event;
+use super::join::Join;
+use crate::linux::clock::Clocks;
+use crate::model::OpenTcpSockets;
+use crate::model::tcp_event::SocketKey;
+
+/// Lists the TCP sockets of the host; None if some could not be read.
+pub(super) type ListSockets = Arc<dyn Fn() -> Option<OpenTcpSockets> + Send + Sync>;
+
+/// The time before each list.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// How often the sockets are listed. A dump can miss a socket that moves meanwhile.
+const LISTS: u32 = 2;
+
+/// What remains to be done.
+pub(super) struct Repair {
+    list: Option<ListSockets>,
+    interval: Duration,
+    /// The runs that were skipped when the last one was noticed.
+    skipped: u64,
+    /// How many lists are still to be made, and when the next one is.
+    left: u32,
+    next: Instant,
+    /// The list that is being made, and the boot time when it began.
+    running: Option<(u64, Receiver<Option<OpenTcpSockets>>)>,
+    /// The sockets that the last list lacks.
+    missing: HashSet<SocketKey>,
+    repaired: u64,
+}
+
+impl Repair {
+    /// Without `list`, nothing is repaired.
+    pub(super) fn new(list: Option<ListSockets>) -> Repair {
+        Repair {
+            list,
+            interval: INTERVAL,
+            skipped: 0,
+            left: 0,
+            next: Instant::now(),
+            running: None,
+            missing: HashSet::new(),
+            repaired: 0,
+        }
+    }
+
+    /// The number of ends that were found.
+    pub(super) fn repaired(&self) -> u64 {
+        self.repaired
+    }
+
+    /// Notes how many runs the kernel has skipped.
+    pub(super) fn note_skipped(&mut self, skipped: u64) {
+        if self.list.is_none() || skipped <= self.skipped {
+            return;
+        }
+        self.skipped = skipped;
+        if self.left == 0 {
+            self.next = Instant::now() + self.interval;
+        }
+        self.left = LISTS;
+    }
+
+    /// The time until the next list; None: none is to be made, or one is being made.
+    pub(super) fn until_next(&self) -> Option<Duration> {
+        let is_waiting = self.left > 0 && self.running.is_none();
+        is_waiting.then(|| self.next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Begins the next list if it is time, or hands over the ends that the last one shows. `wake` is called when a list
+    /// is there.
+    pub(super) fn step(
+        &mut self,
+        join: &mut Join,
+        wake: impl FnOnce() + Send + 'static,
+        each: &mut impl FnMut(Event),
+    ) {
+        if let Some((began_ns, running)) = &self.running {
+            let listed = match running.try_recv() {
+                Ok(listed) => listed,
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => None,
+            };
+            let began_ns = *began_ns;
+            self.running = None;
+            self.left = self.left.saturating_sub(1);
+            self.next = Instant::now() + self.interval;
+            self.compare(join, listed.as_ref(), began_ns, each);
+        } else if self.until_next().is_some_and(|left| left.is_zero()) {
+            self.begin(wake);
+        }
+    }
+
+    fn begin(&mut self, wake: impl FnOnce() + Send + 'static) {
+        let Some(list) = self.list.clone() else { return };
+        let (send, listed) = channel();
+        let work = move || {
+            let _ = send.send(list());
+            wake();
+        };
+        let began_ns = Clocks::now().boot_ns;
+        match thread::Builder::new().name("repair".into()).spawn(work) {
+            Ok(_) => self.running = Some((began_ns, listed)),
+            Err(error) => {
+                log::warn!(
+                    "ends of connections that the kernel skipped stay unknown: cannot start a thread: {error}"
+                );
+                self.left = 0;
+            }
+        }
+    }
+
+    fn compare(
+        &mut self,
+        join: &mut Join,
+        listed: Option<&OpenTcpSockets>,
+        began_ns: u64,
+        each: &mut impl FnMut(Event),
+    ) {
+        let Some(listed) = listed else {
+            self.missing.clear();
+            return;
+        };
+        let missing: HashSet<SocketKey> = join.missing(listed, began_ns).collect();
+        for key in missing.intersection(&self.missing) {
+            if let Some(event) = join.end_missing(*key, began_ns) {
+                self.repaired += 1;
+                each(event);
+            }
+        }
+        self.missing = if self.left == 0 { HashSet::new() } else { missing };
+    }
+}
+
+#[cfg(test)]
+mod tests;
