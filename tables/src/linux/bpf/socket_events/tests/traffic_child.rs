@@ -1,6 +1,9 @@
 //! A process that sends and receives datagrams in every way, and prints what it has counted itself.
 
-use std::io::IoSlice;
+mod truth;
+mod uring;
+
+use std::io::{IoSlice, Read};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
@@ -8,66 +11,29 @@ use std::process::{Command, Stdio};
 use rustix::fs::{MemfdFlags, memfd_create, sendfile};
 use rustix::io::{Errno, FdFlags, IoSliceMut, fcntl_setfd, read, write};
 use rustix::net::netdevice::name_to_index;
-use rustix::net::sockopt::socket_cookie;
 use rustix::net::{
     AddressFamily, MMsgHdr, Protocol, RawProtocol, RecvAncillaryBuffer, RecvFlags,
     SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, recv, recvfrom, recvmsg, send,
     sendmmsg, sendmsg, sendmsg_addr, sendto, socket_with,
 };
+use rustix::pipe::{SpliceFlags, pipe, splice};
 
 use super::this_binary::{arguments, own_executable};
-
-/// What a process has sent and received on a socket.
-#[derive(Default)]
-struct Truth {
-    bytes: [u64; 2],
-    messages: [u64; 2],
-}
-
-impl Truth {
-    fn sent(&mut self, bytes: usize) {
-        self.bytes[0] += bytes as u64;
-        self.messages[0] += 1;
-    }
-
-    fn received(&mut self, bytes: usize) {
-        self.bytes[1] += bytes as u64;
-        self.messages[1] += 1;
-    }
-
-    /// Prints it for the test: cookie, pid, bytes and messages.
-    fn print(&self, socket: impl AsFd) {
-        let ([sent, received], [messages_sent, messages_received]) = (self.bytes, self.messages);
-        println!(
-            "truth {} {} {sent} {received} {messages_sent} {messages_received}",
-            socket_cookie(socket).unwrap(),
-            std::process::id(),
-        );
-    }
-}
-
-/// Numbers that depend on the seed only (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % end as u64) as usize
-    }
-}
+use truth::{Random, Truth};
+use uring::Submission;
 
 /// The command `traffic SEED`.
 pub(super) fn run(seed: u64) {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    match seed % 6 {
+    match seed % 8 {
         0 => udp("127.0.0.1:0", &mut random),
         1 => udp("[::1]:0", &mut random),
         2 => raw(&mut random),
         3 => ping(&mut random),
         4 => packet(&mut random),
-        _ => inherited(&mut random),
+        5 => inherited(&mut random),
+        6 => uring::udp(Submission::Call, &mut random),
+        _ => uring::udp(Submission::PollThread, &mut random),
     }
 }
 
@@ -88,7 +54,7 @@ fn send_one(
     let is_connected = socket.peer_addr().is_ok();
     let none = SendFlags::empty();
     let control = &mut SendAncillaryBuffer::default();
-    match random.below(if is_connected { 7 } else { 3 }) {
+    match random.below(if is_connected { 8 } else { 3 }) {
         0 => truth.sent(sendto(socket, &bytes, none, &to).unwrap()),
         1 => truth.sent(sendmsg_addr(socket, &to, &[IoSlice::new(&bytes)], control, none).unwrap()),
         2 => {
@@ -106,14 +72,43 @@ fn send_one(
         3 => truth.sent(send(socket, &bytes, none).unwrap()),
         4 => truth.sent(write(socket, &bytes).unwrap()),
         5 => truth.sent(sendmsg(socket, &[IoSlice::new(&bytes)], control, none).unwrap()),
-        _ => {
-            // A page in one datagram.
-            let file = memfd_create("datagram", MemfdFlags::CLOEXEC).unwrap();
-            write(&file, &[7; 4000]).unwrap();
-            let length = 1 + size % 4000;
-            truth.sent(sendfile(socket, &file, Some(&mut 0), length).unwrap());
+        6 => {
+            let length = 1 + size % PAGE;
+            truth.sent(sendfile(socket, page_of_file(), Some(&mut 0), length).unwrap());
         }
+        _ => truth.sent(splice_to(socket, 1 + size % PAGE, random)),
     }
+}
+
+/// Kernels before 6.5 send each page in a datagram of its own.
+const PAGE: usize = 4000;
+
+fn page_of_file() -> OwnedFd {
+    let file = memfd_create("datagram", MemfdFlags::CLOEXEC).unwrap();
+    assert_eq!(write(&file, &[7; PAGE]), Ok(PAGE));
+    file
+}
+
+/// Sends one datagram of this size from a pipe, which a process or a file has filled.
+fn splice_to(socket: &UdpSocket, size: usize, random: &mut Random) -> usize {
+    let (read_end, write_end) = pipe().unwrap();
+    let flags = SpliceFlags::empty();
+    let filled = match random.below(2) {
+        0 => write(&write_end, &vec![7; size]),
+        _ => splice(page_of_file(), Some(&mut 0), &write_end, None, size, flags),
+    };
+    assert_eq!(filled, Ok(size));
+    splice(&read_end, None, socket, None, size, flags).unwrap()
+}
+
+/// Receives a datagram, or as much of it as fits into this size, through a pipe.
+fn splice_from(socket: BorrowedFd<'_>, size: usize) -> Result<usize, Errno> {
+    let (read_end, write_end) = pipe().unwrap();
+    let length = splice(socket, None, &write_end, None, size, SpliceFlags::empty())?;
+    drop(write_end);
+    let mut bytes = Vec::new();
+    assert_eq!(std::fs::File::from(read_end).read_to_end(&mut bytes).unwrap(), length);
+    Ok(length)
 }
 
 /// Receives all that is there, in the ways there are.
@@ -123,7 +118,7 @@ fn receive_all(socket: impl AsFd, random: &mut Random, truth: &mut Truth) {
     loop {
         // Some datagrams are truncated.
         let mut buffer = vec![0; if random.below(4) == 0 { 100 } else { 70_000 }];
-        let received = match random.below(6) {
+        let received = match random.below(7) {
             0 => match recv(&socket, &mut buffer[..], RecvFlags::PEEK) {
                 Ok(_) => continue,
                 Err(errno) => Err(errno),
@@ -137,6 +132,7 @@ fn receive_all(socket: impl AsFd, random: &mut Random, truth: &mut Truth) {
                 received.map(|it| vec![it.bytes])
             }
             4 => receive_two(socket.as_fd()),
+            5 => splice_from(socket.as_fd(), buffer.len()).map(|length| vec![length]),
             _ => read(&socket, &mut buffer[..]).map(|length| vec![length]),
         };
         match received {
