@@ -72,6 +72,11 @@ fn listener() -> (TcpListener, u16) {
     (listener, port)
 }
 
+/// A condition for the rows of TCP sockets of this process over IPv4. Other sockets can have the same port.
+fn own_tcp() -> String {
+    format!("pid = {} AND family = 2 AND protocol = 6", std::process::id())
+}
+
 /// A connection of this process to itself, with 5 bytes one way and 7 bytes the other way: four events, two of each end.
 fn connect(listener: &TcpListener) {
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

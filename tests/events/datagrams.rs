@@ -2,9 +2,8 @@
 
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
-use std::sync::PoisonError;
 
-use crate::flows::{SLOTS, is_counting_or_report};
+use crate::flows::{free_slots, is_counting_or_report};
 use crate::*;
 
 #[test]
@@ -42,7 +41,7 @@ fn open_datagram_sockets_have_bytes_while_they_are_counted() {
 #[test]
 fn a_closed_datagram_socket_has_its_exact_end() {
     let test = "a_closed_datagram_socket_has_its_exact_end";
-    let _slots = SLOTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let _slots = free_slots();
     let flags = ["--events-datagrams=exact-end"];
     let Some((core, _extension)) = collecting(test, &flags) else { return };
     if !is_counting_or_report(test, &core) {
