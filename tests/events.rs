@@ -18,6 +18,8 @@ mod published;
 #[path = "events/scheduled.rs"]
 mod scheduled;
 mod support;
+#[path = "events/transfers.rs"]
+mod transfers;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -3,12 +3,10 @@
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-#![allow(unsafe_code)]
 
 mod support;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{
     IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket,
@@ -18,17 +16,14 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{socket_cookie, socket_peercred};
 use rustix::net::{AddressFamily, SocketType, ipproto};
-use rustix::thread::{
-    LinkNameSpaceType, UnshareFlags, gettid, move_into_link_name_space, unshare_unsafe,
-};
 use support::bpf::with_bpf;
 use support::isolated::in_own_namespaces;
 use support::left_out::report_left_out;
+use support::other_end::{OtherEnd, ip};
 use tables::process_open_sockets::ProcessOpenSockets;
 use tables::{
     ColumnsUsed, Constraint, Families, Operator, Options, QueryContext, Source, Table, Value,
@@ -118,62 +113,10 @@ fn is_installed(program: &str) -> bool {
     Command::new(program).arg("-V").output().is_ok()
 }
 
-fn ip(arguments: &[&str]) {
-    let status = Command::new("ip").args(arguments).status();
-    assert!(status.unwrap().success(), "ip {arguments:?}");
-}
-
-/// Another network namespace, with one end of a veth pair. A thread is in it, so that netlink can reach it.
-struct OtherEnd {
-    handle: File,
-    _end: Sender<()>,
-}
-
-impl OtherEnd {
-    const THERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
-
-    /// None if the kernel has no veth pairs.
-    fn new() -> Option<OtherEnd> {
-        let veth = ["link", "add", "here", "type", "veth", "peer", "name", "there"];
-        if !Command::new("ip").args(veth).output().unwrap().status.success() {
-            return None;
-        }
-        let ((made, wait), (end, ended)) = (channel(), channel::<()>());
-        std::thread::spawn(move || {
-            // SAFETY: no other thread relies on the namespace of this thread.
-            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
-            let handle = File::open("/proc/thread-self/ns/net").unwrap();
-            made.send((handle, gettid().as_raw_nonzero().get())).unwrap();
-            let _ = ended.recv();
-        });
-        let (handle, tid) = wait.recv().unwrap();
-        ip(&["link", "set", "there", "netns", &tid.to_string()]);
-        ip(&["address", "add", "198.51.100.1/24", "dev", "here"]);
-        ip(&["link", "set", "here", "up"]);
-        let other = OtherEnd { handle, _end: end };
-        other.inside(|| {
-            ip(&["link", "set", "lo", "up"]);
-            ip(&["address", "add", "198.51.100.2/24", "dev", "there"]);
-            ip(&["link", "set", "there", "up"]);
-        });
-        Some(other)
-    }
-
-    fn connect(&self) -> [Counted; 2] {
-        let listen = |address| self.inside(move || TcpListener::bind(address).unwrap());
-        connect(OtherEnd::THERE.into(), listen)
-    }
-
-    fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        std::thread::scope(|scope| {
-            let go = || {
-                move_into_link_name_space(self.handle.as_fd(), Some(LinkNameSpaceType::Network))
-                    .unwrap();
-                f()
-            };
-            scope.spawn(go).join().unwrap()
-        })
-    }
+/// Both ends of a connection to the other end of a veth pair.
+fn connect_there(other: &OtherEnd) -> [Counted; 2] {
+    let listen = |address| other.inside(move || TcpListener::bind(address).unwrap());
+    connect(OtherEnd::THERE.into(), listen)
 }
 
 /// A socket, and the bytes that the test wrote to it and read from it.
@@ -212,7 +155,7 @@ fn connections(other: Option<&OtherEnd>) -> Vec<Counted> {
     let here = |address| TcpListener::bind(address).unwrap();
     let mut pairs =
         vec![connect(Ipv4Addr::LOCALHOST.into(), here), connect(Ipv6Addr::LOCALHOST.into(), here)];
-    pairs.extend(other.map(OtherEnd::connect));
+    pairs.extend(other.map(connect_there));
     for [client, server] in &mut pairs {
         client.send(server, 3_000_000);
         server.send(client, 1234);
@@ -221,7 +164,7 @@ fn connections(other: Option<&OtherEnd>) -> Vec<Counted> {
     // Idle, and half-closed: a FIN is no payload.
     pairs.push(connect(Ipv4Addr::LOCALHOST.into(), here));
     let mut half_closed = vec![connect(Ipv4Addr::LOCALHOST.into(), here)];
-    half_closed.extend(other.map(OtherEnd::connect));
+    half_closed.extend(other.map(connect_there));
     for [client, server] in &mut half_closed {
         client.send(server, 5);
         client.stream.shutdown(Shutdown::Write).unwrap();
@@ -234,7 +177,7 @@ fn connections(other: Option<&OtherEnd>) -> Vec<Counted> {
 
 /// A connection whose client sent bytes again, since the answers of the other end were lost.
 fn with_retransmissions(other: &OtherEnd) -> [Counted; 2] {
-    let [mut client, mut server] = other.connect();
+    let [mut client, mut server] = connect_there(other);
     server.send(&mut client, 100);
     let blackhole =
         |change| other.inside(move || ip(&["route", change, "blackhole", "198.51.100.1"]));
@@ -347,7 +290,7 @@ fn tcp_cells_are_those_of_ss_under_delay_and_loss() {
         let Some(other) = other else {
             return report_left_out(NETEM_TEST, "this kernel has no veth pairs or no netem");
         };
-        let [mut client, mut server] = other.connect();
+        let [mut client, mut server] = connect_there(&other);
         client.send(&mut server, 5);
         server.send(&mut client, 5);
         compare_all_with_ss(NETEM_TEST, Some(&other));

@@ -6,7 +6,7 @@ use super::left_out::report_left_out;
 
 /// Runs a test in a private network namespace and PID namespace: in a child process that runs only this test, and
 /// whose `/proc` has no other process. The child is root, or root of a user namespace. Where neither is allowed,
-/// the test is reported as left out.
+/// the test is reported as left out. The name of a test of a module has the module before it.
 pub(crate) fn in_own_namespaces(test: &str, body: fn()) {
     const INSIDE: &str = "TEST_IN_OWN_NAMESPACES";
     if std::env::var(INSIDE).is_ok_and(|inside| inside == test) {
@@ -23,7 +23,8 @@ pub(crate) fn in_own_namespaces(test: &str, body: fn()) {
         unshare.args(command).env(INSIDE, test).output()
     };
     if !unshare(&["true"]).is_ok_and(|output| output.status.success()) {
-        return report_left_out(test, "needs root: namespaces need CAP_SYS_ADMIN");
+        let (_, name) = test.rsplit_once("::").unwrap_or(("", test));
+        return report_left_out(name, "needs root: namespaces need CAP_SYS_ADMIN");
     }
     let program = std::env::current_exe().unwrap();
     let output = unshare(&[program.to_str().unwrap(), "--exact", test, "--nocapture"]).unwrap();

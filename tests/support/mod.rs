@@ -22,6 +22,8 @@ pub(crate) mod native;
 #[cfg(feature = "shell")]
 pub(crate) mod osquery;
 #[cfg(target_os = "linux")]
+pub(crate) mod other_end;
+#[cfg(target_os = "linux")]
 pub(crate) mod own;
 #[cfg(target_os = "linux")]
 pub(crate) mod proc_tree;
