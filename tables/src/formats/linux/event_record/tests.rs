@@ -335,8 +335,8 @@ fn names_beyond_their_room_or_without_end_are_refused() {
 #[test]
 fn a_record_of_another_kind_size_or_family_is_refused() {
     assert_eq!(DECODER.decode(&[1, 0, 0]), Err(EventRecordError::Record(None)));
-    let other = StateRecord { record: 4, ..closed() };
-    assert_eq!(DECODER.decode(&other.to_bytes()), Err(EventRecordError::Record(Some(4))));
+    let other = StateRecord { record: 5, ..closed() };
+    assert_eq!(DECODER.decode(&other.to_bytes()), Err(EventRecordError::Record(Some(5))));
     let mut long = closed().to_bytes();
     long.push(0);
     let error = EventRecordError::Size { expected: 200, size: 201 };

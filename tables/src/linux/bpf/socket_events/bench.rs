@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::super::calls;
-use super::{EventSource, Waker};
+use super::{CountingState, EventSource, Waker};
 use crate::linux::proc_root::ProcRoot;
 use crate::model::tcp_event::EventRecord;
 use crate::options::EventDatagrams;
@@ -75,7 +75,9 @@ impl Events {
     /// # Errors
     /// Why they cannot be attached.
     pub fn set_counting(&mut self, is_attached: bool) -> Result<(), String> {
-        let counting = self.0.counting.as_mut().map_err(|reason| reason.clone())?;
+        let CountingState::Runs(counting) = &mut self.0.counting else {
+            return Err(self.0.counting.reason().unwrap_or_default());
+        };
         counting.set_attached(is_attached).map_err(|error| error.to_string())
     }
 
