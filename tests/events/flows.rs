@@ -18,7 +18,12 @@ pub(crate) fn free_slots() -> RwLockReadGuard<'static, ()> {
 /// Whether datagrams are counted; otherwise the test is reported as left out.
 pub(crate) fn is_counting_or_report(test: &str, core: &Core) -> bool {
     let sql = "SELECT value, detail FROM socket_event_stats WHERE kind = 'program' AND detail LIKE 'sock_recv_length%'";
-    let rows = core.query(sql).unwrap();
+    let start = Instant::now();
+    let mut rows = core.query(sql).unwrap();
+    while rows[0]["detail"].contains("are being loaded") {
+        assert!(start.elapsed() < TEST_TIMEOUT, "{rows:?}");
+        rows = core.query(sql).unwrap();
+    }
     if rows[0]["value"] == "1" {
         return true;
     }

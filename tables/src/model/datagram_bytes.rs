@@ -25,6 +25,13 @@ pub(crate) struct DatagramBytes {
 }
 
 impl DatagramBytes {
+    /// These, and later ones: of a socket that both have, the later ones.
+    pub(crate) fn then(mut self, later: DatagramBytes) -> DatagramBytes {
+        self.counted.extend(later.counted);
+        let is_complete = self.is_complete && later.is_complete;
+        DatagramBytes { counted: self.counted, opened_before: later.opened_before, is_complete }
+    }
+
     /// The bytes of the datagram socket with this cookie; None: unknown.
     pub(crate) fn of(&self, cookie: u64) -> Option<Bytes> {
         if self.opened_before.binary_search(&cookie).is_ok() {
@@ -49,6 +56,17 @@ mod tests {
         let bytes = bytes(true);
         let of = [1, 2, 3, 4].map(|cookie| bytes.of(cookie).map(|it| (it.sent, it.received)));
         assert_eq!(of, [Some((5, 7)), Some((0, 0)), None, None]);
+    }
+
+    #[test]
+    fn a_socket_that_was_closed_keeps_its_bytes() {
+        let sent = |sent| Bytes { sent, received: 0 };
+        let read = |counted: &[(u64, u64)]| DatagramBytes {
+            counted: counted.iter().map(|&(cookie, bytes)| (cookie, sent(bytes))).collect(),
+            ..bytes(true)
+        };
+        let bytes = read(&[(1, 5), (2, 6)]).then(read(&[(2, 7)]));
+        assert_eq!([1, 2].map(|cookie| bytes.of(cookie)), [Some(sent(5)), Some(sent(7))]);
     }
 
     #[test]

@@ -266,6 +266,8 @@ pub(crate) struct Losses {
     pub(crate) uncounted_bytes: u64,
     /// Runs of the programs that the kernel skipped (`recursion_misses`): at most that many events.
     pub(crate) skipped: u64,
+    /// Those of the program for changes of states.
+    pub(crate) skipped_states: u64,
 }
 
 #[cfg(test)]

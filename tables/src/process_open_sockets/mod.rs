@@ -108,8 +108,11 @@ impl Table for ProcessOpenSockets {
         if datagrams.is_some() {
             filter.read_cookies();
         }
+        // A socket that is closed during the scan has bytes before it only.
+        let before = datagrams.and_then(|counter| counter.bytes());
         let mut snapshot = self.collector.collect(&filter)?;
-        snapshot.datagram_bytes = datagrams.and_then(|counter| counter.bytes());
+        let after = datagrams.and_then(|counter| counter.bytes());
+        snapshot.datagram_bytes = before.zip(after).map(|(before, after)| before.then(after));
         self.log(&snapshot.omissions);
         Ok(Box::new(correlate::correlate(snapshot, &filter)))
     }

@@ -7,7 +7,7 @@ use super::filter::Filter;
 use super::sys::Collector;
 use crate::model::omission::OmissionKind;
 use crate::model::socket_table::IPPROTO_TCP;
-use crate::model::{Families, Family, OpenTcpSockets};
+use crate::model::{Families, Family, HolderUnknown, OpenTcpSockets};
 use crate::{ColumnsUsed, Constraint, Operator, QueryContext};
 
 /// Lists the sockets; None if some of a known namespace could not be read.
@@ -30,15 +30,22 @@ pub(super) fn read(collector: &Collector) -> Option<OpenTcpSockets> {
     };
     let snapshot = collector.collect(&Filter::new(&query, Families::default())).ok()?;
     let omissions = &snapshot.omissions;
-    if omissions.has_missing_sockets() || omissions.has(OmissionKind::Line) {
+    if omissions.has_missing_sockets()
+        || omissions.has_missing_namespaces()
+        || omissions.has(OmissionKind::Line)
+    {
         return None;
     }
-    let is_whole =
-        !omissions.has_missing_namespaces() && !omissions.has(OmissionKind::PidNamespace);
+    // In a PID namespace, the network namespaces of other processes of the host are unknown.
+    let is_whole = !omissions.has(OmissionKind::PidNamespace);
     let mut namespaces = HashSet::new();
     let mut cookies = HashSet::new();
     for socket in &snapshot.sockets {
         namespaces.extend(socket.net_namespace);
+        // It has the cookie of the connection that has ended.
+        if socket.why_without_file() == Some(HolderUnknown::TimeWait) {
+            continue;
+        }
         // A source without cookies shows nothing about the sockets.
         let cookie = socket.details.extended.as_deref().and_then(|it| it.cookie)?;
         cookies.insert(cookie.get());
@@ -48,23 +55,34 @@ pub(super) fn read(collector: &Collector) -> Option<OpenTcpSockets> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
 
     use rustix::net::sockopt::socket_cookie;
 
     use super::*;
     use crate::Options;
+    use crate::linux::quiet::in_quiet_namespace;
 
     #[test]
-    fn the_sockets_that_exist_are_listed() {
-        let collector = Collector::new(Options::default());
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let cookie = socket_cookie(&listener).unwrap();
-        // Other sockets of the host can end while they are read.
-        let listed = (0..20).find_map(|_| read(&collector)).expect("a whole list");
-        assert!(listed.cookies.contains(&cookie));
-        drop(listener);
-        let listed = (0..20).find_map(|_| read(&collector)).expect("a whole list");
-        assert!(!listed.cookies.contains(&cookie));
+    fn sockets_are_listed_until_they_are_closed() {
+        let test = "sockets_are_listed_until_they_are_closed";
+        in_quiet_namespace(module_path!(), test, || {
+            let collector = Collector::new(Options::default());
+            for address in ["127.0.0.1:0", "[::1]:0"] {
+                let listener = TcpListener::bind(address).unwrap();
+                let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (server, _) = listener.accept().unwrap();
+                let sockets = [listener.as_fd(), client.as_fd(), server.as_fd()];
+                let cookies = sockets.map(|socket| socket_cookie(socket).unwrap());
+                let listed = read(&collector).expect("a whole list");
+                assert!(cookies.iter().all(|cookie| listed.cookies.contains(cookie)));
+                // The end that closes first is then in TIME_WAIT.
+                drop(client);
+                drop((server, listener));
+                let listed = read(&collector).expect("a whole list");
+                assert!(!cookies.iter().any(|cookie| listed.cookies.contains(cookie)));
+            }
+        });
     }
 }

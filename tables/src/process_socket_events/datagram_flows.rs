@@ -59,6 +59,8 @@ pub(super) struct DatagramFlows {
     unknown: HashSet<SlotUse>,
     /// Slots without a record that were taken back by the last sweep.
     ending_unknown: Vec<SlotUse>,
+    /// How many of the flows each socket has.
+    sockets: NumberMap<SocketKey, u32>,
     /// How sockets were closed whose flows have not ended.
     closed: NumberMap<SocketKey, Closed>,
     /// The generation that each slot had when it was freed.
@@ -99,10 +101,9 @@ struct Counted {
     slots: Vec<SlotUse>,
     /// When the socket was closed, if that is known, and by which process.
     end: Option<(u64, Option<Arc<Process>>)>,
+    /// How the flow ended; None: its record was late.
+    result: Option<FlowResult>,
 }
-
-/// The maximum number of closed sockets: further ones end without an exact time.
-const MAX_CLOSED: usize = 65_536;
 
 impl DatagramFlows {
     /// A process begins to use a socket; this slot counts from now on.
@@ -130,6 +131,7 @@ impl DatagramFlows {
             direction: if first.is_received { Direction::Inbound } else { Direction::Outbound },
             slots: Vec::with_capacity(1),
             end: None,
+            result: None,
         };
         // The slot was taken back already, since the record was late.
         if let Some(index) = self.ending_unknown.iter().position(|it| *it == slot) {
@@ -138,7 +140,11 @@ impl DatagramFlows {
             return;
         }
         self.known.insert(slot);
-        let counted = self.flows.entry(holder).or_insert_with(counted);
+        let sockets = &mut self.sockets;
+        let counted = self.flows.entry(holder).or_insert_with(|| {
+            *sockets.entry(first.socket.key).or_default() += 1;
+            counted()
+        });
         if !counted.slots.contains(&slot) {
             counted.slots.push(slot);
         }
@@ -146,7 +152,7 @@ impl DatagramFlows {
 
     /// A process has closed a socket: its flows end with the next sweep.
     pub(super) fn close(&mut self, socket: SocketKey, end_ns: u64, closer: Option<Arc<Process>>) {
-        if self.closed.len() < MAX_CLOSED {
+        if self.sockets.contains_key(&socket) {
             self.closed.insert(socket, Closed { end_ns, closer, is_swept: false });
         }
     }
@@ -246,8 +252,17 @@ impl DatagramFlows {
             is_listed && (is_idle || is_closed)
         });
         for (_, mut counted) in ended {
-            if let Some(closed) = self.closed.get(&counted.socket.key) {
+            let key = counted.socket.key;
+            if let Some(closed) = self.closed.get(&key) {
                 counted.end = Some((closed.end_ns, closed.closer.clone()));
+            }
+            let is_open = counted.end.is_none() && is_live(key);
+            counted.result = Some(result(is_open));
+            if let Some(flows) = self.sockets.get_mut(&key) {
+                *flows -= 1;
+                if *flows == 0 {
+                    self.sockets.remove(&key);
+                }
             }
             for slot in &counted.slots {
                 slots.retire(slot.number);
@@ -291,8 +306,8 @@ impl DatagramFlows {
         for counted in std::mem::take(&mut self.ending) {
             let mut total = Total::default();
             counted.slots.iter().for_each(|slot| free(*slot, &mut total));
-            let is_open = counted.end.is_none() && is_live(counted.socket.key);
-            let result = if is_open { FlowResult::Idle } else { FlowResult::Closed };
+            let late = || result(is_live(counted.socket.key));
+            let result = counted.result.unwrap_or_else(late);
             each(counted.event(&total, result, now));
         }
         for slot in std::mem::take(&mut self.ending_unknown) {
@@ -302,6 +317,11 @@ impl DatagramFlows {
         }
         freed
     }
+}
+
+/// Of a flow whose socket is open, or closed.
+fn result(is_open: bool) -> FlowResult {
+    if is_open { FlowResult::Idle } else { FlowResult::Closed }
 }
 
 /// The sum of some slots.

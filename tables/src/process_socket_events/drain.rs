@@ -27,10 +27,10 @@ pub(super) trait Feed: Send {
     fn memory(&self) -> u64;
     /// The programs, and why some do not run.
     fn programs(&self) -> Vec<Program>;
-    /// Begins to load what counts datagrams, unless the settings or the kernel forbid it. At its end, the waker is used.
+    /// Begins to load the counting programs, unless the settings or the kernel forbid it. At its end, the waker is used.
     fn begin_counting(&mut self);
-    /// Takes over what was loaded; false while it is being loaded.
-    fn finish_counting(&mut self) -> bool;
+    /// Takes over the programs that were loaded; false while they are being loaded.
+    fn has_loaded_counting(&mut self) -> bool;
     /// The slots that count datagrams, if they are counted.
     fn slots(&self) -> Option<&dyn Slots>;
     /// The sockets whose datagrams are counted.
@@ -304,7 +304,7 @@ struct Worker {
     shared: Arc<Shared>,
     batch: Vec<Event>,
     captured: u64,
-    /// Whether what counts datagrams is being loaded.
+    /// Whether the counting programs are being loaded.
     is_loading: bool,
 }
 
@@ -347,7 +347,7 @@ impl Worker {
     }
 
     fn finish_counting(&mut self) {
-        if self.is_loading && self.feed.finish_counting() {
+        if self.is_loading && self.feed.has_loaded_counting() {
             self.is_loading = false;
             self.shared.lock_counts().programs = self.feed.programs();
             *self.shared.lock_counted() = self.feed.counted_sockets();
@@ -455,7 +455,7 @@ impl Worker {
             }
         }
         let losses = self.feed.losses();
-        self.repair.note_skipped(losses.skipped);
+        self.repair.note_skipped(losses.skipped_states);
         let mut counts = self.shared.lock_counts();
         *counts = Counts {
             losses,

@@ -257,7 +257,9 @@ impl Join {
 
     /// The close of a datagram socket by the last process that held it.
     fn datagram_end(&mut self, end: &DatagramEnd) -> Event {
-        let process = end.actor.as_ref().map(|actor| self.processes.process(actor, None));
+        // A thread of the kernel finishes what a process of io_uring has closed.
+        let actor = end.actor.as_ref().filter(|actor| !actor.is_kernel_thread());
+        let process = actor.map(|actor| self.processes.process(actor, None));
         self.flows.close(end.socket.key, end.boot_ns, process.clone());
         let event = Event::of_datagrams(&end.socket, end.boot_ns, Action::Close, process);
         Event { closed_by: Some(ClosedBy::Local), bytes: Some(end.bytes), ..event }

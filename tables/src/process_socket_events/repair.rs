@@ -23,8 +23,12 @@ pub(super) type ListSockets = Arc<dyn Fn() -> Option<OpenTcpSockets> + Send + Sy
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How often the sockets are listed. A dump can miss a socket that moves meanwhile.
 const LISTS: u32 = 2;
+/// How many lists may fail.
+const FAILURES: u32 = 5;
+/// The time from one repair to the next, in intervals: a list costs as much as a full scan.
+const PAUSE: u32 = 30;
 
-/// What remains to be done.
+/// The lists that are still to be made, and their result.
 pub(super) struct Repair {
     list: Option<ListSockets>,
     interval: Duration,
@@ -33,6 +37,7 @@ pub(super) struct Repair {
     /// How many lists are still to be made, and when the next one is.
     left: u32,
     next: Instant,
+    failures: u32,
     /// The list that is being made, and the boot time when it began.
     running: Option<(u64, Receiver<Option<OpenTcpSockets>>)>,
     /// The sockets that the last list lacks.
@@ -49,6 +54,7 @@ impl Repair {
             skipped: 0,
             left: 0,
             next: Instant::now(),
+            failures: 0,
             running: None,
             missing: HashSet::new(),
             repaired: 0,
@@ -65,11 +71,12 @@ impl Repair {
         if self.list.is_none() || skipped <= self.skipped {
             return;
         }
-        self.skipped = skipped;
+        // Another number is noticed after the repair that goes on.
         if self.left == 0 {
-            self.next = Instant::now() + self.interval;
+            self.skipped = skipped;
+            self.next = self.next.max(Instant::now() + self.interval);
+            (self.left, self.failures) = (LISTS, 0);
         }
-        self.left = LISTS;
     }
 
     /// The time until the next list; None: none is to be made, or one is being made.
@@ -94,9 +101,15 @@ impl Repair {
             };
             let began_ns = *began_ns;
             self.running = None;
-            self.left = self.left.saturating_sub(1);
-            self.next = Instant::now() + self.interval;
-            self.compare(join, listed.as_ref(), began_ns, each);
+            match listed {
+                Some(listed) => {
+                    self.left = self.left.saturating_sub(1);
+                    self.compare(join, &listed, began_ns, each);
+                }
+                None => self.note_failure(),
+            }
+            let pause = if self.left == 0 { PAUSE } else { 1 };
+            self.next = Instant::now() + pause * self.interval;
         } else if self.until_next().is_some_and(|left| left.is_zero()) {
             self.begin(wake);
         }
@@ -121,17 +134,24 @@ impl Repair {
         }
     }
 
+    fn note_failure(&mut self) {
+        self.failures += 1;
+        if self.failures == FAILURES {
+            log::warn!(
+                "ends of connections that the kernel skipped stay unknown: the sockets of the host cannot all be listed"
+            );
+            self.left = 0;
+            self.missing.clear();
+        }
+    }
+
     fn compare(
         &mut self,
         join: &mut Join,
-        listed: Option<&OpenTcpSockets>,
+        listed: &OpenTcpSockets,
         began_ns: u64,
         each: &mut impl FnMut(Event),
     ) {
-        let Some(listed) = listed else {
-            self.missing.clear();
-            return;
-        };
         let missing: HashSet<SocketKey> = join.missing(listed, began_ns).collect();
         for key in missing.intersection(&self.missing) {
             if let Some(event) = join.end_missing(*key, began_ns) {

@@ -1,6 +1,7 @@
 //! The kernel as the source of records.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
@@ -13,7 +14,7 @@ use super::join::MAX_SOCKETS;
 use super::repair::ListSockets;
 use crate::Options;
 use crate::linux::bpf::socket_events::{
-    CountedSockets, Counting, EventError, EventSource, LoadedCounting,
+    CountedSockets, Counting, EventError, EventSource, LoadedCounting, Waker,
 };
 use crate::linux::proc_root::ProcRoot;
 use crate::model::DatagramBytes;
@@ -47,7 +48,7 @@ pub(super) fn open(options: &Options, list_sockets: Option<ListSockets>) -> Open
 struct Kernel {
     source: EventSource,
     root: Arc<ProcRoot>,
-    /// While what counts datagrams is being loaded.
+    /// While the counting programs are being loaded.
     loading: Option<Loading>,
     /// Whether a malformed record was logged: that is an error of this crate's program, which repeats.
     has_logged: bool,
@@ -56,6 +57,15 @@ struct Kernel {
 struct Loading {
     loaded: Receiver<LoadedCounting>,
     thread: JoinHandle<()>,
+}
+
+/// Wakes the thread that reads, also after a panic.
+struct WakeOnDrop(Waker);
+
+impl Drop for WakeOnDrop {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
 }
 
 impl Drop for Kernel {
@@ -102,8 +112,8 @@ impl Feed for Kernel {
         let (send, loaded) = channel();
         let (root, waker) = (Arc::clone(&self.root), self.source.waker());
         let load = move || {
+            let _wake = WakeOnDrop(waker);
             let _ = send.send(loader.load(&root));
-            waker.wake();
         };
         match thread::Builder::new().name("counting".into()).spawn(load) {
             Ok(thread) => self.loading = Some(Loading { loaded, thread }),
@@ -111,12 +121,15 @@ impl Feed for Kernel {
         }
     }
 
-    fn finish_counting(&mut self) -> bool {
+    fn has_loaded_counting(&mut self) -> bool {
         let Some(Loading { loaded, .. }) = &self.loading else { return true };
         match loaded.try_recv() {
             Ok(loaded) => self.source.finish_counting(&self.root, loaded),
             Err(TryRecvError::Empty) => return false,
-            Err(TryRecvError::Disconnected) => {}
+            Err(TryRecvError::Disconnected) => {
+                let error = io::Error::other("the thread has ended");
+                self.source.finish_counting(&self.root, LoadedCounting::nothing(error));
+            }
         }
         self.loading = None;
         true

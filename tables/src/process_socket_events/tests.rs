@@ -62,7 +62,7 @@ impl Feed for TestFeed {
 
     fn begin_counting(&mut self) {}
 
-    fn finish_counting(&mut self) -> bool {
+    fn has_loaded_counting(&mut self) -> bool {
         true
     }
 
@@ -312,6 +312,7 @@ fn the_statistics_count_what_was_lost() {
         ring_executables: 2,
         ring_datagrams: 5,
         skipped: 1,
+        skipped_states: 0,
         uncounted_messages: 6,
         uncounted_bytes: 7,
     };

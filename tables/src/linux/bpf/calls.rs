@@ -89,9 +89,11 @@ impl fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
-/// `BPF_TRACE_ITER`, how the program of an iterator is attached.
+/// `BPF_PROG_TYPE_TRACING`
 const TRACING: u32 = 26;
+/// `BPF_CGROUP_INET_SOCK_RELEASE`, how a program is attached to a control group.
 const CGROUP_INET_SOCK_RELEASE: u32 = 34;
+/// `BPF_TRACE_ITER`, how the program of an iterator is attached.
 const TRACE_ITER: u32 = 28;
 /// `BPF_TRACE_RAW_TP`, how a program is attached to a tracepoint.
 const TRACE_RAW_TP: u32 = 23;
@@ -422,8 +424,9 @@ pub(super) fn delete<Key>(map: BorrowedFd<'_>, key: &Key) -> Result<(), CallErro
     run(Command::MapDeleteElem, &attributes).map(drop)
 }
 
-/// Waits until all programs that run now have ended: they are readers of RCU, and membarrier(2) waits for these. Kernels
-/// with `nohz_full` refuse it, and filters of system calls can.
+/// Waits until all programs that run now have ended: they are readers of RCU, and membarrier(2) waits for these. It does not
+/// wait on one processor, nor with `nohz_full`, and filters of system calls can refuse it: then only the time that passes is
+/// left.
 #[allow(unsafe_code)]
 pub(super) fn wait_for_programs() {
     const GLOBAL: std::ffi::c_int = 1;

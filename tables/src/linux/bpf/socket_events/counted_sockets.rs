@@ -22,6 +22,8 @@ use crate::model::tcp_event::Bytes;
 pub(crate) struct CountedSockets {
     link: OwnedFd,
     lost: Arc<Counters<COUNTERS>>,
+    /// The programs that count.
+    programs: Arc<[OwnedFd; 2]>,
     /// The cookies of the sockets that processes held when counting began, sorted; None: they could not be listed.
     opened_before: Option<Arc<[u64]>>,
 }
@@ -33,18 +35,23 @@ impl CountedSockets {
         name: [u8; 16],
         map: BorrowedFd<'_>,
         lost: &Arc<Counters<COUNTERS>>,
+        programs: &Arc<[OwnedFd; 2]>,
     ) -> Result<CountedSockets, LoadError> {
         let code = live_sockets_program::program(&counting.context)?;
         let program = Program::iterator(name, &code, counting.function);
         let program = with_memory(|| program.load_or_log())?;
         let link = calls::link_storage(program.as_fd(), map)?;
-        Ok(CountedSockets { link, lost: Arc::clone(lost), opened_before: None })
+        let (lost, programs) = (Arc::clone(lost), Arc::clone(programs));
+        Ok(CountedSockets { link, lost, programs, opened_before: None })
     }
 
     /// Lists the sockets that processes of this PID namespace hold now.
     pub(super) fn list_open(&mut self, layout: &Layout, name: [u8; 16]) {
         match open_sockets(layout, name) {
-            Ok(cookies) => self.opened_before = cookies.map(Arc::from),
+            Ok(Some(cookies)) => self.opened_before = Some(Arc::from(cookies)),
+            Ok(None) => log::warn!(
+                "process_open_sockets will have no bytes of datagram sockets: more than {MAX_SOCKETS} are open already"
+            ),
             Err(error) => log::warn!(
                 "process_open_sockets will have no bytes of datagram sockets: those that are open already cannot be listed: \
                  {error}"
@@ -55,11 +62,17 @@ impl CountedSockets {
     /// Which of these cookies belong to sockets that still exist.
     pub(super) fn live(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, PassError> {
         let mut cookies = HashSet::new();
-        self.read(|cookie, _| {
-            if of.contains(&cookie) {
-                cookies.insert(cookie);
+        // Where sockets end during a pass, the kernel can pass over others.
+        const PASSES: u32 = 2;
+        for _ in 0..PASSES {
+            if cookies.len() < of.len() {
+                self.read(|cookie, _| {
+                    if of.contains(&cookie) {
+                        cookies.insert(cookie);
+                    }
+                })?;
             }
-        })?;
+        }
         Ok(cookies)
     }
 
@@ -73,8 +86,13 @@ impl CountedSockets {
         Ok(Some(DatagramBytes {
             counted,
             opened_before: Arc::clone(opened_before),
-            is_complete: without_storage == Some(0),
+            is_complete: without_storage == Some(0) && self.skipped() == 0,
         }))
+    }
+
+    /// The runs that the kernel skipped.
+    pub(super) fn skipped(&self) -> u64 {
+        self.programs.iter().map(|program| calls::skipped(program.as_fd())).sum()
     }
 
     fn read(&self, mut each: impl FnMut(u64, Bytes)) -> Result<(), PassError> {
@@ -89,10 +107,11 @@ impl CountedSockets {
     }
 }
 
+/// The maximum number of sockets that are open when counting begins: 8 MiB.
+const MAX_SOCKETS: usize = 1 << 20;
+
 /// The cookies of the datagram sockets that processes hold, sorted; None: they are too many.
 fn open_sockets(layout: &Layout, name: [u8; 16]) -> Result<Option<Vec<u64>>, Box<dyn Error>> {
-    /// 8 MiB.
-    const MAX_SOCKETS: usize = 1 << 20;
     let iterator = layout.iterator.as_ref().ok_or(LoadError::NoCookies)?;
     let code = datagram_sockets_program::program(layout, &iterator.context)?;
     let program = Program::iterator(name, &code, iterator.function);

@@ -25,7 +25,7 @@ pub(super) const RECEIVE: &str = "sock_recv_length";
 #[derive(Debug)]
 pub(crate) struct Counting {
     /// After a send, and after a receive.
-    programs: [OwnedFd; 2],
+    programs: Arc<[OwnedFd; 2]>,
     /// The programs run until these are closed.
     #[cfg_attr(
         not(feature = "bench"),
@@ -70,9 +70,10 @@ impl Counting {
             };
             let sent = program(Direction::Send, names.count_sent, send)?;
             let received = program(Direction::Receive, names.count_received, counting.receive)?;
+            let programs = Arc::new([sent, received]);
+            let storage = sockets.storage.as_fd();
             let mut counted =
-                CountedSockets::load(&counting, names.live, sockets.storage.as_fd(), lost)?;
-            let programs = [sent, received];
+                CountedSockets::load(&counting, names.live, storage, lost, &programs)?;
             let links = Some(attach(&programs)?);
             counted.list_open(layout, names.open);
             let (sockets, grace_period) = (Arc::new(counted), GracePeriod::default());
@@ -91,12 +92,12 @@ impl Counting {
 
     /// The runs that the kernel skipped.
     pub(super) fn skipped(&self) -> u64 {
-        self.programs.iter().map(|program| calls::skipped(program.as_fd())).sum()
+        self.sockets.skipped()
     }
 
     /// What takes memory in the kernel.
     pub(super) fn objects(&self) -> [BorrowedFd<'_>; 5] {
-        let [sent, received] = &self.programs;
+        let [sent, received] = &*self.programs;
         let Slots { free, holders, .. } = &self.slots;
         [sent.as_fd(), received.as_fd(), self.slots.array(), free.as_fd(), holders.as_fd()]
     }

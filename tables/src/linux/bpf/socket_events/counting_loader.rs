@@ -13,7 +13,7 @@ use super::releases::{ReleaseError, Releases};
 use super::writer::Variant;
 use crate::linux::proc_root::ProcRoot;
 
-/// What is needed to load them. The maps of the variant must exist.
+/// The parts of which the programs are made. The maps of the variant must exist.
 #[derive(Debug)]
 pub(crate) struct CountingLoader {
     pub(super) layout: Layout,
@@ -24,7 +24,7 @@ pub(crate) struct CountingLoader {
     pub(super) wants_releases: bool,
 }
 
-/// What was loaded.
+/// The programs in the kernel, or why they are not there.
 #[derive(Debug)]
 pub(crate) struct LoadedCounting {
     pub(super) counting: Result<Counting, DatagramError>,

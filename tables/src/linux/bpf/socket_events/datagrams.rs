@@ -62,7 +62,7 @@ impl fmt::Display for DatagramError {
             }
             DatagramError::Load(error) => write!(f, "{error}"),
             DatagramError::Thread(error) => {
-                write!(f, "cannot start a thread to load programs: {error}")
+                write!(f, "no thread loads the programs: {error}")
             }
         }
     }

@@ -238,7 +238,7 @@ impl EventSource {
         })
     }
 
-    /// Loads what counts datagrams, in any thread, while this source exists. None: that was begun before, or the settings or
+    /// Loads the counting programs, in any thread, while this source exists. None: that was begun before, or the settings or
     /// the kernel forbid it.
     pub(crate) fn counting_loader(&mut self) -> Option<CountingLoader> {
         let first_sends = self.datagrams.as_ref().ok()?;
@@ -260,7 +260,7 @@ impl EventSource {
         }
     }
 
-    /// Takes over what the loader has loaded. Whether it works is in [`EventSource::programs`].
+    /// Takes over the programs that the loader has loaded. Whether they run is in [`EventSource::programs`].
     pub(crate) fn finish_counting(&mut self, root: &ProcRoot, loaded: LoadedCounting) {
         let LoadedCounting { counting, releases } = loaded;
         if let Ok(counting) = &counting {
@@ -359,10 +359,10 @@ impl EventSource {
         // The call does not fail for the descriptor of a map.
         let lost = self.lost.get().unwrap_or_default();
         let count = |index| lost.get(index).copied().unwrap_or_default();
-        let skipped = calls::skipped(self.program.as_fd())
+        let skipped_states = calls::skipped(self.program.as_fd());
+        let skipped = skipped_states
             + self.datagrams.as_ref().map_or(0, Datagrams::skipped)
-            + self.counting().map_or(0, Counting::skipped)
-            + self.releases.as_ref().map_or(0, Releases::skipped);
+            + self.counting().map_or(0, Counting::skipped);
         Losses {
             ring_events: count(LOST_STATES),
             ring_executables: count(LOST_EXECUTABLES),
@@ -370,6 +370,7 @@ impl EventSource {
             uncounted_messages: count(UNCOUNTED_MESSAGES),
             uncounted_bytes: count(UNCOUNTED_BYTES),
             skipped,
+            skipped_states,
         }
     }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
+
 use super::super::calls::{self, Program};
 use super::super::error::LoadError;
 use super::datagrams::SocketMaps;
@@ -40,12 +42,15 @@ impl fmt::Display for ReleaseError {
                 "ends of datagram sockets are reported with --events-datagrams exact-end only",
             ),
             ReleaseError::NoCgroups => f.write_str(
-                "no control groups of version 2 are mounted: mount cgroup2 at /sys/fs/cgroup",
+                "no control groups of version 2 are mounted: mount the whole cgroup2 at /sys/fs/cgroup",
             ),
             ReleaseError::NoCast => {
                 f.write_str("the kernel has no bpf_cast_to_kern_ctx: it needs Linux 6.2 or later")
             }
-            ReleaseError::Load(error) => write!(f, "{error} (it needs CAP_NET_ADMIN, too)"),
+            ReleaseError::Load(LoadError::Call(error)) if error.errno == Errno::PERM => {
+                write!(f, "{error}; it needs CAP_NET_ADMIN, too")
+            }
+            ReleaseError::Load(error) => write!(f, "{error}"),
         }
     }
 }
@@ -72,11 +77,6 @@ impl Releases {
         let program = with_memory(|| program.load_or_log())?;
         let link = calls::link_release(program.as_fd(), group.as_fd())?;
         Ok(Releases { program, _link: link })
-    }
-
-    /// The runs that the kernel skipped.
-    pub(super) fn skipped(&self) -> u64 {
-        calls::skipped(self.program.as_fd())
     }
 
     /// What takes memory in the kernel.
