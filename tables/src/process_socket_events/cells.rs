@@ -69,35 +69,35 @@ pub(super) fn socket(event: &Event) -> Value<'_> {
 }
 
 pub(super) fn family(event: &Event) -> Value<'_> {
-    Value::Integer(event.flow.family.into())
+    Value::Integer(event.ends.family.into())
 }
 
 pub(super) fn kind(event: &Event) -> Value<'_> {
-    Value::Integer(event.flow.kind.into())
+    Value::Integer(event.ends.kind.into())
 }
 
 pub(super) fn protocol(event: &Event) -> Value<'_> {
-    Value::Integer(event.flow.protocol.into())
+    Value::Integer(event.ends.protocol.into())
 }
 
 pub(super) fn local_address(event: &Event) -> Value<'_> {
-    address(event, event.flow.local)
+    address(event, event.ends.local)
 }
 
 pub(super) fn local_port(event: &Event) -> Value<'_> {
-    Value::Integer(event.flow.local.port.into())
+    Value::Integer(event.ends.local.port.into())
 }
 
 pub(super) fn remote_address(event: &Event) -> Value<'_> {
-    address(event, event.flow.remote)
+    address(event, event.ends.remote)
 }
 
 pub(super) fn remote_port(event: &Event) -> Value<'_> {
-    Value::Integer(event.flow.remote.port.into())
+    Value::Integer(event.ends.remote.port.into())
 }
 
 pub(super) fn net_namespace(event: &Event) -> Value<'_> {
-    text(event.flow.net_namespace.0.to_string())
+    text(event.ends.net_namespace.0.to_string())
 }
 
 pub(super) fn duration_ns(event: &Event) -> Value<'_> {
@@ -191,7 +191,7 @@ pub(super) fn number(number: Option<impl Into<i64>>) -> Value<'static> {
 
 /// The address of an IP socket. A packet socket has none.
 fn address(event: &Event, endpoint: Endpoint) -> Value<'static> {
-    if event.flow.family == Family::Packet as u16 {
+    if event.ends.family == Family::Packet as u16 {
         return EMPTY;
     }
     text(inet_ntop(endpoint.address))

@@ -122,8 +122,10 @@ impl Collection {
         let running = self.running_or_start(reads_flows)?;
         if reads_flows {
             running.want_flows();
+            running.sync_counting(SYNC_TIMEOUT);
+        } else {
+            running.sync(SYNC_TIMEOUT);
         }
-        running.sync(SYNC_TIMEOUT);
         Some(running)
     }
 
@@ -189,7 +191,7 @@ impl Collection {
             let shared = Arc::clone(drain.shared());
             if shared.is_running() {
                 drop(state);
-                shared.sync(SYNC_TIMEOUT);
+                shared.sync_counting(SYNC_TIMEOUT);
                 return Status::Runs(shared);
             }
             return Status::Ended(shared);
@@ -219,7 +221,7 @@ impl DatagramCounter for Collection {
     fn bytes(&self) -> Option<DatagramBytes> {
         let bytes = self.counted()?.bytes();
         bytes.unwrap_or_else(|error| {
-            log::warn!("the bytes of datagram sockets cannot be read: {error}");
+            self.log_once(&format!("the bytes of datagram sockets cannot be read: {error}"));
             None
         })
     }

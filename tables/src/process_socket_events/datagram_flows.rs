@@ -50,7 +50,7 @@ pub(super) struct LostFlows {
 /// The flows of datagrams that have not ended.
 #[derive(Debug, Default)]
 pub(super) struct DatagramFlows {
-    flows: NumberMap<Holder, Counted>,
+    flows: NumberMap<FlowKey, Counted>,
     /// Their slots were taken back by the last sweep.
     ending: Vec<Counted>,
     /// The slots of the flows that count.
@@ -81,11 +81,11 @@ struct Closed {
     is_swept: bool,
 }
 
-/// A process on a socket.
+/// The key of a flow: a process on a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Holder {
+struct FlowKey {
     socket: SocketKey,
-    /// None: it is outside the PID namespace. Then each slot is a holder.
+    /// None: it is outside the PID namespace. Then each slot has a flow.
     process: Option<(i32, u64)>,
     slot: Option<SlotUse>,
 }
@@ -118,7 +118,7 @@ impl DatagramFlows {
             return;
         }
         let of_process = first.actor.as_ref().map(|actor| (actor.pid, actor.start_ns));
-        let holder = Holder {
+        let key = FlowKey {
             socket: first.socket.key,
             process: of_process,
             slot: of_process.is_none().then_some(slot),
@@ -141,7 +141,7 @@ impl DatagramFlows {
         }
         self.known.insert(slot);
         let sockets = &mut self.sockets;
-        let counted = self.flows.entry(holder).or_insert_with(|| {
+        let counted = self.flows.entry(key).or_insert_with(|| {
             *sockets.entry(first.socket.key).or_default() += 1;
             counted()
         });
@@ -168,7 +168,7 @@ impl DatagramFlows {
 
     /// The memory of the flows, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        let of_flow = size_of::<(Holder, Counted)>() + 1 + 2 * size_of::<SlotUse>();
+        let of_flow = size_of::<(FlowKey, Counted)>() + 1 + 2 * size_of::<SlotUse>();
         let of_slot = 2 * size_of::<SlotUse>();
         let of_closed = size_of::<(SocketKey, Closed)>() + 1;
         self.flows.capacity() * of_flow

@@ -104,6 +104,8 @@ struct SyncState {
     last_query: Instant,
     /// Whether a query reads flows.
     wants_flows: bool,
+    /// Whether the counting programs are being loaded.
+    is_loading: bool,
     is_over: bool,
     has_ended: bool,
 }
@@ -157,6 +159,7 @@ impl Drain {
                 done: 0,
                 last_query: Instant::now(),
                 wants_flows: settings.counts_at_once,
+                is_loading: false,
                 is_over: false,
                 has_ended: false,
             }),
@@ -250,6 +253,15 @@ impl Shared {
 
     /// Waits until the records that were made before the call are read; not longer than that time.
     pub(super) fn sync(&self, timeout: Duration) {
+        self.sync_until(timeout, |_| true);
+    }
+
+    /// The same, and until the counting that is wanted has begun.
+    pub(super) fn sync_counting(&self, timeout: Duration) {
+        self.sync_until(timeout, |sync| !sync.wants_flows && !sync.is_loading);
+    }
+
+    fn sync_until(&self, timeout: Duration, is_ready: impl Fn(&SyncState) -> bool) {
         let request = {
             let mut sync = self.sync_state();
             if sync.has_ended {
@@ -259,7 +271,8 @@ impl Shared {
             sync.requested
         };
         (self.wake)();
-        let is_pending = |sync: &mut SyncState| sync.done < request && !sync.has_ended;
+        let is_pending =
+            |sync: &mut SyncState| (sync.done < request || !is_ready(sync)) && !sync.has_ended;
         drop(self.drained.wait_timeout_while(self.sync_state(), timeout, is_pending));
     }
 
@@ -319,9 +332,10 @@ impl Worker {
                 // What happened until `now` is in the ring buffer.
                 self.drain(Duration::ZERO)?;
                 self.join.expire(now, &mut |event| self.batch.push(event));
-                self.repair();
                 self.sweep_if_due()
             });
+            // After the last drain, which resets the waker.
+            self.repair();
             is_active = self.captured > before;
             self.store_batch();
             self.finish_counting();
@@ -331,11 +345,11 @@ impl Worker {
                 self.shared.lock_counts().failure = Some(error);
                 break;
             }
-            // A query of flows waits for the counting.
-            if !self.is_loading {
-                self.shared.sync_state().done = request;
-                self.shared.drained.notify_all();
+            {
+                let mut sync = self.shared.sync_state();
+                (sync.done, sync.is_loading) = (request, self.is_loading);
             }
+            self.shared.drained.notify_all();
         }
     }
 
@@ -377,10 +391,10 @@ impl Worker {
 
     /// The longest wait, if nothing was read: until the next sweep, or until a process takes the first slot.
     fn quiet_wait(&mut self) -> Duration {
+        let Some(slots) = self.feed.slots() else { return MAX_WAIT };
         if let Some(left) = self.join.flows().until_sweep() {
             return left;
         }
-        let Some(slots) = self.feed.slots() else { return MAX_WAIT };
         slots.set_asleep();
         // Slots that were taken before: their records did not wake this thread.
         let used = slots.used();
@@ -412,7 +426,7 @@ impl Worker {
             }
             wait = wait.min(rest);
         }
-        if sync.requested > sync.done && !self.is_loading {
+        if sync.requested > sync.done {
             wait = Duration::ZERO;
         }
         if std::mem::take(&mut sync.wants_flows) && self.feed.slots().is_none() && !self.is_loading
@@ -423,6 +437,7 @@ impl Worker {
             // At once, if nothing is to be loaded.
             self.finish_counting();
             sync = self.shared.sync_state();
+            sync.is_loading = self.is_loading;
             wait = Duration::ZERO;
         }
         Some((sync.requested, wait))

@@ -354,9 +354,9 @@ impl Process {
     }
 }
 
-/// What identifies a connection besides its socket.
+/// The ends of a socket, with the namespace and the protocol in which they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Flow {
+pub(super) struct Ends {
     pub(super) local: Endpoint,
     pub(super) remote: Endpoint,
     pub(super) net_namespace: NetNamespace,
@@ -365,10 +365,10 @@ pub(super) struct Flow {
     pub(super) protocol: u16,
 }
 
-impl Flow {
-    pub(super) fn of_datagrams(socket: &DatagramSocket) -> Flow {
+impl Ends {
+    pub(super) fn of_datagrams(socket: &DatagramSocket) -> Ends {
         let &DatagramSocket { local, remote, net_namespace, family, kind, protocol, .. } = socket;
-        Flow { local, remote, net_namespace, family, kind, protocol }
+        Ends { local, remote, net_namespace, family, kind, protocol }
     }
 }
 
@@ -395,7 +395,7 @@ pub(super) struct Event {
     pub(super) fd: Option<i32>,
     pub(super) inode: u64,
     pub(super) socket: SocketKey,
-    pub(super) flow: Flow,
+    pub(super) ends: Ends,
     pub(super) duration_ns: Option<u64>,
     pub(super) bytes: Option<Bytes>,
     /// The flow that ends with this event.
@@ -425,7 +425,7 @@ impl Event {
             fd: None,
             inode: socket.inode,
             socket: socket.key,
-            flow: Flow::of_datagrams(socket),
+            ends: Ends::of_datagrams(socket),
             duration_ns: None,
             bytes: None,
             ended: None,

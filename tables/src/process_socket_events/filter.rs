@@ -50,8 +50,8 @@ impl Filter {
     pub(super) fn admits(&self, event: &Event, pid: i32) -> bool {
         self.time.admits(event.time)
             && self.pid.admits(pid.into())
-            && self.local_port.admits(event.flow.local.port.into())
-            && self.remote_port.admits(event.flow.remote.port.into())
+            && self.local_port.admits(event.ends.local.port.into())
+            && self.remote_port.admits(event.ends.remote.port.into())
             // A comparison with NULL is never true, but IS NOT is.
             && event.socket.cookie().is_none_or(|cookie| self.cookie.admits(cookie.cast_signed()))
             && (self.action.is_open() || self.action.admits(event.action.name()))

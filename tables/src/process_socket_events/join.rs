@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::datagram_flows::DatagramFlows;
 use super::event::{
-    Action, Attribution, ClosedBy, Direction, EndedFlow, Event, Flow, FlowCounts, FlowResult,
+    Action, Attribution, ClosedBy, Direction, EndedFlow, Ends, Event, FlowCounts, FlowResult,
     Process, Status, TextBytes,
 };
 use super::listeners::Listeners;
@@ -49,7 +49,7 @@ struct Socket {
     direction: Option<Direction>,
     /// CLOCK_BOOTTIME; None: before the collection.
     since_ns: Option<u64>,
-    flow: Flow,
+    ends: Ends,
     inode: u64,
     fd: Option<i32>,
     owner_uid: u32,
@@ -120,7 +120,7 @@ impl Join {
         if self.sockets.contains_key(&open.socket) {
             return;
         }
-        let flow = Flow {
+        let ends = Ends {
             local: open.local,
             remote: open.remote,
             net_namespace: open.net_namespace,
@@ -148,7 +148,7 @@ impl Join {
             phase,
             direction: None,
             since_ns: None,
-            flow,
+            ends,
             inode: open.inode,
             fd: Some(open.fd),
             owner_uid: NO_UID,
@@ -224,7 +224,7 @@ impl Join {
             phase,
             direction,
             since_ns: Some(change.boot_ns),
-            flow: flow(change),
+            ends: ends(change),
             inode: change.inode,
             fd: actor.and_then(Actor::known_fd),
             owner_uid: change.owner_uid,
@@ -289,15 +289,15 @@ impl Join {
     }
 
     fn accept(&mut self, change: &StateChange, each: &mut impl FnMut(Event)) {
-        let flow = flow(change);
-        let process = self.listeners.process(&flow).map(Arc::clone);
+        let ends = ends(change);
+        let process = self.listeners.process(&ends).map(Arc::clone);
         let known = if process.is_some() { Attribution::Listener } else { Attribution::Unknown };
         let uid = process.as_ref().and_then(|process| process.uid);
         let socket = Socket {
             phase: Phase::Established,
             direction: Some(Direction::Inbound),
             since_ns: Some(change.boot_ns),
-            flow,
+            ends,
             inode: change.inode,
             fd: None,
             owner_uid: change.owner_uid,
@@ -361,8 +361,8 @@ impl Join {
         let is_missing = move |key: SocketKey, socket: &Socket| {
             socket.phase != Phase::Connecting
                 && socket.since_ns.is_none_or(|since_ns| since_ns < before_ns)
-                && socket.flow.protocol == IPPROTO_TCP
-                && key.cookie().is_some_and(|it| listed.lacks(it, socket.flow.net_namespace))
+                && socket.ends.protocol == IPPROTO_TCP
+                && key.cookie().is_some_and(|it| listed.lacks(it, socket.ends.net_namespace))
         };
         let missing = self.sockets.iter().filter(move |(key, socket)| is_missing(**key, socket));
         missing.map(|(key, _)| *key)
@@ -370,15 +370,13 @@ impl Join {
 
     /// Ends a socket whose end no record shows: it was before this boot time.
     pub(super) fn end_missing(&mut self, key: SocketKey, before_ns: u64) -> Option<Event> {
-        let socket = self.remove(key)?;
-        let status =
-            if socket.phase == Phase::InProgress { Status::Failed } else { Status::Succeeded };
-        let result = if status == Status::Failed { FlowResult::Failed } else { FlowResult::Closed };
+        // Of a connect, it is unknown whether it succeeded before.
+        let socket = self.remove(key).filter(|socket| socket.phase != Phase::InProgress)?;
         let ended = EndedFlow {
             start_ns: socket.since_ns,
             end_ns: before_ns,
             direction: socket.direction,
-            result,
+            result: FlowResult::Closed,
             opener: socket.process.clone(),
             attribution: socket.attribution,
             closer: socket.ender.clone(),
@@ -388,7 +386,7 @@ impl Join {
         Some(Event {
             closed_by: socket.closed_first,
             ended: (!is_listener).then(|| Box::new(ended)),
-            ..socket.event_at(key, before_ns, Action::Close, status)
+            ..socket.event_at(key, before_ns, Action::Close, Status::Succeeded)
         })
     }
 
@@ -399,7 +397,7 @@ impl Join {
         if socket.phase == Phase::Listening
             && let Some(process) = &socket.process
         {
-            self.listeners.insert(key, &socket.flow, process);
+            self.listeners.insert(key, &socket.ends, process);
         }
         self.sockets.insert(key, socket);
         self.shares.add(user, key);
@@ -433,7 +431,7 @@ impl Join {
     fn forget(&mut self, key: SocketKey) -> Option<Socket> {
         let socket = self.sockets.remove(&key)?;
         match socket.phase {
-            Phase::Listening => self.listeners.remove(key, &socket.flow),
+            Phase::Listening => self.listeners.remove(key, &socket.ends),
             Phase::Connecting => self.connecting -= 1,
             Phase::InProgress | Phase::Established => {}
         }
@@ -459,9 +457,9 @@ impl Socket {
 
     /// Takes what a later record knows: the port is chosen after SYN_SENT, and the inode comes with accept(2).
     fn update(&mut self, change: &StateChange) {
-        let flow = flow(change);
-        if flow.local.port != 0 {
-            self.flow = flow;
+        let ends = ends(change);
+        if ends.local.port != 0 {
+            self.ends = ends;
         }
         if change.inode != 0 {
             self.inode = change.inode;
@@ -501,7 +499,7 @@ impl Socket {
             fd: self.fd,
             inode: self.inode,
             socket,
-            flow: self.flow,
+            ends: self.ends,
             duration_ns: None,
             bytes: None,
             ended: None,
@@ -604,9 +602,9 @@ impl Socket {
     }
 }
 
-fn flow(change: &StateChange) -> Flow {
+fn ends(change: &StateChange) -> Ends {
     let &StateChange { local, remote, net_namespace, family, kind, protocol, .. } = change;
-    Flow { local, remote, net_namespace, family, kind, protocol }
+    Ends { local, remote, net_namespace, family, kind, protocol }
 }
 
 /// Which end opens a connection that leaves this state.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::event::{Flow, Process};
+use super::event::{Ends, Process};
 use super::number_hash::NumberMap;
 use crate::model::NetNamespace;
 use crate::model::tcp_event::SocketKey;
@@ -20,16 +20,16 @@ struct Listener {
 }
 
 impl Listeners {
-    pub(super) fn insert(&mut self, socket: SocketKey, flow: &Flow, process: &Arc<Process>) {
-        let key = (flow.net_namespace, flow.local.port);
+    pub(super) fn insert(&mut self, socket: SocketKey, ends: &Ends, process: &Arc<Process>) {
+        let key = (ends.net_namespace, ends.local.port);
         let listeners = self.0.entry(key).or_default();
         listeners.retain(|listener| listener.socket != socket);
-        let (address, process) = (flow.local.address, Arc::clone(process));
+        let (address, process) = (ends.local.address, Arc::clone(process));
         listeners.push(Listener { socket, address, process });
     }
 
-    pub(super) fn remove(&mut self, socket: SocketKey, flow: &Flow) {
-        let key = (flow.net_namespace, flow.local.port);
+    pub(super) fn remove(&mut self, socket: SocketKey, ends: &Ends) {
+        let key = (ends.net_namespace, ends.local.port);
         if let Some(listeners) = self.0.get_mut(&key) {
             listeners.retain(|listener| listener.socket != socket);
             if listeners.is_empty() {
@@ -40,9 +40,9 @@ impl Listeners {
 
     /// The process that listens on the local end. None if there is none, or several: which of the sockets with
     /// SO_REUSEPORT gets a connection is not recorded.
-    pub(super) fn process(&self, flow: &Flow) -> Option<&Arc<Process>> {
-        let listeners = self.0.get(&(flow.net_namespace, flow.local.port))?;
-        let address = flow.local.address;
+    pub(super) fn process(&self, ends: &Ends) -> Option<&Arc<Process>> {
+        let listeners = self.0.get(&(ends.net_namespace, ends.local.port))?;
+        let address = ends.local.address;
         // The kernel prefers a socket that is bound to the address (`inet_lookup_listener`).
         let is_wildcard = |it: &&Listener| {
             it.address.is_unspecified() && it.address.is_ipv4() == address.is_ipv4()
@@ -68,10 +68,10 @@ mod tests {
     use crate::model::Endpoint;
     use crate::process_socket_events::event::{Image, TextBytes};
 
-    fn flow(address: &str, namespace: u64) -> Flow {
+    fn ends(address: &str, namespace: u64) -> Ends {
         let local = Endpoint { address: address.parse().unwrap(), port: 80 };
         let net_namespace = NetNamespace(namespace);
-        Flow { local, remote: local, net_namespace, family: 2, kind: 1, protocol: 6 }
+        Ends { local, remote: local, net_namespace, family: 2, kind: 1, protocol: 6 }
     }
 
     fn process(pid: i32) -> Arc<Process> {
@@ -83,13 +83,13 @@ mod tests {
     fn listeners(of: &[(u64, &str, i32)]) -> Listeners {
         let mut listeners = Listeners::default();
         for (cookie, address, pid) in of {
-            listeners.insert(SocketKey::Cookie(*cookie), &flow(address, 1), &process(*pid));
+            listeners.insert(SocketKey::Cookie(*cookie), &ends(address, 1), &process(*pid));
         }
         listeners
     }
 
     fn found(of: &Listeners, address: &str) -> Option<i32> {
-        of.process(&flow(address, 1)).map(|process| process.pid)
+        of.process(&ends(address, 1)).map(|process| process.pid)
     }
 
     #[test]
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(found(&listeners, "127.0.0.1"), Some(10));
         assert_eq!(found(&listeners, "127.0.0.2"), Some(20));
         assert_eq!(found(&listeners, "::ffff:127.0.0.1"), Some(30));
-        assert!(listeners.process(&flow("127.0.0.1", 2)).is_none());
+        assert!(listeners.process(&ends("127.0.0.1", 2)).is_none());
     }
 
     #[test]
@@ -120,9 +120,9 @@ mod tests {
     #[test]
     fn a_closed_listener_is_no_listener() {
         let mut listeners = listeners(&[(1, "0.0.0.0", 10)]);
-        listeners.remove(SocketKey::Cookie(2), &flow("0.0.0.0", 1));
+        listeners.remove(SocketKey::Cookie(2), &ends("0.0.0.0", 1));
         assert_eq!(found(&listeners, "127.0.0.1"), Some(10));
-        listeners.remove(SocketKey::Cookie(1), &flow("0.0.0.0", 1));
+        listeners.remove(SocketKey::Cookie(1), &ends("0.0.0.0", 1));
         assert_eq!(found(&listeners, "127.0.0.1"), None);
         assert!(listeners.0.is_empty());
     }

@@ -16,7 +16,12 @@ pub(in super::super) fn sent(parts: RowParts<'_>) -> Value<'_> {
 pub(in super::super) fn received(parts: RowParts<'_>) -> Value<'_> {
     wide(match tcp::of(parts.socket) {
         Some(tcp) => tcp.bytes_received,
-        None => of_datagrams(parts).map(|bytes| bytes.received),
+        None => {
+            // A packet socket can receive in mapped memory, which is not counted.
+            let is_packet = parts.socket.family() == Some(Family::Packet as u8);
+            let received = of_datagrams(parts).map(|bytes| bytes.received);
+            received.filter(|&bytes| bytes != 0 || !is_packet)
+        }
     })
 }
 

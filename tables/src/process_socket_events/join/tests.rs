@@ -48,7 +48,7 @@ fn a_connection_is_a_connect_and_a_close() {
     );
     let [connect, close] = &found[..] else { unreachable!() };
     assert_eq!((connect.duration_ns, connect.bytes), (Some(100_000), None));
-    assert_eq!((connect.boot_ns, connect.flow.local.port), (5 * SECOND + 100_000, 40_000));
+    assert_eq!((connect.boot_ns, connect.ends.local.port), (5 * SECOND + 100_000, 40_000));
     assert_eq!(close.duration_ns, Some(1_000_000));
     assert_eq!(close.bytes, Some(Bytes { sent: 10, received: 20 }));
     assert_eq!((close.inode, close.fd), (1_001, Some(3)));
@@ -329,7 +329,7 @@ fn a_first_send_is_an_event_of_its_process_and_nothing_more() {
         ]
     );
     assert_eq!(found[0].process.as_ref().unwrap().image.path(), b"/bin/dig");
-    assert_eq!((found[0].flow.remote, found[0].fd), (end("192.0.2.53", 53), Some(3)));
+    assert_eq!((found[0].ends.remote, found[0].fd), (end("192.0.2.53", 53), Some(3)));
     assert_eq!((found[2].user(), join.len()), (User::of_uid(Some(1000)), 0));
 }
 

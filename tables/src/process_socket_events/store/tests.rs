@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::tcp_event::SocketKey;
 use crate::model::{Endpoint, NetNamespace};
-use crate::process_socket_events::event::{Action, Attribution, Flow, Image, Process, Status};
+use crate::process_socket_events::event::{Action, Attribution, Ends, Image, Process, Status};
 
 fn event(uid: u32, boot_ns: u64, process: Option<Arc<Process>>) -> Event {
     let end = Endpoint { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 1 };
@@ -24,7 +24,7 @@ fn event(uid: u32, boot_ns: u64, process: Option<Arc<Process>>) -> Event {
         fd: None,
         inode: 0,
         socket: SocketKey::Cookie(boot_ns),
-        flow: Flow {
+        ends: Ends {
             local: end,
             remote: end,
             net_namespace: NetNamespace(1),

@@ -13,6 +13,7 @@ use super::members::{Counting, Layout};
 use super::writer::WITHOUT_STORAGE;
 use super::{datagram_sockets_program, live_sockets_program};
 use crate::deadline::Deadline;
+use crate::formats::linux::event_record::members::LiveSocketRecord;
 use crate::formats::linux::event_record::{EventRecordError, take_live_socket};
 use crate::model::DatagramBytes;
 use crate::model::tcp_event::Bytes;
@@ -83,11 +84,10 @@ impl CountedSockets {
         let without_storage = self.lost.get()?.get(WITHOUT_STORAGE).copied();
         let mut counted = HashMap::new();
         self.read(|cookie, bytes| _ = counted.insert(cookie, bytes))?;
-        Ok(Some(DatagramBytes {
-            counted,
-            opened_before: Arc::clone(opened_before),
-            is_complete: without_storage == Some(0) && self.skipped() == 0,
-        }))
+        // Where sockets end between two reads, the kernel can pass over others.
+        let is_complete =
+            without_storage == Some(0) && self.skipped() == 0 && counted.len() <= SOCKETS_OF_A_READ;
+        Ok(Some(DatagramBytes { counted, opened_before: Arc::clone(opened_before), is_complete }))
     }
 
     /// The runs that the kernel skipped.
@@ -106,6 +106,9 @@ impl CountedSockets {
         })
     }
 }
+
+/// The kernel fills 32 KiB at a time.
+const SOCKETS_OF_A_READ: usize = (32 << 10) / size_of::<LiveSocketRecord>() - 1;
 
 /// The maximum number of sockets that are open when counting begins: 8 MiB.
 const MAX_SOCKETS: usize = 1 << 20;

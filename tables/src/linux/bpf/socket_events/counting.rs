@@ -50,12 +50,12 @@ impl Counting {
             return Err(DatagramError::NoTracepoint);
         };
         let load = || -> Result<Counting, LoadError> {
-            let slots = Slots::create([names.slots, names.free, names.holders])?;
+            let slots = Slots::create([names.slots, names.free, names.references])?;
             let map = |fd: BorrowedFd<'_>| MapFd(fd.as_raw_fd());
             let maps = CountMaps {
                 slots: map(slots.array()),
                 free: map(slots.free.as_fd()),
-                holders: map(slots.holders.as_fd()),
+                references: map(slots.references.as_fd()),
             };
             let program = |direction, name, typedef| -> Result<OwnedFd, LoadError> {
                 let code = counting_program::program(
@@ -98,8 +98,8 @@ impl Counting {
     /// What takes memory in the kernel.
     pub(super) fn objects(&self) -> [BorrowedFd<'_>; 5] {
         let [sent, received] = &*self.programs;
-        let Slots { free, holders, .. } = &self.slots;
-        [sent.as_fd(), received.as_fd(), self.slots.array(), free.as_fd(), holders.as_fd()]
+        let Slots { free, references, .. } = &self.slots;
+        [sent.as_fd(), received.as_fd(), self.slots.array(), free.as_fd(), references.as_fd()]
     }
 
     /// Lets the next program that takes a slot wake the reader.

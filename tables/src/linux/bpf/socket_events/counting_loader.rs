@@ -36,7 +36,7 @@ impl LoadedCounting {
     pub(crate) fn nothing(error: io::Error) -> LoadedCounting {
         LoadedCounting {
             counting: Err(DatagramError::Thread(error)),
-            releases: Err(ReleaseError::NotChosen),
+            releases: Err(ReleaseError::NotCounting),
         }
     }
 }
@@ -46,10 +46,10 @@ impl CountingLoader {
     pub(crate) fn load(self, root: &ProcRoot) -> LoadedCounting {
         let CountingLoader { layout, variant, names, maps, lost, wants_releases } = self;
         let counting = Counting::start(&layout, &variant, &names, &maps, &lost);
-        let releases = if wants_releases && counting.is_ok() {
-            Releases::start(root, &layout, &variant, &names, &maps)
-        } else {
-            Err(ReleaseError::NotChosen)
+        let releases = match &counting {
+            Err(_) => Err(ReleaseError::NotCounting),
+            Ok(_) if !wants_releases => Err(ReleaseError::NotChosen),
+            Ok(_) => Releases::start(root, &layout, &variant, &names, &maps),
         };
         LoadedCounting { counting, releases }
     }

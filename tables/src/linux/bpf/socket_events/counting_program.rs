@@ -2,7 +2,7 @@
 //! Linux 6.3. The first one also does the work of [`super::datagram_program`].
 //!
 //! Each pair of a socket and a process has a [`Slot`] with its counters. The storage of the socket has a reference to the
-//! slot of the process that used it first; the map `holders` has those of the other processes, which inherited the
+//! slot of the process that used it first; the map `references` has those of the other processes, which inherited the
 //! socket. The reader takes a slot back by counting up its generation: references to it are then void, and the next
 //! datagram takes another slot. A program that has followed a reference before can still count there, so the slot is free
 //! only some time later.
@@ -21,7 +21,7 @@ use super::super::helper_ids::{
 use super::datagram_program::{DATAGRAM_STACK_END, Direction, RESULT, SendMaps};
 use super::members::Layout;
 use super::record_steps::RECORD;
-use super::slots::{HolderKey, SLOTS, Slot};
+use super::slots::{ReferenceKey, SLOTS, Slot};
 use super::socket_storage::SocketStorage;
 use super::writer::{
     UNCOUNTED_BYTES, UNCOUNTED_MESSAGES, Variant, WITHOUT_STORAGE, Writer, address,
@@ -41,15 +41,15 @@ const CLAIMED: i16 = DATAGRAM_STACK_END - 8;
 const IS_FIRST_SEND: i16 = CLAIMED - 8;
 /// A free number.
 const NUMBER: i16 = IS_FIRST_SEND - 8;
-/// The current process, and the socket: a [`HolderKey`].
-const HOLDER: i16 = NUMBER - size_of::<HolderKey>() as i16;
+/// The current process, and the socket: a [`ReferenceKey`].
+const REFERENCE_KEY: i16 = NUMBER - size_of::<ReferenceKey>() as i16;
 
-const fn of_holder(offset: usize) -> i16 {
-    HOLDER + offset as i16
+const fn in_key(offset: usize) -> i16 {
+    REFERENCE_KEY + offset as i16
 }
-const COOKIE: i16 = of_holder(offset_of!(HolderKey, cookie));
-const START: i16 = of_holder(offset_of!(HolderKey, start_ns));
-const TGID: i16 = of_holder(offset_of!(HolderKey, tgid));
+const COOKIE: i16 = in_key(offset_of!(ReferenceKey, cookie));
+const START: i16 = in_key(offset_of!(ReferenceKey, start_ns));
+const TGID: i16 = in_key(offset_of!(ReferenceKey, tgid));
 
 /// A shift that takes a slot's number to its offset.
 const SLOT_BITS: i32 = size_of::<Slot>().trailing_zeros().cast_signed();
@@ -61,7 +61,7 @@ pub(super) struct CountMaps {
     pub(super) slots: MapFd,
     /// A queue of the numbers of free slots.
     pub(super) free: MapFd,
-    pub(super) holders: MapFd,
+    pub(super) references: MapFd,
 }
 
 /// The program for this kernel.
@@ -174,8 +174,8 @@ impl Writer<'_> {
         code.put(other);
         code.load(W64, R1, R8, member(offset_of!(Slot, cookie)));
         code.store(W64, R10, COOKIE, R1);
-        code.load_map(R1, maps.holders);
-        address(code, R2, R10, HOLDER);
+        code.load_map(R1, maps.references);
+        address(code, R2, R10, REFERENCE_KEY);
         code.call(MAP_LOOKUP_ELEM);
         code.jump_if(R0, Equal, 0, claim_other);
         code.load(W64, R1, R0, 0);
@@ -185,8 +185,8 @@ impl Writer<'_> {
         self.code.put(claim_other);
         self.claim(maps, no_slot);
         let code = &mut self.code;
-        code.load_map(R1, maps.holders);
-        address(code, R2, R10, HOLDER);
+        code.load_map(R1, maps.references);
+        address(code, R2, R10, REFERENCE_KEY);
         address(code, R3, R10, CLAIMED);
         code.set(R4, 0);
         code.call(MAP_UPDATE_ELEM);
@@ -327,7 +327,7 @@ mod tests {
             Maps { ring: MapFd(1001), ring_size: 1 << 20, seen: MapFd(1002), lost: MapFd(1003) };
         let variant = Variant { maps, namespace: None, has_paths: true };
         let marks = SendMaps { marks: MapFd(1004), unmarked: MapFd(1005) };
-        let maps = CountMaps { slots: MapFd(1006), free: MapFd(1007), holders: MapFd(1008) };
+        let maps = CountMaps { slots: MapFd(1006), free: MapFd(1007), references: MapFd(1008) };
         let code = program(&Layout::made_up(), &variant, marks, maps, direction).unwrap();
         let line = |(index, instruction)| format!("{index}: {instruction}\n");
         code.iter().enumerate().map(line).collect()

@@ -32,7 +32,7 @@ pub(super) struct Names {
     pub(super) release: [u8; 16],
     pub(super) slots: [u8; 16],
     pub(super) free: [u8; 16],
-    pub(super) holders: [u8; 16],
+    pub(super) references: [u8; 16],
 }
 
 /// The maps. The kernel frees them when they and the program are closed.

@@ -198,6 +198,9 @@ impl EventSource {
                 CountingState::NotBegun
             }
         };
+        let wants_releases = settings.datagrams == EventDatagrams::ExactEnd;
+        let not_begun =
+            if wants_releases { ReleaseError::NotCounting } else { ReleaseError::NotChosen };
         let waker = Waker(Arc::new(
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(LoadError::Ring)?,
         ));
@@ -232,8 +235,8 @@ impl EventSource {
             open_sockets: open_sockets.map_err(|error| error.to_string()),
             datagrams: datagrams.map_err(|error| error.to_string()),
             counting,
-            releases: Err(ReleaseError::NotChosen.to_string()),
-            wants_releases: settings.datagrams == EventDatagrams::ExactEnd,
+            releases: Err(not_begun.to_string()),
+            wants_releases,
             memory,
         })
     }
@@ -444,7 +447,7 @@ impl Default for Settings {
                 release: *b"datagram_ends\0\0\0",
                 slots: *b"datagram_slots\0\0",
                 free: *b"free_slots\0\0\0\0\0\0",
-                holders: *b"slot_holders\0\0\0\0",
+                references: *b"slot_references\0",
             },
             datagrams: EventDatagrams::Auto,
         }

@@ -30,6 +30,7 @@ pub(super) struct Releases {
 #[derive(Debug)]
 pub(crate) enum ReleaseError {
     NotChosen,
+    NotCounting,
     NoCgroups,
     NoCast,
     Load(LoadError),
@@ -41,6 +42,7 @@ impl fmt::Display for ReleaseError {
             ReleaseError::NotChosen => f.write_str(
                 "ends of datagram sockets are reported with --events-datagrams exact-end only",
             ),
+            ReleaseError::NotCounting => f.write_str("datagrams are not counted"),
             ReleaseError::NoCgroups => f.write_str(
                 "no control groups of version 2 are mounted: mount the whole cgroup2 at /sys/fs/cgroup",
             ),

@@ -38,7 +38,7 @@ const _: () = assert!(size_of::<Slot>() == 64);
 /// The key of a slot of a process that inherited the socket.
 #[derive(Debug)]
 #[repr(C)]
-pub(super) struct HolderKey {
+pub(super) struct ReferenceKey {
     pub(super) cookie: u64,
     pub(super) start_ns: u64,
     pub(super) tgid: u64,
@@ -50,7 +50,7 @@ pub(super) struct Slots {
     array: OwnedFd,
     memory: Mapping,
     pub(super) free: OwnedFd,
-    pub(super) holders: OwnedFd,
+    pub(super) references: OwnedFd,
 }
 
 impl Slots {
@@ -62,7 +62,7 @@ impl Slots {
         const MMAPABLE: u32 = 1 << 10;
         const NO_PREALLOC: u32 = 1;
         let create = |attributes: MapCreate| with_memory(|| calls::create_map(&attributes));
-        let [array, free, holders] = names;
+        let [array, free, references] = names;
         let length = SLOTS * size_of::<Slot>();
         let array = create(MapCreate {
             map_type: ARRAY,
@@ -80,19 +80,19 @@ impl Slots {
             map_name: free,
             ..MapCreate::default()
         })?;
-        let holders = create(MapCreate {
+        let references = create(MapCreate {
             map_type: HASH,
-            key_size: size_of::<HolderKey>() as u32,
+            key_size: size_of::<ReferenceKey>() as u32,
             value_size: size_of::<u64>() as u32,
             // Some entries are void.
             max_entries: 2 * SLOTS as u32,
             map_flags: NO_PREALLOC,
-            map_name: holders,
+            map_name: references,
             ..MapCreate::default()
         })?;
         let memory = Mapping::new(array.as_fd(), 0, length, ProtFlags::READ | ProtFlags::WRITE)
             .map_err(LoadError::Ring)?;
-        let slots = Slots { array, memory, free, holders };
+        let slots = Slots { array, memory, free, references };
         for number in 1..SLOTS as u32 {
             calls::push(slots.free.as_fd(), &number)?;
         }
@@ -133,13 +133,13 @@ impl Slots {
     pub(super) fn retire(&self, number: u32) {
         let Some(slot) = self.slot(number) else { return };
         slot.generation.fetch_add(1, Ordering::SeqCst);
-        let key = HolderKey {
+        let key = ReferenceKey {
             cookie: slot.cookie.load(Ordering::Relaxed),
             start_ns: slot.start_ns.load(Ordering::Relaxed),
             tgid: slot.tgid.load(Ordering::Relaxed).into(),
         };
         // Most slots have no entry; one that stays is void.
-        let _ = calls::delete(self.holders.as_fd(), &key);
+        let _ = calls::delete(self.references.as_fd(), &key);
     }
 
     /// Frees a slot that was taken back before a grace period, and returns what it has counted.

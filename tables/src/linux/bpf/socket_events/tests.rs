@@ -52,7 +52,7 @@ fn settings_named(name: [u8; 16]) -> Settings {
         release: name,
         slots: name,
         free: name,
-        holders: name,
+        references: name,
     };
     Settings { names, ..Settings::default() }
 }
