@@ -41,7 +41,7 @@ pub enum Command {
     /// Print the CREATE TABLE statement of each table.
     #[cfg(feature = "shell")]
     Schema,
-    /// Print TCP connections as they begin and end, with their processes.
+    /// Print TCP connections as they begin and end, and first datagrams, with their processes.
     #[cfg(target_os = "linux")]
     Events(crate::events::Events),
 }

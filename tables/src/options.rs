@@ -322,7 +322,7 @@ pub(crate) const SOCKET_EVENTS: &[TableOption] = &[
     TableOption {
         flag: "events",
         variable: "PROCESS_OPEN_SOCKETS_EVENTS",
-        help: "When socket events are collected. on-demand: from the first query of process_socket_events on, \
+        help: "When socket events are collected. on-demand: from the first query of process_socket_events or process_socket_flows on, \
                until --events-idle after the last one. on: from the start of the extension on. off: never",
         value: OptionValue::Text {
             name: "WHEN",
@@ -374,7 +374,7 @@ pub(crate) const SOCKET_EVENTS: &[TableOption] = &[
         variable: "PROCESS_OPEN_SOCKETS_EVENTS_DATAGRAMS",
         help: "What is collected of UDP, raw, ping and packet sockets, on Linux 6.3 and later. first-use: the first send of \
                each socket. count: also what each process sends and receives, for process_socket_flows. exact-end: also the close of each \
-               socket, which needs CAP_NET_ADMIN and control groups of version 2. auto: first-use, \
+               socket, which needs control groups of version 2. auto: first-use, \
                and count from the first query of process_socket_flows on. off: nothing",
         value: OptionValue::Text {
             name: "WHICH",

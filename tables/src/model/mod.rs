@@ -35,7 +35,9 @@ mod work;
 
 pub(crate) use self::binding::Binding;
 pub(crate) use self::container::{Container, ContainerRuntime};
-pub(crate) use self::datagram_bytes::{DatagramBytes, DatagramCounter};
+#[cfg_attr(not(target_os = "linux"), allow(unused_imports, reason = "only Linux has it"))]
+pub(crate) use self::datagram_bytes::DatagramBytes;
+pub(crate) use self::datagram_bytes::DatagramCounter;
 pub(crate) use self::details::{DarwinDetails, Details, Presence};
 pub(crate) use self::endpoint::{Endpoint, VsockAddress};
 pub(crate) use self::extended_details::{ExtendedDetails, ExtendedFields, FileId, Interface};

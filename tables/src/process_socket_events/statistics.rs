@@ -111,11 +111,13 @@ impl Statistics {
         self.add(
             "captured",
             counts.captured,
-            "changes of states, and first datagrams, that were read".to_owned(),
+            "changes of states, first datagrams, and ends of datagram sockets, that were read"
+                .to_owned(),
         );
         let detail = "changes of states: the ring buffer was full".to_owned();
         self.add("lost_events", losses.ring_events, detail);
-        let detail = "first datagrams: the ring buffer was full".to_owned();
+        let detail =
+            "first datagrams, and ends of datagram sockets: the ring buffer was full".to_owned();
         self.add("lost_datagrams", losses.ring_datagrams, detail);
         let LostFlows { flows, counts: DatagramCounts { bytes, messages } } = counts.lost_flows;
         let detail = format!(

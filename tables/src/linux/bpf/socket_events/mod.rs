@@ -276,6 +276,13 @@ impl EventSource {
             self.memory += memory_of(root, releases.object());
         }
         self.releases = releases.map_err(|error| error.to_string());
+        if let Err(reason) = &self.releases
+            && self.wants_releases
+        {
+            log::warn!(
+                "datagram sockets have no exact end (--events-datagrams exact-end): {reason}"
+            );
+        }
         self.counting = match counting {
             Ok(counting) => CountingState::Runs(counting),
             Err(error) => CountingState::Failed(error.to_string()),

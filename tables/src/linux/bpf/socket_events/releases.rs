@@ -50,7 +50,7 @@ impl fmt::Display for ReleaseError {
                 f.write_str("the kernel has no bpf_cast_to_kern_ctx: it needs Linux 6.2 or later")
             }
             ReleaseError::Load(LoadError::Call(error)) if error.errno == Errno::PERM => {
-                write!(f, "{error}; it needs CAP_NET_ADMIN, too")
+                f.write_str("the kernel refuses it: grant CAP_NET_ADMIN or CAP_SYS_ADMIN")
             }
             ReleaseError::Load(error) => write!(f, "{error}"),
         }
