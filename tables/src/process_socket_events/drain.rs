@@ -164,7 +164,7 @@ impl Drain {
                 has_ended: false,
             }),
             drained: Condvar::new(),
-            counted: Mutex::new(feed.counted_sockets()),
+            counted: Mutex::default(),
             counts: Mutex::new(Counts { programs: feed.programs(), ..Counts::default() }),
             wake,
             texts: Texts::new(settings.procfs.clone()),

@@ -403,6 +403,30 @@ pub(super) struct Event {
 }
 
 impl Event {
+    /// An event of a socket that succeeded, of which nothing else is known.
+    pub(super) fn new(socket: SocketKey, ends: Ends, boot_ns: u64, action: Action) -> Event {
+        Event {
+            id: 0,
+            time: 0,
+            clock_offset_ns: 0,
+            boot_ns,
+            action,
+            status: Status::Succeeded,
+            attribution: Attribution::Unknown,
+            closed_by: None,
+            errno: 0,
+            process: None,
+            owner_uid: NO_UID,
+            fd: None,
+            inode: 0,
+            socket,
+            ends,
+            duration_ns: None,
+            bytes: None,
+            ended: None,
+        }
+    }
+
     /// An event of a datagram socket without result and bytes.
     pub(super) fn of_datagrams(
         socket: &DatagramSocket,
@@ -411,24 +435,11 @@ impl Event {
         process: Option<Arc<Process>>,
     ) -> Event {
         Event {
-            id: 0,
-            time: 0,
-            clock_offset_ns: 0,
-            boot_ns,
-            action,
-            status: Status::Succeeded,
             attribution: Attribution::exact_or_unknown(process.is_some()),
-            closed_by: None,
-            errno: 0,
             process,
             owner_uid: socket.owner_uid,
-            fd: None,
             inode: socket.inode,
-            socket: socket.key,
-            ends: Ends::of_datagrams(socket),
-            duration_ns: None,
-            bytes: None,
-            ended: None,
+            ..Event::new(socket.key, Ends::of_datagrams(socket), boot_ns, action)
         }
     }
 
@@ -453,6 +464,8 @@ impl Event {
     }
 }
 
+/// Not a uid (`(uid_t) -1`): the owner is unknown.
+pub(super) const NO_UID: u32 = u32::MAX;
 /// The pid of an event whose process is unknown.
 pub(super) const UNKNOWN_PID: i32 = -1;
 

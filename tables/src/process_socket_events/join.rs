@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::datagram_flows::DatagramFlows;
 use super::event::{
     Action, Attribution, ClosedBy, Direction, EndedFlow, Ends, Event, FlowCounts, FlowResult,
-    Process, Status, TextBytes,
+    NO_UID, Process, Status, TextBytes,
 };
 use super::listeners::Listeners;
 use super::number_hash::NumberMap;
@@ -485,24 +485,13 @@ impl Socket {
 
     fn event_at(&self, socket: SocketKey, boot_ns: u64, action: Action, status: Status) -> Event {
         Event {
-            id: 0,
-            time: 0,
-            clock_offset_ns: 0,
-            boot_ns,
-            action,
             status,
             attribution: self.attribution,
-            closed_by: None,
-            errno: 0,
             process: self.process.clone(),
             owner_uid: self.owner_uid,
             fd: self.fd,
             inode: self.inode,
-            socket,
-            ends: self.ends,
-            duration_ns: None,
-            bytes: None,
-            ended: None,
+            ..Event::new(socket, self.ends, boot_ns, action)
         }
     }
 
@@ -617,8 +606,6 @@ fn direction(old: TcpState) -> Option<Direction> {
 }
 
 const SOCK_STREAM: u16 = crate::model::SOCK_STREAM as u16;
-/// Not a uid (`(uid_t) -1`).
-const NO_UID: u32 = u32::MAX;
 
 // `include/uapi/asm-generic/errno.h`, the same on every processor that BPF programs run on here.
 const EPIPE: i32 = 32;

@@ -227,12 +227,18 @@ fn a_socket_that_is_newer_than_the_list_of_slots_does_not_end() {
     assert_eq!((flows.len(), slots.retired.borrow().len()), (1, 0));
 }
 
-#[test]
-fn a_slot_counts_until_the_programs_have_ended() {
+/// The flow of socket 1 in slot 1, which has sent 100 bytes at 2 s and was closed.
+fn closed_socket() -> (DatagramFlows, TestSlots) {
     let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
     begin(&mut flows, &slots, 1, 7, 1);
     slots.send(1, 100, 2 * SECOND);
     slots.close(1);
+    (flows, slots)
+}
+
+#[test]
+fn a_slot_counts_until_the_programs_have_ended() {
+    let (mut flows, slots) = closed_socket();
     assert_eq!(sweep(&mut flows, &slots, 3), []);
     slots.has_late_program.set(true);
     assert_eq!(sweep(&mut flows, &slots, 4), []);
@@ -243,10 +249,7 @@ fn a_slot_counts_until_the_programs_have_ended() {
 
 #[test]
 fn a_closed_socket_ends_its_flow_at_that_time() {
-    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
-    begin(&mut flows, &slots, 1, 7, 1);
-    slots.send(1, 100, 2 * SECOND);
-    slots.close(1);
+    let (mut flows, slots) = closed_socket();
     flows.close(SocketKey::Cookie(1), 9 * SECOND, None);
     assert_eq!(sweep(&mut flows, &slots, 10), []);
     assert_eq!(sweep(&mut flows, &slots, 11), [(1, FlowResult::Closed, 100, 1, 8 * SECOND)]);

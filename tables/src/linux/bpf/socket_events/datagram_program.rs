@@ -7,7 +7,7 @@
 use super::super::assembler::Condition::{Equal, Less, NotEqual};
 use super::super::assembler::Register::{R0, R1, R2, R3, R4, R6, R7, R8, R9, R10};
 use super::super::assembler::Width::{W8, W32, W64};
-use super::super::assembler::{AssembleError, Assembler, Instruction, Label, MapFd};
+use super::super::assembler::{AssembleError, Assembler, Instruction, Label, MapFd, Register};
 use super::super::helper_ids::{
     GET_SOCKET_COOKIE, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, PROBE_READ_USER, SK_STORAGE_GET,
 };
@@ -104,15 +104,15 @@ impl Writer<'_> {
     /// R7 = the storage of the socket; jumps if it has none and cannot get one, or if the kernel owns the socket.
     pub(super) fn find_storage(&mut self, marks: MapFd, if_of_kernel: Label, no_storage: Label) {
         let found = self.code.label();
-        self.storage(marks, 0);
+        self.storage(marks, R6, 0);
         self.code.copy(R7, R0);
         self.code.jump_if(R7, NotEqual, 0, found);
         self.leave_sockets_of_kernel(if_of_kernel);
-        self.storage(marks, CREATE);
+        self.storage(marks, R6, CREATE);
         self.code.copy(R7, R0);
         self.code.jump_if(R7, NotEqual, 0, found);
         // Another thread has just created it, or there is no room.
-        self.storage(marks, 0);
+        self.storage(marks, R6, 0);
         self.code.copy(R7, R0);
         self.code.jump_if(R7, Equal, 0, no_storage);
         self.code.put(found);
@@ -162,11 +162,12 @@ impl Writer<'_> {
         code.jump_if(R0, Equal, -EEXIST, end);
     }
 
-    /// R0 = the socket's storage in this map; null if it has none.
-    fn storage(&mut self, map: MapFd, flags: i32) {
+    /// R0 = the socket's storage in this map; null if it has none. The register has the socket, or the context of a program
+    /// of a control group.
+    pub(super) fn storage(&mut self, map: MapFd, socket: Register, flags: i32) {
         let code = &mut self.code;
         code.load_map(R1, map);
-        code.copy(R2, R6);
+        code.copy(R2, socket);
         code.set(R3, 0);
         code.set(R4, flags);
         code.call(SK_STORAGE_GET);
@@ -182,11 +183,7 @@ impl Writer<'_> {
     ) {
         let [no_room, submit] = [(); 2].map(|()| self.code.label());
         self.report_executable();
-        self.reserve(size_of::<DatagramRecord>());
-        self.code.jump_if(R0, Equal, 0, no_room);
-        self.code.copy(R7, R0);
-        // Reserved memory holds old data: every byte is written here, before the first jump.
-        RECORD.clear(&mut self.code, 0, size_of::<DatagramRecord>());
+        self.reserve_record(size_of::<DatagramRecord>(), no_room);
         self.begin_record(DATAGRAM);
         self.code.load(W64, R1, R9, RESULT);
         RECORD.store(&mut self.code, field!(DatagramRecord.result), R1);

@@ -1,12 +1,12 @@
 //! The program that the kernel runs for every descriptor of every task: it writes the cookie of each datagram socket.
 
 use super::super::assembler::Condition::Equal;
-use super::super::assembler::Register::{R0, R1, R2, R3, R6, R7, R8, R10};
+use super::super::assembler::Register::{R0, R1, R6, R7, R8, R10};
 use super::super::assembler::Width::W64;
 use super::super::assembler::{AssembleError, Assembler, Instruction};
-use super::super::helper_ids::{GET_SOCKET_COOKIE, SEQ_WRITE, SOCK_FROM_FILE};
+use super::super::helper_ids::{GET_SOCKET_COOKIE, SOCK_FROM_FILE};
 use super::members::{Context, Layout};
-use super::writer::{address, choose_datagram_sockets};
+use super::writer::{choose_datagram_sockets, write_record};
 
 const COOKIE: i16 = -8;
 
@@ -29,11 +29,7 @@ pub(super) fn program(
     code.copy(R1, R6);
     code.call(GET_SOCKET_COOKIE);
     code.store(W64, R10, COOKIE, R0);
-    code.load(W64, R1, R8, context.meta);
-    code.load(W64, R1, R1, context.seq);
-    address(&mut code, R2, R10, COOKIE);
-    code.set(R3, size_of::<u64>() as i32);
-    code.call(SEQ_WRITE);
+    write_record(&mut code, R8, [context.meta, context.seq], COOKIE, size_of::<u64>());
     code.put(end);
     code.set(R0, 0);
     code.exit();

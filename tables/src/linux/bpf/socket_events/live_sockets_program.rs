@@ -4,13 +4,13 @@
 use std::mem::offset_of;
 
 use super::super::assembler::Condition::Equal;
-use super::super::assembler::Register::{R0, R1, R2, R3, R6, R7, R8, R10};
+use super::super::assembler::Register::{R0, R1, R6, R7, R8, R10};
 use super::super::assembler::Width::W64;
 use super::super::assembler::{AssembleError, Assembler, Instruction};
-use super::super::helper_ids::{GET_SOCKET_COOKIE, SEQ_WRITE};
+use super::super::helper_ids::GET_SOCKET_COOKIE;
 use super::members::StorageContext;
 use super::socket_storage::SocketStorage;
-use super::writer::address;
+use super::writer::write_record;
 use crate::formats::linux::event_record::members::LiveSocketRecord;
 
 const SIZE: usize = size_of::<LiveSocketRecord>();
@@ -36,11 +36,7 @@ pub(super) fn program(context: &StorageContext) -> Result<Vec<Instruction>, Asse
         code.load(W64, R1, R8, from);
         code.store(W64, R10, member(to), R1);
     }
-    code.load(W64, R1, R6, context.meta);
-    code.load(W64, R1, R1, context.seq);
-    address(&mut code, R2, R10, RECORD);
-    code.set(R3, SIZE as i32);
-    code.call(SEQ_WRITE);
+    write_record(&mut code, R6, [context.meta, context.seq], RECORD, SIZE);
     code.put(end);
     code.set(R0, 0);
     code.exit();

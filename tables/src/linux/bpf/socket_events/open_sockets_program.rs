@@ -4,12 +4,12 @@
 use std::mem::offset_of;
 
 use super::super::assembler::Condition::{Equal, NotEqual};
-use super::super::assembler::Register::{R0, R1, R2, R3, R6, R7, R8, R9, R10};
+use super::super::assembler::Register::{R0, R1, R6, R7, R8, R9, R10};
 use super::super::assembler::Width::{W16, W64};
 use super::super::assembler::{AssembleError, Assembler, Instruction, Label, Stored};
-use super::super::helper_ids::{SEQ_WRITE, SOCK_FROM_FILE};
+use super::super::helper_ids::SOCK_FROM_FILE;
 use super::members::{Context, Layout};
-use super::writer::{PidNamespace, RecordAddress, STACK_END, address, store_pid};
+use super::writer::{PidNamespace, RecordAddress, STACK_END, store_pid, write_record};
 use crate::formats::linux::event_record::members::{OpenSocketRecord, field};
 use crate::formats::linux::record_layout::Field;
 use crate::model::socket_table::{IPPROTO_MPTCP, IPPROTO_TCP};
@@ -38,7 +38,7 @@ pub(super) fn program(
     RECORD.clear(&mut writer.code, 0, SIZE);
     writer.store_socket();
     writer.store_task(namespace, end);
-    writer.write();
+    write_record(&mut writer.code, R6, [context.meta, context.seq], RECORD.start, SIZE);
     writer.code.put(end);
     writer.code.set(R0, 0);
     writer.code.exit();
@@ -108,17 +108,6 @@ impl Writer<'_> {
         code.load(W64, R7, R8, pids.pid);
         let tid = RECORD.offset(field!(OpenSocketRecord.tid));
         store_pid(code, pids, namespace, R7, (R10, tid), end);
-    }
-
-    /// Writes the record to the reader.
-    fn write(&mut self) {
-        let Writer { code, context, .. } = self;
-        code.load(W64, R1, R6, context.meta);
-        code.load(W64, R1, R1, context.seq);
-        address(code, R2, R10, RECORD.start);
-        code.set(R3, SIZE as i32);
-        // A record that does not fit is written once more by the kernel, into the next buffer.
-        code.call(SEQ_WRITE);
     }
 
     /// Stores a member of the socket, by way of R1.

@@ -30,6 +30,15 @@ const ENOSYS: i32 = 38;
 const LARGEST_STEP: i32 = (size_of::<DatagramRecord>() + size_of::<ExecutableRecord>() + 16) as i32;
 
 impl Writer<'_> {
+    /// R7 = room for a record in the ring buffer; jumps if there is none.
+    pub(super) fn reserve_record(&mut self, size: usize, no_room: Label) {
+        self.reserve(size);
+        self.code.jump_if(R0, Equal, 0, no_room);
+        self.code.copy(R7, R0);
+        // Reserved memory holds old data: every byte is written here, before the first jump.
+        RECORD.clear(&mut self.code, 0, size);
+    }
+
     /// Stores which record it is, and the time.
     pub(super) fn begin_record(&mut self, number: u32) {
         let code = &mut self.code;

@@ -5,10 +5,10 @@
 //! that closes the socket, before the protocol does anything.
 
 use super::super::assembler::Condition::Equal;
-use super::super::assembler::Register::{R0, R1, R2, R3, R4, R6, R7, R8, R9, R10};
+use super::super::assembler::Register::{R0, R1, R6, R8, R9, R10};
 use super::super::assembler::Width::W64;
 use super::super::assembler::{AssembleError, Assembler, Instruction, MapFd};
-use super::super::helper_ids::{GET_SOCKET_COOKIE, SK_STORAGE_GET};
+use super::super::helper_ids::GET_SOCKET_COOKIE;
 use super::datagram_program::DATAGRAM_STACK_END;
 use super::members::Layout;
 use super::record_steps::RECORD;
@@ -37,11 +37,8 @@ pub(super) fn program(
     code.copy(R6, R0);
     choose_datagram_sockets(code, layout, R6, end);
     // The helpers of this kind of program take the context.
-    code.load_map(R1, marks);
-    code.copy(R2, R9);
-    code.set(R3, 0);
-    code.set(R4, 0);
-    code.call(SK_STORAGE_GET);
+    writer.storage(marks, R9, 0);
+    let code = &mut writer.code;
     code.jump_if(R0, Equal, 0, end);
     for (from, to) in
         [(SocketStorage::BYTES_SENT, BYTES_SENT), (SocketStorage::BYTES_RECEIVED, BYTES_RECEIVED)]
@@ -50,12 +47,7 @@ pub(super) fn program(
         code.store(W64, R10, to, R1);
     }
     writer.report_executable();
-    writer.reserve(size_of::<StateRecord>());
-    let code = &mut writer.code;
-    code.jump_if(R0, Equal, 0, no_room);
-    code.copy(R7, R0);
-    // Reserved memory holds old data: every byte is written here, before the first jump.
-    RECORD.clear(code, 0, size_of::<StateRecord>());
+    writer.reserve_record(size_of::<StateRecord>(), no_room);
     writer.begin_record(DATAGRAM_END);
     let code = &mut writer.code;
     code.copy(R1, R9);

@@ -46,11 +46,7 @@ pub(super) fn program(
     writer.code.jump_if(R8, Equal, 0, record);
     writer.report_executable();
     writer.code.put(record);
-    writer.reserve(size_of::<StateRecord>());
-    writer.code.jump_if(R0, Equal, 0, no_room);
-    writer.code.copy(R7, R0);
-    // Reserved memory holds old data: every byte is written here, before the first jump.
-    RECORD.clear(&mut writer.code, 0, size_of::<StateRecord>());
+    writer.reserve_record(size_of::<StateRecord>(), no_room);
     writer.store_change();
     writer.store_socket();
     // The family is in R1 still.

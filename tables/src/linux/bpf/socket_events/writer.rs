@@ -6,6 +6,7 @@ use super::super::assembler::Width::{W16, W32, W64};
 use super::super::assembler::{Assembler, Label, MapFd, Register, Stored};
 use super::super::helper_ids::{
     GET_CURRENT_TASK, GET_CURRENT_TASK_BTF, GET_SOCKET_COOKIE, PROBE_READ_KERNEL, RINGBUF_RESERVE,
+    SEQ_WRITE,
 };
 use super::members::{Layout, Pid};
 use crate::formats::linux::record_layout::Field;
@@ -135,6 +136,23 @@ pub(super) fn store_pid(
     code.load(W32, R1, R10, SCRATCH);
     code.jump_if_int(R1, NotEqual, namespace.inum.cast_signed(), if_outside);
     probe(code, to, offset, size_of::<u32>(), pid, namespace.number);
+}
+
+/// Writes a record from the stack to the reader of an iterator, whose context is in a register. `meta` and `seq` are the
+/// offsets of the members of the context. A record that does not fit is written once more by the kernel, into the next
+/// buffer.
+pub(super) fn write_record(
+    code: &mut Assembler,
+    context: Register,
+    [meta, seq]: [i16; 2],
+    start: i16,
+    size: usize,
+) {
+    code.load(W64, R1, context, meta);
+    code.load(W64, R1, R1, seq);
+    address(code, R2, R10, start);
+    code.set(R3, size as i32);
+    code.call(SEQ_WRITE);
 }
 
 /// Jumps unless it is a UDP, raw, ping or packet socket.
