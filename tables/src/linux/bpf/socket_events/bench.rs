@@ -1,18 +1,63 @@
 //! The cost of socket events, for the benchmarks. With the feature `bench` only.
 
 use std::hint::black_box;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::calls;
+use super::super::assembler::Assembler;
+use super::super::assembler::Register::R0;
+use super::super::calls::{self, Program};
+use super::super::types::read_layout;
+use super::members::Layout;
 use super::{CountingState, EventSource, Waker};
 use crate::linux::proc_root::ProcRoot;
 use crate::model::tcp_event::EventRecord;
 use crate::options::EventDatagrams;
-use std::os::fd::AsFd;
 
 /// The program at the tracepoint, attached or not.
 pub struct Events(EventSource);
+
+/// Programs without work at the tracepoints after a send and after a receive: what a call costs.
+pub struct EmptyPrograms {
+    programs: [OwnedFd; 2],
+    links: Vec<OwnedFd>,
+}
+
+impl EmptyPrograms {
+    /// Loads them.
+    ///
+    /// # Errors
+    /// Why they cannot be loaded.
+    pub fn load() -> Result<EmptyPrograms, String> {
+        let layout =
+            read_layout(&Layout::names(), Layout::of).map_err(|error| error.to_string())?;
+        let (Some(send), Some(counting)) = (layout.send, layout.counting) else {
+            return Err("the kernel lacks the tracepoints".into());
+        };
+        let mut code = Assembler::default();
+        code.set(R0, 0);
+        code.exit();
+        let code = code.finish().map_err(|error| error.to_string())?;
+        let load = |typedef| {
+            let program = Program::tracepoint(*b"empty\0\0\0\0\0\0\0\0\0\0\0", &code, typedef);
+            program.load_or_log().map_err(|error| error.to_string())
+        };
+        Ok(EmptyPrograms { programs: [load(send)?, load(counting.receive)?], links: Vec::new() })
+    }
+
+    /// Attaches the first ones and detaches the others.
+    ///
+    /// # Errors
+    /// Why they cannot be attached.
+    pub fn attach(&mut self, count: usize) -> Result<(), String> {
+        self.links.clear();
+        let programs = self.programs.iter().take(count);
+        let links = programs.map(|program| calls::attach(program.as_fd()));
+        self.links = links.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+        Ok(())
+    }
+}
 
 /// Ends a wait in [`Events::drain`].
 pub struct Wake(Waker);

@@ -7,16 +7,20 @@
 //! datagram takes another slot. A program that has followed a reference before can still count there, so the slot is free
 //! only some time later.
 //!
+//! Reading the clock takes half of the time of these programs. So each direction of a slot reads it for its first datagrams,
+//! and then once a tick of the kernel (1 to 10 ms). The tick is in the storage of the socket, for the process of the
+//! reference there; other processes always read the clock.
+//!
 //! Two threads that begin at once can take two slots for one pair: the reader adds them up.
 
 use std::mem::offset_of;
 
-use super::super::assembler::Condition::{Equal, NotEqual};
+use super::super::assembler::Condition::{Equal, Greater, NotEqual};
 use super::super::assembler::Register::{R0, R1, R2, R3, R4, R6, R7, R8, R9, R10};
 use super::super::assembler::Width::{W32, W64};
 use super::super::assembler::{AssembleError, Assembler, Instruction, Label, MapFd};
 use super::super::helper_ids::{
-    GET_SOCKET_COOKIE, KTIME_GET_BOOT_NS, MAP_LOOKUP_ELEM, MAP_POP_ELEM, MAP_UPDATE_ELEM,
+    GET_SOCKET_COOKIE, JIFFIES64, KTIME_GET_BOOT_NS, MAP_LOOKUP_ELEM, MAP_POP_ELEM, MAP_UPDATE_ELEM,
 };
 use super::datagram_program::{DATAGRAM_STACK_END, Direction, RESULT, SendMaps};
 use super::members::Layout;
@@ -30,6 +34,8 @@ use crate::formats::linux::event_record::members::{DatagramRecord, field};
 
 /// The third argument of the tracepoint after a receive: `MSG_*`.
 const FLAGS: i16 = 16;
+/// So many datagrams of each direction have their exact time.
+const EXACT_TIMES: i32 = 64;
 /// `MSG_PEEK` leaves the datagram, and `MSG_ERRQUEUE` returns one that was sent before.
 const NOT_RECEIVED: i32 = 2 | 0x2000;
 
@@ -39,8 +45,10 @@ const NOT_RECEIVED: i32 = 2 | 0x2000;
 const CLAIMED: i16 = DATAGRAM_STACK_END - 8;
 /// Whether this is the first send of the socket.
 const IS_FIRST_SEND: i16 = CLAIMED - 8;
+/// Whether the process is another one than that of the reference in the storage.
+const IS_OTHER: i16 = IS_FIRST_SEND - 8;
 /// A free number.
-const NUMBER: i16 = IS_FIRST_SEND - 8;
+const NUMBER: i16 = IS_OTHER - 8;
 /// The current process, and the socket: a [`ReferenceKey`].
 const REFERENCE_KEY: i16 = NUMBER - size_of::<ReferenceKey>() as i16;
 
@@ -158,6 +166,7 @@ impl Writer<'_> {
     fn find_slot(&mut self, maps: CountMaps, counted: Label) {
         let [count, other, claim, claim_other] = [(); 4].map(|()| self.code.label());
         let no_slot = self.code.label();
+        self.code.store_number(W64, R10, IS_OTHER, 0);
         self.store_process();
         self.code.load(W64, R1, R7, SocketStorage::REFERENCE);
         self.code.jump_if(R1, Equal, 0, claim);
@@ -172,6 +181,7 @@ impl Writer<'_> {
         code.jump_if_same(R1, R2, count);
 
         code.put(other);
+        code.store_number(W64, R10, IS_OTHER, 1);
         code.load(W64, R1, R8, member(offset_of!(Slot, cookie)));
         code.store(W64, R10, COOKIE, R1);
         code.load_map(R1, maps.references);
@@ -271,12 +281,23 @@ impl Writer<'_> {
             }
         };
         self.load_length();
+        let [read_clock, timed] = [(); 2].map(|()| self.code.label());
         let code = &mut self.code;
         code.atomic_add(R8, bytes as i16, R1);
         code.set(R1, 1);
         code.atomic_add(R8, messages as i16, R1);
+        code.call(JIFFIES64);
+        code.load(W64, R1, R10, IS_OTHER);
+        code.jump_if(R1, NotEqual, 0, read_clock);
+        code.load(W64, R2, R7, SocketStorage::TICK);
+        code.store(W64, R7, SocketStorage::TICK, R0);
+        code.jump_if_different(R0, R2, read_clock);
+        code.load(W64, R1, R8, messages as i16);
+        code.jump_if(R1, Greater, EXACT_TIMES, timed);
+        code.put(read_clock);
         code.call(KTIME_GET_BOOT_NS);
         code.store(W64, R8, offset_of!(Slot, last_ns) as i16, R0);
+        code.put(timed);
     }
 
     /// R1 = the result, which is not negative.

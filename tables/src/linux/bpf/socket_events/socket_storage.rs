@@ -14,6 +14,8 @@ pub(super) struct SocketStorage {
     /// What all processes have sent and received since counting began.
     bytes_sent: u64,
     bytes_received: u64,
+    /// The tick of the kernel in which the process of the reference has last read the clock.
+    tick: u64,
 }
 
 impl SocketStorage {
@@ -21,4 +23,5 @@ impl SocketStorage {
     pub(super) const REFERENCE: i16 = offset_of!(SocketStorage, reference) as i16;
     pub(super) const BYTES_SENT: i16 = offset_of!(SocketStorage, bytes_sent) as i16;
     pub(super) const BYTES_RECEIVED: i16 = offset_of!(SocketStorage, bytes_received) as i16;
+    pub(super) const TICK: i16 = offset_of!(SocketStorage, tick) as i16;
 }

@@ -1,15 +1,16 @@
 //! Counted datagrams.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::UdpSocket;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Stdio};
 
 use rustix::net::sockopt::socket_cookie;
 
 use super::child::spawn;
 use super::this_binary::own_executable;
 use super::*;
-use crate::model::tcp_event::{Bytes, DatagramCounts, Messages};
+use crate::model::tcp_event::{Bytes, DatagramCounts, Messages, SlotUse};
 
 /// Runs the body in a network namespace while datagrams are counted, on kernels with the tracepoints.
 fn record_counts(test: &'static str, body: impl Fn(NetNamespace, &mut Recorded) + Send + 'static) {
@@ -93,6 +94,88 @@ fn only_sockets_that_are_newer_than_the_counting_have_bytes() {
         let of = |socket| bytes.of(cookie(socket)).map(|bytes| (bytes.sent, bytes.received));
         let of = [&old, &older, &new, &unused].map(of);
         assert_eq!(of, [None, None, Some((100, 3)), Some((0, 0))]);
+    });
+}
+
+/// CLOCK_BOOTTIME in nanoseconds.
+fn boot_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// When that process last used the socket, as the slots say.
+fn last_use(recorded: &mut Recorded, socket: &impl AsFd, pid: i32) -> u64 {
+    let used = recorded.source.counting().unwrap().used();
+    recorded.drain(Duration::ZERO);
+    let is_of_process = |slot: SlotUse| {
+        let mut first = recorded.first_sends.iter().filter(|first| first.slot == Some(slot));
+        first.any(|first| first.actor.is_some_and(|actor| actor.pid == pid))
+    };
+    let mut slots =
+        used.iter().filter(|slot| slot.cookie == cookie(socket) && is_of_process(slot.slot));
+    slots.next().unwrap().last_ns
+}
+
+#[test]
+fn the_last_use_is_exact_at_first_and_then_to_a_tick() {
+    record_counts("the_last_use_is_exact_at_first_and_then_to_a_tick", |_, recorded| {
+        let [sender, receiver] =
+            ["127.0.0.1:0"; 2].map(|address| UdpSocket::bind(address).unwrap());
+        let send = || {
+            sender.send_to(&[7], receiver.local_addr().unwrap()).unwrap();
+        };
+        for _ in 0..64 {
+            let before = boot_ns();
+            send();
+            assert!(last_use(recorded, &sender, own_pid()) >= before);
+        }
+        // Longer than some ticks; the last datagram is sent after this time.
+        const LONG_NS: u64 = 200_000_000;
+        let begin = boot_ns();
+        loop {
+            let before = boot_ns();
+            send();
+            if before > begin + LONG_NS {
+                break;
+            }
+        }
+        let last = last_use(recorded, &sender, own_pid());
+        assert!(last > begin + LONG_NS / 2, "{last} of {begin}");
+    });
+}
+
+/// The tick in the storage of the socket is not that of the other process.
+#[test]
+fn the_last_use_by_a_process_with_an_inherited_socket_is_exact() {
+    record_counts("the_last_use_by_a_process_with_an_inherited_socket_is_exact", |_, recorded| {
+        let [sender, receiver] =
+            ["127.0.0.1:0"; 2].map(|address| UdpSocket::bind(address).unwrap());
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        let send = || sender.send(&[7]).unwrap();
+        send();
+        // Each line that it reads makes a datagram, and more than those with exact times before.
+        let mut child = Command::new("sh")
+            .args(["-c", "for number in $(seq 200); do echo; done; while read line; do echo; done"])
+            .stdin(Stdio::piped())
+            .stdout(OwnedFd::from(sender.try_clone().unwrap()))
+            .spawn()
+            .unwrap();
+        let receive = || receiver.recv(&mut [0; 10]).unwrap();
+        for _ in 0..201 {
+            receive();
+        }
+        let mut before = 0;
+        for _ in 0..100 {
+            send();
+            receive();
+            before = boot_ns();
+            writeln!(child.stdin.as_mut().unwrap()).unwrap();
+            receive();
+        }
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+        let last = last_use(recorded, &sender, child.id() as i32);
+        assert!(last >= before, "{last}, but the last datagram was sent after {before}");
     });
 }
 
