@@ -4,6 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::tcp_event::Bytes;
+use super::{Family, SOCK_DGRAM, SOCK_PACKET, SOCK_RAW};
+
+/// The types (SOCK_*) and the families of the sockets whose datagrams are counted.
+pub(crate) const COUNTED_TYPES: [u8; 3] = [SOCK_DGRAM, SOCK_RAW, SOCK_PACKET];
+pub(crate) const COUNTED_FAMILIES: [Family; 3] = [Family::Inet, Family::Inet6, Family::Packet];
 
 /// Counts the datagrams of the host.
 pub(crate) trait DatagramCounter: Send + Sync {

@@ -37,7 +37,7 @@ pub(crate) use self::binding::Binding;
 pub(crate) use self::container::{Container, ContainerRuntime};
 #[cfg_attr(not(target_os = "linux"), allow(unused_imports, reason = "only Linux has it"))]
 pub(crate) use self::datagram_bytes::DatagramBytes;
-pub(crate) use self::datagram_bytes::DatagramCounter;
+pub(crate) use self::datagram_bytes::{COUNTED_FAMILIES, COUNTED_TYPES, DatagramCounter};
 pub(crate) use self::details::{DarwinDetails, Details, Presence};
 pub(crate) use self::endpoint::{Endpoint, VsockAddress};
 pub(crate) use self::extended_details::{ExtendedDetails, ExtendedFields, FileId, Interface};
@@ -48,9 +48,7 @@ pub(crate) use self::net_namespace::{NetNamespace, NetNamespaceNames};
 #[cfg(target_os = "linux")]
 pub(crate) use self::open_tcp_sockets::OpenTcpSockets;
 pub(crate) use self::process::{Process, ProcessFields, Processes};
-#[cfg_attr(not(target_os = "linux"), allow(unused_imports, reason = "only Linux has it"))]
-pub(crate) use self::protocol::SOCK_PACKET;
-pub(crate) use self::protocol::{SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, socket_type};
+pub(crate) use self::protocol::{SOCK_DGRAM, SOCK_PACKET, SOCK_RAW, SOCK_STREAM, socket_type};
 pub(crate) use self::sctp_state::SctpState;
 pub(crate) use self::snapshot::Snapshot;
 pub(crate) use self::socket::Socket;

@@ -14,7 +14,6 @@ pub(crate) const SOCK_STREAM: u8 = 1;
 pub(crate) const SOCK_DGRAM: u8 = 2;
 pub(crate) const SOCK_RAW: u8 = 3;
 /// The old form of a packet socket.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has it"))]
 pub(crate) const SOCK_PACKET: u8 = 10;
 
 /// The type of a protocol's sockets (SOCK_*); 0 if the protocol has several.

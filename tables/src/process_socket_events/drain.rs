@@ -102,12 +102,18 @@ struct SyncState {
     requested: u64,
     done: u64,
     last_query: Instant,
-    /// Whether a query reads flows.
-    wants_flows: bool,
-    /// Whether the counting programs are being loaded.
-    is_loading: bool,
+    counting: CountingRequest,
     is_over: bool,
     has_ended: bool,
+}
+
+/// A query of flows lets the thread load the counting programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CountingRequest {
+    /// Not made, or done.
+    None,
+    Made,
+    Loading,
 }
 
 /// Numbers for the statistics.
@@ -158,8 +164,10 @@ impl Drain {
                 requested: 0,
                 done: 0,
                 last_query: Instant::now(),
-                wants_flows: settings.counts_at_once,
-                is_loading: false,
+                counting: match settings.counts_at_once {
+                    true => CountingRequest::Made,
+                    false => CountingRequest::None,
+                },
                 is_over: false,
                 has_ended: false,
             }),
@@ -182,7 +190,6 @@ impl Drain {
             shared: Arc::clone(&shared),
             batch: Vec::new(),
             captured: 0,
-            is_loading: false,
         };
         let thread =
             thread::Builder::new().name("events".into()).spawn(move || worker.run(idle))?;
@@ -248,7 +255,10 @@ impl Shared {
 
     /// Lets the collection count datagrams, for flows.
     pub(super) fn want_flows(&self) {
-        self.sync_state().wants_flows = true;
+        let mut sync = self.sync_state();
+        if sync.counting == CountingRequest::None {
+            sync.counting = CountingRequest::Made;
+        }
     }
 
     /// Waits until the records that were made before the call are read; not longer than that time.
@@ -258,7 +268,7 @@ impl Shared {
 
     /// The same, and until the counting that is wanted has begun.
     pub(super) fn sync_counting(&self, timeout: Duration) {
-        self.sync_until(timeout, |sync| !sync.wants_flows && !sync.is_loading);
+        self.sync_until(timeout, |sync| sync.counting == CountingRequest::None);
     }
 
     fn sync_until(&self, timeout: Duration, is_ready: impl Fn(&SyncState) -> bool) {
@@ -317,8 +327,6 @@ struct Worker {
     shared: Arc<Shared>,
     batch: Vec<Event>,
     captured: u64,
-    /// Whether the counting programs are being loaded.
-    is_loading: bool,
 }
 
 impl Worker {
@@ -345,10 +353,7 @@ impl Worker {
                 self.shared.lock_counts().failure = Some(error);
                 break;
             }
-            {
-                let mut sync = self.shared.sync_state();
-                (sync.done, sync.is_loading) = (request, self.is_loading);
-            }
+            self.shared.sync_state().done = request;
             self.shared.drained.notify_all();
         }
     }
@@ -361,10 +366,12 @@ impl Worker {
     }
 
     fn finish_counting(&mut self) {
-        if self.is_loading && self.feed.has_loaded_counting() {
-            self.is_loading = false;
+        if self.shared.sync_state().counting == CountingRequest::Loading
+            && self.feed.has_loaded_counting()
+        {
             self.shared.lock_counts().programs = self.feed.programs();
             *self.shared.lock_counted() = self.feed.counted_sockets();
+            self.shared.sync_state().counting = CountingRequest::None;
         }
     }
 
@@ -429,15 +436,13 @@ impl Worker {
         if sync.requested > sync.done {
             wait = Duration::ZERO;
         }
-        if std::mem::take(&mut sync.wants_flows) && self.feed.slots().is_none() && !self.is_loading
-        {
+        if sync.counting == CountingRequest::Made {
+            sync.counting = CountingRequest::Loading;
             drop(sync);
             self.feed.begin_counting();
-            self.is_loading = true;
             // At once, if nothing is to be loaded.
             self.finish_counting();
             sync = self.shared.sync_state();
-            sync.is_loading = self.is_loading;
             wait = Duration::ZERO;
         }
         Some((sync.requested, wait))

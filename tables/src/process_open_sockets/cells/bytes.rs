@@ -3,7 +3,7 @@
 use super::tcp::{self, wide};
 use crate::Value;
 use crate::model::tcp_event::Bytes;
-use crate::model::{Family, SOCK_DGRAM, SOCK_PACKET, SOCK_RAW};
+use crate::model::{COUNTED_FAMILIES, COUNTED_TYPES, Family};
 use crate::process_open_sockets::row::{RowOf, RowParts};
 
 pub(in super::super) fn sent(parts: RowParts<'_>) -> Value<'_> {
@@ -33,10 +33,8 @@ fn of_datagrams(parts: RowParts<'_>) -> Option<Bytes> {
     }
     let bytes = parts.snapshot.datagram_bytes.as_ref()?;
     let socket = parts.socket;
-    let is_counted = [SOCK_DGRAM, SOCK_RAW, SOCK_PACKET].contains(&socket.details.kind)
-        && [Family::Inet, Family::Inet6, Family::Packet]
-            .into_iter()
-            .any(|family| socket.family() == Some(family as u8));
+    let is_counted = COUNTED_TYPES.contains(&socket.details.kind)
+        && COUNTED_FAMILIES.into_iter().any(|family| socket.family() == Some(family as u8));
     let cookie = socket.details.extended.as_deref()?.cookie?;
     if is_counted { bytes.of(cookie.get()) } else { None }
 }

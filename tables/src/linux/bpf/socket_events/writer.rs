@@ -11,7 +11,7 @@ use super::super::helper_ids::{
 use super::members::{Layout, Pid};
 use crate::formats::linux::record_layout::Field;
 use crate::model::socket_table::IPPROTO_MPTCP;
-use crate::model::{Family, SOCK_DGRAM, SOCK_PACKET, SOCK_RAW};
+use crate::model::{COUNTED_FAMILIES, COUNTED_TYPES, Family};
 
 /// The maps of a program.
 #[derive(Clone, Copy, Debug)]
@@ -162,19 +162,23 @@ pub(super) fn choose_datagram_sockets(
     socket: Register,
     if_other: Label,
 ) {
-    let [is_datagram, is_chosen] = [(); 2].map(|()| code.label());
     code.load(W16, R1, socket, layout.sock.kind);
-    for kind in [SOCK_DGRAM, SOCK_RAW] {
-        code.jump_if(R1, Equal, kind.into(), is_datagram);
-    }
-    code.jump_if(R1, NotEqual, SOCK_PACKET.into(), if_other);
-    code.put(is_datagram);
+    jump_unless_one_of(code, R1, COUNTED_TYPES.map(i32::from), if_other);
     code.load(W16, R1, socket, layout.sock.family);
-    for family in [Family::Inet, Family::Inet6] {
-        code.jump_if(R1, Equal, family as i32, is_chosen);
-    }
-    code.jump_if(R1, NotEqual, Family::Packet as i32, if_other);
-    code.put(is_chosen);
+    jump_unless_one_of(code, R1, COUNTED_FAMILIES.map(|family| family as i32), if_other);
+}
+
+fn jump_unless_one_of(
+    code: &mut Assembler,
+    register: Register,
+    [first, second, last]: [i32; 3],
+    if_other: Label,
+) {
+    let found = code.label();
+    code.jump_if(register, Equal, first, found);
+    code.jump_if(register, Equal, second, found);
+    code.jump_if(register, NotEqual, last, if_other);
+    code.put(found);
 }
 
 /// Where a record is: a register that points to it, and the distance from there.
