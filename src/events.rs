@@ -50,6 +50,9 @@ pub fn events(arguments: &Events, options: &Options) -> ExitCode {
 }
 
 fn run(arguments: &Events, options: &Options) -> Result<(), String> {
+    if options.events == EventMode::Off {
+        return Err("--events off forbids the collection of socket events: omit it".into());
+    }
     let is_over = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // A second signal ends the process at once: a reader that stops reading blocks the output.

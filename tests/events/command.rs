@@ -123,3 +123,11 @@ fn without_bpf_the_command_is_an_error() {
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(errors.contains("BPF is disabled by --no-bpf"), "{errors}");
 }
+
+#[test]
+fn the_subcommand_refuses_events_off() {
+    let output = command().args(["events", "--events", "off"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "process_open_sockets: error: --events off forbids the collection of socket events: omit it\n";
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
+}

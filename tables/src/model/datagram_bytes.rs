@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::family::Family;
+use super::protocol::{SOCK_DGRAM, SOCK_PACKET, SOCK_RAW};
 use super::tcp_event::Bytes;
-use super::{Family, SOCK_DGRAM, SOCK_PACKET, SOCK_RAW};
 
 /// The types (SOCK_*) and the families of the sockets whose datagrams are counted.
 pub(crate) const COUNTED_TYPES: [u8; 3] = [SOCK_DGRAM, SOCK_RAW, SOCK_PACKET];

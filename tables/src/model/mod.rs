@@ -48,7 +48,7 @@ pub(crate) use self::net_namespace::{NetNamespace, NetNamespaceNames};
 #[cfg(target_os = "linux")]
 pub(crate) use self::open_tcp_sockets::OpenTcpSockets;
 pub(crate) use self::process::{Process, ProcessFields, Processes};
-pub(crate) use self::protocol::{SOCK_DGRAM, SOCK_PACKET, SOCK_RAW, SOCK_STREAM, socket_type};
+pub(crate) use self::protocol::{SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, socket_type};
 pub(crate) use self::sctp_state::SctpState;
 pub(crate) use self::snapshot::Snapshot;
 pub(crate) use self::socket::Socket;
