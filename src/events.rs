@@ -51,7 +51,8 @@ pub fn events(arguments: &Events, options: &Options) -> ExitCode {
 
 fn run(arguments: &Events, options: &Options) -> Result<(), String> {
     if options.events == EventMode::Off {
-        return Err("--events off forbids the collection of socket events: omit it".into());
+        let reason = "socket events are disabled by --events off or PROCESS_OPEN_SOCKETS_EVENTS; add --events on";
+        return Err(reason.into());
     }
     let is_over = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

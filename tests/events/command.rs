@@ -128,6 +128,7 @@ fn without_bpf_the_command_is_an_error() {
 fn the_subcommand_refuses_events_off() {
     let output = command().args(["events", "--events", "off"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let expected = "process_open_sockets: error: --events off forbids the collection of socket events: omit it\n";
+    let expected = "process_open_sockets: error: socket events are disabled by --events off or \
+                    PROCESS_OPEN_SOCKETS_EVENTS; add --events on\n";
     assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
 }

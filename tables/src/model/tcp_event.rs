@@ -124,7 +124,7 @@ pub(crate) struct UsedSlot {
     /// The socket cookie.
     pub(crate) cookie: u64,
     pub(crate) counts: DatagramCounts,
-    /// CLOCK_BOOTTIME of the last datagram.
+    /// CLOCK_BOOTTIME of the last datagram, or about a tick of the kernel before.
     pub(crate) last_ns: u64,
 }
 

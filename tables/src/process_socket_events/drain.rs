@@ -110,10 +110,11 @@ struct SyncState {
 /// A query of flows lets the thread load the counting programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CountingRequest {
-    /// Not made, or done.
-    None,
+    NotMade,
     Made,
     Loading,
+    /// The programs run, or cannot.
+    Done,
 }
 
 /// Numbers for the statistics.
@@ -166,7 +167,7 @@ impl Drain {
                 last_query: Instant::now(),
                 counting: match settings.counts_at_once {
                     true => CountingRequest::Made,
-                    false => CountingRequest::None,
+                    false => CountingRequest::NotMade,
                 },
                 is_over: false,
                 has_ended: false,
@@ -255,10 +256,14 @@ impl Shared {
 
     /// Lets the collection count datagrams, for flows.
     pub(super) fn want_flows(&self) {
-        let mut sync = self.sync_state();
-        if sync.counting == CountingRequest::None {
+        {
+            let mut sync = self.sync_state();
+            if sync.counting != CountingRequest::NotMade {
+                return;
+            }
             sync.counting = CountingRequest::Made;
         }
+        (self.wake)();
     }
 
     /// Waits until the records that were made before the call are read; not longer than that time.
@@ -268,7 +273,8 @@ impl Shared {
 
     /// The same, and until the counting that is wanted has begun.
     pub(super) fn sync_counting(&self, timeout: Duration) {
-        self.sync_until(timeout, |sync| sync.counting == CountingRequest::None);
+        use CountingRequest::{Done, NotMade};
+        self.sync_until(timeout, |sync| matches!(sync.counting, NotMade | Done));
     }
 
     fn sync_until(&self, timeout: Duration, is_ready: impl Fn(&SyncState) -> bool) {
@@ -304,18 +310,23 @@ impl Shared {
     pub(super) fn inspect<T>(&self, read: impl FnOnce(&Store) -> T) -> T {
         read(&self.stored().store)
     }
+
+    /// Marks the end of the thread: whoever sees it finds no events.
+    fn end(&self, mut sync: MutexGuard<'_, SyncState>) {
+        self.stored().store.clear();
+        sync.has_ended = true;
+    }
 }
 
-/// Marks the end of the thread, and frees the events.
+/// Marks the end of the thread, however it ends.
 struct End(Arc<Shared>);
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.0.sync_state().has_ended = true;
+        self.0.end(self.0.sync_state());
         self.0.drained.notify_all();
         self.0.texts.end();
         *self.0.lock_counted() = None;
-        self.0.stored().store.clear();
     }
 }
 
@@ -371,7 +382,7 @@ impl Worker {
         {
             self.shared.lock_counts().programs = self.feed.programs();
             *self.shared.lock_counted() = self.feed.counted_sockets();
-            self.shared.sync_state().counting = CountingRequest::None;
+            self.shared.sync_state().counting = CountingRequest::Done;
         }
     }
 
@@ -424,7 +435,7 @@ impl Worker {
         if let Some(idle) = idle {
             let rest = idle.saturating_sub(sync.last_query.elapsed());
             if rest.is_zero() && sync.requested == sync.done {
-                sync.has_ended = true;
+                self.shared.end(sync);
                 log::warn!(
                     "the collection of socket events ends: no query read an event table for {} s (--events-idle)",
                     idle.as_secs()

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::datagram_flows::Slots;
-use super::drain::{CountedBytes, Feed, Opened, Program};
+use super::drain::{CountedBytes, Drain, Feed, Opened, Program};
 use super::records::{SECOND, actor, by, change, connection, executable, open};
 use super::*;
 use crate::linux::clock::Clocks;
@@ -28,9 +28,18 @@ struct InRing {
     records: Vec<EventRecord>,
     losses: Losses,
     is_woken: bool,
+    /// Whether the thread waits without a limit.
+    is_waiting: bool,
+    /// Whether the loading of the counting programs takes until `is_loaded`.
+    loads_slowly: bool,
+    is_loaded: bool,
+    loads: usize,
     /// Why the next drain fails.
     failure: Option<String>,
 }
+
+/// The longest wait of a test.
+const LONG: Duration = Duration::from_secs(60);
 
 struct TestFeed(Arc<Ring>);
 
@@ -40,7 +49,9 @@ impl Feed for TestFeed {
         timeout: Duration,
         each: &mut dyn FnMut(EventRecord),
     ) -> Result<(), String> {
-        let state = self.0.state.lock().unwrap();
+        let mut state = self.0.state.lock().unwrap();
+        state.is_waiting = timeout > LONG;
+        self.0.changed.notify_all();
         let waited = self.0.changed.wait_timeout_while(state, timeout, |it| !it.is_woken);
         let mut state = waited.unwrap().0;
         state.is_woken = false;
@@ -60,10 +71,14 @@ impl Feed for TestFeed {
         vec![("a", Ok(())), ("b", Err("refused".to_owned()))]
     }
 
-    fn begin_counting(&mut self) {}
+    fn begin_counting(&mut self) {
+        self.0.state.lock().unwrap().loads += 1;
+        self.0.changed.notify_all();
+    }
 
     fn has_loaded_counting(&mut self) -> bool {
-        true
+        let state = self.0.state.lock().unwrap();
+        state.is_loaded || !state.loads_slowly
     }
 
     fn slots(&self) -> Option<&dyn Slots> {
@@ -80,16 +95,27 @@ impl Ring {
         self.state.lock().unwrap().records.extend(records);
     }
 
+    /// Changes it, and ends the wait of the thread.
+    fn wake_with(&self, change: impl FnOnce(&mut InRing)) {
+        let mut state = self.state.lock().unwrap();
+        change(&mut state);
+        state.is_woken = true;
+        self.changed.notify_all();
+    }
+
+    fn wait_until(&self, is_met: impl Fn(&InRing) -> bool) {
+        let state = self.state.lock().unwrap();
+        let waited = self.changed.wait_timeout_while(state, LONG, |it| !is_met(it));
+        assert!(!waited.unwrap().1.timed_out());
+    }
+
     /// Opens the source; the sockets are open already.
     fn open(self: &Arc<Self>, open_sockets: Vec<OpenSocket>) -> super::collection::Open {
         let ring = Arc::clone(self);
         Box::new(move || {
             ring.starts.fetch_add(1, Ordering::SeqCst);
             let waker = Arc::clone(&ring);
-            let wake = move || {
-                waker.state.lock().unwrap().is_woken = true;
-                waker.changed.notify_all();
-            };
+            let wake = move || waker.wake_with(|_| ());
             Ok(Opened {
                 feed: Box::new(TestFeed(Arc::clone(&ring))),
                 wake: Arc::new(wake),
@@ -537,4 +563,57 @@ fn the_columns_are_those_of_the_specification() {
         (column.name, kind, has(Options::ADDITIONAL), has(Options::OPTIMIZED), has(Options::HIDDEN))
     });
     assert_eq!(coded.collect::<Vec<_>>(), stated.collect::<Vec<_>>());
+}
+
+/// A thread whose counting programs are not loaded until the test says so.
+fn loading_slowly() -> (Drain, Arc<Ring>) {
+    let ring = Arc::<Ring>::default();
+    ring.state.lock().unwrap().loads_slowly = true;
+    let opened = ring.open(Vec::new())().unwrap();
+    let drain = Drain::start(opened, &Settings::new(&Options::default()), None, 0).unwrap();
+    (drain, ring)
+}
+
+#[test]
+fn a_request_for_counting_wakes_the_thread() {
+    let (drain, ring) = loading_slowly();
+    // An active thread looks for requests from time to time.
+    ring.wait_until(|it| it.is_waiting);
+    drain.shared().want_flows();
+    ring.wait_until(|it| it.loads > 0);
+    drain.stop();
+}
+
+#[test]
+fn a_query_of_flows_waits_until_the_programs_are_loaded() {
+    let (drain, ring) = loading_slowly();
+    let shared = Arc::clone(drain.shared());
+    let of_query = Arc::clone(&ring);
+    let query = std::thread::spawn(move || {
+        shared.want_flows();
+        shared.sync_counting(LONG);
+        of_query.state.lock().unwrap().is_loaded
+    });
+    ring.wait_until(|it| it.loads > 0);
+    drain.shared().want_flows();
+    // A drain with nothing loaded.
+    drain.shared().sync(LONG);
+    ring.wake_with(|ring| ring.is_loaded = true);
+    assert!(query.join().unwrap());
+    drain.shared().want_flows();
+    drain.shared().sync_counting(LONG);
+    assert_eq!(ring.state.lock().unwrap().loads, 1);
+    drain.stop();
+}
+
+#[test]
+fn a_failure_ends_the_wait_for_the_programs() {
+    let (drain, ring) = loading_slowly();
+    drain.shared().want_flows();
+    ring.wait_until(|it| it.loads > 0);
+    ring.wake_with(|ring| ring.failure = Some("the ring buffer is damaged".to_owned()));
+    let start = std::time::Instant::now();
+    drain.shared().sync_counting(2 * LONG);
+    assert!(start.elapsed() < LONG && !drain.shared().is_running());
+    drain.stop();
 }

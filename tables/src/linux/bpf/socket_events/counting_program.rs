@@ -7,9 +7,9 @@
 //! datagram takes another slot. A program that has followed a reference before can still count there, so the slot is free
 //! only some time later.
 //!
-//! Reading the clock takes half of the time of these programs. So each direction of a slot reads it for its first datagrams,
-//! and then once a tick of the kernel (1 to 10 ms). The tick is in the storage of the socket, for the process of the
-//! reference there; other processes always read the clock.
+//! Reading the clock takes half of the time of these programs. So each direction of a slot reads it for its first datagrams;
+//! after that, both together read it once a tick of the kernel (1 to 10 ms). The tick is in the storage of the socket, for
+//! the process of the reference there; other processes always read the clock.
 //!
 //! Two threads that begin at once can take two slots for one pair: the reader adds them up.
 
@@ -286,9 +286,9 @@ impl Writer<'_> {
         code.atomic_add(R8, bytes as i16, R1);
         code.set(R1, 1);
         code.atomic_add(R8, messages as i16, R1);
-        code.call(JIFFIES64);
         code.load(W64, R1, R10, IS_OTHER);
         code.jump_if(R1, NotEqual, 0, read_clock);
+        code.call(JIFFIES64);
         code.load(W64, R2, R7, SocketStorage::TICK);
         code.store(W64, R7, SocketStorage::TICK, R0);
         code.jump_if_different(R0, R2, read_clock);

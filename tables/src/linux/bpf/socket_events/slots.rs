@@ -30,7 +30,7 @@ pub(super) struct Slot {
     pub(super) bytes_received: AtomicU64,
     pub(super) messages_sent: AtomicU64,
     pub(super) messages_received: AtomicU64,
-    /// CLOCK_BOOTTIME of the last datagram, or up to a tick of the kernel before.
+    /// CLOCK_BOOTTIME of the last datagram, or about a tick of the kernel before.
     pub(super) last_ns: AtomicU64,
 }
 const _: () = assert!(size_of::<Slot>() == 64);
