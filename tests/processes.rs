@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::fstat;
 use support::bpf::with_bpf;
 use support::left_out::{is_root_or_report, report_left_out};
+use support::program::copy_program;
 use tables::process_open_sockets::ProcessOpenSockets;
 use tables::{Constraint, Operator, Options, QueryContext, Source, Table, Value};
 use tempfile::TempDir;
@@ -116,7 +117,7 @@ impl Drop for Holder {
 fn sleep_named(directory: &TempDir, name: &str) -> PathBuf {
     let sleep = ["/bin/sleep", "/usr/bin/sleep"].into_iter().find(|path| Path::new(path).exists());
     let copy = directory.path().join(name);
-    fs::copy(sleep.unwrap(), &copy).unwrap();
+    copy_program(Path::new(sleep.unwrap()), &copy);
     copy
 }
 

@@ -5,13 +5,14 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use crate::support::left_out::is_root_or_report;
+use crate::support::program::copy_program;
 use crate::*;
 
 /// A copy of this test that every user can run.
 fn program(directory: &Path) -> std::path::PathBuf {
     let program = directory.join("events");
     let everyone = std::fs::Permissions::from_mode(0o755);
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    copy_program(&std::env::current_exe().unwrap(), &program);
     std::fs::set_permissions(directory, everyone.clone()).unwrap();
     std::fs::set_permissions(&program, everyone).unwrap();
     program

@@ -29,6 +29,7 @@ pub(crate) mod own;
 pub(crate) mod proc_tree;
 #[cfg(feature = "shell")]
 pub(crate) mod process;
+pub(crate) mod program;
 #[cfg(feature = "shell")]
 pub(crate) mod remote;
 pub(crate) mod rows;

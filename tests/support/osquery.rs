@@ -1,13 +1,14 @@
 //! The osquery of a scenario: the stand-in core with the extension, or a real osqueryi.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
 use super::core::{Core, Row};
 use super::process::{BINARY, Extension};
+use super::program::copy_program;
 
 /// The name of the table beside the built-in one, in both.
 pub(crate) const TABLE: &str = "alt_process_open_sockets";
@@ -80,7 +81,7 @@ impl Osquery {
         let owner_writes = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(dir.path(), owner_writes.clone()).expect("permissions");
         let extension = dir.path().join("process_open_sockets.ext");
-        std::fs::copy(BINARY, &extension).expect("a copy of the binary");
+        copy_program(Path::new(BINARY), &extension);
         std::fs::set_permissions(&extension, owner_writes).expect("permissions");
         Some(Osquery::Real { program, extension, _dir: dir })
     }
