@@ -165,9 +165,10 @@ impl Drain {
                 requested: 0,
                 done: 0,
                 last_query: Instant::now(),
-                counting: match settings.counts_at_once {
-                    true => CountingRequest::Made,
-                    false => CountingRequest::NotMade,
+                counting: if settings.counts_at_once {
+                    CountingRequest::Made
+                } else {
+                    CountingRequest::NotMade
                 },
                 is_over: false,
                 has_ended: false,
@@ -311,7 +312,7 @@ impl Shared {
         read(&self.stored().store)
     }
 
-    /// Marks the end of the thread: whoever sees it finds no events.
+    /// Frees the events and marks the end of the thread, so that a query after the end finds none.
     fn end(&self, mut sync: MutexGuard<'_, SyncState>) {
         self.stored().store.clear();
         sync.has_ended = true;

@@ -30,9 +30,8 @@ struct InRing {
     is_woken: bool,
     /// Whether the thread waits without a limit.
     is_waiting: bool,
-    /// Whether the loading of the counting programs takes until `is_loaded`.
-    loads_slowly: bool,
-    is_loaded: bool,
+    /// Whether the counting programs, once begun, are still being loaded.
+    is_loading: bool,
     loads: usize,
     /// Why the next drain fails.
     failure: Option<String>,
@@ -77,8 +76,7 @@ impl Feed for TestFeed {
     }
 
     fn has_loaded_counting(&mut self) -> bool {
-        let state = self.0.state.lock().unwrap();
-        state.is_loaded || !state.loads_slowly
+        !self.0.state.lock().unwrap().is_loading
     }
 
     fn slots(&self) -> Option<&dyn Slots> {
@@ -568,7 +566,7 @@ fn the_columns_are_those_of_the_specification() {
 /// A thread whose counting programs are not loaded until the test says so.
 fn loading_slowly() -> (Drain, Arc<Ring>) {
     let ring = Arc::<Ring>::default();
-    ring.state.lock().unwrap().loads_slowly = true;
+    ring.state.lock().unwrap().is_loading = true;
     let opened = ring.open(Vec::new())().unwrap();
     let drain = Drain::start(opened, &Settings::new(&Options::default()), None, 0).unwrap();
     (drain, ring)
@@ -592,13 +590,13 @@ fn a_query_of_flows_waits_until_the_programs_are_loaded() {
     let query = std::thread::spawn(move || {
         shared.want_flows();
         shared.sync_counting(LONG);
-        of_query.state.lock().unwrap().is_loaded
+        !of_query.state.lock().unwrap().is_loading
     });
     ring.wait_until(|it| it.loads > 0);
     drain.shared().want_flows();
     // A drain with nothing loaded.
     drain.shared().sync(LONG);
-    ring.wake_with(|ring| ring.is_loaded = true);
+    ring.wake_with(|ring| ring.is_loading = false);
     assert!(query.join().unwrap());
     drain.shared().want_flows();
     drain.shared().sync_counting(LONG);

@@ -10,6 +10,7 @@ use rustix::net::sockopt::socket_cookie;
 use super::child::spawn;
 use super::this_binary::own_executable;
 use super::*;
+use crate::linux::clock::Clocks;
 use crate::model::tcp_event::{Bytes, DatagramCounts, Messages, SlotUse};
 
 /// Runs the body in a network namespace while datagrams are counted, on kernels with the tracepoints.
@@ -30,8 +31,7 @@ fn counts(recorded: &mut Recorded) -> HashMap<(u64, i32), DatagramCounts> {
     recorded.drain(Duration::ZERO);
     let mut sums: HashMap<(u64, i32), DatagramCounts> = HashMap::new();
     for slot in used {
-        let first = recorded.first_sends.iter().rfind(|first| first.slot == Some(slot.slot));
-        let Some(first) = first else { continue };
+        let Some(first) = first_datagram(recorded, slot.slot) else { continue };
         assert_eq!(first.socket.key.cookie(), Some(slot.cookie));
         let sum = sums.entry((slot.cookie, first.actor.map_or(-1, |actor| actor.pid))).or_default();
         sum.bytes.sent += slot.counts.bytes.sent;
@@ -40,6 +40,16 @@ fn counts(recorded: &mut Recorded) -> HashMap<(u64, i32), DatagramCounts> {
         sum.messages.received += slot.counts.messages.received;
     }
     sums
+}
+
+/// The record of the process that took the slot last.
+fn first_datagram(recorded: &Recorded, slot: SlotUse) -> Option<&FirstDatagram> {
+    recorded.first_sends.iter().rfind(|first| first.slot == Some(slot))
+}
+
+/// Two bound sockets.
+fn sockets() -> [UdpSocket; 2] {
+    ["127.0.0.1:0"; 2].map(|address| UdpSocket::bind(address).unwrap())
 }
 
 fn cookie(socket: &impl AsFd) -> u64 {
@@ -81,10 +91,10 @@ fn only_sockets_that_are_newer_than_the_counting_have_bytes() {
         return report_skip(test, "the kernel is older than 6.3");
     }
     record_in_own_netns(test, |_, recorded| {
-        let [old, older] = ["127.0.0.1:0"; 2].map(|address| UdpSocket::bind(address).unwrap());
+        let [old, older] = sockets();
         older.send_to(&[7; 50], old.local_addr().unwrap()).unwrap();
         recorded.source.begin_counting(&proc_root());
-        let [new, unused] = ["127.0.0.1:0"; 2].map(|address| UdpSocket::bind(address).unwrap());
+        let [new, unused] = sockets();
         for _ in 0..2 {
             new.send_to(&[7; 50], old.local_addr().unwrap()).unwrap();
             old.send_to(&[7; 3], new.local_addr().unwrap()).unwrap();
@@ -97,19 +107,13 @@ fn only_sockets_that_are_newer_than_the_counting_have_bytes() {
     });
 }
 
-/// CLOCK_BOOTTIME in nanoseconds.
-fn boot_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
 /// When that process last used the socket, as the slots say.
 fn last_use(recorded: &mut Recorded, socket: &impl AsFd, pid: i32) -> u64 {
     let cookie = cookie(socket);
     let times = |recorded: &Recorded| {
         let is_of_process = |slot: SlotUse| {
-            let mut first = recorded.first_sends.iter().filter(|first| first.slot == Some(slot));
-            first.any(|first| first.actor.is_some_and(|actor| actor.pid == pid))
+            let actor = first_datagram(recorded, slot).and_then(|first| first.actor);
+            actor.is_some_and(|actor| actor.pid == pid)
         };
         let used = recorded.source.counting().unwrap().used().into_iter();
         let of_both = used.filter(|slot| slot.cookie == cookie && is_of_process(slot.slot));
@@ -121,21 +125,20 @@ fn last_use(recorded: &mut Recorded, socket: &impl AsFd, pid: i32) -> u64 {
 #[test]
 fn the_last_use_of_a_busy_socket_stays_current() {
     record_counts("the_last_use_of_a_busy_socket_stays_current", |_, recorded| {
-        let [sender, receiver] =
-            ["127.0.0.1:0"; 2].map(|address| UdpSocket::bind(address).unwrap());
+        let [sender, receiver] = sockets();
         let send = || {
             sender.send_to(&[7], receiver.local_addr().unwrap()).unwrap();
         };
         for _ in 0..64 {
-            let before = boot_ns();
+            let before = Clocks::now().boot_ns;
             send();
             assert!(last_use(recorded, &sender, own_pid()) >= before);
         }
         // Longer than some ticks; the last datagram is sent after this time.
         const LONG_NS: u64 = 200_000_000;
-        let begin = boot_ns();
+        let begin = Clocks::now().boot_ns;
         loop {
-            let before = boot_ns();
+            let before = Clocks::now().boot_ns;
             send();
             if before > begin + LONG_NS {
                 break;
@@ -150,8 +153,7 @@ fn the_last_use_of_a_busy_socket_stays_current() {
 #[test]
 fn the_last_use_by_a_process_with_an_inherited_socket_is_exact() {
     record_counts("the_last_use_by_a_process_with_an_inherited_socket_is_exact", |_, recorded| {
-        let [sender, receiver] =
-            ["127.0.0.1:0"; 2].map(|address| UdpSocket::bind(address).unwrap());
+        let [sender, receiver] = sockets();
         sender.connect(receiver.local_addr().unwrap()).unwrap();
         let send = || sender.send(&[7]).unwrap();
         send();
@@ -170,7 +172,7 @@ fn the_last_use_by_a_process_with_an_inherited_socket_is_exact() {
         for _ in 0..10 {
             send();
             receive();
-            let before = boot_ns();
+            let before = Clocks::now().boot_ns;
             writeln!(child.stdin.as_mut().unwrap()).unwrap();
             receive();
             let last = last_use(recorded, &sender, child.id() as i32);
