@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::drain::{CountedBytes, Drain, Opened, Select, Shared};
+use super::drain::{Drain, Opened, Select, Shared, UsedSockets};
 use super::event::Event;
 use super::settings::Settings;
 use super::texts;
@@ -179,9 +179,9 @@ impl Collection {
     }
 
     /// The sockets whose datagrams the running collection counts.
-    fn counted(&self) -> Option<Arc<dyn CountedBytes>> {
+    fn used_sockets(&self) -> Option<Arc<dyn UsedSockets>> {
         let state = self.state();
-        state.drain.as_ref()?.shared().counted()
+        state.drain.as_ref()?.shared().used_sockets()
     }
 
     /// What the collection does, without starting it.
@@ -215,11 +215,11 @@ pub(super) struct Query {
 
 impl DatagramCounter for Collection {
     fn is_counting(&self) -> bool {
-        self.counted().is_some()
+        self.used_sockets().is_some()
     }
 
     fn bytes(&self) -> Option<DatagramBytes> {
-        let bytes = self.counted()?.bytes();
+        let bytes = self.used_sockets()?.bytes();
         bytes.unwrap_or_else(|error| {
             self.log_once(&format!("the bytes of datagram sockets cannot be read: {error}"));
             None

@@ -3,6 +3,9 @@
 //!
 //! The kernel counts in slots. A sweep takes back the slots of flows that have ended. After a grace period, when no program
 //! can still count in them, the next sweep reads and frees them.
+//!
+//! A socket is closed if the kernel reports that, or if it is in none of two lists of the sockets that exist: such a list can
+//! lack open sockets.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -29,8 +32,6 @@ pub(super) trait Slots {
     fn is_grace_period_over(&self) -> bool;
     /// Frees a slot that was taken back before the last grace period, and returns what it has counted.
     fn release(&self, number: u32) -> UsedSlot;
-    /// Which of these cookies belong to sockets that still exist.
-    fn live_sockets(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, String>;
 }
 
 /// A flow ends when its process has not used the socket for so long.
@@ -39,6 +40,32 @@ const IDLE_NS: u64 = 60_000_000_000;
 const INTERVAL: Duration = Duration::from_secs(10);
 const SHORT_INTERVAL: Duration = Duration::from_secs(1);
 const HALF_OF_SLOTS: usize = 8_192;
+/// The time until the next sweep, if a list lacks a socket for the first time.
+const SECOND_LOOK: Duration = Duration::from_millis(100);
+/// Lists take at most this part of the time: users choose how many sockets there are.
+const LIST_SHARE: u32 = 10;
+
+/// The slots in use when a sweep begins.
+pub(super) struct InUse {
+    slots: Vec<UsedSlot>,
+    /// CLOCK_BOOTTIME.
+    at_ns: u64,
+}
+
+impl InUse {
+    /// The cookies of their sockets.
+    pub(super) fn cookies(&self) -> HashSet<u64> {
+        self.slots.iter().map(|used| used.cookie).collect()
+    }
+}
+
+/// Which sockets of the slots in use exist.
+pub(super) struct LiveSockets {
+    /// Their cookies, or why they are unknown.
+    pub(super) cookies: Result<HashSet<u64>, String>,
+    /// How long it took to list them.
+    pub(super) took: Duration,
+}
 
 /// What was counted for sockets whose record was lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,10 +92,16 @@ pub(super) struct DatagramFlows {
     closed: NumberMap<SocketKey, Closed>,
     /// The generation that each slot had when it was freed.
     freed: NumberMap<u32, u32>,
+    /// The cookies of the sockets that the last list lacks.
+    missing: HashSet<u64>,
     /// The number of slots in use at the last sweep.
     used: usize,
     lost: LostFlows,
     last_sweep: Option<Instant>,
+    /// Whether the last list lacks a socket that the one before had.
+    looks_again: bool,
+    /// How long it took to make the last list.
+    list_time: Duration,
     has_logged: bool,
 }
 
@@ -191,44 +224,68 @@ impl DatagramFlows {
         }
         let is_short = self.known.len().max(self.used) > HALF_OF_SLOTS;
         let interval = if is_short { SHORT_INTERVAL } else { INTERVAL };
+        let interval = if self.looks_again { SECOND_LOOK } else { interval };
+        let interval = interval.max(self.list_time * LIST_SHARE);
         let elapsed = self.last_sweep.map_or(interval, |last| last.elapsed());
         Some(interval.saturating_sub(elapsed))
     }
 
-    /// Ends the flows that are over, and hands over those that ended at the last sweep. The records of the used slots have
-    /// been read before.
+    /// Begins a sweep; None: programs run that can still count in slots that were taken back.
+    pub(super) fn begin_sweep(&mut self, slots: &dyn Slots, at_ns: u64) -> Option<InUse> {
+        self.last_sweep = Some(Instant::now());
+        slots.is_grace_period_over().then(|| InUse { slots: slots.used(), at_ns })
+    }
+
+    /// Ends the flows that are over, and hands over those that ended at the last sweep. The records of the slots in use
+    /// have been read before.
     pub(super) fn sweep(
         &mut self,
         slots: &dyn Slots,
-        used: &[UsedSlot],
+        in_use: InUse,
+        live: LiveSockets,
         now: Clocks,
         each: &mut dyn FnMut(Event),
     ) {
         self.last_sweep = Some(Instant::now());
-        self.used = used.len();
-        if !slots.is_grace_period_over() {
-            return;
-        }
-        let live = slots.live_sockets(&used.iter().map(|used| used.cookie).collect());
-        if let Err(error) = &live
-            && !std::mem::replace(&mut self.has_logged, true)
-        {
-            log::warn!("flows of datagrams end only when they are idle: {error}; logged once");
-        }
-        let is_live = |socket: SocketKey| match (&live, socket.cookie()) {
-            (Ok(live), Some(cookie)) => live.contains(&cookie),
-            _ => true,
-        };
+        self.used = in_use.slots.len();
+        self.list_time = live.took;
+        let missing = self.missing_sockets(&in_use, live.cookies);
+        let closed = &missing & &self.missing;
+        let is_live =
+            |socket: SocketKey| socket.cookie().is_none_or(|cookie| !closed.contains(&cookie));
         let freed = self.release(slots, &is_live, now, each);
-        let used: HashMap<SlotUse, u64> = used
+        let used: HashMap<SlotUse, u64> = in_use
+            .slots
             .iter()
             .filter(|used| !freed.contains(&used.slot.number))
             .map(|used| (used.slot, used.last_ns))
             .collect();
-        self.end_flows(slots, &used, &is_live, now);
+        self.end_flows(slots, &used, &is_live, in_use.at_ns);
         self.end_without_record(slots, &used);
         if !self.ending.is_empty() || !self.ending_unknown.is_empty() {
             slots.begin_grace_period();
+        }
+        let is_new = |cookie: &u64| self.sockets.contains_key(&SocketKey::Cookie(*cookie));
+        self.looks_again = missing.difference(&self.missing).any(is_new);
+        self.missing = missing;
+    }
+
+    /// The cookies of the sockets in use that the list lacks.
+    fn missing_sockets(
+        &mut self,
+        in_use: &InUse,
+        live: Result<HashSet<u64>, String>,
+    ) -> HashSet<u64> {
+        match live {
+            Ok(live) => &in_use.cookies() - &live,
+            Err(error) => {
+                if !std::mem::replace(&mut self.has_logged, true) {
+                    log::warn!(
+                        "flows of datagrams end only when they are idle: {error}; logged once"
+                    );
+                }
+                HashSet::new()
+            }
         }
     }
 
@@ -238,12 +295,12 @@ impl DatagramFlows {
         slots: &dyn Slots,
         used: &HashMap<SlotUse, u64>,
         is_live: &dyn Fn(SocketKey) -> bool,
-        now: Clocks,
+        at_ns: u64,
     ) {
         let ended = self.flows.extract_if(|_, counted| {
             let last = |slot| used.get(slot).copied().unwrap_or_default();
             let last_ns = counted.slots.iter().map(last).fold(counted.start_ns, u64::max);
-            let is_idle = last_ns.saturating_add(IDLE_NS) <= now.boot_ns;
+            let is_idle = last_ns.saturating_add(IDLE_NS) <= at_ns;
             // A flow that is newer than the list of used slots can belong to a socket that is newer than that of the
             // live ones.
             let is_listed = counted.slots.iter().all(|slot| used.contains_key(slot));

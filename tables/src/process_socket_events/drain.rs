@@ -1,11 +1,14 @@
 //! The thread that drains the ring buffer, and what it shares with queries.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::datagram_flows::{LostFlows, Slots};
+use super::background::{Background, Wake};
+use super::datagram_flows::{InUse, LiveSockets, LostFlows, Slots};
 use super::event::{Event, TextBytes};
 use super::join::{Join, MAX_SOCKETS};
 use super::repair::{ListSockets, Repair};
@@ -33,14 +36,16 @@ pub(super) trait Feed: Send {
     fn has_loaded_counting(&mut self) -> bool;
     /// The slots that count datagrams, if they are counted.
     fn slots(&self) -> Option<&dyn Slots>;
-    /// The sockets whose datagrams are counted.
-    fn counted_sockets(&self) -> Option<Arc<dyn CountedBytes>>;
+    /// The sockets whose datagrams are counted, if they are.
+    fn used_sockets(&self) -> Option<Arc<dyn UsedSockets>>;
 }
 
-/// The bytes of the sockets whose datagrams are counted.
-pub(super) trait CountedBytes: Send + Sync {
+/// The sockets that were used while datagrams are counted. A call takes time for each one.
+pub(super) trait UsedSockets: Send + Sync {
     /// None: it is unknown which sockets were counted from their begin on.
     fn bytes(&self) -> Result<Option<DatagramBytes>, String>;
+    /// Which of these cookies belong to sockets that still exist. It can lack some.
+    fn live(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, String>;
 }
 
 /// A program, and why it does not run, if so.
@@ -50,7 +55,7 @@ pub(super) type Program = (&'static str, Result<(), String>);
 pub(super) struct Opened {
     pub(super) feed: Box<dyn Feed>,
     /// Ends a wait in [`Feed::drain`].
-    pub(super) wake: Arc<dyn Fn() + Send + Sync>,
+    pub(super) wake: Wake,
     /// The sockets that are open already.
     pub(super) open_sockets: Vec<OpenSocket>,
     /// Lists the sockets of the host, if the kernel skips records.
@@ -83,8 +88,8 @@ pub(super) struct Shared {
     drained: Condvar,
     counts: Mutex<Counts>,
     /// None: datagrams are not counted.
-    counted: Mutex<Option<Arc<dyn CountedBytes>>>,
-    wake: Arc<dyn Fn() + Send + Sync>,
+    used: Mutex<Option<Arc<dyn UsedSockets>>>,
+    wake: Wake,
     texts: Arc<Texts>,
     /// UNIX time of the start.
     pub(super) since: i64,
@@ -121,7 +126,7 @@ enum CountingRequest {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counts {
     pub(super) losses: Losses,
-    /// Ends of connections that the kernel skipped, and that were found.
+    /// Ends of connections that no record shows, and that were found.
     pub(super) repaired: u64,
     /// Changes of states, and first datagrams of sockets and of flows, that were read.
     pub(super) captured: u64,
@@ -174,7 +179,7 @@ impl Drain {
                 has_ended: false,
             }),
             drained: Condvar::new(),
-            counted: Mutex::default(),
+            used: Mutex::default(),
             counts: Mutex::new(Counts { programs: feed.programs(), ..Counts::default() }),
             wake,
             texts: Texts::new(settings.procfs.clone()),
@@ -189,6 +194,7 @@ impl Drain {
             feed,
             join,
             repair: Repair::new(list_sockets),
+            sweep: None,
             shared: Arc::clone(&shared),
             batch: Vec::new(),
             captured: 0,
@@ -223,13 +229,13 @@ impl Shared {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_counted(&self) -> MutexGuard<'_, Option<Arc<dyn CountedBytes>>> {
-        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_used(&self) -> MutexGuard<'_, Option<Arc<dyn UsedSockets>>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The sockets whose datagrams are counted; None: they are not counted.
-    pub(super) fn counted(&self) -> Option<Arc<dyn CountedBytes>> {
-        self.lock_counted().clone()
+    pub(super) fn used_sockets(&self) -> Option<Arc<dyn UsedSockets>> {
+        self.lock_used().clone()
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -327,7 +333,7 @@ impl Drop for End {
         self.0.end(self.0.sync_state());
         self.0.drained.notify_all();
         self.0.texts.end();
-        *self.0.lock_counted() = None;
+        *self.0.lock_used() = None;
     }
 }
 
@@ -336,6 +342,8 @@ struct Worker {
     feed: Box<dyn Feed>,
     join: Join,
     repair: Repair,
+    /// A sweep of the flows of datagrams, while another thread lists the sockets that exist.
+    sweep: Option<(InUse, Background<LiveSockets>)>,
     shared: Arc<Shared>,
     batch: Vec<Event>,
     captured: u64,
@@ -352,10 +360,11 @@ impl Worker {
                 // What happened until `now` is in the ring buffer.
                 self.drain(Duration::ZERO)?;
                 self.join.expire(now, &mut |event| self.batch.push(event));
-                self.sweep_if_due()
+                Ok(())
             });
             // After the last drain, which resets the waker.
             self.repair();
+            self.sweep_if_due();
             is_active = self.captured > before;
             self.store_batch();
             self.finish_counting();
@@ -370,11 +379,10 @@ impl Worker {
         }
     }
 
-    /// Finds ends of connections that the kernel skipped.
+    /// Finds ends of connections that no record shows.
     fn repair(&mut self) {
         let Worker { repair, join, shared, batch, .. } = self;
-        let wake = Arc::clone(&shared.wake);
-        repair.step(join, move || wake(), &mut |event| batch.push(event));
+        repair.step(join, &shared.wake, &mut |event| batch.push(event));
     }
 
     fn finish_counting(&mut self) {
@@ -382,35 +390,43 @@ impl Worker {
             && self.feed.has_loaded_counting()
         {
             self.shared.lock_counts().programs = self.feed.programs();
-            *self.shared.lock_counted() = self.feed.counted_sockets();
+            *self.shared.lock_used() = self.feed.used_sockets();
             self.shared.sync_state().counting = CountingRequest::Done;
         }
     }
 
     /// Ends flows of datagrams from time to time.
-    fn sweep_if_due(&mut self) -> Result<(), String> {
-        if !self.join.flows().until_sweep().is_some_and(|left| left.is_zero()) {
-            return Ok(());
+    fn sweep_if_due(&mut self) {
+        let Worker { feed, join, sweep, batch, shared, .. } = self;
+        let flows = join.flows();
+        let Some(slots) = feed.slots() else { return };
+        let Some((in_use, live)) = sweep.take() else {
+            if flows.until_sweep().is_some_and(|left| left.is_zero()) {
+                let in_use = flows.begin_sweep(slots, Clocks::now().boot_ns);
+                *sweep = in_use.and_then(|in_use| list_live(&**feed, in_use, &shared.wake));
+            }
+            return;
+        };
+        // The records of the slots in use were read meanwhile: the list is seen after a drain.
+        match live.poll() {
+            Poll::Pending => *sweep = Some((in_use, live)),
+            Poll::Ready(None) => log::error!("the thread that lists datagram sockets has ended"),
+            Poll::Ready(Some(live)) => {
+                flows.sweep(slots, in_use, live, Clocks::now(), &mut |event| {
+                    batch.push(event);
+                    if batch.len() >= BATCH {
+                        store(shared, batch);
+                    }
+                });
+            }
         }
-        let Some(slots) = self.feed.slots() else { return Ok(()) };
-        let used = slots.used();
-        // The records of these slots.
-        self.drain(Duration::ZERO)?;
-        let Worker { feed, join, batch, shared, .. } = self;
-        if let Some(slots) = feed.slots() {
-            join.flows().sweep(slots, &used, Clocks::now(), &mut |event| {
-                batch.push(event);
-                if batch.len() >= BATCH {
-                    store(shared, batch);
-                }
-            });
-        }
-        Ok(())
     }
 
     /// The longest wait, if nothing was read: until the next sweep, or until a process takes the first slot.
     fn quiet_wait(&mut self) -> Duration {
-        let Some(slots) = self.feed.slots() else { return MAX_WAIT };
+        let Some(slots) = self.feed.slots().filter(|_| self.sweep.is_none()) else {
+            return MAX_WAIT;
+        };
         if let Some(left) = self.join.flows().until_sweep() {
             return left;
         }
@@ -487,7 +503,7 @@ impl Worker {
             }
         }
         let losses = self.feed.losses();
-        self.repair.note_skipped(losses.skipped_states);
+        self.repair.note_lost(losses.skipped_states + losses.ring_events);
         let mut counts = self.shared.lock_counts();
         *counts = Counts {
             losses,
@@ -504,6 +520,26 @@ impl Worker {
             lost_flows: self.join.flows().lost(),
             failure: None,
         };
+    }
+}
+
+/// Lets another thread list which sockets exist; None if it cannot start.
+fn list_live(
+    feed: &dyn Feed,
+    in_use: InUse,
+    wake: &Wake,
+) -> Option<(InUse, Background<LiveSockets>)> {
+    let (sockets, cookies) = (feed.used_sockets()?, in_use.cookies());
+    let list = move || {
+        let begin = Instant::now();
+        LiveSockets { cookies: sockets.live(&cookies), took: begin.elapsed() }
+    };
+    match Background::start("live sockets", Arc::clone(wake), list) {
+        Ok(live) => Some((in_use, live)),
+        Err(error) => {
+            log::warn!("flows of datagrams end later: cannot start a thread: {error}");
+            None
+        }
     }
 }
 

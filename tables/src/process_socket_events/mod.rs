@@ -4,6 +4,7 @@
 //! and `store` keeps these for the queries. `collection` starts and ends that.
 
 mod answer;
+mod background;
 mod cells;
 mod collection;
 mod column_spec;
@@ -26,6 +27,8 @@ mod source;
 mod statistics;
 mod store;
 mod stream;
+#[cfg(test)]
+mod test_slots;
 #[cfg(test)]
 mod tests;
 mod texts;

@@ -1,15 +1,15 @@
-//! Ends of connections that no record shows: from Linux 7 on, the kernel can skip a program under preemption
-//! (`recursion_misses`).
+//! Ends of connections that no record shows: the ring buffer was full, or the kernel has skipped the program, as it can under
+//! preemption from Linux 7 on (`recursion_misses`).
 //!
-//! After the kernel has skipped a run, the TCP sockets of the host are listed twice. A socket that is in no list, but has not
+//! After such a loss, the TCP sockets of the host are listed twice. A socket that is in no list, but has not
 //! ended by its records, has ended.
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::thread;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::background::{Background, Wake};
 use super::event::Event;
 use super::join::Join;
 use crate::linux::clock::Clocks;
@@ -32,14 +32,14 @@ const PAUSE: u32 = 30;
 pub(super) struct Repair {
     list: Option<ListSockets>,
     interval: Duration,
-    /// The runs that were skipped when the last one was noticed.
-    skipped: u64,
+    /// The records that were lost when the last loss was noticed.
+    lost: u64,
     /// How many lists are still to be made, and when the next one is.
     left: u32,
     next: Instant,
     failures: u32,
     /// The list that is being made, and the boot time when it began.
-    running: Option<(u64, Receiver<Option<OpenTcpSockets>>)>,
+    running: Option<(u64, Background<Option<OpenTcpSockets>>)>,
     /// The sockets that the last list lacks.
     missing: HashSet<SocketKey>,
     repaired: u64,
@@ -51,7 +51,7 @@ impl Repair {
         Repair {
             list,
             interval: INTERVAL,
-            skipped: 0,
+            lost: 0,
             left: 0,
             next: Instant::now(),
             failures: 0,
@@ -66,14 +66,14 @@ impl Repair {
         self.repaired
     }
 
-    /// Notes how many runs the kernel has skipped.
-    pub(super) fn note_skipped(&mut self, skipped: u64) {
-        if self.list.is_none() || skipped <= self.skipped {
+    /// Notes how many records were lost, and how many runs were skipped.
+    pub(super) fn note_lost(&mut self, lost: u64) {
+        if self.list.is_none() || lost <= self.lost {
             return;
         }
         // Another number is noticed after the repair that goes on.
         if self.left == 0 {
-            self.skipped = skipped;
+            self.lost = lost;
             self.next = self.next.max(Instant::now() + self.interval);
             (self.left, self.failures) = (LISTS, 0);
         }
@@ -87,18 +87,10 @@ impl Repair {
 
     /// Begins the next list if it is time, or hands over the ends that the last one shows. `wake` is called when a list
     /// is there.
-    pub(super) fn step(
-        &mut self,
-        join: &mut Join,
-        wake: impl FnOnce() + Send + 'static,
-        each: &mut impl FnMut(Event),
-    ) {
+    pub(super) fn step(&mut self, join: &mut Join, wake: &Wake, each: &mut impl FnMut(Event)) {
         if let Some((began_ns, running)) = &self.running {
-            let listed = match running.try_recv() {
-                Ok(listed) => listed,
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => None,
-            };
+            let Poll::Ready(listed) = running.poll() else { return };
+            let listed = listed.flatten();
             let began_ns = *began_ns;
             self.running = None;
             match listed {
@@ -115,19 +107,14 @@ impl Repair {
         }
     }
 
-    fn begin(&mut self, wake: impl FnOnce() + Send + 'static) {
+    fn begin(&mut self, wake: &Wake) {
         let Some(list) = self.list.clone() else { return };
-        let (send, listed) = channel();
-        let work = move || {
-            let _ = send.send(list());
-            wake();
-        };
         let began_ns = Clocks::now().boot_ns;
-        match thread::Builder::new().name("repair".into()).spawn(work) {
-            Ok(_) => self.running = Some((began_ns, listed)),
+        match Background::start("repair", Arc::clone(wake), move || list()) {
+            Ok(running) => self.running = Some((began_ns, running)),
             Err(error) => {
                 log::warn!(
-                    "ends of connections that the kernel skipped stay unknown: cannot start a thread: {error}"
+                    "ends of connections that were lost stay unknown: cannot start a thread: {error}"
                 );
                 self.left = 0;
             }
@@ -138,7 +125,7 @@ impl Repair {
         self.failures += 1;
         if self.failures == FAILURES {
             log::warn!(
-                "ends of connections that the kernel skipped stay unknown: the sockets of the host cannot all be listed"
+                "ends of connections that were lost stay unknown: the sockets of the host cannot all be listed"
             );
             self.left = 0;
             self.missing.clear();

@@ -3,18 +3,18 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::thread::{self, JoinHandle};
+use std::task::Poll;
 use std::time::Duration;
 
+use super::background::Background;
 use super::collection::Open;
 use super::datagram_flows::Slots;
-use super::drain::{CountedBytes, Feed, Opened, Program};
+use super::drain::{Feed, Opened, Program, UsedSockets};
 use super::join::MAX_SOCKETS;
 use super::repair::ListSockets;
 use crate::Options;
 use crate::linux::bpf::socket_events::{
-    CountedSockets, Counting, EventError, EventSource, LoadedCounting, Waker,
+    CountedSockets, Counting, EventError, EventSource, LoadedCounting,
 };
 use crate::linux::proc_root::ProcRoot;
 use crate::model::DatagramBytes;
@@ -49,30 +49,16 @@ struct Kernel {
     source: EventSource,
     root: Arc<ProcRoot>,
     /// While the counting programs are being loaded.
-    loading: Option<Loading>,
+    loading: Option<Background<LoadedCounting>>,
     /// Whether a malformed record was logged: that is an error of this crate's program, which repeats.
     has_logged: bool,
-}
-
-struct Loading {
-    loaded: Receiver<LoadedCounting>,
-    thread: JoinHandle<()>,
-}
-
-/// Wakes the thread that reads, also after a panic.
-struct WakeOnDrop(Waker);
-
-impl Drop for WakeOnDrop {
-    fn drop(&mut self) {
-        self.0.wake();
-    }
 }
 
 impl Drop for Kernel {
     fn drop(&mut self) {
         // The thread uses maps of the source.
-        if let Some(Loading { thread, .. }) = self.loading.take() {
-            let _ = thread.join();
+        if let Some(loading) = self.loading.take() {
+            loading.join();
         }
     }
 }
@@ -109,28 +95,19 @@ impl Feed for Kernel {
 
     fn begin_counting(&mut self) {
         let Some(loader) = self.source.counting_loader() else { return };
-        let (send, loaded) = channel();
         let (root, waker) = (Arc::clone(&self.root), self.source.waker());
-        let load = move || {
-            let _wake = WakeOnDrop(waker);
-            let _ = send.send(loader.load(&root));
-        };
-        match thread::Builder::new().name("counting".into()).spawn(load) {
-            Ok(thread) => self.loading = Some(Loading { loaded, thread }),
+        let load = move || loader.load(&root);
+        match Background::start("counting", Arc::new(move || waker.wake()), load) {
+            Ok(loading) => self.loading = Some(loading),
             Err(error) => self.source.finish_counting(&self.root, LoadedCounting::nothing(error)),
         }
     }
 
     fn has_loaded_counting(&mut self) -> bool {
-        let Some(Loading { loaded, .. }) = &self.loading else { return true };
-        match loaded.try_recv() {
-            Ok(loaded) => self.source.finish_counting(&self.root, loaded),
-            Err(TryRecvError::Empty) => return false,
-            Err(TryRecvError::Disconnected) => {
-                let error = io::Error::other("the thread has ended");
-                self.source.finish_counting(&self.root, LoadedCounting::nothing(error));
-            }
-        }
+        let Some(loading) = &self.loading else { return true };
+        let Poll::Ready(loaded) = loading.poll() else { return false };
+        let panicked = || LoadedCounting::nothing(io::Error::other("the thread has ended"));
+        self.source.finish_counting(&self.root, loaded.unwrap_or_else(panicked));
         self.loading = None;
         true
     }
@@ -139,14 +116,18 @@ impl Feed for Kernel {
         self.source.counting().map(|counting| counting as &dyn Slots)
     }
 
-    fn counted_sockets(&self) -> Option<Arc<dyn CountedBytes>> {
-        self.source.counted_sockets().map(|sockets| Arc::clone(sockets) as Arc<dyn CountedBytes>)
+    fn used_sockets(&self) -> Option<Arc<dyn UsedSockets>> {
+        self.source.counted_sockets().map(|sockets| Arc::clone(sockets) as Arc<dyn UsedSockets>)
     }
 }
 
-impl CountedBytes for CountedSockets {
+impl UsedSockets for CountedSockets {
     fn bytes(&self) -> Result<Option<DatagramBytes>, String> {
         CountedSockets::bytes(self).map_err(|error| error.to_string())
+    }
+
+    fn live(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, String> {
+        CountedSockets::live(self, of).map_err(|error| error.to_string())
     }
 }
 
@@ -173,9 +154,5 @@ impl Slots for Counting {
 
     fn release(&self, number: u32) -> UsedSlot {
         Counting::release(self, number)
-    }
-
-    fn live_sockets(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, String> {
-        Counting::live_sockets(self, of).map_err(|error| error.to_string())
     }
 }

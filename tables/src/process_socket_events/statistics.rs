@@ -134,7 +134,8 @@ impl Statistics {
         let detail =
             "runs of the programs that the kernel skipped: at most that many events".to_owned();
         self.add("skipped", losses.skipped, detail);
-        let detail = "ends of TCP sockets that were skipped, and that lists of sockets showed";
+        let detail =
+            "ends of TCP sockets that were lost or skipped, and that lists of sockets showed";
         self.add("repaired", counts.repaired, detail.to_owned());
         shared.inspect(|store| {
             let evicted = store.evicted();

@@ -1,5 +1,8 @@
 //! The table, with records of a test in place of the kernel's.
 
+mod counting;
+
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -7,12 +10,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::datagram_flows::Slots;
-use super::drain::{CountedBytes, Drain, Feed, Opened, Program};
+use super::drain::{Drain, Feed, Opened, Program, UsedSockets};
 use super::records::{SECOND, actor, by, change, connection, executable, open};
+use super::test_slots::TestSlots;
 use super::*;
 use crate::linux::clock::Clocks;
-use crate::model::TcpState;
 use crate::model::tcp_event::{EventRecord, Losses, OpenSocket};
+use crate::model::{DatagramBytes, TcpState};
 use crate::{Constraint, EventMode, Operator, Value};
 
 /// What a test has put into the ring buffer.
@@ -21,6 +25,8 @@ struct Ring {
     state: Mutex<InRing>,
     changed: Condvar,
     starts: AtomicUsize,
+    /// The slots of the next source.
+    slots: Mutex<Option<TestSlots>>,
 }
 
 #[derive(Default)]
@@ -33,6 +39,9 @@ struct InRing {
     /// Whether the counting programs, once begun, are still being loaded.
     is_loading: bool,
     loads: usize,
+    /// Whether lists of the sockets that exist, once begun, are still being made.
+    is_listing: bool,
+    lists: usize,
     /// Why the next drain fails.
     failure: Option<String>,
 }
@@ -40,7 +49,10 @@ struct InRing {
 /// The longest wait of a test.
 const LONG: Duration = Duration::from_secs(60);
 
-struct TestFeed(Arc<Ring>);
+struct TestFeed {
+    ring: Arc<Ring>,
+    slots: Option<TestSlots>,
+}
 
 impl Feed for TestFeed {
     fn drain(
@@ -48,10 +60,10 @@ impl Feed for TestFeed {
         timeout: Duration,
         each: &mut dyn FnMut(EventRecord),
     ) -> Result<(), String> {
-        let mut state = self.0.state.lock().unwrap();
+        let mut state = self.ring.state.lock().unwrap();
         state.is_waiting = timeout > LONG;
-        self.0.changed.notify_all();
-        let waited = self.0.changed.wait_timeout_while(state, timeout, |it| !it.is_woken);
+        self.ring.changed.notify_all();
+        let waited = self.ring.changed.wait_timeout_while(state, timeout, |it| !it.is_woken);
         let mut state = waited.unwrap().0;
         state.is_woken = false;
         std::mem::take(&mut state.records).into_iter().for_each(each);
@@ -59,7 +71,7 @@ impl Feed for TestFeed {
     }
 
     fn losses(&self) -> Losses {
-        self.0.state.lock().unwrap().losses
+        self.ring.state.lock().unwrap().losses
     }
 
     fn memory(&self) -> u64 {
@@ -71,20 +83,34 @@ impl Feed for TestFeed {
     }
 
     fn begin_counting(&mut self) {
-        self.0.state.lock().unwrap().loads += 1;
-        self.0.changed.notify_all();
+        self.ring.state.lock().unwrap().loads += 1;
+        self.ring.changed.notify_all();
     }
 
     fn has_loaded_counting(&mut self) -> bool {
-        !self.0.state.lock().unwrap().is_loading
+        !self.ring.state.lock().unwrap().is_loading
     }
 
     fn slots(&self) -> Option<&dyn Slots> {
-        None
+        self.slots.as_ref().map(|slots| slots as &dyn Slots)
     }
 
-    fn counted_sockets(&self) -> Option<Arc<dyn CountedBytes>> {
-        None
+    fn used_sockets(&self) -> Option<Arc<dyn UsedSockets>> {
+        self.slots.as_ref().map(|_| Arc::clone(&self.ring) as Arc<dyn UsedSockets>)
+    }
+}
+
+impl UsedSockets for Ring {
+    fn bytes(&self) -> Result<Option<DatagramBytes>, String> {
+        Ok(None)
+    }
+
+    /// All of them, as soon as the test allows it.
+    fn live(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, String> {
+        self.state.lock().unwrap().lists += 1;
+        self.changed.notify_all();
+        self.wait_until(|it| !it.is_listing);
+        Ok(of.clone())
     }
 }
 
@@ -115,7 +141,10 @@ impl Ring {
             let waker = Arc::clone(&ring);
             let wake = move || waker.wake_with(|_| ());
             Ok(Opened {
-                feed: Box::new(TestFeed(Arc::clone(&ring))),
+                feed: Box::new(TestFeed {
+                    ring: Arc::clone(&ring),
+                    slots: ring.slots.lock().unwrap().take(),
+                }),
                 wake: Arc::new(wake),
                 open_sockets: open_sockets.clone(),
                 list_sockets: None,
@@ -561,57 +590,4 @@ fn the_columns_are_those_of_the_specification() {
         (column.name, kind, has(Options::ADDITIONAL), has(Options::OPTIMIZED), has(Options::HIDDEN))
     });
     assert_eq!(coded.collect::<Vec<_>>(), stated.collect::<Vec<_>>());
-}
-
-/// A thread whose counting programs are not loaded until the test says so.
-fn loading_slowly() -> (Drain, Arc<Ring>) {
-    let ring = Arc::<Ring>::default();
-    ring.state.lock().unwrap().is_loading = true;
-    let opened = ring.open(Vec::new())().unwrap();
-    let drain = Drain::start(opened, &Settings::new(&Options::default()), None, 0).unwrap();
-    (drain, ring)
-}
-
-#[test]
-fn a_request_for_counting_wakes_the_thread() {
-    let (drain, ring) = loading_slowly();
-    // An active thread looks for requests from time to time.
-    ring.wait_until(|it| it.is_waiting);
-    drain.shared().want_flows();
-    ring.wait_until(|it| it.loads > 0);
-    drain.stop();
-}
-
-#[test]
-fn a_query_of_flows_waits_until_the_programs_are_loaded() {
-    let (drain, ring) = loading_slowly();
-    let shared = Arc::clone(drain.shared());
-    let of_query = Arc::clone(&ring);
-    let query = std::thread::spawn(move || {
-        shared.want_flows();
-        shared.sync_counting(LONG);
-        !of_query.state.lock().unwrap().is_loading
-    });
-    ring.wait_until(|it| it.loads > 0);
-    drain.shared().want_flows();
-    // A drain with nothing loaded.
-    drain.shared().sync(LONG);
-    ring.wake_with(|ring| ring.is_loading = false);
-    assert!(query.join().unwrap());
-    drain.shared().want_flows();
-    drain.shared().sync_counting(LONG);
-    assert_eq!(ring.state.lock().unwrap().loads, 1);
-    drain.stop();
-}
-
-#[test]
-fn a_failure_ends_the_wait_for_the_programs() {
-    let (drain, ring) = loading_slowly();
-    drain.shared().want_flows();
-    ring.wait_until(|it| it.loads > 0);
-    ring.wake_with(|ring| ring.failure = Some("the ring buffer is damaged".to_owned()));
-    let start = std::time::Instant::now();
-    drain.shared().sync_counting(2 * LONG);
-    assert!(start.elapsed() < LONG && !drain.shared().is_running());
-    drain.stop();
 }

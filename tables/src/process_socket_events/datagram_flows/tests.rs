@@ -1,75 +1,7 @@
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::model::tcp_event::{Bytes, Messages};
 use crate::process_socket_events::records::{SECOND, actor, first_send};
-
-/// Slots as the kernel has them.
-#[derive(Default)]
-struct TestSlots {
-    used: RefCell<BTreeMap<u32, UsedSlot>>,
-    retired: RefCell<Vec<u32>>,
-    live: RefCell<HashSet<u64>>,
-    generations: RefCell<BTreeMap<u32, u32>>,
-    /// Whether a program runs that has begun before the last slot was taken back.
-    has_late_program: Cell<bool>,
-}
-
-impl TestSlots {
-    /// Takes a slot for a socket that exists.
-    fn take(&self, number: u32, cookie: u64) -> SlotUse {
-        self.live.borrow_mut().insert(cookie);
-        let generation = self.generations.borrow().get(&number).copied().unwrap_or_default();
-        let slot = SlotUse { number, generation };
-        self.used.borrow_mut().insert(number, UsedSlot { slot, cookie, ..UsedSlot::default() });
-        slot
-    }
-
-    fn send(&self, number: u32, bytes: u64, at: u64) {
-        let mut used = self.used.borrow_mut();
-        let slot = used.get_mut(&number).unwrap();
-        slot.counts.bytes.sent += bytes;
-        slot.counts.messages.sent += 1;
-        slot.last_ns = at;
-    }
-
-    fn close(&self, cookie: u64) {
-        self.live.borrow_mut().remove(&cookie);
-    }
-}
-
-impl Slots for TestSlots {
-    fn set_asleep(&self) {}
-
-    fn used(&self) -> Vec<UsedSlot> {
-        self.used.borrow().values().copied().collect()
-    }
-
-    fn retire(&self, number: u32) {
-        let mut used = self.used.borrow_mut();
-        let slot = used.get_mut(&number).expect("a slot in use");
-        slot.slot.generation += 1;
-        self.generations.borrow_mut().insert(number, slot.slot.generation);
-        self.retired.borrow_mut().push(number);
-    }
-
-    fn begin_grace_period(&self) {}
-
-    fn is_grace_period_over(&self) -> bool {
-        !self.has_late_program.get()
-    }
-
-    fn release(&self, number: u32) -> UsedSlot {
-        assert!(self.retired.borrow().contains(&number), "{number} counts");
-        self.retired.borrow_mut().retain(|it| *it != number);
-        self.used.borrow_mut().remove(&number).unwrap()
-    }
-
-    fn live_sockets(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, String> {
-        Ok(self.live.borrow().intersection(of).copied().collect())
-    }
-}
+use crate::process_socket_events::test_slots::TestSlots;
 
 fn begin(flows: &mut DatagramFlows, slots: &TestSlots, cookie: u64, pid: i32, slot: u32) {
     let slot = slots.take(slot, cookie);
@@ -85,8 +17,19 @@ fn record(flows: &mut DatagramFlows, cookie: u64, pid: i32, slot: SlotUse) {
 type Ended = (u64, FlowResult, u64, u64, u64);
 
 fn sweep(flows: &mut DatagramFlows, slots: &TestSlots, at: u64) -> Vec<Ended> {
+    sweep_with(flows, slots, at, Ok(slots.live.borrow().clone()))
+}
+
+fn sweep_with(
+    flows: &mut DatagramFlows,
+    slots: &TestSlots,
+    at: u64,
+    live: Result<HashSet<u64>, String>,
+) -> Vec<Ended> {
     let mut ended = Vec::new();
-    flows.sweep(slots, &slots.used(), Clocks::at(at, 0), &mut |event| {
+    let Some(in_use) = flows.begin_sweep(slots, at) else { return ended };
+    let live = LiveSockets { cookies: live, took: Duration::ZERO };
+    flows.sweep(slots, in_use, live, Clocks::at(at, 0), &mut |event| {
         let flow = event.ended.unwrap();
         let FlowCounts::Datagrams(counts) = flow.counts else { panic!("{flow:?}") };
         ended.push((
@@ -101,19 +44,55 @@ fn sweep(flows: &mut DatagramFlows, slots: &TestSlots, at: u64) -> Vec<Ended> {
 }
 
 #[test]
-fn a_flow_of_a_closed_socket_is_handed_over_by_the_second_sweep() {
+fn a_flow_ends_if_two_lists_lack_its_socket() {
     let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
     begin(&mut flows, &slots, 7, 1, 20);
     slots.send(20, 100, 3 * SECOND);
     assert_eq!(sweep(&mut flows, &slots, 4 * SECOND), []);
     slots.close(7);
     assert_eq!(sweep(&mut flows, &slots, 5 * SECOND), []);
+    assert_eq!(slots.retired.borrow().len(), 0);
+    assert!(flows.until_sweep().unwrap() <= SECOND_LOOK);
+    assert_eq!(sweep(&mut flows, &slots, 6 * SECOND), []);
+    assert!(flows.until_sweep().unwrap() > SECOND_LOOK);
     // A program that ran at the time of the sweep.
     slots.send(20, 1, 3 * SECOND);
     let ended = (7, FlowResult::Closed, 101, 2, 2 * SECOND);
-    assert_eq!(sweep(&mut flows, &slots, 6 * SECOND), [ended]);
-    assert_eq!(sweep(&mut flows, &slots, 7 * SECOND), []);
+    assert_eq!(sweep(&mut flows, &slots, 7 * SECOND), [ended]);
+    assert_eq!(sweep(&mut flows, &slots, 8 * SECOND), []);
     assert_eq!((flows.len(), flows.until_sweep()), (0, None));
+}
+
+#[test]
+fn a_flow_goes_on_if_one_list_lacks_its_socket() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    begin(&mut flows, &slots, 7, 1, 20);
+    for at in 2..20 {
+        let live = if at % 2 == 0 { HashSet::new() } else { HashSet::from([7]) };
+        assert_eq!(sweep_with(&mut flows, &slots, at * SECOND, Ok(live)), []);
+    }
+    assert_eq!((flows.len(), slots.retired.borrow().len()), (1, 0));
+}
+
+#[test]
+fn without_a_list_flows_end_by_time_only() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    begin(&mut flows, &slots, 7, 1, 20);
+    let mut sweep = |at: u64| sweep_with(&mut flows, &slots, at * SECOND, Err("a test".into()));
+    for at in 2..61 {
+        assert_eq!(sweep(at), []);
+    }
+    assert_eq!((sweep(61), sweep(62)), (vec![], vec![(7, FlowResult::Idle, 0, 0, 0)]));
+}
+
+#[test]
+fn a_list_that_takes_long_is_made_rarely() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    begin(&mut flows, &slots, 7, 1, 20);
+    let in_use = flows.begin_sweep(&slots, 2 * SECOND).unwrap();
+    let live = LiveSockets { cookies: Ok(in_use.cookies()), took: Duration::from_secs(60) };
+    flows.sweep(&slots, in_use, live, Clocks::at(3 * SECOND, 0), &mut |event| panic!("{event:?}"));
+    assert!(flows.until_sweep().unwrap() > Duration::from_secs(500));
 }
 
 #[test]
@@ -131,8 +110,9 @@ fn a_flow_ends_after_a_minute_without_use_and_a_new_one_begins() {
     assert_eq!(sweep(&mut flows, &slots, 64 * SECOND), [first]);
     slots.close(7);
     sweep(&mut flows, &slots, 65 * SECOND);
+    sweep(&mut flows, &slots, 66 * SECOND);
     let second = (7, FlowResult::Closed, 5, 1, 62 * SECOND);
-    assert_eq!(sweep(&mut flows, &slots, 66 * SECOND), [second]);
+    assert_eq!(sweep(&mut flows, &slots, 67 * SECOND), [second]);
 }
 
 #[test]
@@ -147,7 +127,8 @@ fn the_slots_of_threads_that_began_at_once_are_one_flow() {
     }
     slots.close(7);
     sweep(&mut flows, &slots, 3 * SECOND);
-    let mut ended = sweep(&mut flows, &slots, 4 * SECOND);
+    sweep(&mut flows, &slots, 4 * SECOND);
+    let mut ended = sweep(&mut flows, &slots, 5 * SECOND);
     ended.sort_by_key(|flow| flow.2);
     let flow = |bytes, messages| (7, FlowResult::Closed, bytes, messages, SECOND);
     assert_eq!(ended, [flow(3, 2), flow(4, 1)]);
@@ -180,7 +161,8 @@ fn a_late_record_makes_a_flow() {
     record(&mut flows, 7, 1, slot);
     slots.close(7);
     sweep(&mut flows, &slots, 3 * SECOND);
-    assert_eq!(sweep(&mut flows, &slots, 4 * SECOND).len(), 1);
+    sweep(&mut flows, &slots, 4 * SECOND);
+    assert_eq!(sweep(&mut flows, &slots, 5 * SECOND).len(), 1);
     assert_eq!(flows.lost(), LostFlows::default());
 }
 
@@ -212,7 +194,8 @@ fn a_record_after_its_slot_was_freed_changes_no_other_flow() {
     slots.close(7);
     slots.close(8);
     sweep(&mut flows, &slots, 7 * SECOND);
-    let ended = sweep(&mut flows, &slots, 8 * SECOND);
+    sweep(&mut flows, &slots, 8 * SECOND);
+    let ended = sweep(&mut flows, &slots, 9 * SECOND);
     assert_eq!(ended, [(8, FlowResult::Closed, 5, 1, 5 * SECOND)]);
     assert_eq!((flows.len(), slots.used()), (0, vec![]));
 }
@@ -220,10 +203,11 @@ fn a_record_after_its_slot_was_freed_changes_no_other_flow() {
 #[test]
 fn a_socket_that_is_newer_than_the_list_of_slots_does_not_end() {
     let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
-    let used = slots.used();
+    let in_use = flows.begin_sweep(&slots, SECOND).unwrap();
     begin(&mut flows, &slots, 7, 1, 20);
-    slots.close(7);
-    flows.sweep(&slots, &used, Clocks::at(2 * SECOND, 0), &mut |event| panic!("{event:?}"));
+    flows.missing.insert(7);
+    let live = LiveSockets { cookies: Ok(HashSet::new()), took: Duration::ZERO };
+    flows.sweep(&slots, in_use, live, Clocks::at(2 * SECOND, 0), &mut |event| panic!("{event:?}"));
     assert_eq!((flows.len(), slots.retired.borrow().len()), (1, 0));
 }
 
@@ -239,6 +223,7 @@ fn closed_socket() -> (DatagramFlows, TestSlots) {
 #[test]
 fn a_slot_counts_until_the_programs_have_ended() {
     let (mut flows, slots) = closed_socket();
+    assert_eq!(sweep(&mut flows, &slots, 2), []);
     assert_eq!(sweep(&mut flows, &slots, 3), []);
     slots.has_late_program.set(true);
     assert_eq!(sweep(&mut flows, &slots, 4), []);

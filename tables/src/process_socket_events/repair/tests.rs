@@ -1,5 +1,6 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::mpsc::channel;
 
 use super::*;
 use crate::model::tcp_event::EventRecord;
@@ -24,22 +25,23 @@ fn listed(cookies: impl IntoIterator<Item = u64>) -> Option<OpenTcpSockets> {
     Some(OpenTcpSockets { cookies: cookies.into_iter().collect(), namespaces: None })
 }
 
-/// The sockets that end after a skipped run, if these are the lists.
+/// The sockets that end after a lost record, if these are the lists.
 fn repaired<const N: usize>(join: &mut Join, lists: [Option<OpenTcpSockets>; N]) -> Vec<Event> {
     let lists = Mutex::new(VecDeque::from(lists));
     let list = move || lists.lock().unwrap().pop_front().expect("one more list");
     let mut repair = Repair { interval: Duration::ZERO, ..Repair::new(Some(Arc::new(list))) };
     assert_eq!(repair.until_next(), None);
-    repair.note_skipped(1);
+    repair.note_lost(1);
     let mut events = Vec::new();
     while repair.until_next().is_some() {
-        let (wake, woken) = channel();
-        repair.step(join, move || wake.send(()).unwrap(), &mut |event| events.push(event));
+        let (send, woken) = channel();
+        let wake: Wake = Arc::new(move || send.send(()).unwrap());
+        repair.step(join, &wake, &mut |event| events.push(event));
         woken.recv().unwrap();
-        repair.step(join, || unreachable!(), &mut |event| events.push(event));
+        repair.step(join, &wake, &mut |event| events.push(event));
     }
     // The same number again is nothing new.
-    repair.note_skipped(1);
+    repair.note_lost(1);
     assert_eq!(repair.until_next(), None);
     assert_eq!(repair.repaired(), events.len() as u64);
     events

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::calls::{self, Counters, Program};
 use super::super::error::{LoadError, PassError};
@@ -60,21 +61,16 @@ impl CountedSockets {
         }
     }
 
-    /// Which of these cookies belong to sockets that still exist.
-    pub(super) fn live(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, PassError> {
+    /// Which of these cookies belong to sockets that still exist. Where sockets end meanwhile, the kernel can pass over others.
+    pub(crate) fn live(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, PassError> {
+        let deadline = Deadline::after(MAX_LIST_TIME);
         let mut cookies = HashSet::new();
-        // Where sockets end during a pass, the kernel can pass over others.
-        const PASSES: u32 = 2;
-        for _ in 0..PASSES {
-            if cookies.len() < of.len() {
-                self.read(|cookie, _| {
-                    if of.contains(&cookie) {
-                        cookies.insert(cookie);
-                    }
-                })?;
+        self.read(deadline, |cookie, _| {
+            if of.contains(&cookie) {
+                cookies.insert(cookie);
             }
-        }
-        Ok(cookies)
+        })?;
+        Ok(if deadline.has_passed() { of.clone() } else { cookies })
     }
 
     /// The bytes of the sockets that were opened since counting began. None: it is unknown which these are.
@@ -83,7 +79,7 @@ impl CountedSockets {
         // Read before the sockets: one that gets no storage from now on is newer than the answer.
         let without_storage = self.lost.get()?.get(WITHOUT_STORAGE).copied();
         let mut counted = HashMap::new();
-        self.read(|cookie, bytes| _ = counted.insert(cookie, bytes))?;
+        self.read(Deadline::NEVER, |cookie, bytes| _ = counted.insert(cookie, bytes))?;
         // Where sockets end between two reads, the kernel can pass over others.
         let is_complete =
             without_storage == Some(0) && self.skipped() == 0 && counted.len() <= SOCKETS_OF_A_READ;
@@ -95,8 +91,12 @@ impl CountedSockets {
         self.programs.iter().map(|program| calls::skipped(program.as_fd())).sum()
     }
 
-    fn read(&self, mut each: impl FnMut(u64, Bytes)) -> Result<(), PassError> {
-        read_records(self.link.as_fd(), Deadline::NEVER, |bytes| {
+    fn read(
+        &self,
+        deadline: Deadline<'_>,
+        mut each: impl FnMut(u64, Bytes),
+    ) -> Result<(), PassError> {
+        read_records(self.link.as_fd(), deadline, |bytes| {
             let taken = take_live_socket(bytes);
             let is_complete = taken.is_some();
             if let Some((cookie, bytes)) = taken {
@@ -106,6 +106,9 @@ impl CountedSockets {
         })
     }
 }
+
+/// A list that takes longer is not used. A million sockets take less than a second.
+const MAX_LIST_TIME: Duration = Duration::from_secs(10);
 
 /// The kernel fills 32 KiB at a time.
 const SOCKETS_OF_A_READ: usize = (32 << 10) / size_of::<LiveSocketRecord>() - 1;

@@ -1,12 +1,11 @@
 //! The counting of datagrams: two programs, their slots, and the sockets that are live.
 
-use std::collections::HashSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::super::assembler::MapFd;
 use super::super::calls::{self, Counters, Program};
-use super::super::error::{LoadError, PassError};
+use super::super::error::LoadError;
 use super::counted_sockets::CountedSockets;
 use super::counting_program::{self, CountMaps};
 use super::datagram_program::Direction;
@@ -130,11 +129,6 @@ impl Counting {
     /// Frees a slot that was taken back before the last grace period, and returns what it has counted.
     pub(crate) fn release(&self, number: u32) -> UsedSlot {
         self.slots.release(number)
-    }
-
-    /// Which of these cookies belong to sockets that still exist.
-    pub(crate) fn live_sockets(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, PassError> {
-        self.sockets.live(of)
     }
 
     pub(super) fn sockets(&self) -> &Arc<CountedSockets> {

@@ -192,15 +192,18 @@ impl EventSource {
             EventDatagrams::Off => Err(DatagramError::Disabled),
             _ => Datagrams::start(&layout, &variant, &settings.names),
         };
-        let counting = match settings.datagrams {
-            EventDatagrams::Off | EventDatagrams::FirstUse => CountingState::NotChosen,
-            EventDatagrams::Auto | EventDatagrams::Count | EventDatagrams::ExactEnd => {
-                CountingState::NotBegun
-            }
+        let counting = match (settings.datagrams, &datagrams) {
+            (EventDatagrams::Off | EventDatagrams::FirstUse, _) => CountingState::NotChosen,
+            (_, Ok(_)) => CountingState::NotBegun,
+            // The counting programs need the same tracepoint and the same maps.
+            (_, Err(error)) => CountingState::Failed(error.to_string()),
         };
         let wants_releases = settings.datagrams == EventDatagrams::ExactEnd;
         let not_begun =
             if wants_releases { ReleaseError::NotCounting } else { ReleaseError::NotChosen };
+        if let (true, Err(reason)) = (wants_releases, &datagrams) {
+            warn_of_unknown_ends(reason);
+        }
         let waker = Waker(Arc::new(
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(LoadError::Ring)?,
         ));
@@ -244,13 +247,12 @@ impl EventSource {
     /// Loads the counting programs, in any thread, while this source exists. None: that was begun before, or the settings or
     /// the kernel forbid it.
     pub(crate) fn counting_loader(&mut self) -> Option<CountingLoader> {
-        let first_sends = self.datagrams.as_ref().ok()?;
-        if !matches!(self.counting, CountingState::NotBegun) {
+        let (CountingState::NotBegun, Ok(first_sends)) = (&self.counting, &self.datagrams) else {
             return None;
-        }
-        self.counting = CountingState::Loading;
+        };
         let &EventSource { layout, variant, names, wants_releases, .. } = &*self;
         let (maps, lost) = (first_sends.maps(), Arc::clone(&self.lost));
+        self.counting = CountingState::Loading;
         Some(CountingLoader { layout, variant, names, maps, lost, wants_releases })
     }
 
@@ -279,9 +281,7 @@ impl EventSource {
         if let Err(reason) = &self.releases
             && self.wants_releases
         {
-            log::warn!(
-                "datagram sockets have no exact end (--events-datagrams exact-end): {reason}"
-            );
+            warn_of_unknown_ends(reason);
         }
         self.counting = match counting {
             Ok(counting) => CountingState::Runs(counting),
@@ -480,6 +480,10 @@ fn load_with_or_without_paths(
         }
         Err(error) => Err(error),
     }
+}
+
+fn warn_of_unknown_ends(reason: &dyn fmt::Display) {
+    log::warn!("datagram sockets have no exact end (--events-datagrams exact-end): {reason}");
 }
 
 /// The PID namespace of this process; None if it is the first one.

@@ -84,6 +84,24 @@ fn sent_and_received_datagrams_are_counted() {
     });
 }
 
+/// Also the state of kernels without the tracepoints.
+#[test]
+fn nothing_is_counted_without_the_program_for_first_sends() {
+    let test = "nothing_is_counted_without_the_program_for_first_sends";
+    // The kernel refuses the space.
+    let names = Names { send: *b"first sends\0\0\0\0\0", ..Settings::default().names };
+    let settings = Settings { names, datagrams: EventDatagrams::ExactEnd, ..Settings::default() };
+    let Some(mut source) = start(test, &settings) else { return };
+    let reason = source.datagrams.as_ref().unwrap_err().clone();
+    let expected = [
+        (SEND, Err(reason.clone())),
+        (RECEIVE, Err(reason)),
+        (RELEASE, Err("datagrams are not counted".to_owned())),
+    ];
+    assert_eq!(source.programs()[1..4], expected);
+    assert!(source.counting_loader().is_none());
+}
+
 #[test]
 fn only_sockets_that_are_newer_than_the_counting_have_bytes() {
     let test = "only_sockets_that_are_newer_than_the_counting_have_bytes";
