@@ -134,7 +134,7 @@ fn the_pack_of_events_logs_no_removed_rows() {
     let pack: Value = serde_json::from_str(EVENTS).unwrap();
     assert_eq!(pack["platform"], "linux");
     let queries = queries_of(EVENTS);
-    assert_eq!(queries.len(), 8);
+    assert_eq!(queries.len(), 9);
     for (name, query) in queries {
         // A snapshot logs all its rows, and none as removed.
         let is_snapshot = query["snapshot"] == true;
