@@ -13,6 +13,8 @@ mod flood;
 mod flows;
 #[path = "events/on_demand.rs"]
 mod on_demand;
+#[path = "events/packs.rs"]
+mod packs;
 #[path = "events/published.rs"]
 mod published;
 #[path = "events/scheduled.rs"]

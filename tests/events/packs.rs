@@ -1,0 +1,112 @@
+//! The queries of the pack for events, on sockets for which they are made.
+
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+
+use serde_json::Value;
+
+use crate::flows::{free_slots, is_counting_or_report};
+use crate::support::isolated::in_own_namespaces;
+use crate::support::other_end::ip;
+use crate::*;
+
+/// The query of the pack.
+fn query(name: &str) -> String {
+    let pack: Value =
+        serde_json::from_str(include_str!("../../packaging/packs/socket_events.conf")).unwrap();
+    pack["queries"][name]["query"].as_str().unwrap_or_else(|| panic!("{name}")).to_owned()
+}
+
+/// These cells of the rows, as soon as all that are expected are there. Rows of other protocols can be there before.
+fn assert_found(core: &Core, sql: &str, names: &[&str], expected: &[&str]) {
+    let expected: BTreeSet<String> = expected.iter().map(|row| (*row).to_owned()).collect();
+    let start = Instant::now();
+    loop {
+        let rows = core.query(sql).unwrap();
+        let found: BTreeSet<String> = rows.iter().map(|row| cells(row, names)).collect();
+        if found.is_superset(&expected) {
+            assert_eq!(found, expected, "{sql}");
+            return;
+        }
+        assert!(start.elapsed() < TEST_TIMEOUT, "{found:?}, not {expected:?}: {sql}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A datagram to each of these addresses, from one socket.
+fn send(from: &str, to: &[&str]) {
+    let socket = UdpSocket::bind(from).unwrap();
+    for address in to {
+        socket.send_to(b"query", address).unwrap();
+    }
+}
+
+/// A connection with so many bytes from the client to the server.
+fn transfer(address: &str, bytes: usize) {
+    let listener = TcpListener::bind(address).unwrap();
+    std::thread::scope(|scope| {
+        let read = scope.spawn(|| {
+            std::io::copy(&mut listener.accept().unwrap().0, &mut std::io::sink()).unwrap()
+        });
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(&vec![7; bytes]).unwrap();
+        drop(client);
+        assert_eq!(read.join().unwrap(), bytes as u64);
+    });
+}
+
+/// Other hosts are addresses of the loopback interface that are not loopback addresses.
+#[test]
+fn the_queries_of_the_pack_find_what_they_are_for() {
+    let _slots = free_slots();
+    in_own_namespaces("packs::the_queries_of_the_pack_find_what_they_are_for", || {
+        let test = "the_queries_of_the_pack_find_what_they_are_for";
+        ip(&["address", "add", "192.0.2.0/24", "dev", "lo"]);
+        let flags = ["--events-datagrams=count"];
+        let Some((core, _extension)) = collecting(test, &flags) else { return };
+        if !is_counting_or_report(test, &core) {
+            return;
+        }
+        transfer("192.0.2.1:1000", 11_000_000);
+        transfer("127.0.0.1:1001", 11_000_000);
+        send("0.0.0.0:2000", &["192.0.2.1:53"]);
+        // Not the first peer that is away, but the socket can reach it.
+        send("0.0.0.0:2001", &["127.0.0.1:3000", "192.0.2.1:3000"]);
+        send("127.0.0.1:2002", &["127.0.0.1:53"]);
+        let connect_to = |address: String| TcpStream::connect(address).unwrap_err();
+        (1..=20).for_each(|port| _ = connect_to(format!("192.0.2.2:{port}")));
+        (3..=22).for_each(|host| _ = connect_to(format!("192.0.2.{host}:22")));
+
+        let port = ["remote_port"];
+        let events = |name| format!("SELECT * FROM ({}) WHERE remote_port >= 53", ended(name));
+        assert_found(&core, &events("outgoing_connections"), &port, &["1000"]);
+        let listeners = ["local_address", "local_port"];
+        let found = ["192.0.2.1|1000", "127.0.0.1|1001"];
+        assert_found(&core, &query("new_listeners"), &listeners, &found);
+        assert_found(&core, &query("dns_senders"), &["remote_address"], &["192.0.2.1"]);
+        let scan = ["host", "ports", "processes"];
+        assert_found(&core, &query("port_scans"), &scan, &["192.0.2.2|20|1"]);
+        let scan = ["remote_port", "hosts", "processes"];
+        assert_found(&core, &query("host_scans"), &scan, &["22|20|1"]);
+        let transfers = ["remote_address", "bytes_sent"];
+        let found = ["192.0.2.1|11000000", "127.0.0.1|11000000"];
+        let sent = format!("SELECT * FROM ({}) WHERE bytes_sent > 0", ended("transfers"));
+        assert_found(&core, &sent, &transfers, &found);
+        let short = ["remote_address", "remote_port", "bytes_sent"];
+        let found = ["192.0.2.1|1000|11000000", "192.0.2.1|53|5", "127.0.0.1|3000|10"];
+        assert_found(&core, &query("short_connections"), &short, &found);
+        // After a period that is so long that no period ends during this test. The connects that failed are flows, too.
+        let talkers = query("top_talkers")
+            .replace("600", "6000000")
+            .replace("'now'", "'now', '+6000000 seconds'");
+        let found = format!("{}|44|11000015|11000000", std::process::id());
+        let names = ["pid", "flows", "sent", "received"];
+        assert_found(&core, &talkers, &names, &[&found]);
+        assert_found(&core, &query("top_talkers"), &names, &[]);
+    });
+}
+
+/// The query of the pack without the semicolon.
+fn ended(name: &str) -> String {
+    query(name).trim_end_matches(';').to_owned()
+}
