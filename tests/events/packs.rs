@@ -62,6 +62,7 @@ fn the_queries_of_the_pack_find_what_they_are_for() {
     in_own_namespaces("packs::the_queries_of_the_pack_find_what_they_are_for", || {
         let test = "the_queries_of_the_pack_find_what_they_are_for";
         ip(&["address", "add", "192.0.2.0/24", "dev", "lo"]);
+        ip(&["address", "add", "2001:db8::ffff:5", "dev", "lo", "nodad"]);
         let flags = ["--events-datagrams=count"];
         let Some((core, _extension)) = collecting(test, &flags) else { return };
         if !is_counting_or_report(test, &core) {
@@ -73,40 +74,47 @@ fn the_queries_of_the_pack_find_what_they_are_for() {
         // Not the first peer that is away, but the socket can reach it.
         send("0.0.0.0:2001", &["127.0.0.1:3000", "192.0.2.1:3000"]);
         send("127.0.0.1:2002", &["127.0.0.1:53"]);
-        let connect_to = |address: String| TcpStream::connect(address).unwrap_err();
-        (1..=20).for_each(|port| _ = connect_to(format!("192.0.2.2:{port}")));
-        (3..=22).for_each(|host| _ = connect_to(format!("192.0.2.{host}:22")));
+        let refuse = |address: String| _ = TcpStream::connect(address).unwrap_err();
+        (1..=10).for_each(|port| refuse(format!("192.0.2.2:{port}")));
+        (11..=20).for_each(|port| refuse(format!("[::ffff:192.0.2.2]:{port}")));
+        (1..=20).for_each(|port| refuse(format!("[2001:db8::ffff:5]:{port}")));
+        (3..=22).for_each(|host| refuse(format!("192.0.2.{host}:22")));
 
         let port = ["remote_port"];
-        let events = |name| format!("SELECT * FROM ({}) WHERE remote_port >= 53", ended(name));
-        assert_found(&core, &events("outgoing_connections"), &port, &["1000"]);
+        assert_found(&core, &own("outgoing_connections", "remote_port > 22"), &port, &["1000"]);
         let listeners = ["local_address", "local_port"];
         let found = ["192.0.2.1|1000", "127.0.0.1|1001"];
-        assert_found(&core, &query("new_listeners"), &listeners, &found);
-        assert_found(&core, &query("dns_senders"), &["remote_address"], &["192.0.2.1"]);
+        assert_found(&core, &own("new_listeners", "1"), &listeners, &found);
+        assert_found(&core, &own("dns_senders", "1"), &["remote_address"], &["192.0.2.1"]);
         let scan = ["host", "ports", "processes"];
-        assert_found(&core, &query("port_scans"), &scan, &["192.0.2.2|20|1"]);
+        let found = ["192.0.2.2|20|1", "2001:db8::ffff:5|20|1"];
+        assert_found(&core, &own("port_scans", "1"), &scan, &found);
         let scan = ["remote_port", "hosts", "processes"];
-        assert_found(&core, &query("host_scans"), &scan, &["22|20|1"]);
+        assert_found(&core, &own("host_scans", "1"), &scan, &["22|20|1"]);
         let transfers = ["remote_address", "bytes_sent"];
         let found = ["192.0.2.1|11000000", "127.0.0.1|11000000"];
-        let sent = format!("SELECT * FROM ({}) WHERE bytes_sent > 0", ended("transfers"));
-        assert_found(&core, &sent, &transfers, &found);
+        assert_found(&core, &own("transfers", "bytes_sent > 0"), &transfers, &found);
         let short = ["remote_address", "remote_port", "bytes_sent"];
         let found = ["192.0.2.1|1000|11000000", "192.0.2.1|53|5", "127.0.0.1|3000|10"];
-        assert_found(&core, &query("short_connections"), &short, &found);
+        assert_found(&core, &own("short_connections", "1"), &short, &found);
         // After a period that is so long that no period ends during this test. The connects that failed are flows, too.
-        let talkers = query("top_talkers")
+        let talkers = own("top_talkers", "1")
             .replace("600", "6000000")
             .replace("'now'", "'now', '+6000000 seconds'");
-        let found = format!("{}|44|11000015|11000000", std::process::id());
+        let found = format!("{}|65|11000020|11000000", std::process::id());
         let names = ["pid", "flows", "sent", "received"];
         assert_found(&core, &talkers, &names, &[&found]);
-        assert_found(&core, &query("top_talkers"), &names, &[]);
+
+        let sql =
+            "SELECT process_cgroup_path AS path FROM process_socket_events WHERE remote_port = 53";
+        let group = &core.query(sql).unwrap()[0]["path"];
+        let of_resolver = own("dns_senders", "1").replace("/system.slice/named.service", group);
+        assert_found(&core, &of_resolver, &["remote_address"], &[]);
     });
 }
 
-/// The query of the pack without the semicolon.
-fn ended(name: &str) -> String {
-    query(name).trim_end_matches(';').to_owned()
+/// The query of the pack, for processes of this PID namespace: other tests make events, too.
+fn own(name: &str, condition: &str) -> String {
+    let query = query(name);
+    format!("SELECT * FROM ({}) WHERE pid > 0 AND {condition}", query.trim_end_matches(';'))
 }

@@ -4,6 +4,8 @@ mod binding;
 mod container;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux counts datagrams"))]
 mod datagram_bytes;
+#[cfg(target_os = "linux")]
+mod datagram_slots;
 mod details;
 mod endpoint;
 mod extended_details;
@@ -38,6 +40,8 @@ pub(crate) use self::container::{Container, ContainerRuntime};
 #[cfg_attr(not(target_os = "linux"), allow(unused_imports, reason = "only Linux has it"))]
 pub(crate) use self::datagram_bytes::DatagramBytes;
 pub(crate) use self::datagram_bytes::{COUNTED_FAMILIES, COUNTED_TYPES, DatagramCounter};
+#[cfg(target_os = "linux")]
+pub(crate) use self::datagram_slots::DatagramSlots;
 pub(crate) use self::details::{DarwinDetails, Details, Presence};
 pub(crate) use self::endpoint::{Endpoint, VsockAddress};
 pub(crate) use self::extended_details::{ExtendedDetails, ExtendedFields, FileId, Interface};

@@ -12,7 +12,8 @@ pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
 /// Work that goes on.
 pub(super) struct Background<T> {
     result: Receiver<T>,
-    thread: JoinHandle<()>,
+    /// None: the work was done at once.
+    thread: Option<JoinHandle<()>>,
 }
 
 /// Wakes at the end of the work, also after a panic.
@@ -37,13 +38,22 @@ impl<T: Send + 'static> Background<T> {
         let (send, result) = channel();
         let run = move || {
             let _wake = WakeOnDrop(wake);
-            // Dropped before that wakes: the woken thread finds that there is no result.
+            // Dropped before `_wake`, so that the woken thread sees that there is no result.
             let send = send;
             // Nobody waits for the result if the collection has ended.
             let _ = send.send(work());
         };
         let thread = thread::Builder::new().name(name.into()).spawn(run)?;
-        Ok(Background { result, thread })
+        Ok(Background { result, thread: Some(thread) })
+    }
+
+    /// The result of work that needs no thread.
+    pub(super) fn done(result: T, wake: &Wake) -> Background<T> {
+        let (send, received) = channel();
+        // The receiver exists.
+        let _ = send.send(result);
+        wake();
+        Background { result: received, thread: None }
     }
 
     /// The result, once; None if the work has panicked.
@@ -57,7 +67,9 @@ impl<T: Send + 'static> Background<T> {
 
     /// Waits for the end of the work.
     pub(super) fn join(self) {
-        let _ = self.thread.join();
+        if let Some(thread) = self.thread {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -82,6 +94,15 @@ mod tests {
     #[test]
     fn a_panic_of_the_work_wakes_without_result() {
         assert_eq!(result(|| std::panic::resume_unwind(Box::new(()))), Poll::Ready(None));
+    }
+
+    #[test]
+    fn work_that_is_done_wakes_at_once() {
+        let (send, woken) = channel();
+        let wake: Wake = Arc::new(move || send.send(()).unwrap());
+        let background = Background::done(7, &wake);
+        assert_eq!((woken.try_recv(), background.poll()), (Ok(()), Poll::Ready(Some(7))));
+        background.join();
     }
 
     #[test]

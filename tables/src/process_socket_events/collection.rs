@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::drain::{Drain, Opened, Select, Shared, UsedSockets};
+use super::closed_sockets::UsedSockets;
+use super::drain::{Drain, Opened, Select, Shared};
 use super::event::Event;
 use super::settings::Settings;
 use super::texts;

@@ -3,36 +3,21 @@
 //!
 //! The kernel counts in slots. A sweep takes back the slots of flows that have ended. After a grace period, when no program
 //! can still count in them, the next sweep reads and frees them.
-//!
-//! A socket is closed if the kernel reports that, or if it is in none of two lists of the sockets that exist: such a list can
-//! lack open sockets.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::closed_sockets::ClosedSockets;
 use super::event::{
     Action, Attribution, Direction, EndedFlow, Event, FlowCounts, FlowResult, Process,
 };
 use super::number_hash::NumberMap;
 use crate::linux::clock::Clocks;
+use crate::model::DatagramSlots;
 use crate::model::tcp_event::{
     Actor, DatagramCounts, DatagramSocket, FirstDatagram, SlotUse, SocketKey, UsedSlot,
 };
-
-/// The slots of the kernel, or of a test.
-pub(super) trait Slots {
-    /// Lets the next program that takes a slot wake the reader.
-    fn set_asleep(&self);
-    fn used(&self) -> Vec<UsedSlot>;
-    /// Takes a slot back: the next datagram takes another one.
-    fn retire(&self, number: u32);
-    /// Begins to wait for the programs that run now: they can still count in slots that were taken back.
-    fn begin_grace_period(&self);
-    fn is_grace_period_over(&self) -> bool;
-    /// Frees a slot that was taken back before the last grace period, and returns what it has counted.
-    fn release(&self, number: u32) -> UsedSlot;
-}
 
 /// A flow ends when its process has not used the socket for so long.
 const IDLE_NS: u64 = 60_000_000_000;
@@ -40,10 +25,8 @@ const IDLE_NS: u64 = 60_000_000_000;
 const INTERVAL: Duration = Duration::from_secs(10);
 const SHORT_INTERVAL: Duration = Duration::from_secs(1);
 const HALF_OF_SLOTS: usize = 8_192;
-/// The time until the next sweep, if a list lacks a socket for the first time.
-const SECOND_LOOK: Duration = Duration::from_millis(100);
-/// Lists take at most this part of the time: users choose how many sockets there are.
-const LIST_SHARE: u32 = 10;
+/// The time between two sweeps is at least so many times that of the lists: users choose how many sockets there are.
+const LIST_TIMES: u32 = 10;
 
 /// The slots in use when a sweep begins.
 pub(super) struct InUse {
@@ -57,14 +40,6 @@ impl InUse {
     pub(super) fn cookies(&self) -> HashSet<u64> {
         self.slots.iter().map(|used| used.cookie).collect()
     }
-}
-
-/// Which sockets of the slots in use exist.
-pub(super) struct LiveSockets {
-    /// Their cookies, or why they are unknown.
-    pub(super) cookies: Result<HashSet<u64>, String>,
-    /// How long it took to list them.
-    pub(super) took: Duration,
 }
 
 /// What was counted for sockets whose record was lost.
@@ -92,15 +67,11 @@ pub(super) struct DatagramFlows {
     closed: NumberMap<SocketKey, Closed>,
     /// The generation that each slot had when it was freed.
     freed: NumberMap<u32, u32>,
-    /// The cookies of the sockets that the last list lacks.
-    missing: HashSet<u64>,
     /// The number of slots in use at the last sweep.
     used: usize,
     lost: LostFlows,
     last_sweep: Option<Instant>,
-    /// Whether the last list lacks a socket that the one before had.
-    looks_again: bool,
-    /// How long it took to make the last list.
+    /// How long it took to list the sockets for the last sweep.
     list_time: Duration,
     has_logged: bool,
 }
@@ -224,14 +195,13 @@ impl DatagramFlows {
         }
         let is_short = self.known.len().max(self.used) > HALF_OF_SLOTS;
         let interval = if is_short { SHORT_INTERVAL } else { INTERVAL };
-        let interval = if self.looks_again { SECOND_LOOK } else { interval };
-        let interval = interval.max(self.list_time * LIST_SHARE);
+        let interval = interval.max(self.list_time * LIST_TIMES);
         let elapsed = self.last_sweep.map_or(interval, |last| last.elapsed());
         Some(interval.saturating_sub(elapsed))
     }
 
     /// Begins a sweep; None: programs run that can still count in slots that were taken back.
-    pub(super) fn begin_sweep(&mut self, slots: &dyn Slots, at_ns: u64) -> Option<InUse> {
+    pub(super) fn begin_sweep(&mut self, slots: &dyn DatagramSlots, at_ns: u64) -> Option<InUse> {
         self.last_sweep = Some(Instant::now());
         slots.is_grace_period_over().then(|| InUse { slots: slots.used(), at_ns })
     }
@@ -240,17 +210,21 @@ impl DatagramFlows {
     /// have been read before.
     pub(super) fn sweep(
         &mut self,
-        slots: &dyn Slots,
+        slots: &dyn DatagramSlots,
         in_use: InUse,
-        live: LiveSockets,
+        closed: ClosedSockets,
         now: Clocks,
         each: &mut dyn FnMut(Event),
     ) {
         self.last_sweep = Some(Instant::now());
         self.used = in_use.slots.len();
-        self.list_time = live.took;
-        let missing = self.missing_sockets(&in_use, live.cookies);
-        let closed = &missing & &self.missing;
+        self.list_time = closed.took;
+        let closed = closed.cookies.unwrap_or_else(|error| {
+            if !std::mem::replace(&mut self.has_logged, true) {
+                log::warn!("flows of datagrams end only when they are idle: {error}; logged once");
+            }
+            HashSet::new()
+        });
         let is_live =
             |socket: SocketKey| socket.cookie().is_none_or(|cookie| !closed.contains(&cookie));
         let freed = self.release(slots, &is_live, now, each);
@@ -265,34 +239,12 @@ impl DatagramFlows {
         if !self.ending.is_empty() || !self.ending_unknown.is_empty() {
             slots.begin_grace_period();
         }
-        let is_new = |cookie: &u64| self.sockets.contains_key(&SocketKey::Cookie(*cookie));
-        self.looks_again = missing.difference(&self.missing).any(is_new);
-        self.missing = missing;
-    }
-
-    /// The cookies of the sockets in use that the list lacks.
-    fn missing_sockets(
-        &mut self,
-        in_use: &InUse,
-        live: Result<HashSet<u64>, String>,
-    ) -> HashSet<u64> {
-        match live {
-            Ok(live) => &in_use.cookies() - &live,
-            Err(error) => {
-                if !std::mem::replace(&mut self.has_logged, true) {
-                    log::warn!(
-                        "flows of datagrams end only when they are idle: {error}; logged once"
-                    );
-                }
-                HashSet::new()
-            }
-        }
     }
 
     /// Takes back the slots of the flows that are over.
     fn end_flows(
         &mut self,
-        slots: &dyn Slots,
+        slots: &dyn DatagramSlots,
         used: &HashMap<SlotUse, u64>,
         is_live: &dyn Fn(SocketKey) -> bool,
         at_ns: u64,
@@ -332,7 +284,7 @@ impl DatagramFlows {
     }
 
     /// Takes back the slots that have no record since the last sweep.
-    fn end_without_record(&mut self, slots: &dyn Slots, used: &HashMap<SlotUse, u64>) {
+    fn end_without_record(&mut self, slots: &dyn DatagramSlots, used: &HashMap<SlotUse, u64>) {
         // Slots that were taken back have another generation already.
         let ending = self.ending.iter().flat_map(|counted| &counted.slots);
         let ending: HashSet<u32> = ending.map(|slot| slot.number).collect();
@@ -349,7 +301,7 @@ impl DatagramFlows {
     /// Frees the slots that the last sweep took back, and hands over their flows. Returns their numbers.
     fn release(
         &mut self,
-        slots: &dyn Slots,
+        slots: &dyn DatagramSlots,
         is_live: &dyn Fn(SocketKey) -> bool,
         now: Clocks,
         each: &mut dyn FnMut(Event),

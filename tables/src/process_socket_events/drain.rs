@@ -1,6 +1,5 @@
 //! The thread that drains the ring buffer, and what it shares with queries.
 
-use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -8,7 +7,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::background::{Background, Wake};
-use super::datagram_flows::{InUse, LiveSockets, LostFlows, Slots};
+use super::closed_sockets::{ClosedSockets, UsedSockets};
+use super::datagram_flows::{InUse, LostFlows};
 use super::event::{Event, TextBytes};
 use super::join::{Join, MAX_SOCKETS};
 use super::repair::{ListSockets, Repair};
@@ -16,7 +16,7 @@ use super::settings::Settings;
 use super::store::{Limits, Store};
 use super::texts::Texts;
 use crate::linux::clock::Clocks;
-use crate::model::DatagramBytes;
+use crate::model::DatagramSlots;
 use crate::model::tcp_event::{EventRecord, Losses, OpenSocket};
 
 /// A source of records: the kernel, or a test.
@@ -35,17 +35,9 @@ pub(super) trait Feed: Send {
     /// Takes over the programs that were loaded; false while they are being loaded.
     fn has_loaded_counting(&mut self) -> bool;
     /// The slots that count datagrams, if they are counted.
-    fn slots(&self) -> Option<&dyn Slots>;
+    fn slots(&self) -> Option<&dyn DatagramSlots>;
     /// The sockets whose datagrams are counted, if they are.
     fn used_sockets(&self) -> Option<Arc<dyn UsedSockets>>;
-}
-
-/// The sockets that were used while datagrams are counted. A call takes time for each one.
-pub(super) trait UsedSockets: Send + Sync {
-    /// None: it is unknown which sockets were counted from their begin on.
-    fn bytes(&self) -> Result<Option<DatagramBytes>, String>;
-    /// Which of these cookies belong to sockets that still exist. It can lack some.
-    fn live(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, String>;
 }
 
 /// A program, and why it does not run, if so.
@@ -58,7 +50,7 @@ pub(super) struct Opened {
     pub(super) wake: Wake,
     /// The sockets that are open already.
     pub(super) open_sockets: Vec<OpenSocket>,
-    /// Lists the sockets of the host, if the kernel skips records.
+    /// Lists the sockets of the host, if records are lost.
     pub(super) list_sockets: Option<ListSockets>,
 }
 
@@ -342,8 +334,8 @@ struct Worker {
     feed: Box<dyn Feed>,
     join: Join,
     repair: Repair,
-    /// A sweep of the flows of datagrams, while another thread lists the sockets that exist.
-    sweep: Option<(InUse, Background<LiveSockets>)>,
+    /// A sweep of the flows of datagrams, while another thread finds the sockets that were closed.
+    sweep: Option<(InUse, Background<ClosedSockets>)>,
     shared: Arc<Shared>,
     batch: Vec<Event>,
     captured: u64,
@@ -399,27 +391,28 @@ impl Worker {
     fn sweep_if_due(&mut self) {
         let Worker { feed, join, sweep, batch, shared, .. } = self;
         let flows = join.flows();
-        let Some(slots) = feed.slots() else { return };
-        let Some((in_use, live)) = sweep.take() else {
-            if flows.until_sweep().is_some_and(|left| left.is_zero()) {
-                let in_use = flows.begin_sweep(slots, Clocks::now().boot_ns);
-                *sweep = in_use.and_then(|in_use| list_live(&**feed, in_use, &shared.wake));
+        let (Some(slots), Some(sockets)) = (feed.slots(), feed.used_sockets()) else { return };
+        let Some((in_use, closed)) = sweep.take() else {
+            if flows.until_sweep().is_some_and(|left| left.is_zero())
+                && let Some(in_use) = flows.begin_sweep(slots, Clocks::now().boot_ns)
+            {
+                let closed = ClosedSockets::find(sockets, in_use.cookies(), &shared.wake);
+                *sweep = Some((in_use, closed));
             }
             return;
         };
-        // The records of the slots in use were read meanwhile: the list is seen after a drain.
-        match live.poll() {
-            Poll::Pending => *sweep = Some((in_use, live)),
-            Poll::Ready(None) => log::error!("the thread that lists datagram sockets has ended"),
-            Poll::Ready(Some(live)) => {
-                flows.sweep(slots, in_use, live, Clocks::now(), &mut |event| {
-                    batch.push(event);
-                    if batch.len() >= BATCH {
-                        store(shared, batch);
-                    }
-                });
+        let Poll::Ready(found) = closed.poll() else {
+            *sweep = Some((in_use, closed));
+            return;
+        };
+        let closed = found.unwrap_or_else(|| ClosedSockets::unknown("a thread has ended".into()));
+        // The records of the slots in use were read meanwhile: the thread drains between two calls.
+        flows.sweep(slots, in_use, closed, Clocks::now(), &mut |event| {
+            batch.push(event);
+            if batch.len() >= BATCH {
+                store(shared, batch);
             }
-        }
+        });
     }
 
     /// The longest wait, if nothing was read: until the next sweep, or until a process takes the first slot.
@@ -520,26 +513,6 @@ impl Worker {
             lost_flows: self.join.flows().lost(),
             failure: None,
         };
-    }
-}
-
-/// Lets another thread list which sockets exist; None if it cannot start.
-fn list_live(
-    feed: &dyn Feed,
-    in_use: InUse,
-    wake: &Wake,
-) -> Option<(InUse, Background<LiveSockets>)> {
-    let (sockets, cookies) = (feed.used_sockets()?, in_use.cookies());
-    let list = move || {
-        let begin = Instant::now();
-        LiveSockets { cookies: sockets.live(&cookies), took: begin.elapsed() }
-    };
-    match Background::start("live sockets", Arc::clone(wake), list) {
-        Ok(live) => Some((in_use, live)),
-        Err(error) => {
-            log::warn!("flows of datagrams end later: cannot start a thread: {error}");
-            None
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 mod answer;
 mod background;
 mod cells;
+mod closed_sockets;
 mod collection;
 mod column_spec;
 mod columns;

@@ -7,18 +7,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::background::Background;
+use super::closed_sockets::UsedSockets;
 use super::collection::Open;
-use super::datagram_flows::Slots;
-use super::drain::{Feed, Opened, Program, UsedSockets};
+use super::drain::{Feed, Opened, Program};
 use super::join::MAX_SOCKETS;
 use super::repair::ListSockets;
 use crate::Options;
-use crate::linux::bpf::socket_events::{
-    CountedSockets, Counting, EventError, EventSource, LoadedCounting,
-};
+use crate::linux::bpf::socket_events::{CountedSockets, EventError, EventSource, LoadedCounting};
 use crate::linux::proc_root::ProcRoot;
-use crate::model::DatagramBytes;
-use crate::model::tcp_event::{EventRecord, Losses, UsedSlot};
+use crate::model::tcp_event::{EventRecord, Losses};
+use crate::model::{DatagramBytes, DatagramSlots};
 
 /// Loads the programs of the kernel.
 pub(super) fn open(options: &Options, list_sockets: Option<ListSockets>) -> Open {
@@ -112,8 +110,8 @@ impl Feed for Kernel {
         true
     }
 
-    fn slots(&self) -> Option<&dyn Slots> {
-        self.source.counting().map(|counting| counting as &dyn Slots)
+    fn slots(&self) -> Option<&dyn DatagramSlots> {
+        self.source.counting().map(|counting| counting as &dyn DatagramSlots)
     }
 
     fn used_sockets(&self) -> Option<Arc<dyn UsedSockets>> {
@@ -128,31 +126,5 @@ impl UsedSockets for CountedSockets {
 
     fn live(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, String> {
         CountedSockets::live(self, of).map_err(|error| error.to_string())
-    }
-}
-
-impl Slots for Counting {
-    fn set_asleep(&self) {
-        Counting::set_asleep(self);
-    }
-
-    fn used(&self) -> Vec<UsedSlot> {
-        Counting::used(self)
-    }
-
-    fn retire(&self, number: u32) {
-        Counting::retire(self, number);
-    }
-
-    fn begin_grace_period(&self) {
-        Counting::begin_grace_period(self);
-    }
-
-    fn is_grace_period_over(&self) -> bool {
-        Counting::is_grace_period_over(self)
-    }
-
-    fn release(&self, number: u32) -> UsedSlot {
-        Counting::release(self, number)
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 
-use super::datagram_flows::Slots;
+use crate::model::DatagramSlots;
 use crate::model::tcp_event::{SlotUse, UsedSlot};
 
 /// Slots as the kernel has them.
@@ -40,7 +40,7 @@ impl TestSlots {
     }
 }
 
-impl Slots for TestSlots {
+impl DatagramSlots for TestSlots {
     fn set_asleep(&self) {}
 
     fn used(&self) -> Vec<UsedSlot> {

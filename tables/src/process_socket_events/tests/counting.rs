@@ -58,7 +58,7 @@ fn a_failure_ends_the_wait_for_the_programs() {
 }
 
 #[test]
-fn a_list_of_sockets_delays_no_event() {
+fn a_list_of_sockets_delays_no_event_and_ends_flows() {
     let ring = Arc::<Ring>::default();
     let slots = TestSlots::default();
     let slot = Some(slots.take(1, 7));
@@ -75,7 +75,15 @@ fn a_list_of_sockets_delays_no_event() {
         drain.shared().sync(LONG);
         assert_eq!(drain.shared().counts().captured, 1 + 4 * cookie);
     }
-    assert!(ring.state.lock().unwrap().is_listing);
-    ring.wake_with(|ring| ring.is_listing = false);
+    assert_eq!(drain.shared().counts().flows, Some(1));
+    // From then on, only the end of the list wakes the thread.
+    ring.wait_until(|it| it.is_waiting);
+    ring.state.lock().unwrap().is_listing = false;
+    ring.changed.notify_all();
+    let start = std::time::Instant::now();
+    while drain.shared().counts().flows != Some(0) {
+        assert!(start.elapsed() < LONG);
+        std::thread::yield_now();
+    }
     drain.stop();
 }

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::super::calls::{self, Counters, Program};
 use super::super::error::{LoadError, PassError};
 use super::super::iterator::read_records;
@@ -70,7 +72,10 @@ impl CountedSockets {
                 cookies.insert(cookie);
             }
         })?;
-        Ok(if deadline.has_passed() { of.clone() } else { cookies })
+        if deadline.has_passed() {
+            return Err(PassError::Read(Errno::TIME));
+        }
+        Ok(cookies)
     }
 
     /// The bytes of the sockets that were opened since counting began. None: it is unknown which these are.
@@ -107,7 +112,7 @@ impl CountedSockets {
     }
 }
 
-/// A list that takes longer is not used. A million sockets take less than a second.
+/// The time limit of a list.
 const MAX_LIST_TIME: Duration = Duration::from_secs(10);
 
 /// The kernel fills 32 KiB at a time.

@@ -15,6 +15,7 @@ use super::maps::{COUNTERS, Names, with_memory};
 use super::members::Layout;
 use super::slots::Slots;
 use super::writer::Variant;
+use crate::model::DatagramSlots;
 use crate::model::tcp_event::UsedSlot;
 
 /// The tracepoint after a receive.
@@ -101,38 +102,34 @@ impl Counting {
         [sent.as_fd(), received.as_fd(), self.slots.array(), free.as_fd(), references.as_fd()]
     }
 
-    /// Lets the next program that takes a slot wake the reader.
-    pub(crate) fn set_asleep(&self) {
+    pub(super) fn sockets(&self) -> &Arc<CountedSockets> {
+        &self.sockets
+    }
+}
+
+impl DatagramSlots for Counting {
+    fn set_asleep(&self) {
         self.slots.set_asleep();
     }
 
-    /// The slots in use.
-    pub(crate) fn used(&self) -> Vec<UsedSlot> {
+    fn used(&self) -> Vec<UsedSlot> {
         self.slots.used()
     }
 
-    /// Takes a slot back: the next datagram takes another one. A program that runs now can still count in it.
-    pub(crate) fn retire(&self, number: u32) {
+    fn retire(&self, number: u32) {
         self.slots.retire(number);
     }
 
-    /// Begins to wait for the end of the programs that run now.
-    pub(crate) fn begin_grace_period(&self) {
+    fn begin_grace_period(&self) {
         self.grace_period.begin();
     }
 
-    /// Whether they have ended.
-    pub(crate) fn is_grace_period_over(&self) -> bool {
+    fn is_grace_period_over(&self) -> bool {
         self.grace_period.is_over()
     }
 
-    /// Frees a slot that was taken back before the last grace period, and returns what it has counted.
-    pub(crate) fn release(&self, number: u32) -> UsedSlot {
+    fn release(&self, number: u32) -> UsedSlot {
         self.slots.release(number)
-    }
-
-    pub(super) fn sockets(&self) -> &Arc<CountedSockets> {
-        &self.sockets
     }
 }
 

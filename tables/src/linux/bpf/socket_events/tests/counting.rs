@@ -11,6 +11,7 @@ use super::child::spawn;
 use super::this_binary::own_executable;
 use super::*;
 use crate::linux::clock::Clocks;
+use crate::model::DatagramSlots;
 use crate::model::tcp_event::{Bytes, DatagramCounts, Messages, SlotUse};
 
 /// Runs the body in a network namespace while datagrams are counted, on kernels with the tracepoints.
