@@ -70,6 +70,7 @@ fn the_queries_of_the_pack_find_what_they_are_for() {
         }
         transfer("192.0.2.1:1000", 11_000_000);
         transfer("127.0.0.1:1001", 11_000_000);
+        transfer("192.0.2.1:1002", 70);
         send("0.0.0.0:2000", &["192.0.2.1:53"]);
         // Not the first peer that is away, but the socket can reach it.
         send("0.0.0.0:2001", &["127.0.0.1:3000", "192.0.2.1:3000"]);
@@ -80,41 +81,67 @@ fn the_queries_of_the_pack_find_what_they_are_for() {
         (1..=20).for_each(|port| refuse(format!("[2001:db8::ffff:5]:{port}")));
         (3..=22).for_each(|host| refuse(format!("192.0.2.{host}:22")));
 
-        let port = ["remote_port"];
-        assert_found(&core, &own("outgoing_connections", "remote_port > 22"), &port, &["1000"]);
-        let listeners = ["local_address", "local_port"];
-        let found = ["192.0.2.1|1000", "127.0.0.1|1001"];
-        assert_found(&core, &own("new_listeners", "1"), &listeners, &found);
-        assert_found(&core, &own("dns_senders", "1"), &["remote_address"], &["192.0.2.1"]);
-        let scan = ["host", "ports", "processes"];
+        let names = ["remote_port"];
+        let sql = own("outgoing_connections", "remote_port > 22");
+        assert_found(&core, &sql, &names, &["1000", "1002"]);
+        let names = ["local_address", "local_port"];
+        let found = ["192.0.2.1|1000", "127.0.0.1|1001", "192.0.2.1|1002"];
+        assert_found(&core, &own("new_listeners", "1"), &names, &found);
+        let names = ["remote_address"];
+        assert_found(&core, &own("dns_senders", "1"), &names, &["192.0.2.1"]);
+        let group = own_group(&core);
+        let of_resolver = own("dns_senders", "1").replace("/system.slice/named.service", &group);
+        assert_found(&core, &of_resolver, &names, &[]);
+        let names = ["host", "ports", "processes"];
         let found = ["192.0.2.2|20|1", "2001:db8::ffff:5|20|1"];
-        assert_found(&core, &own("port_scans", "1"), &scan, &found);
-        let scan = ["remote_port", "hosts", "processes"];
-        assert_found(&core, &own("host_scans", "1"), &scan, &["22|20|1"]);
-        let transfers = ["remote_address", "bytes_sent"];
+        assert_found(&core, &own("port_scans", "1"), &names, &found);
+        let names = ["remote_port", "hosts", "processes"];
+        assert_found(&core, &own("host_scans", "1"), &names, &["22|20|1"]);
+        let names = ["remote_address", "bytes_sent"];
         let found = ["192.0.2.1|11000000", "127.0.0.1|11000000"];
-        assert_found(&core, &own("transfers", "bytes_sent > 0"), &transfers, &found);
-        let short = ["remote_address", "remote_port", "bytes_sent"];
-        let found = ["192.0.2.1|1000|11000000", "192.0.2.1|53|5", "127.0.0.1|3000|10"];
-        assert_found(&core, &own("short_connections", "1"), &short, &found);
-        // After a period that is so long that no period ends during this test. The connects that failed are flows, too.
+        assert_found(&core, &own("transfers", "bytes_sent > 0"), &names, &found);
+
+        // In a period that is so long that none ends during this test. The connects that failed are flows, too.
         let talkers = own("top_talkers", "1")
             .replace("600", "6000000")
             .replace("'now'", "'now', '+6000000 seconds'");
-        let found = format!("{}|65|11000020|11000000", std::process::id());
+        let pid = std::process::id();
         let names = ["pid", "flows", "sent", "received"];
-        assert_found(&core, &talkers, &names, &[&found]);
-
-        let sql =
-            "SELECT process_cgroup_path AS path FROM process_socket_events WHERE remote_port = 53";
-        let group = &core.query(sql).unwrap()[0]["path"];
-        let of_resolver = own("dns_senders", "1").replace("/system.slice/named.service", group);
-        assert_found(&core, &of_resolver, &["remote_address"], &[]);
+        assert_found(&core, &talkers, &names, &[&format!("{pid}|67|11000090|11000070")]);
+        // Now the rows of all flows are there.
+        let names = ["remote_address", "remote_port", "bytes_sent"];
+        let found = ["192.0.2.1|1002|70", "192.0.2.1|53|5", "127.0.0.1|3000|10"];
+        assert_found(&core, &own("short_connections", "bytes_sent < 100"), &names, &found);
+        let names = ["pid", "messages_sent", "bytes_received"];
+        assert_found(&core, &documented("remote_port = 53"), &names, &[&format!("{pid}|1|0")]);
+        let names = ["pid", "sent", "received"];
+        let found = format!("{pid}|22000090|22000070");
+        assert_found(&core, &documented("sum(bytes_sent) AS sent"), &names, &[&found]);
     });
+}
+
+/// The control group of this process, as events show it.
+fn own_group(core: &Core) -> String {
+    let sql = "SELECT process_cgroup_path AS path FROM process_socket_events WHERE action = 'send' AND pid > 0";
+    let group = core.query(sql).unwrap()[0]["path"].clone();
+    assert!(group.starts_with('/'), "{group}");
+    group
 }
 
 /// The query of the pack, for processes of this PID namespace: other tests make events, too.
 fn own(name: &str, condition: &str) -> String {
-    let query = query(name);
-    format!("SELECT * FROM ({}) WHERE pid > 0 AND {condition}", query.trim_end_matches(';'))
+    of_namespace(&query(name), condition)
+}
+
+/// The query of flows in the documentation that contains this text.
+fn documented(text: &str) -> String {
+    let page = include_str!("../../docs/events.md");
+    let mut queries = page.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let is_it = |query: &&str| query.contains("process_socket_flows") && query.contains(text);
+    of_namespace(queries.find(is_it).unwrap_or_else(|| panic!("{text}")), "1")
+}
+
+fn of_namespace(query: &str, condition: &str) -> String {
+    let query = query.trim_end().trim_end_matches(';');
+    format!("SELECT * FROM ({query}) WHERE pid > 0 AND {condition}")
 }

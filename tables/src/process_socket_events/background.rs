@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 /// Wakes the thread that drains.
 pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
 
-/// Work that goes on.
+/// Work that goes on, to its end even if this is dropped.
 pub(super) struct Background<T> {
     result: Receiver<T>,
     /// None: the work was done at once.
@@ -40,7 +40,7 @@ impl<T: Send + 'static> Background<T> {
             let _wake = WakeOnDrop(wake);
             // Dropped before `_wake`, so that the woken thread sees that there is no result.
             let send = send;
-            // Nobody waits for the result if the collection has ended.
+            // If the collection has ended, there is no receiver.
             let _ = send.send(work());
         };
         let thread = thread::Builder::new().name(name.into()).spawn(run)?;

@@ -44,7 +44,7 @@ impl ClosedSockets {
             let cookies = closed(&*sockets, of, &mut took);
             ClosedSockets { cookies, took }
         };
-        Background::start("live sockets", Arc::clone(wake), list).unwrap_or_else(|error| {
+        Background::start("closed sockets", Arc::clone(wake), list).unwrap_or_else(|error| {
             let reason = format!("no thread lists the sockets: {error}");
             Background::done(ClosedSockets::unknown(reason), wake)
         })

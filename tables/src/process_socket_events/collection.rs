@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::closed_sockets::UsedSockets;
-use super::drain::{Drain, Opened, Select, Shared};
+use super::drain::Drain;
 use super::event::Event;
+use super::feed::Opened;
 use super::settings::Settings;
+use super::shared::{Select, Shared};
 use super::texts;
 use crate::Error;
 use crate::model::{DatagramBytes, DatagramCounter};

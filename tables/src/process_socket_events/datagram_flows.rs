@@ -28,20 +28,6 @@ const HALF_OF_SLOTS: usize = 8_192;
 /// The time between two sweeps is at least so many times that of the lists: users choose how many sockets there are.
 const LIST_TIMES: u32 = 10;
 
-/// The slots in use when a sweep begins.
-pub(super) struct InUse {
-    slots: Vec<UsedSlot>,
-    /// CLOCK_BOOTTIME.
-    at_ns: u64,
-}
-
-impl InUse {
-    /// The cookies of their sockets.
-    pub(super) fn cookies(&self) -> HashSet<u64> {
-        self.slots.iter().map(|used| used.cookie).collect()
-    }
-}
-
 /// What was counted for sockets whose record was lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct LostFlows {
@@ -200,41 +186,50 @@ impl DatagramFlows {
         Some(interval.saturating_sub(elapsed))
     }
 
-    /// Begins a sweep; None: programs run that can still count in slots that were taken back.
-    pub(super) fn begin_sweep(&mut self, slots: &dyn DatagramSlots, at_ns: u64) -> Option<InUse> {
+    /// Begins a sweep of the slots that are in use now. None: programs run that can still count in slots that were taken back.
+    pub(super) fn begin_sweep(&mut self, slots: &dyn DatagramSlots) -> Option<Vec<UsedSlot>> {
         self.last_sweep = Some(Instant::now());
-        slots.is_grace_period_over().then(|| InUse { slots: slots.used(), at_ns })
+        slots.is_grace_period_over().then(|| slots.used())
     }
 
-    /// Ends the flows that are over, and hands over those that ended at the last sweep. The records of the slots in use
-    /// have been read before.
+    /// Ends the flows that are over, and hands over those that ended at the last sweep. The records of the slots that were in
+    /// use when the sweep began have been read. `closed` are sockets of these slots.
     pub(super) fn sweep(
         &mut self,
         slots: &dyn DatagramSlots,
-        in_use: InUse,
+        began_with: &[UsedSlot],
         closed: ClosedSockets,
         now: Clocks,
         each: &mut dyn FnMut(Event),
     ) {
         self.last_sweep = Some(Instant::now());
-        self.used = in_use.slots.len();
+        self.used = began_with.len();
         self.list_time = closed.took;
         let closed = closed.cookies.unwrap_or_else(|error| {
             if !std::mem::replace(&mut self.has_logged, true) {
-                log::warn!("flows of datagrams end only when they are idle: {error}; logged once");
+                log::warn!(
+                    "flows of closed datagram sockets end a minute after their last datagram, until this works: {error}; \
+                     logged once"
+                );
             }
             HashSet::new()
         });
         let is_live =
             |socket: SocketKey| socket.cookie().is_none_or(|cookie| !closed.contains(&cookie));
         let freed = self.release(slots, &is_live, now, each);
-        let used: HashMap<SlotUse, u64> = in_use
-            .slots
+        // A slot that is freed here can be in use again, with the same generation.
+        let began_with: HashSet<SlotUse> = began_with
             .iter()
-            .filter(|used| !freed.contains(&used.slot.number))
+            .map(|used| used.slot)
+            .filter(|slot| !freed.contains(&slot.number))
+            .collect();
+        let used: HashMap<SlotUse, u64> = slots
+            .used()
+            .iter()
+            .filter(|used| began_with.contains(&used.slot))
             .map(|used| (used.slot, used.last_ns))
             .collect();
-        self.end_flows(slots, &used, &is_live, in_use.at_ns);
+        self.end_flows(slots, &used, &is_live, now);
         self.end_without_record(slots, &used);
         if !self.ending.is_empty() || !self.ending_unknown.is_empty() {
             slots.begin_grace_period();
@@ -247,12 +242,12 @@ impl DatagramFlows {
         slots: &dyn DatagramSlots,
         used: &HashMap<SlotUse, u64>,
         is_live: &dyn Fn(SocketKey) -> bool,
-        at_ns: u64,
+        now: Clocks,
     ) {
         let ended = self.flows.extract_if(|_, counted| {
             let last = |slot| used.get(slot).copied().unwrap_or_default();
             let last_ns = counted.slots.iter().map(last).fold(counted.start_ns, u64::max);
-            let is_idle = last_ns.saturating_add(IDLE_NS) <= at_ns;
+            let is_idle = last_ns.saturating_add(IDLE_NS) <= now.boot_ns;
             // A flow that is newer than the list of used slots can belong to a socket that is newer than that of the
             // live ones.
             let is_listed = counted.slots.iter().all(|slot| used.contains_key(slot));

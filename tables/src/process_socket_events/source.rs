@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::background::Background;
 use super::closed_sockets::UsedSockets;
 use super::collection::Open;
-use super::drain::{Feed, Opened, Program};
+use super::feed::{Feed, Opened, Program};
 use super::join::MAX_SOCKETS;
 use super::repair::ListSockets;
 use crate::Options;

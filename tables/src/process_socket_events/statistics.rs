@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::collection::{Collection, Status};
 use super::datagram_flows::LostFlows;
-use super::drain::Shared;
+use super::shared::Shared;
 use super::store::EVENT_BYTES;
 use crate::enum_table::enum_table;
 use crate::model::tcp_event::DatagramCounts;

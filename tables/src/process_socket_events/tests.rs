@@ -10,7 +10,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::closed_sockets::UsedSockets;
-use super::drain::{Drain, Feed, Opened, Program};
+use super::drain::Drain;
+use super::feed::{Feed, Opened, Program};
 use super::records::{SECOND, actor, by, change, connection, executable, open};
 use super::test_slots::TestSlots;
 use super::*;

@@ -29,9 +29,9 @@ fn sweep_with(
     closed: Result<HashSet<u64>, String>,
 ) -> Vec<Ended> {
     let mut ended = Vec::new();
-    let Some(in_use) = flows.begin_sweep(slots, at) else { return ended };
+    let Some(in_use) = flows.begin_sweep(slots) else { return ended };
     let closed = ClosedSockets { cookies: closed, took: Duration::ZERO };
-    flows.sweep(slots, in_use, closed, Clocks::at(at, 0), &mut |event| {
+    flows.sweep(slots, &in_use, closed, Clocks::at(at, 0), &mut |event| {
         let flow = event.ended.unwrap();
         let FlowCounts::Datagrams(counts) = flow.counts else { panic!("{flow:?}") };
         ended.push((
@@ -71,6 +71,17 @@ fn an_idle_flow_of_a_closed_socket_is_closed() {
 }
 
 #[test]
+fn a_flow_that_is_used_during_the_sweep_is_not_idle() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    begin(&mut flows, &slots, 7, 1, 20);
+    let in_use = flows.begin_sweep(&slots).unwrap();
+    slots.send(20, 5, 70 * SECOND);
+    let closed = ClosedSockets { cookies: Ok(HashSet::new()), took: Duration::ZERO };
+    flows.sweep(&slots, &in_use, closed, Clocks::at(71 * SECOND, 0), &mut |_| unreachable!());
+    assert_eq!((flows.len(), slots.retired.borrow().len()), (1, 0));
+}
+
+#[test]
 fn without_a_list_flows_end_by_time_only() {
     let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
     begin(&mut flows, &slots, 7, 1, 20);
@@ -85,10 +96,11 @@ fn without_a_list_flows_end_by_time_only() {
 fn a_list_that_takes_long_is_made_rarely() {
     let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
     begin(&mut flows, &slots, 7, 1, 20);
-    let in_use = flows.begin_sweep(&slots, 2 * SECOND).unwrap();
+    let in_use = flows.begin_sweep(&slots).unwrap();
     let closed = ClosedSockets { cookies: Ok(HashSet::new()), took: Duration::from_secs(60) };
-    flows
-        .sweep(&slots, in_use, closed, Clocks::at(3 * SECOND, 0), &mut |event| panic!("{event:?}"));
+    flows.sweep(&slots, &in_use, closed, Clocks::at(3 * SECOND, 0), &mut |event| {
+        panic!("{event:?}")
+    });
     assert!(flows.until_sweep().unwrap() > Duration::from_secs(500));
 }
 
@@ -196,11 +208,12 @@ fn a_record_after_its_slot_was_freed_changes_no_other_flow() {
 #[test]
 fn a_socket_that_is_newer_than_the_list_of_slots_does_not_end() {
     let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
-    let in_use = flows.begin_sweep(&slots, SECOND).unwrap();
+    let in_use = flows.begin_sweep(&slots).unwrap();
     begin(&mut flows, &slots, 7, 1, 20);
     let closed = ClosedSockets { cookies: Ok(HashSet::from([7])), took: Duration::ZERO };
-    flows
-        .sweep(&slots, in_use, closed, Clocks::at(2 * SECOND, 0), &mut |event| panic!("{event:?}"));
+    flows.sweep(&slots, &in_use, closed, Clocks::at(2 * SECOND, 0), &mut |event| {
+        panic!("{event:?}")
+    });
     assert_eq!((flows.len(), slots.retired.borrow().len()), (1, 0));
 }
 

@@ -65,7 +65,14 @@ impl CountedSockets {
 
     /// Which of these cookies belong to sockets that still exist. Where sockets end meanwhile, the kernel can pass over others.
     pub(crate) fn live(&self, of: &HashSet<u64>) -> Result<HashSet<u64>, PassError> {
-        let deadline = Deadline::after(MAX_LIST_TIME);
+        self.live_before(of, Deadline::after(MAX_LIST_TIME))
+    }
+
+    pub(super) fn live_before(
+        &self,
+        of: &HashSet<u64>,
+        deadline: Deadline<'_>,
+    ) -> Result<HashSet<u64>, PassError> {
         let mut cookies = HashSet::new();
         self.read(deadline, |cookie, _| {
             if of.contains(&cookie) {

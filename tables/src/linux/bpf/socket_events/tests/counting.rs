@@ -1,5 +1,6 @@
 //! Counted datagrams.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,6 +11,7 @@ use rustix::net::sockopt::socket_cookie;
 use super::child::spawn;
 use super::this_binary::own_executable;
 use super::*;
+use crate::deadline::Deadline;
 use crate::linux::clock::Clocks;
 use crate::model::DatagramSlots;
 use crate::model::tcp_event::{Bytes, DatagramCounts, Messages, SlotUse};
@@ -139,6 +141,19 @@ fn last_use(recorded: &mut Recorded, socket: &impl AsFd, pid: i32) -> u64 {
         of_both.map(|slot| slot.last_ns).collect()
     };
     recorded.wait(times, |times| !times.is_empty())[0]
+}
+
+#[test]
+fn a_list_of_sockets_is_whole_or_an_error() {
+    record_counts("a_list_of_sockets_is_whole_or_an_error", |_, recorded| {
+        let [sender, receiver] = sockets();
+        sender.send_to(&[7], receiver.local_addr().unwrap()).unwrap();
+        let of = HashSet::from([cookie(&sender), 7]);
+        let counted = recorded.source.counted_sockets().unwrap();
+        assert_eq!(counted.live(&of).unwrap(), HashSet::from([cookie(&sender)]));
+        let late = counted.live_before(&of, Deadline::after(Duration::ZERO));
+        assert!(matches!(late, Err(PassError::Read(Errno::TIME))), "{late:?}");
+    });
 }
 
 #[test]

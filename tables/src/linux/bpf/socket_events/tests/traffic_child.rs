@@ -205,9 +205,12 @@ fn echo(
 }
 
 fn raw(random: &mut Random) {
-    let socket = open(AddressFamily::INET, SocketType::RAW, 253);
+    const ICMP: u32 = 1;
+    const EXPERIMENTS: u32 = 253;
+    let protocol = if random.below(2) == 0 { ICMP } else { EXPERIMENTS };
+    let socket = open(AddressFamily::INET, SocketType::RAW, protocol);
     let to = SocketAddr::from(([127, 0, 0, 1], 0));
-    echo(&socket, 1, random, |bytes| sendto(&socket, bytes, SendFlags::empty(), &to));
+    echo(&socket, 8, random, |bytes| sendto(&socket, bytes, SendFlags::empty(), &to));
 }
 
 fn ping(random: &mut Random) {
@@ -216,7 +219,7 @@ fn ping(random: &mut Random) {
     echo(&socket, 8, random, |bytes| sendto(&socket, bytes, SendFlags::empty(), &to));
 }
 
-/// Frames of a protocol that nobody else uses.
+/// Frames of a protocol for experiments.
 #[allow(unsafe_code)]
 fn packet(random: &mut Random) {
     const PROTOCOL: u16 = 0x88b5;
