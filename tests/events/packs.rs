@@ -112,8 +112,9 @@ fn the_queries_of_the_pack_find_what_they_are_for() {
         let names = ["remote_address", "remote_port", "bytes_sent"];
         let found = ["192.0.2.1|1002|70", "192.0.2.1|53|5", "127.0.0.1|3000|10"];
         assert_found(&core, &own("short_connections", "bytes_sent < 100"), &names, &found);
-        let names = ["pid", "messages_sent", "bytes_received"];
-        assert_found(&core, &documented("remote_port = 53"), &names, &[&format!("{pid}|1|0")]);
+        let names = ["remote_address", "messages_sent", "bytes_received"];
+        let found = ["192.0.2.1|1|0", "127.0.0.1|1|0"];
+        assert_found(&core, &documented("remote_port = 53"), &names, &found);
         let names = ["pid", "sent", "received"];
         let found = format!("{pid}|22000090|22000070");
         assert_found(&core, &documented("sum(bytes_sent) AS sent"), &names, &[&found]);
@@ -124,7 +125,7 @@ fn the_queries_of_the_pack_find_what_they_are_for() {
 fn own_group(core: &Core) -> String {
     let sql = "SELECT process_cgroup_path AS path FROM process_socket_events WHERE action = 'send' AND pid > 0";
     let group = core.query(sql).unwrap()[0]["path"].clone();
-    assert!(group.starts_with('/'), "{group}");
+    assert!(group.starts_with('/'), "this test needs a cgroup2 hierarchy: {group}");
     group
 }
 

@@ -197,19 +197,19 @@ impl DatagramFlows {
     pub(super) fn sweep(
         &mut self,
         slots: &dyn DatagramSlots,
-        began_with: &[UsedSlot],
+        in_use: &[UsedSlot],
         closed: ClosedSockets,
         now: Clocks,
         each: &mut dyn FnMut(Event),
     ) {
         self.last_sweep = Some(Instant::now());
-        self.used = began_with.len();
+        self.used = in_use.len();
         self.list_time = closed.took;
         let closed = closed.cookies.unwrap_or_else(|error| {
             if !std::mem::replace(&mut self.has_logged, true) {
                 log::warn!(
-                    "flows of closed datagram sockets end a minute after their last datagram, until this works: {error}; \
-                     logged once"
+                    "cannot list the datagram sockets: {error}; flows of closed ones without an exact end become idle a \
+                     minute after their last datagram; logged once"
                 );
             }
             HashSet::new()
@@ -218,7 +218,7 @@ impl DatagramFlows {
             |socket: SocketKey| socket.cookie().is_none_or(|cookie| !closed.contains(&cookie));
         let freed = self.release(slots, &is_live, now, each);
         // A slot that is freed here can be in use again, with the same generation.
-        let began_with: HashSet<SlotUse> = began_with
+        let in_use: HashSet<SlotUse> = in_use
             .iter()
             .map(|used| used.slot)
             .filter(|slot| !freed.contains(&slot.number))
@@ -226,7 +226,7 @@ impl DatagramFlows {
         let used: HashMap<SlotUse, u64> = slots
             .used()
             .iter()
-            .filter(|used| began_with.contains(&used.slot))
+            .filter(|used| in_use.contains(&used.slot))
             .map(|used| (used.slot, used.last_ns))
             .collect();
         self.end_flows(slots, &used, &is_live, now);
@@ -248,8 +248,7 @@ impl DatagramFlows {
             let last = |slot| used.get(slot).copied().unwrap_or_default();
             let last_ns = counted.slots.iter().map(last).fold(counted.start_ns, u64::max);
             let is_idle = last_ns.saturating_add(IDLE_NS) <= now.boot_ns;
-            // A flow that is newer than the list of used slots can belong to a socket that is newer than that of the
-            // live ones.
+            // The slot of a flow that began during the sweep is not in `used`: the next sweep decides.
             let is_listed = counted.slots.iter().all(|slot| used.contains_key(slot));
             let is_closed =
                 self.closed.contains_key(&counted.socket.key) || !is_live(counted.socket.key);

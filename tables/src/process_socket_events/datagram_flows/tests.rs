@@ -82,6 +82,24 @@ fn a_flow_that_is_used_during_the_sweep_is_not_idle() {
 }
 
 #[test]
+fn a_slot_that_is_taken_again_during_the_sweep_keeps_its_time() {
+    let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
+    begin(&mut flows, &slots, 7, 1, 20);
+    slots.close(7);
+    assert_eq!(sweep(&mut flows, &slots, 2 * SECOND), []);
+    let in_use = flows.begin_sweep(&slots).unwrap();
+    let closed = ClosedSockets { cookies: Ok(HashSet::from([7])), took: Duration::ZERO };
+    // The generation of the slot is that with which the sweep began.
+    let take = &mut |_| _ = slots.take(20, 8);
+    flows.sweep(&slots, &in_use, closed, Clocks::at(3 * SECOND, 0), take);
+    // Two sweeps without its record.
+    assert_eq!(sweep(&mut flows, &slots, 4 * SECOND), []);
+    assert_eq!(slots.retired.borrow().len(), 0);
+    assert_eq!(sweep(&mut flows, &slots, 5 * SECOND), []);
+    assert_eq!(*slots.retired.borrow(), [20]);
+}
+
+#[test]
 fn without_a_list_flows_end_by_time_only() {
     let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
     begin(&mut flows, &slots, 7, 1, 20);
