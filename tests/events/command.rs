@@ -68,7 +68,8 @@ fn events_are_printed_as_json_until_a_signal() {
         "process_open_sockets: events: {printed}; lost: 0 in the ring buffer, at most 0 skipped by the kernel, 0 \
          before they could be printed\n"
     );
-    assert_eq!(errors, expected);
+    // Older kernels make a warning before.
+    assert!(errors.ends_with(&expected), "{errors}");
 }
 
 #[test]
