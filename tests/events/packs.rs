@@ -17,7 +17,7 @@ fn query(name: &str) -> String {
     pack["queries"][name]["query"].as_str().unwrap_or_else(|| panic!("{name}")).to_owned()
 }
 
-/// These cells of the rows, as soon as all that are expected are there. Rows of other protocols can be there before.
+/// Waits until all expected rows are there, by these cells. There must be no others then.
 fn assert_found(core: &Core, sql: &str, names: &[&str], expected: &[&str]) {
     let expected: BTreeSet<String> = expected.iter().map(|row| (*row).to_owned()).collect();
     let start = Instant::now();

@@ -136,9 +136,10 @@ impl Worker {
     fn sweep_if_due(&mut self) {
         let Worker { feed, join, sweep, batch, shared, .. } = self;
         let flows = join.flows();
-        let (Some(slots), Some(sockets)) = (feed.slots(), feed.used_sockets()) else { return };
+        let Some(slots) = feed.slots() else { return };
         let Some((in_use, closed)) = sweep.take() else {
             if flows.until_sweep().is_some_and(|left| left.is_zero())
+                && let Some(sockets) = feed.used_sockets()
                 && let Some(in_use) = flows.begin_sweep(slots)
             {
                 let cookies = in_use.iter().map(|used| used.cookie).collect();

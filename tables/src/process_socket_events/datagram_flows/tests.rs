@@ -13,6 +13,11 @@ fn record(flows: &mut DatagramFlows, cookie: u64, pid: i32, slot: SlotUse) {
     flows.begin(&first, slot, None);
 }
 
+/// The result of lists that took no time.
+fn closed<const N: usize>(cookies: [u64; N]) -> ClosedSockets {
+    ClosedSockets { cookies: Ok(cookies.into()), took: Duration::ZERO }
+}
+
 /// The flows that a sweep hands over: cookie, result, bytes, messages and duration.
 type Ended = (u64, FlowResult, u64, u64, u64);
 
@@ -76,7 +81,7 @@ fn a_flow_that_is_used_during_the_sweep_is_not_idle() {
     begin(&mut flows, &slots, 7, 1, 20);
     let in_use = flows.begin_sweep(&slots).unwrap();
     slots.send(20, 5, 70 * SECOND);
-    let closed = ClosedSockets { cookies: Ok(HashSet::new()), took: Duration::ZERO };
+    let closed = closed([]);
     flows.sweep(&slots, &in_use, closed, Clocks::at(71 * SECOND, 0), &mut |_| unreachable!());
     assert_eq!((flows.len(), slots.retired.borrow().len()), (1, 0));
 }
@@ -88,7 +93,7 @@ fn a_slot_that_is_taken_again_during_the_sweep_keeps_its_time() {
     slots.close(7);
     assert_eq!(sweep(&mut flows, &slots, 2 * SECOND), []);
     let in_use = flows.begin_sweep(&slots).unwrap();
-    let closed = ClosedSockets { cookies: Ok(HashSet::from([7])), took: Duration::ZERO };
+    let closed = closed([7]);
     // The generation of the slot is that with which the sweep began.
     let take = &mut |_| _ = slots.take(20, 8);
     flows.sweep(&slots, &in_use, closed, Clocks::at(3 * SECOND, 0), take);
@@ -115,7 +120,7 @@ fn a_list_that_takes_long_is_made_rarely() {
     let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
     begin(&mut flows, &slots, 7, 1, 20);
     let in_use = flows.begin_sweep(&slots).unwrap();
-    let closed = ClosedSockets { cookies: Ok(HashSet::new()), took: Duration::from_secs(60) };
+    let closed = ClosedSockets { took: Duration::from_secs(60), ..closed([]) };
     flows.sweep(&slots, &in_use, closed, Clocks::at(3 * SECOND, 0), &mut |event| {
         panic!("{event:?}")
     });
@@ -228,7 +233,7 @@ fn a_socket_that_is_newer_than_the_list_of_slots_does_not_end() {
     let (mut flows, slots) = (DatagramFlows::default(), TestSlots::default());
     let in_use = flows.begin_sweep(&slots).unwrap();
     begin(&mut flows, &slots, 7, 1, 20);
-    let closed = ClosedSockets { cookies: Ok(HashSet::from([7])), took: Duration::ZERO };
+    let closed = closed([7]);
     flows.sweep(&slots, &in_use, closed, Clocks::at(2 * SECOND, 0), &mut |event| {
         panic!("{event:?}")
     });
