@@ -15,20 +15,30 @@ pub struct TableFlags {
     pub options: Options,
 }
 
-/// Returns the options of all tables, each flag once.
-fn table_options() -> Vec<&'static TableOption> {
-    let mut options: Vec<&TableOption> = Vec::new();
-    for option in tables::tables(&Options::default()).iter().flat_map(|table| table.options()) {
-        if options.iter().all(|other| other.flag != option.flag) {
-            options.push(option);
+/// Returns the options of all tables, each flag once, with the name of the first table that has it.
+fn options_by_table() -> Vec<(String, &'static TableOption)> {
+    let mut options: Vec<(String, &TableOption)> = Vec::new();
+    for table in tables::tables(&Options::default()) {
+        for option in table.options() {
+            if options.iter().all(|(_, other)| other.flag != option.flag) {
+                options.push((table.name().to_owned(), option));
+            }
         }
     }
     options
 }
 
-fn arg(option: &'static TableOption) -> Arg {
-    let arg =
-        Arg::new(option.flag).long(option.flag).env(option.variable).help(option.help).global(true);
+fn table_options() -> impl Iterator<Item = &'static TableOption> {
+    options_by_table().into_iter().map(|(_, option)| option)
+}
+
+fn arg((table, option): (String, &'static TableOption)) -> Arg {
+    let arg = Arg::new(option.flag)
+        .long(option.flag)
+        .env(option.variable)
+        .help(option.help)
+        .help_heading(format!("Options of {table}"))
+        .global(true);
     match option.value {
         OptionValue::Switch(_) => {
             arg.action(ArgAction::SetTrue).value_parser(FalseyValueParser::new())
@@ -69,7 +79,7 @@ fn text_parser(
 /// Returns the flags with an optional value that accept this one. On the command line, it needs an `=`.
 #[cfg(feature = "shell")]
 pub(crate) fn flags_with_optional_value(text: &str) -> impl Iterator<Item = &'static str> {
-    table_options().into_iter().filter_map(move |option| match option.value {
+    table_options().filter_map(move |option| match option.value {
         OptionValue::Text { alone: Some(_), set, .. } => {
             set(&mut Options::default(), text).is_ok().then_some(option.flag)
         }
@@ -79,7 +89,7 @@ pub(crate) fn flags_with_optional_value(text: &str) -> impl Iterator<Item = &'st
 
 impl Args for TableFlags {
     fn augment_args(command: Command) -> Command {
-        command.args(table_options().into_iter().map(arg))
+        command.args(options_by_table().into_iter().map(arg))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

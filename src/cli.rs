@@ -42,6 +42,10 @@ pub enum Command {
     #[cfg(feature = "shell")]
     Schema,
     /// Print TCP connections as they begin and end, and first datagrams, with their processes.
+    ///
+    /// With --events-datagrams exact-end, also the end of each UDP, raw and ping socket, with its bytes. Flows, as
+    /// --events-datagrams count collects them, are not printed: query process_socket_flows in osquery. Of the options
+    /// of process_open_sockets, only --procfs and --no-bpf have an effect.
     #[cfg(target_os = "linux")]
     Events(crate::events::Events),
 }

@@ -28,10 +28,24 @@ pub fn read() -> Result<Cli, ExitCode> {
     parse(&arguments).map_err(|error| {
         if error.use_stderr() {
             let _ = write!(stderr(), "{}: {}", env!("CARGO_PKG_NAME"), error.render());
+            if is_for_the_shell(&error) && cfg!(not(feature = "shell")) {
+                let _ = writeln!(
+                    stderr(),
+                    "\nThis program was built without the SQL shell (the feature 'shell')."
+                );
+            }
             return ExitCode::from(2);
         }
         let _ = error.print();
         ExitCode::SUCCESS
+    })
+}
+
+/// Whether the error is that the subcommand is unknown, and the shell would have it.
+fn is_for_the_shell(error: &Error) -> bool {
+    // Without subcommands, clap reports an argument.
+    [ContextKind::InvalidSubcommand, ContextKind::InvalidArg].into_iter().any(|kind| {
+        matches!(error.get(kind), Some(ContextValue::String(it)) if it == "query" || it == "schema")
     })
 }
 

@@ -17,6 +17,7 @@ use crate::escape::escape;
 
 const MAX_PID: u64 = i32::MAX as u64;
 const MAX_PORT: u64 = u16::MAX as u64;
+const MAX_SECONDS: u64 = u32::MAX as u64;
 
 /// The arguments of `events`.
 #[derive(clap::Args, Debug)]
@@ -31,8 +32,8 @@ pub struct Events {
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = parse_up_to::<MAX_PORT>)]
     pub port: Vec<u64>,
     /// End after this time [default: at SIGINT, SIGTERM, or when standard output is closed]
-    #[arg(long, value_name = "SECONDS")]
-    pub seconds: Option<u32>,
+    #[arg(long, value_name = "SECONDS", value_parser = parse_up_to::<MAX_SECONDS>)]
+    pub seconds: Option<u64>,
 }
 
 /// The time between two reads of the events.
@@ -64,7 +65,7 @@ fn run(arguments: &Events, options: &Options) -> Result<(), String> {
     let options = Options { events: EventMode::On, is_one_query: false, ..options.clone() };
     let mut stream = EventStream::start(&options)?;
     let mut printer = Printer::new(stream.table(), arguments);
-    let end = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
+    let end = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let outcome = loop {
         let is_last =
             is_over.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end);
@@ -108,15 +109,18 @@ struct Printer<'a> {
     shown: Vec<(usize, usize)>,
     pid: usize,
     ports: [usize; 2],
+    family: usize,
+    kind: usize,
     has_titles: bool,
     printed: u64,
     out: BufWriter<io::Stdout>,
 }
 
 /// The columns of the text, and their widths. The others are in the JSON.
-const SHOWN: [(&str, usize); 13] = [
+const SHOWN: [(&str, usize); 14] = [
     ("time", 8),
     ("action", 7),
+    ("protocol", 6),
     ("status", 11),
     ("errno", 12),
     ("pid", 7),
@@ -131,8 +135,8 @@ const SHOWN: [(&str, usize); 13] = [
 ];
 
 /// The titles of these columns.
-const TITLES: [&str; 13] = [
-    "TIME", "ACTION", "STATUS", "ERRNO", "PID", "NAME", "LOCAL", "REMOTE", "MS", "SENT",
+const TITLES: [&str; 14] = [
+    "TIME", "ACTION", "PROTO", "STATUS", "ERRNO", "PID", "NAME", "LOCAL", "REMOTE", "MS", "SENT",
     "RECEIVED", "CLOSED", "PATH",
 ];
 
@@ -142,8 +146,20 @@ impl<'a> Printer<'a> {
         let index = |name: &str| names.iter().position(|it| *it == name).unwrap_or(usize::MAX);
         let shown = SHOWN.iter().map(|(name, width)| (index(name), *width)).collect();
         let (pid, ports) = (index("pid"), [index("local_port"), index("remote_port")]);
+        let (family, kind) = (index("family"), index("type"));
         let out = BufWriter::new(io::stdout());
-        Printer { arguments, shown, pid, ports, names, has_titles: false, printed: 0, out }
+        Printer {
+            arguments,
+            names,
+            shown,
+            pid,
+            ports,
+            family,
+            kind,
+            has_titles: false,
+            printed: 0,
+            out,
+        }
     }
 
     fn print(&mut self, rows: &dyn Rows) -> io::Result<()> {
@@ -198,6 +214,11 @@ impl<'a> Printer<'a> {
             };
             let shown = match (name, cell) {
                 ("time", Value::Integer(seconds)) => clock(seconds),
+                ("protocol", Value::Integer(number)) => {
+                    let [family, kind] =
+                        [self.family, self.kind].map(|column| rows.cell(row, column));
+                    protocol(&family, &kind, number)
+                }
                 ("duration_ns", Value::Integer(time)) => format!("{:.3}", time as f64 / 1e6),
                 ("local_address", cell) => endpoint(&text(cell), &port(0)),
                 ("remote_address", cell) => endpoint(&text(cell), &port(1)),
@@ -216,6 +237,22 @@ fn text(value: Value<'_>) -> String {
         Value::Integer(number) => number.to_string(),
         Value::Text(text) => text.into_owned(),
     }
+}
+
+/// The short name of the protocol of a socket. The protocol of a raw socket is a number in the JSON.
+fn protocol(family: &Value<'_>, kind: &Value<'_>, number: i64) -> String {
+    let is = |value: &Value<'_>, number: i32| matches!(value, Value::Integer(it) if *it == i64::from(number));
+    let name = match number {
+        _ if is(family, libc::AF_PACKET) => "packet",
+        _ if is(kind, libc::SOCK_RAW) => "raw",
+        6 => "tcp",
+        17 => "udp",
+        1 => "icmp",
+        58 => "icmpv6",
+        262 => "mptcp",
+        _ => return number.to_string(),
+    };
+    name.to_owned()
 }
 
 /// Packet sockets have no address.
@@ -241,6 +278,18 @@ mod tests {
         assert_eq!(clock(0), "00:00:00");
         assert_eq!(clock(1_700_000_000), "22:13:20");
         assert_eq!(clock(-1), "23:59:59");
+    }
+
+    #[test]
+    fn a_raw_socket_is_raw_whatever_its_protocol() {
+        let name = |family: i32, kind: i32, number| {
+            protocol(&Value::Integer(family.into()), &Value::Integer(kind.into()), number)
+        };
+        assert_eq!(name(libc::AF_INET, libc::SOCK_STREAM, 6), "tcp");
+        assert_eq!(name(libc::AF_INET6, libc::SOCK_DGRAM, 58), "icmpv6");
+        assert_eq!(name(libc::AF_INET, libc::SOCK_RAW, 17), "raw");
+        assert_eq!(name(libc::AF_PACKET, libc::SOCK_RAW, 0), "packet");
+        assert_eq!(name(libc::AF_INET, libc::SOCK_DGRAM, 136), "136");
     }
 
     #[test]

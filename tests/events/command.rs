@@ -81,9 +81,9 @@ fn the_text_has_a_title_and_a_line_for_each_event() {
     let Some((child, mut lines)) = printing(test, &["--port", &port]) else { return };
     // Before the first event.
     let title = lines.next().unwrap();
-    assert!(title.starts_with("TIME     ACTION  STATUS "), "{title}");
+    assert!(title.starts_with("TIME     ACTION  PROTO  STATUS "), "{title}");
     let line = first_line(&listener, &mut lines);
-    assert!(line.contains(&format!("127.0.0.1:{port}")), "{line}");
+    assert!(line.contains(&format!("127.0.0.1:{port}")) && line.contains(" tcp "), "{line}");
     send(&child, rustix::process::Signal::TERM);
     lines.for_each(drop);
     assert_eq!(stderr(child).0, Some(0));
@@ -109,8 +109,8 @@ fn the_command_ends_after_its_time() {
 }
 
 #[test]
-fn a_pid_or_port_that_is_no_number_is_an_error() {
-    for flag in ["--pid=-1", "--pid=a", "--port=abc", "--port=65536"] {
+fn an_argument_that_is_no_number_is_an_error() {
+    for flag in ["--pid=-1", "--pid=a", "--port=abc", "--port=65536", "--seconds=abc"] {
         let output = command().args(["events", flag]).output().unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{flag}: {errors}");
@@ -123,7 +123,10 @@ fn without_bpf_the_command_is_an_error() {
     let output = command().args(["events", "--no-bpf"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(errors.contains("BPF is disabled by --no-bpf"), "{errors}");
+    assert!(
+        errors.contains("BPF is disabled by --no-bpf or PROCESS_OPEN_SOCKETS_NO_BPF"),
+        "{errors}"
+    );
 }
 
 #[test]

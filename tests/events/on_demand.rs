@@ -37,7 +37,8 @@ fn without_bpf_the_table_is_empty_and_the_log_has_one_line() {
     for _ in 0..3 {
         assert_eq!(core.query("SELECT * FROM process_socket_events").unwrap(), []);
     }
-    let reason = "no events are collected, since BPF is disabled by --no-bpf";
+    let reason =
+        "no events are collected, since BPF is disabled by --no-bpf or PROCESS_OPEN_SOCKETS_NO_BPF";
     extension.wait_for_log(reason);
     assert_eq!(extension.log().matches(reason).count(), 1);
     let rows = core.query("SELECT value, detail FROM socket_event_stats LIMIT 1").unwrap();

@@ -28,7 +28,9 @@ impl Settings {
                  'events', or osquery with this extension",
             )
         } else if options.bpf_from_files.is_none() {
-            Some("no events are collected, since BPF is disabled by --no-bpf")
+            Some(
+                "no events are collected, since BPF is disabled by --no-bpf or PROCESS_OPEN_SOCKETS_NO_BPF",
+            )
         } else if options.events == EventMode::Off {
             Some("no events are collected, since --events is off")
         } else {

@@ -82,7 +82,12 @@ impl Bpf {
         }
         if self.from_files.is_none() {
             let level = self.level();
-            self.disabled.call_once(|| log::log!(level, "BPF is disabled by --no-bpf; {FALLBACK}"));
+            self.disabled.call_once(|| {
+                log::log!(
+                    level,
+                    "BPF is disabled by --no-bpf or PROCESS_OPEN_SOCKETS_NO_BPF; {FALLBACK}"
+                )
+            });
             return None;
         }
         let loaded = program.get_or_load(Instant::now(), |pause| self.load(root, records, pause));
