@@ -296,10 +296,14 @@ fn missing_of_flow(shown: &[&str], expected: &[&str]) -> Option<u64> {
     let cell = |name: &str| CELLS.iter().position(|it| *it == name).unwrap();
     let is_same = |name: &&str| shown[cell(name)] == expected[cell(name)];
     if expected[cell("protocol")] == TCP {
-        // Without the begin of the connection, the process or the direction is unknown.
-        let begin = ["direction", "pid"];
-        let is_whole = CELLS.iter().all(|name| begin.contains(name) || is_same(name));
-        return is_whole.then(|| u64::from(!begin.iter().all(is_same)));
+        // Without the begin of the connection, the process or the direction is unknown; without its end, the bytes.
+        let (begin, bytes) = (["direction", "pid"], ["bytes_sent", "bytes_received"]);
+        let has_begin = begin.iter().all(is_same);
+        let has_end = !bytes.iter().all(|name| shown[cell(name)].is_empty());
+        let is_whole = CELLS
+            .iter()
+            .all(|name| begin.contains(name) || is_same(name) || !has_end && bytes.contains(name));
+        return is_whole.then(|| u64::from(!has_begin) + u64::from(!has_end));
     }
     let deficit = |name: &str| {
         let [expected, shown] =
@@ -335,6 +339,8 @@ fn only_skipped_runs_explain_missing_counts() {
     assert_eq!(missing(&[tcp]), Some(1));
     let without_begin = "2||closed|2|6|-1|2|1|0|9||";
     assert_eq!(missing(&["1|outbound|closed|2|17|7|1|2|30|0|3|0", without_begin]), Some(1));
+    let without_end = "2|inbound|closed|2|6|7|2|1||||";
+    assert_eq!(missing(&["1|outbound|closed|2|17|7|1|2|30|0|3|0", without_end]), Some(1));
     let without_first = "1|inbound|closed|2|17|7|1|0|20|0|2|0";
     assert_eq!(missing(&[without_first, tcp]), Some(1));
     for wrong in [
