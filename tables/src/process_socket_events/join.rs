@@ -20,8 +20,11 @@ use crate::model::tcp_event::{
 };
 use crate::model::{OpenTcpSockets, TcpState, User};
 
-/// The time after which a connect without a result is in progress.
-pub(super) const CONNECT_NS: u64 = 10_000_000_000;
+mod socket;
+
+pub(super) use socket::CONNECT_NS;
+use socket::{Phase, Socket, direction, ends, was_connected};
+
 /// The maximum number of sockets. The hash table then has no unused room.
 pub(super) const MAX_SOCKETS: usize = 28_000;
 
@@ -41,35 +44,6 @@ pub(super) struct Join {
     /// Those of datagrams.
     flows: DatagramFlows,
     evicted: u64,
-}
-
-#[derive(Debug)]
-struct Socket {
-    phase: Phase,
-    direction: Option<Direction>,
-    /// CLOCK_BOOTTIME; None: before the collection.
-    since_ns: Option<u64>,
-    ends: Ends,
-    inode: u64,
-    fd: Option<i32>,
-    owner_uid: u32,
-    process: Option<Arc<Process>>,
-    attribution: Attribution,
-    /// The process that closed the local end.
-    ender: Option<Arc<Process>>,
-    /// The end that closed first.
-    closed_first: Option<ClosedBy>,
-    user: User,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// A connect without a result.
-    Connecting,
-    /// A connect that was reported as in progress.
-    InProgress,
-    Established,
-    Listening,
 }
 
 impl Join {
@@ -167,19 +141,26 @@ impl Join {
             EventRecord::Executable(executable) => self.processes.add(executable),
             EventRecord::Datagram(first) => self.datagram(&first, each),
             EventRecord::DatagramEnd(end) => each(self.datagram_end(&end)),
-            EventRecord::State(change) => match change.new {
-                TcpState::SynSent => self.begin(&change, Phase::Connecting, each),
-                // An MPTCP socket begins to listen twice.
-                TcpState::Listen
-                    if change.old == TcpState::Listen
-                        && self.sockets.contains_key(&change.socket) => {}
-                TcpState::Listen => self.begin(&change, Phase::Listening, each),
-                TcpState::Established => self.establish(&change, each),
-                TcpState::FinWait1 => self.close_first(&change, ClosedBy::Local),
-                TcpState::LastAck => self.close_first(&change, ClosedBy::Remote),
-                TcpState::Closed => self.close(&change, each),
-                _ => {}
-            },
+            EventRecord::State(change) => self.change(&change, each),
+        }
+    }
+
+    fn change(&mut self, change: &StateChange, each: &mut impl FnMut(Event)) {
+        if was_connected(change.old) {
+            // A connect without a result has one that was lost.
+            self.finish_connect(change, each);
+        }
+        match change.new {
+            TcpState::SynSent => self.begin(change, Phase::Connecting, each),
+            // An MPTCP socket begins to listen twice.
+            TcpState::Listen
+                if change.old == TcpState::Listen && self.sockets.contains_key(&change.socket) => {}
+            TcpState::Listen => self.begin(change, Phase::Listening, each),
+            TcpState::Established => self.establish(change, each),
+            TcpState::FinWait1 => self.close_first(change, ClosedBy::Local),
+            TcpState::LastAck => self.close_first(change, ClosedBy::Remote),
+            TcpState::Closed => self.close(change, each),
+            _ => {}
         }
     }
 
@@ -266,26 +247,35 @@ impl Join {
     }
 
     fn establish(&mut self, change: &StateChange, each: &mut impl FnMut(Event)) {
-        match self.sockets.get_mut(&change.socket) {
-            Some(socket) if socket.phase == Phase::Connecting => {
+        if self.finish_connect(change, each) {
+            return;
+        }
+        if change.old == TcpState::SynSent {
+            // The begin of the connect was before the collection, or was lost.
+            let mut socket = self.new_socket(change, Phase::Established);
+            socket.since_ns = None;
+            each(socket.event(change, Action::Connect, Status::Succeeded));
+            self.insert(change.socket, socket);
+        } else {
+            self.accept(change, each);
+        }
+    }
+
+    /// The connect of the socket has succeeded, at this change or, if the record of that was lost, before. Returns
+    /// whether it had no result so far.
+    fn finish_connect(&mut self, change: &StateChange, each: &mut impl FnMut(Event)) -> bool {
+        let Some(socket) = self.sockets.get_mut(&change.socket) else { return false };
+        match socket.phase {
+            Phase::Connecting => {
                 socket.update(change);
-                socket.phase = Phase::Established;
                 self.connecting -= 1;
                 each(socket.connect_result(change, Status::Succeeded));
             }
-            Some(socket) if socket.phase == Phase::InProgress => {
-                socket.update(change);
-                socket.phase = Phase::Established;
-            }
-            _ if change.old == TcpState::SynSent => {
-                // The begin of the connect was before the collection, or was lost.
-                let mut socket = self.new_socket(change, Phase::Established);
-                socket.since_ns = None;
-                each(socket.event(change, Action::Connect, Status::Succeeded));
-                self.insert(change.socket, socket);
-            }
-            _ => self.accept(change, each),
+            Phase::InProgress => socket.update(change),
+            Phase::Established | Phase::Listening => return false,
         }
+        socket.phase = Phase::Established;
+        true
     }
 
     fn accept(&mut self, change: &StateChange, each: &mut impl FnMut(Event)) {
@@ -450,171 +440,7 @@ impl Join {
     }
 }
 
-impl Socket {
-    fn is_connecting(&self, since_ns: u64) -> bool {
-        self.phase == Phase::Connecting && self.since_ns == Some(since_ns)
-    }
-
-    /// Takes what a later record knows: the port is chosen after SYN_SENT, and the inode comes with accept(2).
-    fn update(&mut self, change: &StateChange) {
-        let ends = ends(change);
-        if ends.local.port != 0 {
-            self.ends = ends;
-        }
-        if change.inode != 0 {
-            self.inode = change.inode;
-        }
-        if self.owner_uid == NO_UID {
-            self.owner_uid = change.owner_uid;
-        }
-    }
-
-    /// Takes the process that closes the local end. The kernel's own threads finish what a process has closed.
-    fn note_ender(&mut self, change: &StateChange, processes: &mut Processes) {
-        if let Some(actor) = change.actor.as_ref().filter(|actor| !actor.is_kernel_thread())
-            && self.ender.is_none()
-        {
-            self.ender = Some(processes.process(actor, self.process.as_ref()));
-        }
-    }
-
-    /// An event of the process that opened the socket.
-    fn event(&self, change: &StateChange, action: Action, status: Status) -> Event {
-        self.event_at(change.socket, change.boot_ns, action, status)
-    }
-
-    fn event_at(&self, socket: SocketKey, boot_ns: u64, action: Action, status: Status) -> Event {
-        Event {
-            status,
-            attribution: self.attribution,
-            process: self.process.clone(),
-            owner_uid: self.owner_uid,
-            fd: self.fd,
-            inode: self.inode,
-            ..Event::new(socket, self.ends, boot_ns, action)
-        }
-    }
-
-    /// The event of a connect that is in progress.
-    fn in_progress(&self, key: SocketKey, since_ns: u64) -> Event {
-        let at = since_ns.saturating_add(CONNECT_NS);
-        let event = self.event_at(key, at, Action::Connect, Status::InProgress);
-        Event { duration_ns: Some(CONNECT_NS), ..event }
-    }
-
-    /// The event of a connect with this result. A result after [`CONNECT_NS`] does not count, whether or not the
-    /// records were read by then.
-    fn connect_result(&self, change: &StateChange, status: Status) -> Event {
-        let duration_ns = self.since_ns.map(|since_ns| change.boot_ns.saturating_sub(since_ns));
-        if let Some(since_ns) = self.since_ns
-            && duration_ns > Some(CONNECT_NS)
-        {
-            return self.in_progress(change.socket, since_ns);
-        }
-        let event = Event { duration_ns, ..self.event(change, Action::Connect, status) };
-        if status != Status::Failed {
-            return event;
-        }
-        let ended = self.ended(change, FlowResult::Failed);
-        Event { errno: change.errno, ended: Some(ended), ..event }
-    }
-
-    /// The flow of the connection, which ends.
-    fn ended(&self, change: &StateChange, result: FlowResult) -> Box<EndedFlow> {
-        Box::new(EndedFlow {
-            start_ns: self.since_ns,
-            end_ns: change.boot_ns,
-            direction: self.direction,
-            result,
-            opener: self.process.clone(),
-            attribution: self.attribution,
-            closer: self.ender.clone(),
-            counts: change.counts.map_or(FlowCounts::Unknown, FlowCounts::Tcp),
-        })
-    }
-
-    fn close_event(&self, change: &StateChange) -> Event {
-        let status =
-            if self.phase == Phase::InProgress { Status::Failed } else { Status::Succeeded };
-        let is_listener = self.phase == Phase::Listening;
-        let closed_by = self.closed_by(change);
-        let result = match (status, closed_by) {
-            (Status::Failed, _) => FlowResult::Failed,
-            (_, Some(ClosedBy::Reset)) => FlowResult::Reset,
-            (_, Some(ClosedBy::Timeout)) => FlowResult::Timeout,
-            _ => FlowResult::Closed,
-        };
-        let event = Event {
-            errno: change.errno,
-            closed_by,
-            ended: (!is_listener).then(|| self.ended(change, result)),
-            duration_ns: self.since_ns.map(|since_ns| change.boot_ns.saturating_sub(since_ns)),
-            bytes: change.counts.map(|counts| counts.bytes).filter(|_| !is_listener),
-            ..self.event(change, Action::Close, status)
-        };
-        match &self.ender {
-            None => event,
-            Some(ender) => {
-                // The descriptor is that of the process that opened the socket.
-                let is_opener = self
-                    .process
-                    .as_ref()
-                    .is_some_and(|it| it.image.is_of_same_process(&ender.image));
-                let fd = event.fd.filter(|_| is_opener);
-                let process = Some(Arc::clone(ender));
-                Event { process, fd, attribution: Attribution::Exact, ..event }
-            }
-        }
-    }
-
-    /// How the connection ended; None if the records do not show it.
-    fn closed_by(&self, change: &StateChange) -> Option<ClosedBy> {
-        match change.errno {
-            ECONNRESET | EPIPE | ECONNREFUSED => return Some(ClosedBy::Reset),
-            // Errors of ICMP end a connection that gets no answer.
-            ETIMEDOUT | EHOSTUNREACH | ENETUNREACH => return Some(ClosedBy::Timeout),
-            _ => {}
-        }
-        self.closed_first.or(match change.old {
-            TcpState::FinWait1 | TcpState::FinWait2 | TcpState::Closing | TcpState::TimeWait => {
-                Some(ClosedBy::Local)
-            }
-            TcpState::CloseWait | TcpState::LastAck => Some(ClosedBy::Remote),
-            TcpState::Listen => Some(ClosedBy::Local),
-            // close(2) with unread data or without lingering, ss --kill, or the close of a listener before accept(2): what
-            // the peer or the network ends has another error.
-            _ if change.actor.is_some() || matches!(change.errno, 0 | ECONNABORTED) => {
-                Some(ClosedBy::Local)
-            }
-            _ => None,
-        })
-    }
-}
-
-fn ends(change: &StateChange) -> Ends {
-    let &StateChange { local, remote, net_namespace, family, kind, protocol, .. } = change;
-    Ends { local, remote, net_namespace, family, kind, protocol }
-}
-
-/// Which end opens a connection that leaves this state.
-fn direction(old: TcpState) -> Option<Direction> {
-    match old {
-        TcpState::SynSent => Some(Direction::Outbound),
-        TcpState::SynRecv => Some(Direction::Inbound),
-        _ => None,
-    }
-}
-
 const SOCK_STREAM: u16 = crate::model::SOCK_STREAM as u16;
-
-// `include/uapi/asm-generic/errno.h`, the same on every processor that BPF programs run on here.
-const EPIPE: i32 = 32;
-const ENETUNREACH: i32 = 101;
-const ECONNABORTED: i32 = 103;
-const ECONNRESET: i32 = 104;
-const ETIMEDOUT: i32 = 110;
-const ECONNREFUSED: i32 = 111;
-const EHOSTUNREACH: i32 = 113;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::socket::{ECONNABORTED, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EPIPE, ETIMEDOUT};
 use super::*;
 use crate::model::tcp_event::{Actor, Bytes, FirstDatagram};
 use crate::process_socket_events::records::{
@@ -108,6 +109,24 @@ fn a_connect_without_a_result_is_in_progress_once() {
     );
     assert_eq!(found[0].boot_ns, SECOND + CONNECT_NS);
     assert_eq!(found[1].duration_ns, Some(129 * SECOND));
+}
+
+#[test]
+fn a_connect_whose_result_was_lost_succeeded_at_an_unknown_time() {
+    let begin = || by(actor(7, 1000), change(1, Closed, SynSent, SECOND));
+    let exact = Attribution::Exact;
+    let close = (Action::Close, Status::Succeeded, 7, exact, Some(ClosedBy::Local), 0);
+    let close_first = || by(actor(7, 1000), change(1, Established, FinWait1, 3 * SECOND));
+    let last = || change(1, FinWait2, Closed, 4 * SECOND);
+    for records in [vec![begin(), close_first(), last()], vec![begin(), last()]] {
+        let found = events(&mut join(), records);
+        let connect = (Action::Connect, Status::Succeeded, 7, exact, None, 0);
+        assert_eq!(summaries(&found), [connect, close]);
+        assert_eq!([found[0].duration_ns, found[1].duration_ns], [None, Some(3 * SECOND)]);
+    }
+    let found = events(&mut join(), [begin(), change(1, FinWait2, Closed, 30 * SECOND)]);
+    let in_progress = (Action::Connect, Status::InProgress, 7, exact, None, 0);
+    assert_eq!(summaries(&found), [in_progress, close]);
 }
 
 #[test]
