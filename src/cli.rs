@@ -45,7 +45,8 @@ pub enum Command {
     ///
     /// With --events-datagrams exact-end, also the end of each UDP, raw and ping socket, with its bytes. Flows, as
     /// --events-datagrams count collects them, are not printed: query process_socket_flows in osquery. Of the options
-    /// of process_open_sockets, only --procfs and --no-bpf have an effect.
+    /// of tables, only --procfs, --no-bpf, --events off, --events-max, --events-expiry and --events-datagrams have an
+    /// effect.
     #[cfg(target_os = "linux")]
     Events(crate::events::Events),
 }

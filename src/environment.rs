@@ -28,11 +28,9 @@ pub fn read() -> Result<Cli, ExitCode> {
     parse(&arguments).map_err(|error| {
         if error.use_stderr() {
             let _ = write!(stderr(), "{}: {}", env!("CARGO_PKG_NAME"), error.render());
-            if is_for_the_shell(&error) && cfg!(not(feature = "shell")) {
-                let _ = writeln!(
-                    stderr(),
-                    "\nThis program was built without the SQL shell (the feature 'shell')."
-                );
+            if cfg!(not(feature = "shell")) && is_for_the_shell(&error) {
+                let message = "This program has no SQL shell: use the program of a package, or build it with the feature 'shell'.";
+                let _ = writeln!(stderr(), "\n{message}");
             }
             return ExitCode::from(2);
         }
@@ -41,12 +39,14 @@ pub fn read() -> Result<Cli, ExitCode> {
     })
 }
 
-/// Whether the error is that the subcommand is unknown, and the shell would have it.
+/// Whether the command line has a subcommand of the shell, and the program does not know it.
 fn is_for_the_shell(error: &Error) -> bool {
-    // Without subcommands, clap reports an argument.
-    [ContextKind::InvalidSubcommand, ContextKind::InvalidArg].into_iter().any(|kind| {
-        matches!(error.get(kind), Some(ContextValue::String(it)) if it == "query" || it == "schema")
-    })
+    // Without any subcommand, clap reports an argument.
+    let kind = match Cli::command().has_subcommands() {
+        true => ContextKind::InvalidSubcommand,
+        false => ContextKind::InvalidArg,
+    };
+    matches!(error.get(kind), Some(ContextValue::String(it)) if it == "query" || it == "schema")
 }
 
 /// Parses the command line, and the variables of flags that it lacks.

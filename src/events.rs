@@ -239,7 +239,7 @@ fn text(value: Value<'_>) -> String {
     }
 }
 
-/// The short name of the protocol of a socket. The protocol of a raw socket is a number in the JSON.
+/// The short name of the protocol of a socket, `raw` for any of a raw socket. The JSON has the number.
 fn protocol(family: &Value<'_>, kind: &Value<'_>, number: i64) -> String {
     let is = |value: &Value<'_>, number: i32| matches!(value, Value::Integer(it) if *it == i64::from(number));
     let name = match number {

@@ -19,6 +19,8 @@ mod packs;
 mod published;
 #[path = "events/scheduled.rs"]
 mod scheduled;
+#[path = "events/skipped_runs.rs"]
+mod skipped_runs;
 mod support;
 #[path = "events/transfers.rs"]
 mod transfers;

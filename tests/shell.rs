@@ -284,6 +284,7 @@ fn the_help_names_the_variables() {
         for variable in OF_THE_TABLE {
             assert!(help.contains(&format!("[env: {variable}=]")), "{help}");
         }
+        assert!(help.contains("\nOptions of process_open_sockets:\n"), "{help}");
     }
 }
 

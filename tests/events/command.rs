@@ -64,13 +64,16 @@ fn events_are_printed_as_json_until_a_signal() {
     }
     let (status, errors) = stderr(child);
     assert_eq!(status, Some(0));
-    let expected = format!(
-        "process_open_sockets: events: {printed}; lost: 0 in the ring buffer, at most 0 skipped by the kernel, 0 \
-         before they could be printed\n"
-    );
     let is_of_old_kernel = |line: &&str| line.contains("only from Linux 5.12 on");
     let errors: String = errors.split_inclusive('\n').filter(|it| !is_of_old_kernel(it)).collect();
-    assert_eq!(errors, expected);
+    let (losses, evicted) = errors.split_once(" skipped by the kernel, ").unwrap();
+    assert_eq!(evicted, "0 before they could be printed\n");
+    // From Linux 7 on, another test can make the kernel skip a run.
+    let (losses, skipped) = losses.rsplit_once(' ').unwrap();
+    assert!(skipped.parse::<u64>().is_ok(), "{errors}");
+    let expected =
+        format!("process_open_sockets: events: {printed}; lost: 0 in the ring buffer, at most");
+    assert_eq!(losses, expected);
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn with_events_off_the_table_is_empty() {
     let extension = Extension::sidecar(core.socket(), &["--events=off"]);
     core.wait_for(NAME);
     assert_eq!(core.query("SELECT * FROM process_socket_events").unwrap(), []);
-    extension.wait_for_log("no events are collected, since --events is off");
+    extension.wait_for_log("no events are collected, since they are disabled by --events off or PROCESS_OPEN_SOCKETS_EVENTS");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::thread::scope;
 use rustix::net::sockopt::socket_cookie;
 
 use crate::flows::{free_slots, is_counting_or_report};
+use crate::skipped_runs::{CELLS, runs_that_explain};
 use crate::support::isolated::in_own_namespaces;
 use crate::support::other_end::OtherEnd;
 use crate::*;
@@ -64,21 +65,6 @@ impl Counted {
         self.messages[1] += 1;
     }
 }
-
-const CELLS: [&str; 12] = [
-    "socket_cookie",
-    "direction",
-    "result",
-    "family",
-    "protocol",
-    "pid",
-    "local_port",
-    "remote_port",
-    "bytes_sent",
-    "bytes_received",
-    "messages_sent",
-    "messages_received",
-];
 
 impl Case<'_> {
     fn in_namespace_of_server<T: Send>(&self, make: impl FnOnce() -> T + Send) -> T {
@@ -231,6 +217,7 @@ fn assert_exact(test: &str, shapes: &[Shape], addresses: [IpAddr; 2], there: Opt
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let mut missing = 0;
+    let end = Instant::now() + 2 * TEST_TIMEOUT;
     for (case, mut expected) in cases.iter().zip(expected) {
         let cookies: Vec<&str> =
             expected.iter().map(|flow| flow.split_once('|').unwrap().0).collect();
@@ -239,11 +226,11 @@ fn assert_exact(test: &str, shapes: &[Shape], addresses: [IpAddr; 2], there: Opt
             CELLS.join(", "),
             cookies.join(", ")
         );
-        let rows = wait_for_rows_or_skipped(&core, &sql, expected.len());
+        let rows = wait_for_rows_or_skipped(&core, &sql, expected.len(), end);
         let mut shown: Vec<String> = rows.iter().map(|row| cells(row, &CELLS)).collect();
         shown.sort();
         expected.sort();
-        missing += missing_of(&shown, &expected)
+        missing += runs_that_explain(&shown, &expected)
             .unwrap_or_else(|| panic!("{case:?}: {shown:#?}, not {expected:#?}"));
     }
     // From Linux 7 on, the kernel can skip the programs under preemption.
@@ -254,15 +241,14 @@ fn assert_exact(test: &str, shapes: &[Shape], addresses: [IpAddr; 2], there: Opt
     }
 }
 
-/// The rows once there are so many, or later all that are there, if the kernel skipped some.
-fn wait_for_rows_or_skipped(core: &Core, sql: &str, count: usize) -> Vec<Row> {
-    let start = Instant::now();
+/// The rows once there are so many, or at the end all that are there, if the kernel skipped some.
+fn wait_for_rows_or_skipped(core: &Core, sql: &str, count: usize, end: Instant) -> Vec<Row> {
     loop {
         let rows = core.query(sql).unwrap();
         if rows.len() >= count {
             return rows;
         }
-        if start.elapsed() >= TEST_TIMEOUT {
+        if Instant::now() >= end {
             assert!(skipped(core) > 0, "{} rows of {count}", rows.len());
             return rows;
         }
@@ -274,86 +260,6 @@ fn wait_for_rows_or_skipped(core: &Core, sql: &str, count: usize) -> Vec<Row> {
 fn skipped(core: &Core) -> u64 {
     let sql = "SELECT value FROM socket_event_stats WHERE kind = 'skipped'";
     core.query(sql).unwrap()[0]["value"].parse().unwrap()
-}
-
-/// How many runs of the programs were skipped, at least, if these are the rows; None: that does not explain them. Both are
-/// sorted.
-fn missing_of(shown: &[String], expected: &[String]) -> Option<u64> {
-    let mut missing = 0;
-    let mut shown = shown.iter().map(|row| row.split('|').collect::<Vec<_>>()).peekable();
-    for flow in expected {
-        let expected: Vec<&str> = flow.split('|').collect();
-        match shown.next_if(|shown| shown[0] == expected[0]) {
-            None => missing += 1,
-            Some(shown) => missing += missing_of_flow(&shown, &expected)?,
-        }
-    }
-    shown.next().is_none().then_some(missing)
-}
-
-fn missing_of_flow(shown: &[&str], expected: &[&str]) -> Option<u64> {
-    const TCP: &str = "6";
-    let cell = |name: &str| CELLS.iter().position(|it| *it == name).unwrap();
-    let is_same = |name: &&str| shown[cell(name)] == expected[cell(name)];
-    if expected[cell("protocol")] == TCP {
-        // Without the begin of the connection, the process or the direction is unknown; without its end, the bytes.
-        let (begin, bytes) = (["direction", "pid"], ["bytes_sent", "bytes_received"]);
-        let has_begin = begin.iter().all(is_same);
-        let has_end = !bytes.iter().all(|name| shown[cell(name)].is_empty());
-        let is_whole = CELLS
-            .iter()
-            .all(|name| begin.contains(name) || is_same(name) || !has_end && bytes.contains(name));
-        return is_whole.then(|| u64::from(!has_begin) + u64::from(!has_end));
-    }
-    let deficit = |name: &str| {
-        let [expected, shown] =
-            [expected, shown].map(|row| row[cell(name)].parse::<u64>().unwrap());
-        expected.checked_sub(shown)
-    };
-    let [sent, received] = [deficit("messages_sent")?, deficit("messages_received")?];
-    let has_bytes = (deficit("bytes_sent")? == 0) == (sent == 0)
-        && (deficit("bytes_received")? == 0) == (received == 0);
-    let counts = ["bytes_sent", "bytes_received", "messages_sent", "messages_received"];
-    // Without its first datagram, a flow begins with another, in the other direction or with a peer.
-    let begin = ["direction", "remote_port"];
-    let is_whole = CELLS.iter().all(|name| {
-        counts.contains(name) || is_same(name) || begin.contains(name) && sent + received > 0
-    });
-    (has_bytes && is_whole).then_some(sent + received)
-}
-
-#[test]
-fn only_skipped_runs_explain_missing_counts() {
-    let missing = |shown: &[&str]| {
-        let expected =
-            ["1|outbound|closed|2|17|7|1|2|30|0|3|0", "2|inbound|closed|2|6|7|2|1|0|9||"];
-        missing_of(
-            &shown.iter().map(|row| (*row).to_owned()).collect::<Vec<_>>(),
-            &expected.map(str::to_owned),
-        )
-    };
-    let tcp = "2|inbound|closed|2|6|7|2|1|0|9||";
-    assert_eq!(missing(&["1|outbound|closed|2|17|7|1|2|30|0|3|0", tcp]), Some(0));
-    assert_eq!(missing(&["1|outbound|closed|2|17|7|1|2|10|0|1|0", tcp]), Some(2));
-    assert_eq!(missing(&["1|outbound|closed|2|17|7|1|2|30|0|3|0"]), Some(1));
-    assert_eq!(missing(&[tcp]), Some(1));
-    let without_begin = "2||closed|2|6|-1|2|1|0|9||";
-    assert_eq!(missing(&["1|outbound|closed|2|17|7|1|2|30|0|3|0", without_begin]), Some(1));
-    let without_end = "2|inbound|closed|2|6|7|2|1||||";
-    assert_eq!(missing(&["1|outbound|closed|2|17|7|1|2|30|0|3|0", without_end]), Some(1));
-    let without_first = "1|inbound|closed|2|17|7|1|0|20|0|2|0";
-    assert_eq!(missing(&[without_first, tcp]), Some(1));
-    for wrong in [
-        "1|inbound|closed|2|17|7|1|2|30|0|3|0",
-        "1|outbound|closed|2|17|7|1|2|40|0|4|0",
-        "1|outbound|closed|2|17|7|1|2|20|0|3|0",
-        "1|outbound|closed|2|17|8|1|2|30|0|3|0",
-        "3|outbound|closed|2|17|7|1|2|30|0|3|0",
-    ] {
-        assert_eq!(missing(&[wrong, tcp]), None, "{wrong}");
-    }
-    let wrong = "2|inbound|closed|2|6|7|2|1|0|8||";
-    assert_eq!(missing(&["1|outbound|closed|2|17|7|1|2|30|0|3|0", wrong]), None);
 }
 
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];

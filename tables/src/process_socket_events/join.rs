@@ -147,7 +147,7 @@ impl Join {
 
     fn change(&mut self, change: &StateChange, each: &mut impl FnMut(Event)) {
         if was_connected(change.old) {
-            // A connect without a result has one that was lost.
+            // If the connect has no result yet, its record was lost: this state shows that it succeeded.
             self.finish_connect(change, each);
         }
         match change.new {

@@ -32,7 +32,9 @@ impl Settings {
                 "no events are collected, since BPF is disabled by --no-bpf or PROCESS_OPEN_SOCKETS_NO_BPF",
             )
         } else if options.events == EventMode::Off {
-            Some("no events are collected, since --events is off")
+            Some(
+                "no events are collected, since they are disabled by --events off or PROCESS_OPEN_SOCKETS_EVENTS",
+            )
         } else {
             None
         };

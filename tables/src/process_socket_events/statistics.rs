@@ -126,7 +126,7 @@ impl Statistics {
             bytes.sent + bytes.received
         );
         self.add("lost_flows", flows, detail);
-        let detail = "datagrams that were not counted: too many flows were open, or the option memory of the socket was full".to_owned();
+        let detail = "datagrams that were not counted: too many flows were open, or the memory for options of the socket was full".to_owned();
         self.add("uncounted_datagrams", losses.uncounted_messages, detail);
         self.add("uncounted_bytes", losses.uncounted_bytes, "bytes of these".to_owned());
         let detail = "executables: the ring buffer was full".to_owned();

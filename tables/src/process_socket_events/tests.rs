@@ -326,7 +326,7 @@ fn an_idle_collection_ends_and_the_next_query_starts_again() {
 fn a_collection_that_is_forbidden_never_starts() {
     let ring = Arc::<Ring>::default();
     let forbidden = [
-        (options(EventMode::Off), "--events is off"),
+        (options(EventMode::Off), "--events off"),
         (Options { bpf_from_files: None, ..options(EventMode::On) }, "--no-bpf"),
         (options(EventMode::On).for_one_query(), "use the subcommand 'events'"),
     ];
