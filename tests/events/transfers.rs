@@ -249,7 +249,9 @@ fn wait_for_rows_or_skipped(core: &Core, sql: &str, count: usize, end: Instant) 
             return rows;
         }
         if Instant::now() >= end {
-            assert!(skipped(core) > 0, "{} rows of {count}", rows.len());
+            let statistics =
+                core.query("SELECT kind, value, detail FROM socket_event_stats").unwrap();
+            assert!(skipped(core) > 0, "{} rows of {count}: {statistics:?}", rows.len());
             return rows;
         }
         std::thread::sleep(Duration::from_millis(20));
