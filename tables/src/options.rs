@@ -360,7 +360,7 @@ pub(crate) const SOCKET_EVENTS: &[TableOption] = &[
     TableOption {
         flag: "events-idle",
         variable: "PROCESS_OPEN_SOCKETS_EVENTS_IDLE",
-        help: "With --events on-demand, seconds after the last query when the collection ends, from 1 to 2592000",
+        help: "With --events on-demand, seconds after the last query when the collection ends and its rows are dropped, from 1 to 2592000",
         value: OptionValue::Text {
             name: "SECONDS",
             default: "86400",
