@@ -193,6 +193,11 @@ impl Join {
         self.drop_finished_connects();
     }
 
+    /// A socket that began before this change: before the collection, or without a record.
+    fn socket_without_begin(&mut self, change: &StateChange, phase: Phase) -> Socket {
+        Socket { since_ns: None, ..self.new_socket(change, phase) }
+    }
+
     fn new_socket(&mut self, change: &StateChange, phase: Phase) -> Socket {
         let actor = change.actor.as_ref();
         let process = actor.map(|actor| self.processes.process(actor, None));
@@ -252,8 +257,7 @@ impl Join {
         }
         if change.old == TcpState::SynSent {
             // The begin of the connect was before the collection, or was lost.
-            let mut socket = self.new_socket(change, Phase::Established);
-            socket.since_ns = None;
+            let socket = self.socket_without_begin(change, Phase::Established);
             each(socket.event(change, Action::Connect, Status::Succeeded));
             self.insert(change.socket, socket);
         } else {
@@ -304,8 +308,7 @@ impl Join {
     /// One end closes first, or the local end closes after the other.
     fn close_first(&mut self, change: &StateChange, by: ClosedBy) {
         if !self.sockets.contains_key(&change.socket) {
-            let mut socket = self.new_socket(change, Phase::Established);
-            socket.since_ns = None;
+            let socket = self.socket_without_begin(change, Phase::Established);
             self.insert(change.socket, socket);
         }
         let Some(socket) = self.sockets.get_mut(&change.socket) else { return };
@@ -325,7 +328,7 @@ impl Join {
                     TcpState::Listen => Phase::Listening,
                     _ => Phase::Established,
                 };
-                Socket { since_ns: None, ..self.new_socket(change, phase) }
+                self.socket_without_begin(change, phase)
             }
         };
         socket.update(change);

@@ -93,6 +93,11 @@ impl Socket {
         }
     }
 
+    /// The time from its begin to this change.
+    fn duration_ns(&self, change: &StateChange) -> Option<u64> {
+        self.since_ns.map(|since_ns| change.boot_ns.saturating_sub(since_ns))
+    }
+
     /// The event of a connect that is in progress.
     pub(super) fn in_progress(&self, key: SocketKey, since_ns: u64) -> Event {
         let at = since_ns.saturating_add(CONNECT_NS);
@@ -103,7 +108,7 @@ impl Socket {
     /// The event of a connect with this result. A result after [`CONNECT_NS`] does not count, whether or not the
     /// records were read by then.
     pub(super) fn connect_result(&self, change: &StateChange, status: Status) -> Event {
-        let duration_ns = self.since_ns.map(|since_ns| change.boot_ns.saturating_sub(since_ns));
+        let duration_ns = self.duration_ns(change);
         if let Some(since_ns) = self.since_ns
             && duration_ns > Some(CONNECT_NS)
         {
@@ -148,7 +153,7 @@ impl Socket {
             errno: change.errno,
             closed_by,
             ended: (!is_listener).then(|| self.ended(change, result)),
-            duration_ns: self.since_ns.map(|since_ns| change.boot_ns.saturating_sub(since_ns)),
+            duration_ns: self.duration_ns(change),
             bytes: change.counts.map(|counts| counts.bytes).filter(|_| !is_listener),
             ..self.event(change, Action::Close, status)
         };
