@@ -105,8 +105,8 @@ struct Printer<'a> {
     arguments: &'a Events,
     /// The names of the columns.
     names: Vec<&'static str>,
-    /// The columns that are printed as text, and their widths.
-    shown: Vec<(usize, usize)>,
+    /// The columns that are printed as text.
+    shown: Vec<usize>,
     pid: usize,
     ports: [usize; 2],
     family: usize,
@@ -116,35 +116,29 @@ struct Printer<'a> {
     out: BufWriter<io::Stdout>,
 }
 
-/// The columns of the text, and their widths. The others are in the JSON.
-const SHOWN: [(&str, usize); 14] = [
-    ("time", 8),
-    ("action", 7),
-    ("protocol", 6),
-    ("status", 11),
-    ("errno", 12),
-    ("pid", 7),
-    ("process_name", 15),
-    ("local_address", 21),
-    ("remote_address", 21),
-    ("duration_ns", 10),
-    ("bytes_sent", 9),
-    ("bytes_received", 9),
-    ("closed_by", 7),
-    ("process_path", 0),
-];
-
-/// The titles of these columns.
-const TITLES: [&str; 14] = [
-    "TIME", "ACTION", "PROTO", "STATUS", "ERRNO", "PID", "NAME", "LOCAL", "REMOTE", "MS", "SENT",
-    "RECEIVED", "CLOSED", "PATH",
+/// The columns of the text, with their titles and widths. The others are in the JSON.
+const SHOWN: [(&str, &str, usize); 14] = [
+    ("time", "TIME", 8),
+    ("action", "ACTION", 7),
+    ("protocol", "PROTO", 6),
+    ("status", "STATUS", 11),
+    ("errno", "ERRNO", 12),
+    ("pid", "PID", 7),
+    ("process_name", "NAME", 15),
+    ("local_address", "LOCAL", 21),
+    ("remote_address", "REMOTE", 21),
+    ("duration_ns", "MS", 10),
+    ("bytes_sent", "SENT", 9),
+    ("bytes_received", "RECEIVED", 9),
+    ("closed_by", "CLOSED", 7),
+    ("process_path", "PATH", 0),
 ];
 
 impl<'a> Printer<'a> {
     fn new(table: &dyn Table, arguments: &'a Events) -> Printer<'a> {
         let names: Vec<&str> = table.columns().iter().map(|column| column.name).collect();
         let index = |name: &str| names.iter().position(|it| *it == name).unwrap_or(usize::MAX);
-        let shown = SHOWN.iter().map(|(name, width)| (index(name), *width)).collect();
+        let shown = SHOWN.iter().map(|(name, ..)| index(name)).collect();
         let (pid, ports) = (index("pid"), [index("local_port"), index("remote_port")]);
         let (family, kind) = (index("family"), index("type"));
         let out = BufWriter::new(io::stdout());
@@ -202,12 +196,12 @@ impl<'a> Printer<'a> {
     }
 
     fn print_titles(&mut self) -> io::Result<()> {
-        let titles = TITLES.iter().zip(SHOWN).map(|(title, (_, width))| format!("{title:width$}"));
+        let titles = SHOWN.iter().map(|(_, title, width)| format!("{title:width$}"));
         writeln!(self.out, "{}", titles.collect::<Vec<_>>().join(" ").trim_end())
     }
 
     fn print_text(&mut self, rows: &dyn Rows, row: usize) -> io::Result<()> {
-        let cells = self.shown.iter().zip(SHOWN).map(|(&(column, width), (name, _))| {
+        let cells = self.shown.iter().zip(SHOWN).map(|(&column, (name, _, width))| {
             let cell = rows.cell(row, column);
             let port = |end: usize| {
                 text(rows.cell(row, self.ports.get(end).copied().unwrap_or(usize::MAX)))
