@@ -72,6 +72,14 @@ fn is_collecting_or_report(test: &str, core: &Core) -> bool {
     false
 }
 
+/// The row of the statistics about this program.
+fn program(core: &Core, name: &str) -> Row {
+    let sql = format!(
+        "SELECT value, detail FROM socket_event_stats WHERE kind = 'program' AND detail LIKE '{name}%'"
+    );
+    core.query(&sql).unwrap().remove(0)
+}
+
 fn listener() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -49,10 +49,9 @@ fn a_closed_datagram_socket_has_its_exact_end() {
     if !is_counting_or_report(test, &core) {
         return;
     }
-    let sql = "SELECT value, detail FROM socket_event_stats WHERE kind = 'program' AND detail LIKE 'cgroup/sock_release%'";
-    let rows = core.query(sql).unwrap();
-    if rows[0]["value"] != "1" {
-        let detail = &rows[0]["detail"];
+    let row = program(&core, "cgroup/sock_release");
+    if row["value"] != "1" {
+        let detail = &row["detail"];
         let is_expected = ["control groups", "CAP_NET_ADMIN"].iter().any(|it| detail.contains(it));
         assert!(is_expected, "{detail}");
         return report_left_out(

@@ -17,17 +17,16 @@ pub(crate) fn free_slots() -> RwLockReadGuard<'static, ()> {
 
 /// Whether datagrams are counted; otherwise the test is reported as left out.
 pub(crate) fn is_counting_or_report(test: &str, core: &Core) -> bool {
-    let sql = "SELECT value, detail FROM socket_event_stats WHERE kind = 'program' AND detail LIKE 'sock_recv_length%'";
     let start = Instant::now();
-    let mut rows = core.query(sql).unwrap();
-    while rows[0]["detail"].contains("are being loaded") {
-        assert!(start.elapsed() < TEST_TIMEOUT, "{rows:?}");
-        rows = core.query(sql).unwrap();
+    let mut row = program(core, "sock_recv_length");
+    while row["detail"].contains("are being loaded") {
+        assert!(start.elapsed() < TEST_TIMEOUT, "{row:?}");
+        row = program(core, "sock_recv_length");
     }
-    if rows[0]["value"] == "1" {
+    if row["value"] == "1" {
         return true;
     }
-    assert!(rows[0]["detail"].contains("needs Linux 6.3"), "{}", rows[0]["detail"]);
+    assert!(row["detail"].contains("needs Linux 6.3"), "{}", row["detail"]);
     report_left_out(test, "the kernel is older than 6.3");
     false
 }
@@ -108,9 +107,7 @@ fn an_exchange_of_datagrams_is_a_flow_of_each_socket() {
 fn by_default_counting_begins_with_the_first_query_of_flows() {
     let test = "by_default_counting_begins_with_the_first_query_of_flows";
     let Some((core, _extension)) = collecting(test, &[]) else { return };
-    let program = "SELECT value, detail FROM socket_event_stats WHERE kind = 'program' AND detail LIKE 'sock_recv%'";
-    let before = core.query(program).unwrap();
-    assert_eq!(before[0]["value"], "0");
+    assert_eq!(program(&core, "sock_recv_length")["value"], "0");
     core.query("SELECT * FROM process_socket_flows WHERE pid = -5").unwrap();
     if !is_counting_or_report(test, &core) {
         return;

@@ -62,8 +62,7 @@ fn scheduled_queries_log_each_event_once_over_restarts() {
     let Some((core, extension)) = collecting(test, &[]) else { return };
     let (listener, port) = listener();
     // Without the list of open sockets, it is unknown after the restart which process has the listener.
-    let sql = "SELECT value FROM socket_event_stats WHERE kind = 'program' AND detail LIKE 'open sockets%'";
-    let unknown = if core.query(sql).unwrap()[0]["value"] == "1" { "" } else { ", -1" };
+    let unknown = if program(&core, "open sockets")["value"] == "1" { "" } else { ", -1" };
     let ends = format!(
         "pid IN ({}{unknown}) AND family = 2 AND protocol = 6 AND {port} IN (local_port, remote_port) AND action <> 'listen'",
         std::process::id()
